@@ -1,0 +1,247 @@
+"""Augmentation of training images: random crop, flip, RandAugment. Each part can be off.
+
+Images are uint8 [H, W, 3]. All chance comes from the generator that is handed in. The operations
+give the results of the original's transform/randaugment.py, quirks included.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+
+import cv2
+import numpy as np
+
+from blip_jax.data.images import resize
+from blip_jax.errors import UserError
+
+FILL = (128, 128, 128)
+MAX_LEVEL = 10
+OPS = (
+    "Identity",
+    "AutoContrast",
+    "Brightness",
+    "Sharpness",
+    "Equalize",
+    "ShearX",
+    "ShearY",
+    "TranslateX",
+    "TranslateY",
+    "Rotate",
+)
+FLIPS = ("none", "plain", "words")
+_SIDES = re.compile(r"\b(left|right)\b")
+
+
+def random_resized_crop(
+    image: np.ndarray, size: int, scale: tuple[float, float], rng: np.random.Generator
+) -> np.ndarray:
+    """Returns a random part of the image, stretched to uint8 [size, size, 3].
+
+    The part has `scale` times the area and a ratio of width to height between 3/4 and 4/3,
+    uniform in its logarithm; after ten parts that do not fit, the largest central one that keeps
+    to these ratios. As torchvision's RandomResizedCrop.
+    """
+    height, width = image.shape[:2]
+    for _ in range(10):
+        area = height * width * rng.uniform(*scale)
+        ratio = math.exp(rng.uniform(math.log(3 / 4), math.log(4 / 3)))
+        w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < w <= width and 0 < h <= height:
+            top, left = int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1))
+            return resize(image[top : top + h, left : left + w], size)
+    w = min(width, round(height * 4 / 3))
+    h = min(height, round(width * 4 / 3))
+    top, left = (height - h) // 2, (width - w) // 2
+    return resize(image[top : top + h, left : left + w], size)
+
+
+def swap_sides(text: str) -> str:
+    """Returns the lower-case text with the words left and right exchanged."""
+    return _SIDES.sub(lambda match: "right" if match[0] == "left" else "left", text)
+
+
+def auto_contrast(image: np.ndarray, wrap: bool = True) -> np.ndarray:
+    """Returns the image with each channel stretched to 0..255.
+
+    Args:
+      wrap: True gives the original's result: it negates the channel's minimum as an 8-bit
+        number, so a channel whose minimum is not 0 comes out white nearly everywhere. Looks like
+        a bug in the original, kept for parity. False gives PIL's ImageOps.autocontrast.
+    """
+    channels = []
+    for channel in cv2.split(image):
+        low, high = int(channel.min()), int(channel.max())
+        if high > low:
+            scale = 255 / (high - low)
+            shift = (-low % 256 if wrap else -low) * scale
+            table = np.clip(np.arange(256) * scale + shift, 0, 255).astype(np.uint8)
+            channel = table[channel]
+        channels.append(channel)
+    return cv2.merge(channels)
+
+
+def equalize(image: np.ndarray) -> np.ndarray:
+    """Returns the image with each channel's histogram made flat, as PIL's ImageOps.equalize."""
+    channels = []
+    for channel in cv2.split(image):
+        counts = np.bincount(channel.ravel(), minlength=256)
+        step = (channel.size - counts[np.flatnonzero(counts)[-1]]) // 255
+        if step > 0:
+            below = np.concatenate([[step // 2], counts[:-1]]).cumsum()
+            channel = np.minimum(below // step, 255).astype(np.uint8)[channel]
+        channels.append(channel)
+    return cv2.merge(channels)
+
+
+def brightness(image: np.ndarray, factor: float) -> np.ndarray:
+    """Returns the image times `factor`, clipped."""
+    table = np.clip(np.arange(256, dtype=np.float32) * np.float32(factor), 0, 255)
+    return table.astype(np.uint8)[image]
+
+
+def sharpness(image: np.ndarray, factor: float) -> np.ndarray:
+    """Returns the image blended with a smoothed one; the outermost pixels stay, save at 0.
+
+    A factor of 1 changes nothing, 0 is smooth, more than 1 sharpens (clipped, where the original
+    wraps around).
+    """
+    if factor == 1:
+        return image
+    kernel = np.ones((3, 3), np.float32)
+    kernel[1, 1] = 5
+    smooth = cv2.filter2D(image, -1, kernel / np.float32(13))
+    if factor == 0:
+        return smooth
+    sharp, smooth = (x[1:-1, 1:-1].astype(np.float32) for x in (image, smooth))
+    result = image.copy()
+    result[1:-1, 1:-1] = np.clip(smooth + factor * (sharp - smooth), 0, 255).astype(np.uint8)
+    return result
+
+
+def _warp(image: np.ndarray, matrix) -> np.ndarray:
+    height, width = image.shape[:2]
+    matrix = np.asarray(matrix, np.float64)
+    return cv2.warpAffine(image, matrix, (width, height), borderValue=FILL)
+
+
+def shear(image: np.ndarray, x: float = 0.0, y: float = 0.0) -> np.ndarray:
+    """Returns the image slanted by x columns a row or y rows a column; gaps are grey (FILL)."""
+    return _warp(image, np.float32([[1, x, 0], [y, 1, 0]]))
+
+
+def translate(image: np.ndarray, x: float = 0.0, y: float = 0.0) -> np.ndarray:
+    """Returns the image moved left by x and up by y pixels (fractions are interpolated)."""
+    return _warp(image, np.float32([[1, 0, -x], [0, 1, -y]]))
+
+
+def rotate(image: np.ndarray, degrees: float) -> np.ndarray:
+    """Returns the image turned counter-clockwise around (W/2, H/2)."""
+    height, width = image.shape[:2]
+    return _warp(image, cv2.getRotationMatrix2D((width / 2, height / 2), degrees, 1))
+
+
+@dataclasses.dataclass(frozen=True)
+class RandAugment:
+    """`n` operations drawn with replacement, each then done with probability one half.
+
+    Attributes:
+      n: operations an image. m: strength from 0 to 10.
+      ops: names of OPS to draw from; the default is the original's list.
+      autocontrast_wraps: see `auto_contrast`; True is the original.
+
+    Raises:
+      UserError: an unknown operation, or m out of range.
+    """
+
+    n: int = 2
+    m: float = 5
+    ops: tuple[str, ...] = OPS
+    autocontrast_wraps: bool = True
+
+    def __post_init__(self):
+        unknown = sorted(set(self.ops) - set(OPS))
+        if unknown or not self.ops:
+            raise UserError(f"RandAugment ops {unknown} are unknown; choose from {', '.join(OPS)}")
+        if not 0 <= self.m <= MAX_LEVEL:
+            raise UserError(f"RandAugment m is {self.m}; it must be from 0 to {MAX_LEVEL}")
+
+    def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Returns the augmented image, same shape; `image` itself is not written to."""
+        for choice in rng.integers(len(self.ops), size=self.n):
+            if rng.random() < 0.5:
+                image = self.apply(self.ops[choice], image, 1 if rng.random() < 0.5 else -1)
+        return image
+
+    def apply(self, op: str, image: np.ndarray, sign: int = 1) -> np.ndarray:
+        """Returns the image after one operation at strength `m`, to one side or the other."""
+        part = self.m / MAX_LEVEL
+        operations = {
+            "Identity": lambda: image,
+            "AutoContrast": lambda: auto_contrast(image, self.autocontrast_wraps),
+            "Equalize": lambda: equalize(image),
+            "Brightness": lambda: brightness(image, 0.1 + 1.8 * part),
+            "Sharpness": lambda: sharpness(image, 0.1 + 1.8 * part),
+            "ShearX": lambda: shear(image, x=sign * 0.3 * part),
+            "ShearY": lambda: shear(image, y=sign * 0.3 * part),
+            "TranslateX": lambda: translate(image, x=sign * 10 * part),
+            "TranslateY": lambda: translate(image, y=sign * 10 * part),
+            "Rotate": lambda: rotate(image, sign * 30 * part),
+        }
+        return operations[op]()
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainTransform:
+    """What happens to a training image. The defaults are BLIP's pre-training.
+
+    In the embedded world crops, turns and colours make captions untrue: `TrainTransform.plain`.
+
+    Attributes:
+      size: side of the result, pixels.
+      scale: least and largest share of the area that a random crop keeps; None = no crop.
+      flip: "none"; "plain", mirrors every second image, whatever its text says, as the original;
+        "words", the same and exchanges left and right in its text.
+      randaugment: None = off.
+
+    Raises:
+      UserError: a setting is out of range.
+    """
+
+    size: int
+    scale: tuple[float, float] | None = (0.2, 1.0)
+    flip: str = "plain"
+    randaugment: RandAugment | None = RandAugment()
+
+    def __post_init__(self):
+        if self.size < 1:
+            raise UserError(f"image size is {self.size}; it must be 1 or more")
+        if self.flip not in FLIPS:
+            raise UserError(f"flip is {self.flip!r}; it must be one of {', '.join(FLIPS)}")
+        if self.scale is not None and not 0 < self.scale[0] <= self.scale[1] <= 1:
+            raise UserError(f"crop scale is {self.scale}; it must rise within 0 to 1")
+
+    @classmethod
+    def plain(cls, size: int) -> TrainTransform:
+        """Returns a transform that only resizes."""
+        return cls(size, scale=None, flip="none", randaugment=None)
+
+    def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Returns uint8 [size, size, 3] of an image uint8 [H, W, 3]."""
+        return self.pair(image, "", rng)[0]
+
+    def pair(
+        self, image: np.ndarray, text: str, rng: np.random.Generator
+    ) -> tuple[np.ndarray, str]:
+        """Returns the image, uint8 [size, size, 3], and its text, changed only by flip "words"."""
+        if self.scale is None:
+            image = resize(image, self.size)
+        else:
+            image = random_resized_crop(image, self.size, self.scale, rng)
+        if self.flip != "none" and rng.random() < 0.5:
+            image = np.ascontiguousarray(image[:, ::-1])
+            text = swap_sides(text) if self.flip == "words" else text
+        if self.randaugment is not None:
+            image = self.randaugment(image, rng)
+        return image, text

@@ -1,0 +1,1 @@
+"""Datasets this project makes itself, one TFDS builder a file."""

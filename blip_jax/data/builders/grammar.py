@@ -1,0 +1,172 @@
+"""The language of the embedded world: statements about scenes, said and read back.
+
+A text is either of
+
+    PHRASE [and PHRASE]* [on a BACKGROUND background]
+    BACKGROUND background with PHRASE [and PHRASE]*
+    PHRASE = a|an|the [SIZE] COLOUR [TEXTURE] SHAPE [ROW COLUMN]
+
+Every word belongs to exactly one kind, so a text has at most one reading, and `read` is strict:
+an unknown word, a word out of place or "a" before a vowel make a text that says nothing.
+Each concept has several words; the first is used most, as in real captions.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+SHAPES = {
+    "circle": ("circle", "disc", "dot"),
+    "square": ("square", "box", "block"),
+    "triangle": ("triangle", "wedge", "pyramid"),
+    "cross": ("cross", "plus"),
+    "ring": ("ring", "hoop", "donut"),
+    "diamond": ("diamond", "rhombus", "kite"),
+}
+COLOURS = {
+    "red": ("red", "crimson", "scarlet"),
+    "green": ("green", "emerald", "leafy"),
+    "blue": ("blue", "navy", "cobalt"),
+    "yellow": ("yellow", "golden", "lemon"),
+    "purple": ("purple", "violet", "plum"),
+    "orange": ("orange", "amber", "tangerine"),
+    "pink": ("pink", "rosy", "blush"),
+    "cyan": ("cyan", "turquoise", "aqua"),
+}
+SIZES = {"small": ("small", "little", "tiny"), "large": ("large", "big", "huge")}
+TEXTURES = {"plain": ("plain", "solid"), "striped": ("striped", "lined")}
+BACKGROUNDS = {
+    "black": ("black", "dark"),
+    "white": ("white", "bright"),
+    "gray": ("gray", "grey"),
+    "tan": ("tan", "beige"),
+}
+ROWS = {"top": ("top", "upper"), "middle": ("middle",), "bottom": ("bottom", "lower")}
+COLUMNS = {"left": ("left",), "centre": ("centre", "center"), "right": ("right",)}
+FIELDS = {
+    "size": SIZES,
+    "colour": COLOURS,
+    "texture": TEXTURES,
+    "shape": SHAPES,
+    "row": ROWS,
+    "column": COLUMNS,
+}
+GROUNDS = ("background", "backdrop")
+PREPOSITIONS = ("on", "over", "against")
+FAVOURITE = 0.6  # how often a concept's first word is used
+
+
+@dataclasses.dataclass(frozen=True)
+class Phrase:
+    """What a text says about one object; '' where it says nothing. Concepts, not words."""
+
+    shape: str
+    colour: str
+    size: str = ""
+    texture: str = ""
+    row: str = ""
+    column: str = ""
+
+    def claims(self) -> int:
+        """Returns how many things are claimed (a position is one claim)."""
+        given = (self.shape, self.colour, self.size, self.texture, self.row)
+        return sum(bool(value) for value in given)
+
+
+@dataclasses.dataclass(frozen=True)
+class Statement:
+    """What a text says about a scene: one phrase an object it names, and the background or ''."""
+
+    phrases: tuple[Phrase, ...]
+    background: str = ""
+
+    def claims(self) -> int:
+        """Returns how many things are claimed in all."""
+        return sum(phrase.claims() for phrase in self.phrases) + bool(self.background)
+
+
+def _invert(table: dict[str, tuple[str, ...]]) -> dict[str, str]:
+    return {word: concept for concept, words in table.items() for word in words}
+
+
+_CONCEPT = {field: _invert(table) for field, table in FIELDS.items()}
+_BACKGROUND = _invert(BACKGROUNDS)
+
+
+def vocabulary() -> list[str]:
+    """Returns every word a true text may hold, sorted."""
+    words = {"a", "an", "the", "and", "with", *GROUNDS, *PREPOSITIONS, *_BACKGROUND}
+    return sorted(words.union(*_CONCEPT.values()))
+
+
+def _word(words: tuple[str, ...], rng: np.random.Generator) -> str:
+    if len(words) == 1 or rng.random() < FAVOURITE:
+        return words[0]
+    return words[int(rng.integers(1, len(words)))]
+
+
+def _article(word: str) -> str:
+    return "an" if word[0] in "aeiou" else "a"
+
+
+def _say_phrase(phrase: Phrase, rng: np.random.Generator) -> str:
+    words = []
+    for field, table in FIELDS.items():
+        concept = getattr(phrase, field)
+        if concept:
+            words.append(_word(table[concept], rng))
+    article = "the" if rng.random() < 0.1 else _article(words[0])
+    return " ".join([article, *words])
+
+
+def say(statement: Statement, rng: np.random.Generator) -> str:
+    """Returns the statement as one lower-case text, words drawn by `rng`.
+
+    `read` returns the statement again: say(Statement((Phrase("ring", "red"),)), rng) may be
+    "a red ring" or "the scarlet hoop".
+    """
+    text = " and ".join(_say_phrase(phrase, rng) for phrase in statement.phrases)
+    if not statement.background:
+        return text
+    colour = _word(BACKGROUNDS[statement.background], rng)
+    ground = _word(GROUNDS, rng)
+    if rng.random() < 0.3:
+        return f"{colour} {ground} with {text}"
+    return f"{text} {_word(PREPOSITIONS, rng)} {_article(colour)} {colour} {ground}"
+
+
+def read(text: str) -> Statement | None:
+    """Returns what the text says, or None where it is not a text of the grammar.
+
+    Args:
+      text: any string, for instance a model's output. Case and extra blanks do not matter.
+    """
+    words = text.lower().split()
+    background = ""
+    if len(words) > 3 and words[0] in _BACKGROUND:
+        if words[1] not in GROUNDS or words[2] != "with":
+            return None
+        background, words = _BACKGROUND[words[0]], words[3:]
+    elif len(words) > 4 and words[-4] in PREPOSITIONS:
+        article, colour, ground = words[-3:]
+        if colour not in _BACKGROUND or ground not in GROUNDS or article != _article(colour):
+            return None
+        background, words = _BACKGROUND[colour], words[:-4]
+    phrases = [_read_phrase(part.split()) for part in " ".join(words).split(" and ")]
+    if None in phrases:
+        return None
+    return Statement(tuple(phrases), background)
+
+
+def _read_phrase(words: list[str]) -> Phrase | None:
+    if len(words) < 3 or words[0] not in ("the", _article(words[1])):
+        return None
+    rest = words[1:]
+    found = {}
+    for field, concepts in _CONCEPT.items():
+        if rest and rest[0] in concepts:
+            found[field] = concepts[rest.pop(0)]
+    complete = "shape" in found and "colour" in found and ("row" in found) == ("column" in found)
+    return Phrase(**found) if complete and not rest else None

@@ -1,0 +1,1 @@
+"""Measuring and reporting: arrays and strings in, numbers, tables and one HTML page out."""

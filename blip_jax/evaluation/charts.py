@@ -1,0 +1,165 @@
+"""Charts of the report as inline SVG, drawn by matplotlib, coloured by the page's CSS.
+
+Matplotlib draws with stand-in colours that no one sees: each is exchanged for a CSS variable of
+`report.css`, so that one drawing serves the light, the dark and the printed page.
+"""
+
+import io
+import re
+from collections.abc import Mapping, Sequence
+
+import matplotlib as mpl
+import numpy as np
+from markupsafe import Markup, escape
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter
+
+_INK, _GRID = "#0a0b01", "#0a0b02"
+_CSS = {_INK: "var(--muted)", _GRID: "var(--line)"}
+_SERIES = [f"#0a0c{i:02x}" for i in range(1, 7)]
+_CSS |= {colour: f"var(--c{i})" for i, colour in enumerate(_SERIES, 1)}
+# Lines differ by dash as well as colour, for readers and printers without colour.
+_DASHES = [(), (6, 2), (2, 1.5), (7, 2, 1.5, 2), (4, 1.5, 1.5, 1.5, 1.5, 1.5), (10, 3)]
+_TRUE, _NOISE = _SERIES[2], _SERIES[1]
+_SIZE = (4.0, 2.6)  # inches; the SVG scales to its column, so only the ratio to the text matters
+_RAW_POINTS = 80  # a longer curve is drawn as a faint raw line under its running mean
+
+
+def lines(series: Mapping[str, Sequence], title: str, order: Sequence[str] = ()) -> Markup:
+    """One line a run against the training step.
+
+    Args:
+      series: run -> sequence of (step, value); values that are not finite leave a gap.
+      title: what is drawn, for readers of the picture's description.
+      order: names that fix each run's colour across charts; default: those of `series`.
+
+    Returns:
+      An `<svg>` element.
+    """
+    figure, axes = _axes()
+    order = list(order or series)
+    for name, points in series.items():
+        steps, values = np.asarray(list(points), dtype=np.float64).reshape(-1, 2).T
+        values = np.where(np.isfinite(values), values, np.nan)
+        style = _style(order.index(name))
+        if len(values) > _RAW_POINTS:
+            axes.plot(steps, values, color=style["color"], alpha=0.22, linewidth=0.7)
+            values = _running_mean(values, max(len(values) // 40, 3))
+        axes.plot(steps, values, **style)
+    axes.set_xlabel("step")
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    return _svg(figure, title)
+
+
+def thresholds(curve: Mapping[str, Sequence], chosen: float, title: str) -> Markup:
+    """Precision, recall and kept share (of `filtering.curve`) against the threshold."""
+    figure, axes = _axes()
+    for index, name in enumerate(("precision", "recall", "kept_share")):
+        axes.plot(curve["thresholds"], _floats(curve[name]), **_style(index))
+    axes.axvline(chosen, color=_INK, linewidth=0.8, dashes=(2, 2))
+    _unit_square(axes, "threshold on P(match)", "share")
+    return _svg(figure, title)
+
+
+def reliability(calibration: Mapping[str, Sequence], title: str) -> Markup:
+    """Share of true texts against the mean P(match), bin by bin; dots grow with the count."""
+    figure, axes = _axes()
+    count = _floats(calibration["count"])
+    predicted, actual = _floats(calibration["p_match"]), _floats(calibration["true_share"])
+    axes.plot([0, 1], [0, 1], color=_INK, linewidth=0.8, dashes=(2, 2))
+    filled = count > 0
+    axes.plot(predicted[filled], actual[filled], **_style(0))
+    area = 8 + 90 * count[filled] / max(count.max(initial=0), 1)
+    axes.scatter(predicted[filled], actual[filled], s=area, color=_SERIES[0], linewidth=0, zorder=3)
+    _unit_square(axes, "mean P(match)", "share in fact true")
+    return _svg(figure, title)
+
+
+def histogram(counts: Mapping[str, Sequence], chosen: float, title: str) -> Markup:
+    """True texts upwards and noise downwards, so that neither hides the other."""
+    figure, axes = _axes()
+    edges = _floats(counts["edges"])
+    width = np.diff(edges) * 0.88
+    middles = (edges[:-1] + edges[1:]) / 2
+    axes.bar(middles, _floats(counts["true"]), width, color=_TRUE)
+    axes.bar(middles, -_floats(counts["noise"]), width, color=_NOISE)
+    axes.axhline(0, color=_INK, linewidth=0.8)
+    axes.axvline(chosen, color=_INK, linewidth=0.8, dashes=(2, 2))
+    axes.yaxis.set_major_formatter(lambda value, _: f"{abs(value):,.0f}")
+    axes.set_xlabel("P(match)")
+    axes.set_ylabel("texts")
+    return _svg(figure, title)
+
+
+def legend(names: Sequence[str]) -> list[dict[str, str]]:
+    """Name, CSS colour and dash pattern of each line, for one legend beside several charts."""
+    return [
+        {
+            "name": name,
+            "colour": _CSS[_SERIES[i % len(_SERIES)]],
+            "dash": " ".join(str(d) for d in _DASHES[i % len(_DASHES)]) or "none",
+        }
+        for i, name in enumerate(names)
+    ]
+
+
+def histogram_legend() -> list[dict[str, str]]:
+    """What the two colours of `histogram` mean, in the form of `legend`."""
+    named = (("true, upwards", _TRUE), ("noise, downwards", _NOISE))
+    return [{"name": name, "colour": _CSS[colour], "dash": "none"} for name, colour in named]
+
+
+def _style(index: int) -> dict:
+    dashes = _DASHES[index % len(_DASHES)]
+    line = (0, dashes) if dashes else "-"
+    return {"color": _SERIES[index % len(_SERIES)], "linestyle": line, "linewidth": 1.6}
+
+
+def _running_mean(values: np.ndarray, width: int) -> np.ndarray:
+    """Centred mean over at most `width` finite neighbours; shorter at both ends."""
+    kernel = np.ones(width)
+    finite = np.isfinite(values)
+    total = np.convolve(np.where(finite, values, 0), kernel, "same")
+    return total / np.maximum(np.convolve(finite, kernel, "same"), 1)
+
+
+def _floats(values: Sequence) -> np.ndarray:
+    return np.asarray(values, dtype=np.float64)
+
+
+def _axes() -> tuple[Figure, Axes]:
+    figure = Figure(figsize=_SIZE, layout="constrained")
+    figure.patch.set_visible(False)
+    axes = figure.add_subplot()
+    axes.patch.set_visible(False)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[:].set_color(_GRID)
+    axes.tick_params(colors=_INK, labelsize=9.5, length=0)
+    axes.xaxis.label.set(color=_INK, fontsize=9.5)
+    axes.yaxis.label.set(color=_INK, fontsize=9.5)
+    axes.grid(color=_GRID, linewidth=0.6)
+    axes.set_axisbelow(True)
+    return figure, axes
+
+
+def _unit_square(axes: Axes, xlabel: str, ylabel: str) -> None:
+    axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.04), xlabel=xlabel, ylabel=ylabel)
+
+
+def _svg(figure: Figure, title: str) -> Markup:
+    """The figure as one `<svg>` that scales, speaks its title and names no outside address."""
+    buffer = io.StringIO()
+    nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+    # The salt keeps clip-path ids of several charts on a page apart, and the same run to run.
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": title}):
+        figure.savefig(buffer, format="svg", metadata=nothing)
+    drawing = buffer.getvalue()
+    head, body = drawing[drawing.index("<svg") :].split(">", 1)
+    view_box = re.search(r'viewBox="[^"]*"', head).group()
+    # Out goes what would repeat or reach beyond this picture once it stands inside a page.
+    body = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", body, flags=re.DOTALL)
+    body = re.sub(r' id="[\w.]+_\d+"| font-family: [^;]+;', "", body)
+    for stand_in, css in _CSS.items():
+        body = body.replace(stand_in, css)
+    return Markup(f'<svg class="chart" role="img" aria-label="{escape(title)}" {view_box}>{body}')

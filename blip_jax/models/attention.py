@@ -1,0 +1,171 @@
+"""Multi-head attention for the ViT and the text transformer.
+
+B text or image rows, C context rows, T queries, N keys, H heads, K head width, D model width,
+G groups of rows.
+"""
+
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+
+class KVCache(NamedTuple):
+    """Keys and values of the tokens decoded so far, [B, T, H, K] each (stacked: [L, B, T, H, K])."""
+
+    key: jax.Array
+    value: jax.Array
+
+
+class LayerNorm(nn.Module):
+    """In float32 whatever comes in; gives back the dtype that came in."""
+
+    eps: float
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
+        bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],))
+        y = x.astype(jnp.float32)
+        y = y - y.mean(axis=-1, keepdims=True)
+        # In two passes: E[x^2] - E[x]^2 loses the digits that parity with PyTorch needs.
+        y = y * jax.lax.rsqrt(jnp.square(y).mean(axis=-1, keepdims=True) + self.eps)
+        return (y * scale + bias).astype(x.dtype)
+
+
+class Projection(nn.Module):
+    """A dense layer onto any output shape: [..., D] -> [..., *features]; `inputs` axes contract."""
+
+    features: tuple[int, ...]
+    std: float
+    inputs: int = 1
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        shape = x.shape[x.ndim - self.inputs :] + self.features
+        kernel = self.param("kernel", nn.initializers.normal(self.std), shape)
+        bias = self.param("bias", nn.initializers.zeros, self.features)
+        y = jnp.tensordot(x.astype(self.dtype), kernel.astype(self.dtype), self.inputs)
+        return y + bias.astype(self.dtype)
+
+
+def attend(
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    mask: jax.Array | None,
+    dropout: nn.Module | None = None,
+) -> jax.Array:
+    """Scaled dot-product attention with a float32 softmax.
+
+    A query whose mask is all False gets the mean of the values, as with the original's additive
+    -10000: finite, and of no consequence for what is not padding.
+
+    Args:
+      query: [B, T, H, K]; key, value: [B, N, H, K].
+      mask: bool, broadcastable to [B, H, T, N]; True = may attend. None: all may.
+      dropout: applied to the probabilities.
+
+    Returns: [B, T, H, K] in the dtype of `value`.
+    """
+    scores = jnp.einsum("bthk,bnhk->bhtn", query, key, preferred_element_type=jnp.float32)
+    scores = scores * query.shape[-1] ** -0.5
+    if mask is not None:
+        scores = jnp.where(mask, scores, jnp.finfo(jnp.float32).min)
+    probabilities = jax.nn.softmax(scores, axis=-1)
+    if dropout is not None:
+        probabilities = dropout(probabilities)
+    return jnp.einsum("bhtn,bnhk->bthk", probabilities.astype(value.dtype), value)
+
+
+class SelfAttention(nn.Module):
+    """Self-attention with a fused query, key and value projection; cache in, cache out."""
+
+    heads: int
+    kernel_std: float
+    output_std: float
+    dtype: jnp.dtype
+    dropout: float = 0.0
+    train: bool = False
+
+    @nn.compact
+    def __call__(
+        self,
+        x: jax.Array,
+        mask: jax.Array | None = None,
+        cache: KVCache | None = None,
+        index: jax.Array | None = None,
+    ) -> tuple[jax.Array, KVCache | None]:
+        """x [B, T, D] -> ([B, T, D], cache with the keys of x written from position `index` on)."""
+        width = x.shape[-1]
+        split = (3, self.heads, width // self.heads)
+        qkv = Projection(split, self.kernel_std, dtype=self.dtype, name="qkv")(x)
+        query, key, value = (qkv[:, :, part] for part in range(3))
+        if cache is not None:
+            at = (0, index, 0, 0)
+            key = jax.lax.dynamic_update_slice(cache.key, key.astype(cache.key.dtype), at)
+            value = jax.lax.dynamic_update_slice(cache.value, value.astype(cache.value.dtype), at)
+            cache = KVCache(key, value)
+        dropout = nn.Dropout(self.dropout, deterministic=not self.train)
+        y = attend(query, key, value, mask, dropout)
+        out = Projection((width,), self.output_std, 2, dtype=self.dtype, name="out")
+        return out(y), cache
+
+
+class CrossAttention(nn.Module):
+    """Attention over keys and values that were projected beforehand (`med.ContextProjection`)."""
+
+    heads: int
+    kernel_std: float
+    output_std: float
+    dtype: jnp.dtype
+    dropout: float = 0.0
+    train: bool = False
+
+    @nn.compact
+    def __call__(
+        self,
+        x: jax.Array,
+        context: KVCache,
+        mask: jax.Array | None = None,
+        rows: jax.Array | None = None,
+    ) -> jax.Array:
+        """x [B, T, D] attends to the context's rows.
+
+        Args:
+          context: key, value [C, N, H, K].
+          mask: bool [C, N], True = may be attended to; None: all.
+          rows: int32 [G, n]: which context row each text row reads, counted within its group
+            (see `gather_rows`). None: text row b reads context row b // (B / C), nothing copied.
+        """
+        batch, length, width = x.shape
+        head = width // self.heads
+        query = Projection((self.heads, head), self.kernel_std, dtype=self.dtype, name="query")(x)
+        key, value = context
+        if rows is not None:
+            key, value = gather_rows(key, rows), gather_rows(value, rows)
+            mask = None if mask is None else gather_rows(mask, rows)
+        query = query.reshape(key.shape[0], -1, self.heads, head)
+        allowed = None if mask is None else mask[:, None, None, :]
+        dropout = nn.Dropout(self.dropout, deterministic=not self.train)
+        y = attend(query, key, value, allowed, dropout)
+        y = y.reshape(batch, length, self.heads, head)
+        return Projection((width,), self.output_std, 2, dtype=self.dtype, name="out")(y)
+
+
+def gather_rows(x: jax.Array, rows: jax.Array) -> jax.Array:
+    """Picks rows within groups: the leading axis of `x` falls into G equal groups, in order.
+
+    On a mesh, groups that lie whole on a device are gathered without any exchange.
+
+    Args:
+      x: [C, ...]; rows: int32 [G, n], each in 0 … C / G - 1.
+
+    Returns: [G * n, ...].
+    """
+    groups, count = rows.shape
+    grouped = x.reshape(groups, -1, *x.shape[1:])
+    picked = jax.vmap(lambda part, index: jnp.take(part, index, axis=0, mode="clip"))(grouped, rows)
+    return picked.reshape(groups * count, *x.shape[1:])

@@ -1,0 +1,61 @@
+"""Packaging: `pip install -e .[metrics]` for CPU, `.[tpu]` or `.[gpu]` for accelerators."""
+
+import pathlib
+import re
+
+from setuptools import find_packages, setup
+
+ROOT = pathlib.Path(__file__).parent
+INIT = (ROOT / "blip_jax" / "__init__.py").read_text(encoding="utf-8")
+README = ROOT / "README.md"
+
+# The array stack moves fast: these are the versions the code was written and tested with.
+STACK = [
+    "jax>=0.10.2",
+    "flax>=0.12.8",
+    "optax>=0.2.8",
+    "orbax-checkpoint>=0.12.8",
+    "grain>=0.2.18",
+    "array_record>=0.8.6",
+    "tensorflow-datasets>=4.9.10",
+    "transformers>=5.23",
+    "tokenizers>=0.23.1",
+]
+# These keep their interfaces for years: low bounds spare a notebook needless upgrades.
+LIBRARIES = [
+    "ml_collections>=1.0",
+    "absl-py>=2.1",
+    "numpy>=2.1",
+    "pillow>=11.0",
+    "opencv-python-headless>=4.11.0.86",
+    "tqdm>=4.67",
+    "tensorboardX>=2.6.4",
+    "jinja2>=3.1.6",
+    "matplotlib>=3.10",
+    "safetensors>=0.8",
+]
+METRICS = ["pycocoevalcap>=1.2"]  # brings pycocotools; METEOR and PTB also need Java
+
+setup(
+    name="blip-jax",
+    version=re.search(r'^__version__ = "(.+)"$', INIT, re.MULTILINE)[1],
+    description="BLIP in JAX: pre-training, downstream tasks, and CapFilt",
+    long_description=README.read_text(encoding="utf-8") if README.exists() else "",
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    python_requires=">=3.11",
+    packages=find_packages(include=["blip_jax", "blip_jax.*"]),
+    package_data={"blip_jax.evaluation": ["templates/*"]},
+    entry_points={"console_scripts": ["blip-jax = blip_jax.__main__:main"]},
+    install_requires=STACK + LIBRARIES,
+    extras_require={
+        # jax pins the libtpu it was built for; a newer one, installed by name, cannot print
+        # the compiled text of large programs.
+        "tpu": ["jax[tpu]"],
+        "gpu": ["jax[cuda12]"],
+        "torch": ["torch>=2.13", "transformers>=5.23"],
+        "metrics": METRICS,
+        "test": ["pytest>=9.0", "pytest-xdist>=3.8", "ruff==0.17.6", *METRICS],
+    },
+)

@@ -1,0 +1,18 @@
+"""Test environment, set before anything imports jax: eight fake CPU devices, no downloads.
+
+Variables and not `jax.config`, so that the processes a test starts inherit them. Such a process
+gets another number of devices by `jax.config.update("jax_num_cpu_devices", n)`.
+"""
+
+import os
+import pathlib
+
+CACHE = pathlib.Path(__file__).parents[1] / ".cache" / "jax"
+DEVICES = "--xla_force_host_platform_device_count"
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+if DEVICES not in os.environ.get("XLA_FLAGS", ""):
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {DEVICES}=8".strip()
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
