@@ -22,7 +22,7 @@ class Tokenizer:
 
     `[DEC]`, which starts a text to generate, and `[ENC]`, which starts a text read together with
     an image, follow the base vocabulary: 30522 and 30523 for bert-base-uncased, as in the
-    original. They are never produced by reading a text, however it is spelled.
+    original.
 
     Attributes:
       pad, cls, sep, dec, enc: ids. vocab_size: ids in all, the base vocabulary and two more.
@@ -36,7 +36,9 @@ class Tokenizer:
         """
         missing = [token for token in _SPECIAL if backend.token_to_id(token) is None]
         if missing:
-            raise UserError(f"the tokenizer has no {' '.join(missing)}; a BERT vocabulary is needed")
+            raise UserError(
+                f"the tokenizer has no {' '.join(missing)}; a BERT vocabulary is needed"
+            )
         self._backend = backend
         backend.no_padding()
         backend.no_truncation()
@@ -131,8 +133,9 @@ def _from_vocabulary(folder: pathlib.Path) -> tokenizers.Tokenizer:
     config = json.loads(settings.read_text("utf-8")) if settings.is_file() else {}
     words = (folder / "vocab.txt").read_text("utf-8").splitlines()
     vocabulary = {word: number for number, word in enumerate(words) if word not in _EXTRA}
-    if "[UNK]" not in vocabulary:
-        raise UserError(f"{folder / 'vocab.txt'} has no [UNK]; a BERT vocabulary is needed")
+    missing = " ".join(token for token in _SPECIAL if token not in vocabulary)
+    if missing:
+        raise UserError(f"{folder / 'vocab.txt'} has no {missing}; a BERT vocabulary is needed")
     lower = config.get("do_lower_case", True)
     backend = tokenizers.BertWordPieceTokenizer(vocab=vocabulary, lowercase=lower)
     return tokenizers.Tokenizer.from_str(backend.to_str())

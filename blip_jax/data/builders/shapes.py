@@ -159,7 +159,7 @@ class Shapes(tfds.core.GeneratorBasedBuilder):
 
     def _generate_examples(self, split: str, count: int):
         make = functools.partial(make_record, split=split, config=self.builder_config)
-        if self._workers == 1 or count < 5000:
+        if self._workers == 1 or count < 20_000:
             yield from enumerate(map(make, range(count)))
             return
         # Not fork: this process may hold threads of JAX.
@@ -170,7 +170,9 @@ class Shapes(tfds.core.GeneratorBasedBuilder):
 
 def _is_whole(builder: tfds.core.DatasetBuilder) -> bool:
     """Whether every file of every split is there, and the splits are those asked for."""
-    if not builder.is_prepared() or set(builder.info.splits) != set(builder.builder_config.counts()):
+    if not builder.is_prepared() or set(builder.info.splits) != set(
+        builder.builder_config.counts()
+    ):
         return False
     return all(
         epath.Path(path).exists()

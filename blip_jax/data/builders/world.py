@@ -174,7 +174,9 @@ def render(scene: Scene, world: World, rng: np.random.Generator) -> np.ndarray:
         width = _SIDE[item.size] * cell
         slack = (cell - width) / 2
         # The mask covers the object's cell alone; `corner` is where it lies.
-        corner = [int(choices[name].index(getattr(item, name)) * cell) for name in ("column", "row")]
+        corner = [
+            int(choices[name].index(getattr(item, name)) * cell) for name in ("column", "row")
+        ]
         centre = cell / 2 + rng.uniform(-slack, slack, 2)
         colour = np.clip(np.add(RGB[item.colour], rng.uniform(-8, 8, 3)), 0, 255)
         mask = Image.new("L", (int(cell) + 1,) * 2, 0)
@@ -209,7 +211,7 @@ def describe(scene: Scene, rng: np.random.Generator, brief: bool = False) -> str
 
     Args:
       brief: False names every object with size, colour, texture (if the world has any), shape
-        and position, and the background: 19 words at most for two objects without texture.
+        and position, and the background: 17 words at most for two objects without texture.
         True names one object by colour and shape and at most one thing more.
     """
     return grammar.say(_statement(scene, rng, brief), rng)

@@ -1,0 +1,151 @@
+"""Checkpoints: the whole state, where the data stood, and what the model is, by Orbax."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from etils import epath
+
+from blip_jax import models
+from blip_jax.errors import UserError
+from blip_jax.train.state import TrainState
+
+FOLDER = "checkpoints"
+
+
+@dataclasses.dataclass(frozen=True)
+class Meta:
+    """What a checkpoint says of itself, so that a workdir can be loaded with nothing beside it.
+
+    Attributes:
+      model: `models.to_dict` of its configuration.
+      task: name of the task it was trained on.
+      prompt: text that its captions begin with; "" for none.
+      max_length: tokens of its training texts.
+    """
+
+    model: dict[str, Any]
+    task: str
+    prompt: str
+    max_length: int
+
+
+class Checkpoints:
+    """The checkpoints of a run under workdir/checkpoints; a context manager.
+
+    Saving is asynchronous. A checkpoint is whole or it is not there: Orbax writes under a temporary
+    name.
+
+    Args:
+      workdir: folder of the run, local or `gs://`.
+      keep: how many of the newest stay.
+    """
+
+    def __init__(self, workdir: str, keep: int = 1):
+        folder = epath.Path(workdir).absolute() / FOLDER
+        options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
+        self._manager = ocp.CheckpointManager(folder, options=options)
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, *unused: Any) -> None:
+        self._manager.wait_until_finished()
+        self._manager.close()
+
+    def save(self, state: TrainState, meta: Meta) -> None:
+        """Saves at the state's step, unless that is saved already.
+
+        The data's position is the number of batches consumed, which is the step: every batch
+        follows from its number (data/pipeline.py), for any number of processes.
+        """
+        step = int(state.step)
+        if step in self._manager.all_steps():
+            return
+        self._manager.save(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardSave(as_dict(state)),
+                data=ocp.args.JsonSave({"next_index": step}),
+                meta=ocp.args.JsonSave(dataclasses.asdict(meta)),
+            ),
+        )
+
+    def restore(self, like: TrainState) -> tuple[TrainState, int] | None:
+        """The newest checkpoint and the number of its next batch; None if there is none.
+
+        Args:
+          like: the state's shapes with the shardings it is wanted in.
+
+        Raises:
+          UserError: it holds another model.
+        """
+        step = self._manager.latest_step()
+        if step is None:
+            return None
+        try:
+            found = self._manager.restore(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardRestore(as_dict(like)),
+                    data=ocp.args.JsonRestore(),
+                ),
+            )
+        except ValueError as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(
+                f"{self._manager.directory} holds another model than the config's ({reason}); "
+                "use a new workdir"
+            ) from error
+        values = dict(found["state"])
+        if like.queue is not None:
+            values["queue"] = type(like.queue)(**values["queue"])
+        opt_state = jax.tree.unflatten(
+            jax.tree.structure(like.opt_state), [values["opt_state"][k] for k in sorted(values["opt_state"])]
+        )
+        return TrainState(**{**values, "opt_state": opt_state}), found["data"]["next_index"]
+
+
+def as_dict(state: TrainState) -> dict[str, Any]:
+    """The state as nested dicts, which a checkpoint keeps without our classes.
+
+    Leaves of optax's state are numbered, in the order in which JAX lists them.
+    """
+    leaves = jax.tree.leaves(state.opt_state)
+    return {
+        "step": state.step,
+        "params": state.params,
+        "momentum": state.momentum,
+        "queue": None if state.queue is None else state.queue._asdict(),
+        "opt_state": {f"{number:04d}": leaf for number, leaf in enumerate(leaves)},
+    }
+
+
+def load_params(workdir: str) -> tuple[dict[str, Any], Meta]:
+    """The parameters alone of a workdir's newest checkpoint, on the default device.
+
+    Raises:
+      UserError: there is no checkpoint.
+    """
+    folder = epath.Path(workdir).absolute() / FOLDER
+    if not folder.exists():
+        raise UserError(f"no checkpoint in {workdir}: {FOLDER}/ is missing there; train it first")
+    with ocp.CheckpointManager(folder) as manager:
+        step = manager.latest_step()
+        if step is None:
+            raise UserError(f"no whole checkpoint in {folder}; train it first")
+        meta = manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
+    meta = Meta(**meta)
+    config = models.from_dict(meta.model)
+    shapes = jax.eval_shape(lambda key: models.init(config, key), jax.random.key(0))
+    place = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    item = {"params": jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), shapes)}
+    with ocp.CheckpointManager(folder) as manager:
+        restore = ocp.args.PyTreeRestore(
+            item=item,
+            restore_args=ocp.checkpoint_utils.construct_restore_args(item),
+            partial_restore=True,
+        )
+        found = manager.restore(step, args=ocp.args.Composite(state=restore))["state"]
+    return found["params"], meta

@@ -1,0 +1,68 @@
+"""The fields of a training run, with BLIP's values. A config file starts from `defaults`.
+
+The ConfigDict is locked: a field that is not here is an error that names its nearest neighbour.
+"""
+
+from ml_collections import ConfigDict
+
+from blip_jax import models
+from blip_jax.errors import UserError
+from blip_jax.train.tasks import TASKS
+from blip_jax.train.tasks.image_text import Objectives
+
+PROMPT = "a picture of "
+
+
+def defaults(task: str) -> ConfigDict:
+    """The run of `task` ("pretrain", "captioner", "filter") as the paper and the original have it."""
+    if task not in TASKS:
+        raise UserError(f"unknown task {task!r}; known: {', '.join(TASKS)}")
+    config = ConfigDict({
+        "task": task,
+        "seed": 0,
+        # A preset of `blip_jax.models` and what differs from it, nested: {"vit": {"depth": 6}}.
+        "model": ConfigDict({"preset": "base", "changes": ConfigDict(convert_dict=False)}),
+        "tokenizer": "bert-base-uncased",  # hub id, or a folder with vocab.txt
+        "view": "",  # what to train on: a view file (data/sources.py)
+        "init_from": "",  # workdir whose newest parameters to start from
+        "max_length": 30,  # tokens
+        "prompt": "",  # put before every text, and not learned by LM
+        "augment": ConfigDict({"crop": 0.2, "flip": "plain", "randaugment": True}),
+        "batch_size": 2880,  # pairs, over all devices
+        "accumulate": 1,
+        "steps": 100_000,
+        "objectives": ConfigDict(TASKS[task]),
+        "optimizer": ConfigDict({
+            "name": "step", "lr": 3e-4, "min_lr": 1e-6, "warmup_lr": 1e-6, "warmup_steps": 3000,
+            "decay_rate": 0.9, "steps_per_epoch": 5000, "epochs": 20, "total_steps": 100_000,
+            "b1": 0.9, "b2": 0.999, "eps": 1e-8, "weight_decay": 0.05, "clip_norm": 0.0,
+        }),
+        "mesh": ConfigDict({"data": -1, "fsdp": 1, "tensor": 1}),
+        "log_every": 50,
+        "save_every": 1000,
+        "keep": 1,
+    })  # fmt: skip
+    if task == "captioner":
+        config.update(prompt=PROMPT, max_length=40)
+    if task == "filter":
+        config.update(max_length=35)
+    if task != "pretrain":
+        config.augment.crop = 0.5
+        config.batch_size = 256
+        config.optimizer.update(name="cosine_epoch", lr=1e-5, min_lr=0.0)
+    return config.lock()
+
+
+def model_config(config: ConfigDict, vocab: int) -> models.BlipConfig:
+    """The model of a run; its vocabulary is the tokenizer's."""
+    changes = config.model.changes
+    changes = changes.to_dict() if isinstance(changes, ConfigDict) else dict(changes)
+    changes["med"] = {"vocab": vocab, **changes.get("med", {})}
+    return models.preset(config.model.preset, **changes)
+
+
+def objectives(config: ConfigDict, prompt_length: int) -> Objectives:
+    """The run's objectives, `prompt_length` tokens of each text given ([DEC] counted)."""
+    values = {**config.objectives, "prompt_length": prompt_length}
+    values["names"] = tuple(values["names"])
+    return Objectives(**values)

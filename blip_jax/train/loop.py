@@ -1,0 +1,177 @@
+"""The one training loop: shapes, shardings, state, step; then batch after batch."""
+
+import dataclasses
+import sys
+from collections import Counter
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+from ml_collections import ConfigDict
+
+from blip_jax import losses, models
+from blip_jax.data.augment import TrainTransform
+from blip_jax.data.pipeline import REASONS, train_batches
+from blip_jax.data.tokenizer import Tokenizer
+from blip_jax.errors import UserError
+from blip_jax.train import config as run_config
+from blip_jax.train.checkpoint import Checkpoints, Meta, load_params
+from blip_jax.train.logger import Logger
+from blip_jax.train.mesh import batch_sharding, check_batch, make_mesh, put_batch
+from blip_jax.train.optimizer import optimizer, schedule
+from blip_jax.train.sharding import shardings
+from blip_jax.train.signals import Interrupted, Interruptible
+from blip_jax.train.state import TrainState
+from blip_jax.train.step import make_step
+from blip_jax.train.tasks.image_text import ImageText
+
+
+class Run:
+    """All that a config stands for, built but not started.
+
+    Attributes:
+      tokenizer, task, mesh: as the config says.
+      shapes: of the TrainState, with shardings.
+      step: jitted (state, batch, key) -> (state, metrics); it consumes the state.
+    """
+
+    def __init__(self, config: ConfigDict):
+        self.config = config
+        self.tokenizer = Tokenizer.load(config.tokenizer)
+        self.model = run_config.model_config(config, self.tokenizer.vocab_size)
+        prompt_length = len(self.tokenizer.prompt(config.prompt)) if config.prompt else 0
+        self.task = ImageText(self.model, run_config.objectives(config, prompt_length))
+        self.mesh = make_mesh(config.mesh)
+        group = self.task.objectives.negative_group
+        check_batch(config.batch_size, config.accumulate, group, self.mesh)
+        if config.max_length > self.model.med.max_length:
+            raise UserError(
+                f"max_length is {config.max_length}, the model's med.max_length "
+                f"{self.model.med.max_length}: make it at least as long"
+            )
+        self.optimizer = optimizer(config.optimizer)
+        self.schedule = schedule(config.optimizer)
+        shapes = jax.eval_shape(self._init, jax.random.key(0))
+        placed = shardings(shapes, self.mesh)
+        self.shapes = jax.tree.map(
+            lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+            shapes,
+            placed,
+        )
+        self.step = jax.jit(
+            make_step(self.task, self.optimizer, config.accumulate),
+            in_shardings=(placed, batch_sharding(self.mesh), None),
+            out_shardings=(placed, None),
+            donate_argnums=0,
+        )
+
+    def init(self) -> TrainState:
+        """A fresh state in its place on the mesh; parameters from `init_from` where given."""
+        key = jax.random.key(self.config.seed)
+        placed = jax.tree.map(lambda x: x.sharding, self.shapes)
+        if not self.config.init_from:
+            return jax.jit(self._init, out_shardings=placed)(key)
+        params, meta = load_params(self.config.init_from)
+        if meta.model["vit"] != models.to_dict(self.model)["vit"] or (
+            meta.model["med"] != models.to_dict(self.model)["med"]
+        ):
+            raise UserError(f"init_from {self.config.init_from} holds another model than the config's")
+        return jax.jit(self._start, out_shardings=placed)(params, key)
+
+    def _init(self, key: jax.Array) -> TrainState:
+        return self._start(models.init(self.model, key), key)
+
+    def _start(self, params: dict, key: jax.Array) -> TrainState:
+        objectives = self.task.objectives
+        momentum = queue = None
+        if objectives.contrast:
+            momentum = models.momentum_subtree(params)
+            queue_key = jax.random.fold_in(key, 1)
+            queue = losses.init_queue(
+                objectives.queue, self.model.embed, queue_key, objectives.queue_random_start
+            )
+        opt_state = self.optimizer.init(params)
+        return TrainState(jax.numpy.zeros((), "int32"), params, momentum, queue, opt_state)
+
+    def batches(self, start: int) -> Any:
+        """This host's rows of the batches from number `start` on."""
+        config = self.config
+        size = self.model.vit.image_size
+        augment = config.augment
+        options = {} if augment.randaugment else {"randaugment": None}
+        crop = (augment.crop, 1.0) if augment.crop < 1 else None
+        return train_batches(
+            config.view,
+            self.tokenizer,
+            start=start,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+            batch_size=config.batch_size,
+            image_size=size,
+            max_length=config.max_length,
+            seed=config.seed,
+            prompt=config.prompt,
+            transform=TrainTransform(size, scale=crop, flip=augment.flip, **options),
+        )
+
+    @property
+    def meta(self) -> Meta:
+        config = self.config
+        return Meta(models.to_dict(self.model), config.task, config.prompt, config.max_length)
+
+
+def train(config: ConfigDict, workdir: str) -> TrainState:
+    """Trains to `config.steps`, from the newest checkpoint in `workdir` if there is one.
+
+    Writes checkpoints, metrics.jsonl, TensorBoard events and the tokenizer under `workdir`.
+
+    Returns: the last state.
+
+    Raises:
+      UserError: bad config or data.
+      Interrupted: a signal came; the state was saved, and the same call goes on from there.
+    """
+    run = Run(config)
+    main = jax.process_index() == 0
+    with Checkpoints(workdir, config.keep) as checkpoints, Interruptible() as interruption:
+        restored = checkpoints.restore(run.shapes)
+        state, first = restored or (run.init(), 0)
+        if main:
+            run.tokenizer.save(str(epath.Path(workdir) / "tokenizer"))
+        if first >= config.steps:
+            return state
+        key = jax.random.key(config.seed + 1)
+        reports, aside = [], Counter()
+        with Logger(workdir, config.steps, config.batch_size, main, first) as logger:
+            batches = run.batches(first)
+            for step in range(first, config.steps):
+                batch = next(batches)
+                aside.update(np.asarray(batch.pop("reason")).tolist())
+                state, metrics = run.step(state, put_batch(batch, run.mesh), key)
+                reports.append(metrics)
+                done = step + 1
+                if done % config.log_every == 0 or done == config.steps:
+                    logger.log(done, report(reports, aside, float(run.schedule(step))))
+                    reports.clear()
+                if done % config.save_every == 0 or done == config.steps or interruption.requested:
+                    checkpoints.save(state, run.meta)
+                if interruption.requested:
+                    raise Interrupted(f"stopped at step {done}; the same command goes on there")
+    for number, name in enumerate(REASONS[1:], start=1):
+        if aside[number]:
+            print(f"set aside: {aside[number]} pairs, {name}", file=sys.stderr)
+    return state
+
+
+def report(reports: list[dict], aside: Counter, rate: float) -> dict[str, float]:
+    """Means over the steps since the last report, learning rate, and pairs set aside so far."""
+    values = jax.device_get(reports)
+    means = {name: float(np.mean([value[name] for value in values])) for name in values[0]}
+    total = sum(count for number, count in aside.items() if number)
+    return {**means, "learning_rate": rate, "set_aside": total}
+
+
+def shapes_of(config: ConfigDict) -> TrainState:
+    """The state's shapes and placements, without making it."""
+    return dataclasses.replace(Run(config).shapes)

@@ -1,0 +1,85 @@
+"""Where every array of the state lies: one table of (regex, PartitionSpec), first match wins."""
+
+import re
+from typing import Any
+
+import jax
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from blip_jax.errors import UserError
+
+# Paths are searched, not matched whole, so that the moments of the optimizer and the momentum
+# weights, whose paths end like their parameter's, lie where it lies. The leading None of what is
+# in a layer is the axis of layers.
+RULES = [
+    (r"qkv/kernel$", P(None, "fsdp", None, "tensor", None)),
+    (r"qkv/bias$", P(None, None, "tensor", None)),
+    (r"query/kernel$", P(None, "fsdp", "tensor", None)),
+    (r"query/bias$", P(None, "tensor", None)),
+    (r"context/(key|value)_kernel$", P(None, "fsdp", "tensor", None)),
+    (r"context/(key|value)_bias$", P(None, "tensor", None)),
+    (r"/out/kernel$", P(None, "tensor", None, "fsdp")),
+    (r"(mlp|ffn)_in/kernel$", P(None, "fsdp", "tensor")),
+    (r"(mlp|ffn)_in/bias$", P(None, "tensor")),
+    (r"(mlp|ffn)_out/kernel$", P(None, "tensor", "fsdp")),
+    (r"embeddings/word$", P("tensor", "fsdp")),
+    (r"lm_head/dense/kernel$", P("fsdp", "tensor")),
+    (r"lm_head/bias$", P("tensor")),
+    (r"vit/patch/kernel$", P(None, "fsdp")),
+    # Small arrays, copied everywhere: norms, other biases, positions, the heads' projections.
+    (r"(scale|bias)$", P()),
+    (r"(vit/cls|position|temperature)$", P()),
+    (r"(vision_proj|text_proj|itm_head)/kernel$", P()),
+    (r"^queue/(image|text|group|valid|pointer)$", P()),
+    (r"(^step|count)$", P()),
+]
+
+
+def spec_of(path: str) -> P:
+    """The PartitionSpec of the array at `path` ("params/vit/patch/kernel").
+
+    Raises:
+      UserError: no rule matches; nothing is left to chance.
+    """
+    for pattern, spec in RULES:
+        if re.search(pattern, path):
+            return spec
+    raise UserError(f"no sharding rule for {path!r}: add one to train/sharding.py")
+
+
+def shardings(state: Any, mesh: Mesh) -> Any:
+    """The NamedSharding of each array of `state` (arrays or their shapes), in the same structure.
+
+    An axis of the mesh that does not divide the dimension is left out there.
+    """
+
+    def place(path: tuple, leaf: Any) -> NamedSharding:
+        name = path_name(path)
+        spec = spec_of(name)
+        if len(spec) > leaf.ndim:
+            raise UserError(f"sharding rule {spec} has more axes than {name!r} {leaf.shape}")
+        fitting = [
+            axis if axis is None or size % mesh.shape[axis] == 0 else None
+            for axis, size in zip(spec, leaf.shape, strict=False)
+        ]
+        return NamedSharding(mesh, P(*fitting))
+
+    return jax.tree_util.tree_map_with_path(place, state)
+
+
+def path_name(path: tuple) -> str:
+    """A key path of `jax.tree_util` as "params/vit/cls"."""
+    keys = [getattr(k, "key", getattr(k, "name", getattr(k, "idx", None))) for k in path]
+    return "/".join(str(key) for key in keys)
+
+
+def table(state: Any, mesh: Mesh) -> str:
+    """The placement of every parameter, a line each, for a person to read."""
+    leaves = jax.tree_util.tree_leaves_with_path(state)
+    placed = jax.tree.leaves(shardings(state, mesh))
+    rows = [
+        f"{path_name(path):70} {'x'.join(map(str, leaf.shape)):>18}  {sharding.spec}"
+        for (path, leaf), sharding in zip(leaves, placed, strict=True)
+    ]
+    return "\n".join(rows)
