@@ -101,9 +101,8 @@ class Checkpoints:
         values = dict(found["state"])
         if like.queue is not None:
             values["queue"] = type(like.queue)(**values["queue"])
-        opt_state = jax.tree.unflatten(
-            jax.tree.structure(like.opt_state), [values["opt_state"][k] for k in sorted(values["opt_state"])]
-        )
+        leaves = [leaf for _, leaf in sorted(values["opt_state"].items())]
+        opt_state = jax.tree.unflatten(jax.tree.structure(like.opt_state), leaves)
         return TrainState(**{**values, "opt_state": opt_state}), found["data"]["next_index"]
 
 
@@ -138,13 +137,14 @@ def load_params(workdir: str) -> tuple[dict[str, Any], Meta]:
         meta = manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
     meta = Meta(**meta)
     config = models.from_dict(meta.model)
-    shapes = jax.eval_shape(lambda key: models.init(config, key), jax.random.key(0))
     place = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    item = {"params": jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), shapes)}
+    shapes = jax.eval_shape(lambda key: models.init(config, key), jax.random.key(0))
+    like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), shapes)
+    # A fresh manager: one that has restored another item of the step does not take this one.
     with ocp.CheckpointManager(folder) as manager:
         restore = ocp.args.PyTreeRestore(
-            item=item,
-            restore_args=ocp.checkpoint_utils.construct_restore_args(item),
+            item={"params": like},
+            restore_args=ocp.checkpoint_utils.construct_restore_args({"params": like}),
             partial_restore=True,
         )
         found = manager.restore(step, args=ocp.args.Composite(state=restore))["state"]

@@ -36,6 +36,7 @@ def defaults(task: str) -> ConfigDict:
             "name": "step", "lr": 3e-4, "min_lr": 1e-6, "warmup_lr": 1e-6, "warmup_steps": 3000,
             "decay_rate": 0.9, "steps_per_epoch": 5000, "epochs": 20, "total_steps": 100_000,
             "b1": 0.9, "b2": 0.999, "eps": 1e-8, "weight_decay": 0.05, "clip_norm": 0.0,
+            "temperature_scale": 1.0,  # of the temperature's learning rate
         }),
         "mesh": ConfigDict({"data": -1, "fsdp": 1, "tensor": 1}),
         "log_every": 50,

@@ -1,12 +1,12 @@
 """The one training loop: shapes, shardings, state, step; then batch after batch."""
 
-import dataclasses
 import sys
 from collections import Counter
 from typing import Any
 
 import jax
 import numpy as np
+import optax
 from etils import epath
 from ml_collections import ConfigDict
 
@@ -50,7 +50,11 @@ class Run:
                 f"max_length is {config.max_length}, the model's med.max_length "
                 f"{self.model.med.max_length}: make it at least as long"
             )
-        self.optimizer = optimizer(config.optimizer)
+        # Chained last: AdamW's step for the temperature, made smaller.
+        self.optimizer = optax.chain(
+            optimizer(config.optimizer),
+            optax.masked(optax.scale(config.optimizer.temperature_scale), only_temperature),
+        )
         self.schedule = schedule(config.optimizer)
         shapes = jax.eval_shape(self._init, jax.random.key(0))
         placed = shardings(shapes, self.mesh)
@@ -164,6 +168,11 @@ def train(config: ConfigDict, workdir: str) -> TrainState:
     return state
 
 
+def only_temperature(params: dict) -> dict:
+    """A mask: False for all but the temperature."""
+    return {**jax.tree.map(lambda _: False, params), "temperature": True}
+
+
 def report(reports: list[dict], aside: Counter, rate: float) -> dict[str, float]:
     """Means over the steps since the last report, learning rate, and pairs set aside so far."""
     values = jax.device_get(reports)
@@ -171,7 +180,3 @@ def report(reports: list[dict], aside: Counter, rate: float) -> dict[str, float]
     total = sum(count for number, count in aside.items() if number)
     return {**means, "learning_rate": rate, "set_aside": total}
 
-
-def shapes_of(config: ConfigDict) -> TrainState:
-    """The state's shapes and placements, without making it."""
-    return dataclasses.replace(Run(config).shapes)

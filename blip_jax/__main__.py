@@ -1,0 +1,123 @@
+"""The command line: blip-jax VERB --config configs/X.py [--config.field=value …] --workdir DIR."""
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+
+from absl import flags, logging
+from ml_collections import ConfigDict, config_flags
+
+from blip_jax.errors import UserError
+
+FLAGS = flags.FLAGS
+
+
+def bootstrap(config: ConfigDict, workdir: str) -> None:
+    """walk the whole circle, from pre-training to the report"""
+    from blip_jax.bootstrap import bootstrap as walk
+
+    walk(config, workdir)
+
+
+def train(config: ConfigDict, workdir: str) -> None:
+    """train one task; goes on at the newest checkpoint in the workdir"""
+    from blip_jax.train.loop import train as run
+
+    run(config, workdir)
+
+
+def capfilt(config: ConfigDict, workdir: str) -> None:
+    """caption every image of a dataset, score all texts, and write the view to train on"""
+    from blip_jax.capfilt.command import run
+
+    run(config, workdir)
+
+
+def evaluate(config: ConfigDict, workdir: str) -> None:
+    """measure a trained model on a dataset; writes metrics.json"""
+    from blip_jax.evaluate import run
+
+    run(config, workdir)
+
+
+def prepare(config: ConfigDict, workdir: str) -> None:
+    """build the datasets and the tokenizer of the embedded world"""
+    from blip_jax.bootstrap.circle import Circle
+
+    for name, path in Circle(config, workdir, config.seeds[0]).prepare().items():
+        print(f"{name}: {path}")
+
+
+VERBS: dict[str, Callable[[ConfigDict, str], None]] = {
+    verb.__name__: verb for verb in (bootstrap, train, capfilt, evaluate, prepare)
+}
+
+
+def usage() -> str:
+    lines = [f"  {name:10} {verb.__doc__}" for name, verb in VERBS.items()]
+    return "\n".join([
+        "usage: blip-jax VERB --config FILE.py [--config.field=value ...] --workdir DIR",
+        "", *lines,
+    ])  # fmt: skip
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs one verb.
+
+    Returns: the exit status: 0; 2 for what a person can mend, said in one line on stderr; 128 plus
+      its number after a signal (0 after SIGTERM, by which clusters take machines back).
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(usage())
+        return 0
+    verb = argv[0]
+    try:
+        if verb not in VERBS:
+            raise UserError(f"unknown verb {verb!r}; known: {', '.join(VERBS)}")
+        config, workdir = _flags(verb, argv[1:])
+        _quiet()
+        VERBS[verb](config, workdir)
+    except UserError as error:
+        print(f"blip-jax {verb}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt as error:
+        print(f"blip-jax {verb}: {error or 'stopped'}", file=sys.stderr)
+        return 128 + signal.SIGINT
+    return 0
+
+
+def _flags(verb: str, argv: list[str]) -> tuple[ConfigDict, str]:
+    """The config and workdir of a command line; whatever is wrong with it becomes a UserError."""
+    if "config" not in FLAGS:
+        config_flags.DEFINE_config_file("config", None, "A config file.", lock_config=True)
+        flags.DEFINE_string("workdir", None, "Folder of the run, local or gs://.")
+    try:
+        rest = FLAGS([verb, *argv])
+        config = FLAGS.config
+    except FileNotFoundError as error:
+        raise UserError(f"config file {error.filename} does not exist") from error
+    except UserError:
+        raise
+    except Exception as error:  # absl and ml_collections raise many kinds
+        raise UserError(" ".join(str(error).split())) from error
+    if rest[1:]:
+        raise UserError(f"unexpected argument {rest[1]!r}")
+    if config is None or not FLAGS.workdir:
+        missing = "--config FILE.py" if config is None else "--workdir DIR"
+        raise UserError(f"{missing} is missing")
+    return config, FLAGS.workdir
+
+
+def _quiet() -> None:
+    """Libraries' chatter off; warnings and errors stay."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    logging.set_verbosity(logging.WARNING)
+    import tensorflow_datasets as tfds
+
+    tfds.disable_progress_bar()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,191 @@
+"""What a bootstrap run found, as a table and as a page."""
+
+import json
+import shlex
+import sys
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from blip_jax.capfilt import scores
+from blip_jax.data.builders.world import judge
+from blip_jax.data.sources import open_dataset, to_text
+from blip_jax.data.text import clean_caption
+from blip_jax.evaluate import scene_of
+from blip_jax.evaluation import filtering, tables
+from blip_jax.evaluation.report import write_report
+from blip_jax.train.logger import read_metrics
+
+# Column of the comparison: value of `evaluate.evaluate`.
+COLUMNS = {
+    "ITC R@1": "itc r@1",
+    "ITM R@1": "itm r@1",
+    "CIDEr": "cider",
+    "BLEU-4": "bleu4",
+    "true %": "true",
+    "complete %": "complete",
+    "right %": "right",
+}
+CURVES = ("loss", "itc", "itm", "lm", "itm_accuracy", "positive_similarity", "negative_similarity")
+
+
+def judge_scores(folder: str, dataset: str, threshold: float) -> dict[str, Any]:
+    """Measures the filter on the training texts, where the truth about them is known.
+
+    Returns: 'threshold', 'rows' (a dict an origin), and 'curve', 'calibration', 'histogram' by
+      origin; {} where the dataset knows no truth.
+    """
+    columns = scores.read(folder, "train")
+    source = open_dataset(dataset, "train")
+    truths = [to_text(source[row]["truth"]) for row in range(len(source))]
+    if not all(truths):
+        return {}
+    scenes = [scene_of(truth) for truth in truths]
+    true = np.array([
+        judge(clean_caption(text), scenes[row]).true
+        for text, row in zip(columns.text, columns.row, strict=True)
+    ])  # fmt: skip
+    found: dict[str, Any] = {"threshold": threshold, "rows": []}
+    for origin in scores.ORIGINS:
+        own = np.asarray(columns.origin) == origin
+        p_match, good = columns.p_match[own], true[own]
+        kept = p_match >= threshold
+        decision = filtering.decision_scores(kept, good)
+        found["rows"].append({
+            "texts": origin,
+            "count": int(own.sum()),
+            "noise": filtering.noise_share(good),
+            "kept": float(kept.mean()),
+            "noise kept": filtering.noise_share(good[kept]),
+            "precision": decision["precision"],
+            "recall": decision["recall"],
+            "average precision": filtering.average_precision(p_match, good),
+        })  # fmt: skip
+        for name in ("curve", "calibration", "histogram"):
+            measured = getattr(filtering, name)(p_match, good)
+            found.setdefault(name, {})[origin] = measured
+    return found
+
+
+def rows(config: ConfigDict, circles: list) -> list[dict]:
+    """The comparison, an arm a row; with several seeds (mean, standard deviation)."""
+    table = []
+    for arm in config.arms:
+        row: dict[str, Any] = {"arm": arm}
+        for column, name in COLUMNS.items():
+            values = [circle.found[arm][name] for circle in circles if name in circle.found[arm]]
+            if values:
+                row[column] = _spread(values)
+        for origin in scores.ORIGINS:
+            row[f"{origin} texts"] = round(np.mean([c.kept[arm][origin] for c in circles]))
+        table.append(row)
+    return table
+
+
+def _spread(values: list[float]) -> float | tuple[float, float]:
+    if len(values) == 1:
+        return values[0]
+    return float(np.mean(values)), float(np.std(values, ddof=1))
+
+
+def write(config: ConfigDict, workdir: str, circles: list) -> list[dict]:
+    """Prints the tables, writes `results.json` and `report.html` under `workdir`."""
+    table, first = rows(config, circles), circles[0]
+    measured = [circle.stages.do("capfilt", dict) for circle in circles]
+    quality = _average_rows(measured)
+    columns = [name for name in COLUMNS if name in table[0]]
+    print(tables.plain(table))
+    if quality:
+        print("\nThe filter on the training texts, against the truth:\n")
+        print(tables.plain(quality))
+    with open(f"{workdir}/results.json", "w") as file:
+        json.dump({"arms": table, "filter": quality}, file, indent=1)
+    summary = (
+        f"Each arm is trained from scratch for {config.pretrain.steps:,} steps and evaluated as "
+        f"it is on {config.evaluation.split} images that no training has seen; human pairs are "
+        f"{config.human_share:.0%} of every batch in each arm that has web texts."
+    )
+    path = write_report(
+        f"{workdir}/report.html",
+        {
+            "title": config.title,
+            "summary": summary,
+            "command": shlex.join(["blip-jax", *sys.argv[1:]]),
+            "circle": _circle_notes(config, first),
+            "columns": columns,
+            "best": "max",
+            "arms": table,
+            "gallery": gallery(first, config),
+            "filter": {**measured[0], "rows": quality} if quality else {},
+            "curves": curves(first, config.arms),
+            "stages": first.stages.times(),
+            "config": json.loads(config.to_json_best_effort()),
+        },
+    )
+    print(f"\nreport: {path}")
+    return table
+
+
+def _average_rows(measured: list[dict]) -> list[dict]:
+    """The filter's rows over the seeds: mean, and spread where there are several."""
+    found = []
+    for same in zip(*(m.get("rows", []) for m in measured), strict=True):
+        numbers = {
+            name: _spread([row[name] for row in same]) for name in same[0] if name != "texts"
+        }
+        numbers["count"] = same[0]["count"]
+        found.append({"texts": same[0]["texts"], **numbers})
+    return found
+
+
+def _circle_notes(config: ConfigDict, circle: Any) -> dict[str, str]:
+    kept = circle.kept.get("both")
+    return {
+        "pretrain": f"{config.pretrain.steps:,} steps",
+        "captioner": f"{config.captioner.steps:,} steps",
+        "filter": f"{config.filter.steps:,} steps",
+        "capfilt": f"{config.capfilt.method}, P(match) ≥ {config.threshold}",
+        "dataset": f"{kept['web']:,} web + {kept['synthetic']:,} synthetic" if kept else "",
+    }
+
+
+def curves(circle: Any, arms: tuple[str, ...]) -> dict[str, dict]:
+    """The metrics of the pre-trainings, by arm."""
+    found = {}
+    for arm in arms:
+        metrics = read_metrics(circle.path(f"pretrain-{arm}", "metrics.jsonl"))
+        found[arm] = {name: metrics[name] for name in CURVES if name in metrics}
+    return found
+
+
+def gallery(circle: Any, config: ConfigDict) -> list[dict]:
+    """Images by lot with all their texts, scores, and what became of them."""
+    columns = scores.read(circle.path("scores"), "train")
+    source = open_dataset(circle.data["web"], "train")
+    usable = [row for row, status in enumerate(columns.status) if status == "ok"]
+    rng = np.random.default_rng(circle.seed)
+    chosen = sorted(rng.permutation(usable)[: config.gallery].tolist())
+    places: dict[int, list[int]] = {row: [] for row in chosen}
+    for place, row in enumerate(columns.row.tolist()):
+        if row in places:
+            places[row].append(place)
+    shown = []
+    for row in chosen:
+        record = source[row]
+        truth = to_text(record["truth"])
+        texts = [
+            {
+                "origin": columns.origin[m],
+                "text": columns.text[m],
+                "p_match": float(columns.p_match[m]),
+                "cosine": float(columns.cosine[m]),
+                "kept": bool(columns.p_match[m] >= config.threshold),
+                "true": judge(clean_caption(columns.text[m]), scene_of(truth)).true
+                if truth
+                else None,
+            }
+            for m in places[row]
+        ]
+        shown.append({"key": to_text(record["key"]), "image": record["image"], "texts": texts})
+    return shown

@@ -1,0 +1,146 @@
+"""Runs a trained model over a dataset and hands arrays and strings to `evaluation/`."""
+
+import json
+from collections.abc import Callable, Iterator
+
+import jax
+import numpy as np
+import tqdm
+
+from blip_jax.data.builders.world import Scene, judge
+from blip_jax.data.pipeline import eval_batches, stable_hash
+from blip_jax.data.text import clean_caption
+from blip_jax.decoding import Sampling
+from blip_jax.evaluation import retrieval
+from blip_jax.evaluation.captioning import caption_scores
+from blip_jax.inference import (
+    Trained,
+    captioner,
+    example_keys,
+    image_encoder,
+    pair_matcher,
+    prompt_of,
+    text_encoder,
+)
+
+BATCH = 128  # rows a device at a time
+
+
+def evaluate(
+    model: Trained,
+    dataset: str,
+    split: str,
+    *,
+    sampling: Sampling,
+    gallery: int = 0,
+    rerank: int = 128,
+    limit: int | None = None,
+) -> dict[str, float]:
+    """Retrieval and captioning of one model on one dataset.
+
+    Args:
+      dataset, split: images with reference texts (data/sources.py).
+      sampling: how captions are written.
+      gallery: images a gallery of retrieval; 0 for all in one.
+      rerank: candidates that ITM judges anew; 0 leaves re-ranking out.
+      limit: only so many images from the start.
+
+    Returns: all in percent: `itc tr@1`, …, `itm r@1`, …, `bleu4`, `cider`, `rouge_l`; and for
+      datasets that know the truth `true` and `complete`, the shares of captions that say nothing
+      false and that leave nothing out, and `right`, both.
+    """
+    images = Images(model, dataset, split, limit)
+    found = image_text_retrieval(model, images, gallery, rerank)
+    captions = write_captions(model, images, sampling)
+    references = [record["texts"] for record in images.records]
+    found |= caption_scores(captions, references)
+    return found | truthfulness(captions, [record["truth"] for record in images.records])
+
+
+class Images:
+    """The decodable images of a split with their records, and what was encoded of them."""
+
+    def __init__(self, model: Trained, dataset: str, split: str, limit: int | None = None):
+        self.batch = BATCH * jax.local_device_count()
+        pixels, self.records = [], []
+        for batch in eval_batches(dataset, split, self.batch, model.image_size, limit):
+            valid = batch["valid"][: len(batch["records"])]
+            pixels.append(batch["image"][: len(valid)][valid])
+            usable = zip(batch["records"], valid, strict=True)
+            self.records += [record for record, good in usable if good]
+        self.pixels = np.concatenate(pixels)
+
+
+def padded_batches(size: int, *arrays: np.ndarray) -> Iterator[tuple[int, list[np.ndarray]]]:
+    """Slices of `size` rows, the last one filled up with its last row: (rows that count, slices)."""
+    total = len(arrays[0])
+    for start in range(0, total, size):
+        count = min(size, total - start)
+        rows = np.minimum(np.arange(start, start + size), total - 1)
+        yield count, [array[rows] for array in arrays]
+
+
+def mapped(function: Callable, size: int, *arrays: np.ndarray, title: str = "") -> list:
+    """`function` over all rows in batches; its results (arrays or tuples) put together."""
+    results = []
+    rows = tqdm.tqdm(total=len(arrays[0]), desc=title, disable=None if title else True, leave=False)
+    for count, slices in padded_batches(size, *arrays):
+        leaves = jax.tree.leaves(function(*slices))
+        results.append([leaf[:count] for leaf in leaves])
+        rows.update(count)
+    rows.close()
+    return [np.concatenate(parts) for parts in zip(*results, strict=True)]
+
+
+def image_text_retrieval(
+    model: Trained, images: Images, gallery: int, rerank: int
+) -> dict[str, float]:
+    """Recall by ITC, and by ITM on the best `rerank` candidates of ITC."""
+    texts = [clean_caption(text) for record in images.records for text in record["texts"]]
+    counts = [len(record["texts"]) for record in images.records]
+    owner = np.repeat(np.arange(len(counts)), counts)
+    ids, mask = model.tokenizer.encode(texts, model.max_length)
+    size = images.batch
+    tokens, image = mapped(image_encoder(model), size, images.pixels, title="images")
+    (text,) = mapped(text_encoder(model), size, ids, mask, title="texts")
+    similarity = image @ text.T
+    found = retrieval.evaluate(similarity, owner, gallery=gallery)
+    values = {f"itc {name}": value for name, value in found.items()}
+    if not rerank:
+        return values
+    match = pair_matcher(model)
+
+    def score(i: np.ndarray, t: np.ndarray) -> np.ndarray:
+        results = []
+        for count, (image_rows, text_rows) in padded_batches(size, i, t):
+            logits = match(tokens[image_rows], ids[text_rows], mask[text_rows])
+            results.append(logits[:count, 1])
+        return np.concatenate(results)
+
+    found = retrieval.evaluate(similarity, owner, score_fn=score, k=rerank, gallery=gallery)
+    return values | {f"itm {name}": value for name, value in found.items()}
+
+
+def write_captions(model: Trained, images: Images, sampling: Sampling) -> list[str]:
+    """A caption an image."""
+    keys = example_keys(0, np.array([stable_hash(record["key"]) for record in images.records]))
+    write = captioner(model, sampling)
+    tokens = mapped(write, images.batch, images.pixels, keys, title="captions")[0]
+    return model.tokenizer.decode(tokens[:, len(prompt_of(model)) :])
+
+
+def truthfulness(texts: list[str], truths: list[str]) -> dict[str, float]:
+    """Shares in percent of texts that are true, complete, and both; {} where truth is unknown."""
+    if not texts or not all(truths):
+        return {}
+    found = [judge(text, scene_of(truth)) for text, truth in zip(texts, truths, strict=True)]
+    return {
+        "true": 100 * float(np.mean([x.true for x in found])),
+        "complete": 100 * float(np.mean([x.complete for x in found])),
+        "right": 100 * float(np.mean([x.true and x.complete for x in found])),
+    }
+
+
+def scene_of(truth: str) -> Scene:
+    """The scene of a record's `truth`."""
+    return Scene.from_dict(json.loads(truth)["scene"])

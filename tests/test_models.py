@@ -1,0 +1,356 @@
+"""The network: sharing, equal ways to compute the same, precision, stochastic depth."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+
+from blip_jax import models
+from blip_jax.models import masks
+from blip_jax.models.attention import KVCache, LayerNorm
+from blip_jax.models.blip import unit
+from blip_jax.models.med import EPS, Embeddings, MedLayer
+from blip_jax.models.vit import EPS as VIT_EPS
+from blip_jax.models.vit import Block, patches
+
+IDS, MASK = tiny.texts(3)
+IMAGES = tiny.images(3)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def exact():
+    with jax.default_matmul_precision("highest"):
+        yield
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def run(config, method, params, *args, **kw):
+    return models.Blip(config).apply({"params": params}, *args, method=method, **kw)
+
+
+@pytest.fixture(scope="module")
+def config():
+    return tiny.config()
+
+
+@pytest.fixture(scope="module")
+def params(config):
+    return tiny.init(config)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def roles(config, params, images=IMAGES, ids=IDS, mask=MASK):
+    """What each role computes: unimodal text, ITM logits, LM logits."""
+    call = lambda *args, **kw: models.Blip(config).apply({"params": params}, *args, **kw)  # noqa: E731
+    tokens = call(images, method="encode_image")
+    context = {role: call(tokens, role, method="context") for role in ("encoder", "decoder")}
+    return {
+        "text": call(ids, mask, method="encode_text"),
+        "itm": call(ids, mask, context["encoder"], method="itm_logits"),
+        "lm": call(ids, mask, context["decoder"], method="lm_logits"),
+    }
+
+
+# Sharing (Table 3 of the paper). What is not shared has a copy for each role.
+
+TABLE_3 = {
+    "all": {"embeddings", "self_attention", "cross_attention", "ffn"},
+    "all_but_cross_attention": {"embeddings", "self_attention", "ffn"},
+    "all_but_self_attention": {"embeddings", "cross_attention", "ffn"},
+    "none": set(),
+}
+PARTS = {
+    "embeddings": ("embeddings",),
+    "self_attention": ("layer/self_attention", "layer/self_attention_norm"),
+    "cross_attention": (
+        "layer/cross_attention",
+        "layer/cross_attention_norm",
+        "cross_attention_context",
+    ),
+    "ffn": ("layer/ffn_in", "layer/ffn_out", "layer/ffn_norm"),
+}
+
+
+def expected_parts(layout):
+    """Path of each part of the text transformer to the outputs that it moves."""
+    moves = {"lm_head": {"lm"}}
+    for part, paths in PARTS.items():
+        grounded_only = part == "cross_attention"
+        encoder = {"itm"} if grounded_only else {"text", "itm"}
+        for path in paths:
+            folder, _, name = path.rpartition("/")
+            folder = folder and f"{folder}/"
+            if part in TABLE_3[layout]:
+                moves[path] = encoder | {"lm"}
+            else:
+                moves[f"{folder}encoder_{name}"] = encoder
+                moves[f"{folder}decoder_{name}"] = {"lm"}
+    return moves
+
+
+@pytest.mark.parametrize("layout", TABLE_3)
+def test_sharing_has_what_table_3_says(layout):
+    config = tiny.config(med={"sharing": layout})
+    params = tiny.init(config)
+    before = roles(config, params)
+    expected = expected_parts(layout)
+    med = params["med"]
+    flat = {name: value for name, value in med.items() if name != "layers"}
+    flat |= {f"layer/{name}": value for name, value in med["layers"]["layer"].items()}
+    assert set(flat) == set(expected)
+    for path, moved in expected.items():
+        changed = dict(flat) | {path: tiny.noisy(flat[path], 5, 0.3)}
+        layer = {k[6:]: v for k, v in changed.items() if k.startswith("layer/")}
+        rest = {k: v for k, v in changed.items() if "/" not in k}
+        after = roles(config, {**params, "med": {**rest, "layers": {"layer": layer}}})
+        assert {k for k in after if not np.array_equal(after[k], before[k])} == moved, path
+
+
+def test_roles_overwrite_the_first_token(config, params):
+    tokens = run(config, "encode_image", params, IMAGES)
+    context = models.Blip(config).apply({"params": params}, tokens, "encoder", method="context")
+    other = np.array(IDS)
+    other[:, 0] = 9
+    for method in ("itm_logits", "lm_logits"):
+        first, second = (run(config, method, params, ids, MASK, context) for ids in (IDS, other))
+        np.testing.assert_array_equal(first, second)
+    texts = (run(config, "encode_text", params, ids, MASK) for ids in (IDS, other))
+    assert not np.allclose(*texts)
+
+
+def test_pads_change_nothing(config, params):
+    ids = np.where(MASK, IDS, 11)
+    before, after = roles(config, params), roles(config, params, ids=ids)
+    np.testing.assert_array_equal(before["itm"], after["itm"])
+    np.testing.assert_array_equal(before["text"][:, 0], after["text"][:, 0])
+    np.testing.assert_array_equal(before["lm"][MASK], after["lm"][MASK])
+
+
+# Scanned layers are the layers one by one
+
+
+@pytest.mark.parametrize("unroll", [1, 2])
+def test_vit_scan_is_a_loop(config, params, unroll):
+    vit = params["vit"]
+    x = patches(IMAGES, 8) @ vit["patch"]["kernel"] + vit["patch"]["bias"]
+    x = np.concatenate([np.repeat(vit["cls"], len(x), 0), x], 1) + vit["position"]
+    block = Block(config.vit, jnp.float32, False)
+    for number in range(config.vit.depth):
+        layer = jax.tree.map(lambda w, n=number: w[n], vit["blocks"])
+        x, _ = block.apply({"params": layer}, x, 0.0)
+    x = LayerNorm(VIT_EPS).apply({"params": vit["norm"]}, x)
+    scanned = run(tiny.config(unroll=unroll), "encode_image", params, IMAGES)
+    np.testing.assert_allclose(scanned, x, atol=1e-5)
+
+
+def test_patches_are_in_reading_order():
+    image = np.zeros((1, 4, 4, 3), np.float32)
+    image[0, 0, 3], image[0, 2, 0] = 1, 2  # top right patch, bottom left patch
+    x = np.asarray(patches(jnp.asarray(image), 2))
+    assert x[0, :, ::3].tolist() == [[0, 0, 0, 0], [0, 1, 0, 0], [2, 0, 0, 0], [0, 0, 0, 0]]
+
+
+@pytest.mark.parametrize("role", ["encoder", "decoder"])
+def test_med_scan_is_a_loop(config, params, role):
+    med, tokens = params["med"], run(config, "encode_image", params, IMAGES)
+    blip = models.Blip(config)
+    context = blip.apply({"params": params}, tokens, role, method="context")
+    first = config.med.enc_token if role == "encoder" else config.med.dec_token
+    ids = models.first_token(IDS, first)
+    embeddings = Embeddings(config.med, jnp.float32)
+    x = embeddings.apply({"params": med["embeddings"]}, ids, 0, False)
+    mask = masks.padding(MASK) if role == "encoder" else masks.decoder(MASK)
+    layer = MedLayer(config.med, jnp.float32, role, False)
+    for number in range(config.med.depth):
+        own, seen = jax.tree.map(lambda w, n=number: w[n], (med["layers"]["layer"], context))
+        x, _ = layer.apply({"params": own}, x, KVCache(*seen), None, mask, None, 0)
+    if role == "encoder":
+        scanned = run(config, "ground", params, IDS, MASK, context)
+    else:
+        scanned = run(config, "lm_logits", params, IDS, MASK, context)
+        head = med["lm_head"]
+        x = x @ head["dense"]["kernel"] + head["dense"]["bias"]
+        x = LayerNorm(EPS).apply({"params": head["norm"]}, jax.nn.gelu(x, approximate=False))
+        x = x @ med["embeddings"]["word"].T + head["bias"]
+    np.testing.assert_allclose(scanned, x, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def gradients(params):
+    """(loss, gradients) of a model with dropout in train mode, for each kind of remat."""
+
+    def loss(params, config):
+        blip = models.Blip(config)
+        train = {"train": True, "rngs": {"dropout": jax.random.key(4)}}
+        call = lambda *args, **kw: blip.apply({"params": params}, *args, **kw)  # noqa: E731
+        tokens = call(IMAGES, method="encode_image", **train)
+        context = call(tokens, "encoder", method="context")
+        return jnp.square(call(IDS, MASK, context, method="itm_logits", **train)).sum()
+
+    dropout = {"vit": {"drop_path": 0.3}, "med": {"dropout": 0.1}}
+    valued = jax.jit(jax.value_and_grad(loss), static_argnums=1)
+    return {
+        remat: valued(params, tiny.config(remat=remat, **dropout))
+        for remat in ("none", "dots", "full")
+    }
+
+
+@pytest.mark.parametrize("remat", ["dots", "full"])
+def test_remat_changes_no_number(gradients, remat):
+    (plain, wanted), (loss, found) = gradients["none"], gradients[remat]
+    np.testing.assert_allclose(loss, plain, rtol=1e-6)
+    for want, got in zip(jax.tree.leaves(wanted), jax.tree.leaves(found), strict=True):
+        np.testing.assert_allclose(got, want, atol=1e-5 * max(1, np.abs(want).max()))
+
+
+# Decoding with a cache
+
+
+def test_cached_decoding_is_uncached_decoding(config, params):
+    ids = np.random.default_rng(1).integers(5, 30, (3, 7)).astype(np.int32)
+    ids[:, 0] = config.med.dec_token
+    tokens = run(config, "encode_image", params, IMAGES)
+    context = models.Blip(config).apply({"params": params}, tokens, "decoder", method="context")
+    whole = run(config, "lm_logits", params, ids, np.ones((3, 7), bool), context)
+    cache = models.init_cache(config, 3, 9)  # with room to spare
+    found, cache = run(config, "decode_step", params, ids[:, :3], context, cache, 0)
+    found = [found]
+    for position in range(3, 7):
+        token = ids[:, position : position + 1]
+        logits, cache = run(config, "decode_step", params, token, context, cache, position)
+        found.append(logits)
+    np.testing.assert_allclose(np.concatenate(found, 1), whole, atol=1e-5)
+    assert cache.key.shape == (2, 3, 9, 4, 4) and not np.any(cache.key[:, :, 7:])
+
+
+# Texts on contexts
+
+
+def test_several_texts_a_context_are_the_context_repeated(config, params):
+    context = context_of(config, params, 2)
+    ids, mask = tiny.texts(6)
+    grouped = run(config, "itm_logits", params, ids, mask, context)
+    by_hand = jax.tree.map(lambda x: np.repeat(x, 3, axis=1), context)
+    repeated = run(config, "itm_logits", params, ids, mask, by_hand)
+    np.testing.assert_allclose(grouped, repeated, atol=1e-6)
+    assert not np.allclose(grouped[:3], run(config, "itm_logits", params, ids, mask, swap(context))[:3])
+
+
+@pytest.mark.parametrize("rows", [[[3, 0, 0, 2, 1, 1]], [[1, 0, 1], [1, 1, 0]]])
+def test_rows_pick_contexts_within_their_group(config, params, rows):
+    context = context_of(config, params, 4)
+    ids, mask = tiny.texts(6)
+    picked = run(config, "itm_logits", params, ids, mask, context, np.array(rows))
+    per_group = 4 // len(rows)
+    index = [group * per_group + row for group, own in enumerate(rows) for row in own]
+    by_hand = jax.tree.map(lambda x: np.asarray(x)[:, index], context)
+    wanted = run(config, "itm_logits", params, ids, mask, by_hand)
+    np.testing.assert_allclose(picked, wanted, atol=1e-6)
+
+
+def context_of(config, params, count):
+    tokens = run(config, "encode_image", params, tiny.images(count, seed=2))
+    return models.Blip(config).apply({"params": params}, tokens, "encoder", method="context")
+
+
+def swap(context):
+    return jax.tree.map(lambda x: x[:, ::-1], context)
+
+
+# Numbers at the edge
+
+
+def test_unit_has_unit_length_and_a_finite_gradient_at_0():
+    x = jnp.array([[3.0, 4.0], [0.0, 0.0]])
+    np.testing.assert_allclose(unit(x), [[0.6, 0.8], [0.0, 0.0]], rtol=1e-6)
+    gradient = jax.grad(lambda x: unit(x)[:, 0].sum())(x)
+    assert np.isfinite(gradient).all()
+    # (1 - 0.6^2) / 5 along the first axis, -0.6 * 0.8 / 5 along the second.
+    np.testing.assert_allclose(gradient[0], [0.128, -0.096], rtol=1e-5)
+
+
+def test_bfloat16_computes_near_float32_with_float32_parameters(config, params):
+    half = tiny.config(dtype="bfloat16", vit={"drop_path": 0.1}, med={"dropout": 0.1})
+    fresh = jax.eval_shape(lambda key: models.init(half, key), jax.random.key(0))
+    assert {x.dtype for x in jax.tree.leaves(fresh)} == {jnp.dtype("float32")}
+    found, wanted = roles(half, params), roles(config, params)
+    assert found["text"].dtype == jnp.bfloat16
+    assert found["itm"].dtype == found["lm"].dtype == jnp.float32
+    for name, want in wanted.items():
+        # Some dozen roundings to 8 bits.
+        np.testing.assert_allclose(
+            np.float32(found[name]), want, atol=0.04 * np.abs(want).max(), err_msg=name
+        )
+    assert models.init_cache(half, 1, 4).key.dtype == jnp.bfloat16
+
+
+# Stochastic depth
+
+
+def drop_block(rate, x, train=True):
+    config = tiny.config(vit={"drop_path": 0.5}).vit
+    params = tiny.init(tiny.config())["vit"]["blocks"]
+    block = Block(config, jnp.float32, train)
+    one = {"params": jax.tree.map(lambda w: w[0], params)}
+    return np.asarray(block.apply(one, x, jnp.float32(rate), rngs={"dropout": jax.random.key(0)})[0])
+
+
+def test_stochastic_depth_of_rate_0_is_the_identity():
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(8, 5, 16)), jnp.float32)
+    np.testing.assert_array_equal(drop_block(0.0, x), drop_block(0.5, x, train=False))
+
+
+def test_stochastic_depth_drops_whole_branches():
+    x = np.random.default_rng(0).normal(size=(1, 5, 16)).astype(np.float32)
+    rows = drop_block(0.5, jnp.repeat(jnp.asarray(x), 200, axis=0)).round(3)
+    kinds, counts = np.unique(rows.reshape(200, -1), axis=0, return_counts=True)
+    # Attention kept or not, MLP kept or not; nothing in between, each about as often.
+    assert len(kinds) == 4 and counts.min() > 30
+    assert any(np.allclose(kind, x.reshape(-1), atol=1e-3) for kind in kinds)
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.5])
+def test_stochastic_depth_keeps_the_mean(rate):
+    block = Block(tiny.config(vit={"drop_path": 0.5}).vit, jnp.float32, True)
+    y = jnp.ones((4000, 2, 3))
+    keys = {"dropout": jax.random.key(1)}
+    out = np.asarray(block.apply({}, y, jnp.float32(rate), method="drop_path", rngs=keys))
+    assert set(np.unique(out.round(4))) == {0.0, np.float32(1 / (1 - rate)).round(4)}
+    assert (out == out[:, :1, :1]).all()
+    assert out.mean() == pytest.approx(1, abs=0.05)
+
+
+def test_stochastic_depth_spares_the_first_layer(params):
+    config = tiny.config(vit={"drop_path": 0.9, "depth": 1})
+    one = {**params["vit"], "blocks": jax.tree.map(lambda w: w[:1], params["vit"]["blocks"])}
+    blip, values = models.Blip(config), {"params": {**params, "vit": one}}
+    plain = blip.apply(values, IMAGES, method="encode_image")
+    rngs = {"dropout": jax.random.key(0)}
+    trained = blip.apply(values, IMAGES, True, method="encode_image", rngs=rngs)
+    np.testing.assert_array_equal(plain, trained)
+
+
+# Position embeddings
+
+
+@pytest.mark.parametrize(("old", "new"), [(14, 24), (24, 14), (7, 12), (3, 3)])
+def test_resized_position_is_torchs_bicubic(old, new):
+    torch = pytest.importorskip("torch")
+    position = np.random.default_rng(0).normal(size=(1, old**2 + 1, 6)).astype(np.float32)
+    found = models.resize_position(position, new**2 + 1)
+    grid = torch.tensor(position[:, 1:].reshape(1, old, old, 6)).permute(0, 3, 1, 2)
+    grid = torch.nn.functional.interpolate(grid, (new, new), mode="bicubic", align_corners=False)
+    wanted = grid.permute(0, 2, 3, 1).reshape(1, new * new, 6).numpy()
+    np.testing.assert_allclose(found[:, 1:], wanted, atol=1e-5)
+
+
+def test_resized_position_keeps_cls_and_constants():
+    position = np.ones((1, 17, 3), np.float32)
+    position[0, 0] = [5, 6, 7]
+    found = models.resize_position(position, 50)
+    assert found.shape == (1, 50, 3) and found.dtype == np.float32
+    np.testing.assert_array_equal(found[0, 0], [5, 6, 7])
+    np.testing.assert_allclose(found[0, 1:], 1, atol=1e-6)
