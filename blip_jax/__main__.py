@@ -10,8 +10,6 @@ from ml_collections import ConfigDict, config_flags
 
 from blip_jax.errors import UserError
 
-FLAGS = flags.FLAGS
-
 
 def bootstrap(config: ConfigDict, workdir: str) -> None:
     """walk the whole circle, from pre-training to the report"""
@@ -90,12 +88,16 @@ def main(argv: list[str] | None = None) -> int:
 
 def _flags(verb: str, argv: list[str]) -> tuple[ConfigDict, str]:
     """The config and workdir of a command line; whatever is wrong with it becomes a UserError."""
-    if "config" not in FLAGS:
-        config_flags.DEFINE_config_file("config", None, "A config file.", lock_config=True)
-        flags.DEFINE_string("workdir", None, "Folder of the run, local or gs://.")
+    # Flags of this call alone; and of `argv`: the library would look at sys.argv for overrides.
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_file(
+        "config", None, "A config file.", flag_values=values, lock_config=True,
+        sys_argv=[verb, *argv],
+    )  # fmt: skip
+    flags.DEFINE_string("workdir", None, "Folder of the run, local or gs://.", flag_values=values)
     try:
-        rest = FLAGS([verb, *argv])
-        config = FLAGS.config
+        rest = values([verb, *argv])
+        config = values.config
     except FileNotFoundError as error:
         raise UserError(f"config file {error.filename} does not exist") from error
     except UserError:
@@ -104,10 +106,10 @@ def _flags(verb: str, argv: list[str]) -> tuple[ConfigDict, str]:
         raise UserError(" ".join(str(error).split())) from error
     if rest[1:]:
         raise UserError(f"unexpected argument {rest[1]!r}")
-    if config is None or not FLAGS.workdir:
+    if config is None or not values.workdir:
         missing = "--config FILE.py" if config is None else "--workdir DIR"
         raise UserError(f"{missing} is missing")
-    return config, FLAGS.workdir
+    return config, values.workdir
 
 
 def _quiet() -> None:

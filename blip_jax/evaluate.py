@@ -6,12 +6,15 @@ from collections.abc import Callable, Iterator
 import jax
 import numpy as np
 import tqdm
+from etils import epath
+from ml_collections import ConfigDict
 
 from blip_jax.data.builders.world import Scene, judge
 from blip_jax.data.pipeline import eval_batches, stable_hash
 from blip_jax.data.text import clean_caption
 from blip_jax.decoding import Sampling
-from blip_jax.evaluation import retrieval
+from blip_jax.errors import UserError
+from blip_jax.evaluation import retrieval, tables
 from blip_jax.evaluation.captioning import caption_scores
 from blip_jax.inference import (
     Trained,
@@ -72,7 +75,7 @@ class Images:
 
 
 def padded_batches(size: int, *arrays: np.ndarray) -> Iterator[tuple[int, list[np.ndarray]]]:
-    """Slices of `size` rows, the last one filled up with its last row: (rows that count, slices)."""
+    """(rows that count, slices of `size` rows); the last slice is filled up with its last row."""
     total = len(arrays[0])
     for start in range(0, total, size):
         count = min(size, total - start)
@@ -144,3 +147,43 @@ def truthfulness(texts: list[str], truths: list[str]) -> dict[str, float]:
 def scene_of(truth: str) -> Scene:
     """The scene of a record's `truth`."""
     return Scene.from_dict(json.loads(truth)["scene"])
+
+
+def defaults() -> ConfigDict:
+    """The fields of the verb `evaluate`."""
+    return ConfigDict({
+        "model": "",  # workdir of the training
+        "dataset": "",  # folder with features.json
+        "split": "test",
+        "gallery": 0,  # images a gallery of retrieval; 0: all
+        "rerank": 128,  # candidates that ITM judges anew; 0: none
+        "limit": 0,  # images; 0: all
+        "sampling": ConfigDict({
+            "method": "greedy", "top_p": 0.9, "temperature": 1.0, "repetition_penalty": 1.0,
+            "min_length": 5, "max_length": 20,
+        }),
+    }).lock()  # fmt: skip
+
+
+def run(config: ConfigDict, workdir: str) -> None:
+    """The verb: prints a table and writes `workdir/metrics.json`.
+
+    Raises:
+      UserError: a field that must be given is empty, or names nothing.
+    """
+    for name in ("model", "dataset"):
+        if not config[name]:
+            raise UserError(f"config.{name} is empty; give it with --config.{name}=FOLDER")
+    found = evaluate(
+        Trained.load(config.model),
+        config.dataset,
+        config.split,
+        sampling=Sampling(**config.sampling),
+        gallery=config.gallery,
+        rerank=config.rerank,
+        limit=config.limit or None,
+    )
+    print(tables.plain([{"metric": name, "value": value} for name, value in found.items()]))
+    folder = epath.Path(workdir)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "metrics.json").write_text(json.dumps(found, indent=1) + "\n")

@@ -12,13 +12,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-
 from etils import epath
 
 from blip_jax import models
 from blip_jax.data.images import normalize
 from blip_jax.data.tokenizer import Tokenizer
 from blip_jax.decoding import Generated, Sampling, generate
+from blip_jax.errors import UserError
 from blip_jax.models import Blip, BlipConfig, init_cache
 from blip_jax.train.checkpoint import load_params
 
@@ -69,9 +69,18 @@ def captioner(model: Trained, sampling: Sampling) -> Callable[[np.ndarray, jax.A
     """A function of images uint8 [D * b, S, S, 3] and PRNG keys [D * b] to captions of them all.
 
     Each begins with the `prompt_of(model)`.
+
+    Raises:
+      UserError: `sampling.max_length` has no room behind the prompt, or the model has no
+        positions for it.
     """
     blip, special = Blip(model.config), (model.tokenizer.sep, model.tokenizer.pad)
-    prompt = jnp.asarray(prompt_of(model))
+    prompt, positions = jnp.asarray(prompt_of(model)), model.config.med.max_length
+    if not len(prompt) < sampling.max_length <= positions:
+        raise UserError(
+            f"max_length of captions is {sampling.max_length}; it must be above the prompt's "
+            f"{len(prompt)} tokens and at most the model's {positions}"
+        )
 
     def write(params, images, keys):
         apply = _applied(blip, params)

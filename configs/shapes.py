@@ -1,6 +1,6 @@
 """The whole circle on the embedded world, on two CPU cores in a quarter of an hour:
 
-    blip-jax bootstrap --config configs/shapes.py --workdir runs/shapes
+blip-jax bootstrap --config configs/shapes.py --workdir runs/shapes
 """
 
 from blip_jax import bootstrap

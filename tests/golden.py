@@ -7,6 +7,7 @@ largest error of each output, relative to the output's largest magnitude, and ex
 """
 
 import argparse
+import dataclasses
 import json
 import os
 import sys
@@ -21,7 +22,7 @@ import optax
 from blip_jax import losses, models
 from blip_jax.convert import original
 from blip_jax.train.state import TrainState
-from blip_jax.train.step import clamp_temperature, make_step
+from blip_jax.train.step import make_step
 from blip_jax.train.tasks.image_text import ImageText, Objectives
 
 TOLERANCE = 1e-4
@@ -76,9 +77,8 @@ def features(golden: Golden) -> dict[str, np.ndarray]:
     context = blip.apply(params, tokens, "encoder", method="context")
     tokens2 = (golden.cfg["image2"] // config.vit.patch) ** 2 + 1
     position = models.resize_position(params["params"]["vit"]["position"], tokens2)
-    larger = models.BlipConfig(**{
-        **vars(config), "vit": models.ViTConfig(**{**vars(config.vit), "image_size": golden.cfg["image2"]})
-    })  # fmt: skip
+    vit = dataclasses.replace(config.vit, image_size=golden.cfg["image2"])
+    larger = dataclasses.replace(config, vit=vit)
     resized = {**params["params"], "vit": {**params["params"]["vit"], "position": position}}
     image2 = image(inputs["image2"])
     return {
@@ -107,9 +107,7 @@ def pretrain(golden: Golden) -> dict[str, np.ndarray]:
         # alpha is an input of each step here; in training it follows from the step's number.
         cfg = golden.cfg
         names = ("itc", "itm", "lm")
-        objectives = Objectives(
-            names, queue=cfg["queue"], negative_group=cfg["batch"], alpha=alpha
-        )
+        objectives = Objectives(names, queue=cfg["queue"], negative_group=cfg["batch"], alpha=alpha)
         return make_step(ImageText(config, objectives), optimizer)(state, batch, None)
 
     lost = []
@@ -216,7 +214,9 @@ def main(argv: list[str] | None = None) -> int:
             for name, error in shown.items():
                 print(f"  {error:9.2e}  {name}")
             name, error = max(errors.items(), key=lambda item: item[1])
-            print(f"{path}: {len(errors)} outputs, {len(past)} past 1e-4; largest {error:.2e} ({name})")
+            print(
+                f"{path}: {len(errors)} outputs, {len(past)} past 1e-4; largest {error:.2e} ({name})"
+            )
             worst = max(worst, error)
     return 0 if worst <= TOLERANCE else 1
 

@@ -236,7 +236,9 @@ def test_several_texts_a_context_are_the_context_repeated(config, params):
     by_hand = jax.tree.map(lambda x: np.repeat(x, 3, axis=1), context)
     repeated = run(config, "itm_logits", params, ids, mask, by_hand)
     np.testing.assert_allclose(grouped, repeated, atol=1e-6)
-    assert not np.allclose(grouped[:3], run(config, "itm_logits", params, ids, mask, swap(context))[:3])
+    assert not np.allclose(
+        grouped[:3], run(config, "itm_logits", params, ids, mask, swap(context))[:3]
+    )
 
 
 @pytest.mark.parametrize("rows", [[[3, 0, 0, 2, 1, 1]], [[1, 0, 1], [1, 1, 0]]])
@@ -295,7 +297,9 @@ def drop_block(rate, x, train=True):
     params = tiny.init(tiny.config())["vit"]["blocks"]
     block = Block(config, jnp.float32, train)
     one = {"params": jax.tree.map(lambda w: w[0], params)}
-    return np.asarray(block.apply(one, x, jnp.float32(rate), rngs={"dropout": jax.random.key(0)})[0])
+    return np.asarray(
+        block.apply(one, x, jnp.float32(rate), rngs={"dropout": jax.random.key(0)})[0]
+    )
 
 
 def test_stochastic_depth_of_rate_0_is_the_identity():

@@ -1,4 +1,4 @@
-"""From scores to what training reads: a view file, written without inference or copies of images."""
+"""From scores to what training reads: a view file, with no inference and no copy of images."""
 
 import dataclasses
 import os
@@ -58,7 +58,7 @@ def write_view(
     parts = [
         dataclasses.replace(
             human,
-            dataset=_beside(human.dataset, file.parent),
+            dataset=beside(human.dataset, file.parent),
             weight=share if kept.any() else 1.0,
         )
     ]
@@ -70,10 +70,10 @@ def write_view(
         parts.append(
             Part(
                 name="web",
-                dataset=_beside(source.dataset, file.parent),
+                dataset=beside(source.dataset, file.parent),
                 split=source.split,
                 weight=1 - share,
-                scores=_beside(source.scores, file.parent),
+                scores=beside(source.scores, file.parent),
                 pairs=name,
             )
         )
@@ -88,13 +88,13 @@ def write_plain_view(path: str, human: Part, web: Part | None, share: float) -> 
     file.parent.mkdir(parents=True, exist_ok=True)
     weighted = [(human, share)] if web is None else [(human, share), (web, 1 - share)]
     parts = [
-        dataclasses.replace(part, dataset=_beside(part.dataset, file.parent), weight=weight)
+        dataclasses.replace(part, dataset=beside(part.dataset, file.parent), weight=weight)
         for part, weight in weighted
     ]
     save_view(path, parts)
 
 
-def _beside(target: str, folder: epath.Path) -> str:
+def beside(target: str, folder: epath.Path) -> str:
     """`target` as seen from `folder`, so that a workdir can be moved; a URL stays as it is."""
     if "://" in target:
         return target

@@ -17,6 +17,7 @@ import tqdm
 from etils import epath
 
 from blip_jax.capfilt import scores
+from blip_jax.capfilt.assemble import beside
 from blip_jax.data.images import ImageError, decode, resize
 from blip_jax.data.pipeline import stable_hash
 from blip_jax.data.sources import open_dataset, to_text
@@ -69,9 +70,10 @@ def run(settings: Settings, writer: Trained, judge: Trained) -> str:
     for leftover in output.glob("incomplete-*"):
         leftover.unlink()
     work = Work(settings, writer, judge)
-    with Interruptible() as interruption, tqdm.tqdm(
-        total=len(source), desc="capfilt", unit="image", disable=None
-    ) as bar:
+    with (
+        Interruptible() as interruption,
+        tqdm.tqdm(total=len(source), desc="capfilt", unit="image", disable=None) as bar,
+    ):
         for number, start in enumerate(starts):
             stop = min(start + settings.shard_rows, len(source))
             path = scores.shard_path(settings.output, settings.split, number, len(starts))
@@ -93,7 +95,10 @@ def run(settings: Settings, writer: Trained, judge: Trained) -> str:
 
 def _claim(path: epath.Path, settings: Settings) -> None:
     """Refuses to mix rows of two settings in one folder."""
-    text = json.dumps({**dataclasses.asdict(settings), "batch_size": None}, indent=1)
+    values = dataclasses.asdict(settings)
+    del values["batch_size"], values["output"]  # of no consequence for the rows
+    values["dataset"] = beside(settings.dataset, path.parent)
+    text = json.dumps(values, indent=1)
     if path.exists() and path.read_text() != text:
         raise UserError(f"{path.parent} was begun with other settings: use a new folder")
     path.write_text(text)

@@ -32,7 +32,9 @@ DENSE = Layout(lambda w, h: w.T, lambda w, h: w.T)
 HEADS = Layout(lambda w, h: _split_heads(w.T, h), lambda w, h: w.reshape(w.shape[0], -1).T)
 HEAD_BIAS = Layout(_split_heads, lambda w, h: w.reshape(-1))
 # [D, H * K] -> [H, K, D]
-MERGE = Layout(lambda w, h: w.T.reshape(h, -1, w.shape[0]), lambda w, h: w.reshape(-1, w.shape[-1]).T)
+MERGE = Layout(
+    lambda w, h: w.T.reshape(h, -1, w.shape[0]), lambda w, h: w.reshape(-1, w.shape[-1]).T
+)
 # The ViT's fused [3 * H * K, D] -> [D, 3, H, K]
 QKV = Layout(
     lambda w, h: w.T.reshape(w.shape[1], 3, h, -1), lambda w, h: w.reshape(w.shape[0], -1).T
@@ -41,7 +43,9 @@ QKV_BIAS = Layout(lambda w, h: w.reshape(3, h, -1), lambda w, h: w.reshape(-1))
 # Convolution [D, 3, P, P] -> [P * P * 3, D]
 PATCH = Layout(
     lambda w, h: w.transpose(2, 3, 1, 0).reshape(-1, w.shape[0]),
-    lambda w, h: w.reshape(round((w.shape[0] // 3) ** 0.5), -1, 3, w.shape[1]).transpose(3, 2, 0, 1),
+    lambda w, h: w.reshape(round((w.shape[0] // 3) ** 0.5), -1, 3, w.shape[1]).transpose(
+        3, 2, 0, 1
+    ),
 )
 
 
@@ -125,9 +129,7 @@ MOMENTUM = [
 IGNORED = re.compile(r".*\.position_ids|image_queue|text_queue|queue_ptr|idx_queue|ptr_queue")
 
 
-def load(
-    tensors: Mapping[str, np.ndarray], heads: Mapping[str, int], rules: list[tuple]
-) -> dict:
+def load(tensors: Mapping[str, np.ndarray], heads: Mapping[str, int], rules: list[tuple]) -> dict:
     """Parameters from a state dict.
 
     Args:
@@ -194,7 +196,7 @@ def _match(name: str, rules: list[tuple]) -> tuple[str, Layout, int] | None:
 
 
 def _part(path: str) -> tuple[str, int]:
-    """"a/qkv[1]" -> ("a/qkv", 1); without brackets the part is -1."""
+    """ "a/qkv[1]" -> ("a/qkv", 1); without brackets the part is -1."""
     match = re.fullmatch(r"(.*)\[(\d)\]", path)
     return (match.group(1), int(match.group(2))) if match else (path, -1)
 

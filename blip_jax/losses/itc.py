@@ -30,7 +30,10 @@ class Queue(NamedTuple):
 
 
 def init_queue(size: int, embed: int, key: jax.Array, random_start: bool = False) -> Queue:
-    """An empty queue, or with `random_start` the original's: random unit vectors as negatives."""
+    """An empty queue; `size` 0 means none, for good.
+
+    With `random_start` it begins as the original's does: random unit vectors, taken as negatives.
+    """
     image_key, text_key = jax.random.split(key)
     image = jax.random.normal(image_key, (size, embed))
     text = jax.random.normal(text_key, (size, embed))
@@ -53,6 +56,8 @@ def enqueue(
     """
     size = queue.valid.shape[0]
     batch = valid.shape[0]
+    if not size:
+        return queue
     # Of a batch larger than the queue only the last Q pairs would be left.
     first = max(batch - size, 0)
     at = (queue.pointer + jnp.arange(first, batch)) % size

@@ -1,9 +1,9 @@
 """BLIP's networks: what Colab imports.
 
-    from blip_jax import models
-    config = models.preset("base", vit={"image_size": 384})
-    params = models.init(config, jax.random.key(0))
-    tokens = models.Blip(config).apply({"params": params}, images, method="encode_image")
+from blip_jax import models
+config = models.preset("base", vit={"image_size": 384})
+params = models.init(config, jax.random.key(0))
+tokens = models.Blip(config).apply({"params": params}, images, method="encode_image")
 """
 
 from blip_jax.models.blip import Blip, first_token, init, init_cache, momentum_subtree

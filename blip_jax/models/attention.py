@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 
 class KVCache(NamedTuple):
-    """Keys and values of the tokens decoded so far, [B, T, H, K] each (stacked: [L, B, T, H, K])."""
+    """Keys and values of the tokens so far, [B, T, H, K] each (stacked: [L, B, T, H, K])."""
 
     key: jax.Array
     value: jax.Array

@@ -1,4 +1,4 @@
-"""BLIP: a vision transformer, the MED text transformer, and the heads that align, match and caption.
+"""BLIP: a vision transformer, the MED text transformer, and the heads that align and match.
 
 B texts, C images, S pixels a side, N image tokens, T text tokens, E embedding, V vocabulary.
 Texts come tokenised with [CLS] at position 0; each method puts there the token of its role.

@@ -30,6 +30,7 @@ class ViTConfig:
     heads: int = 12
     drop_path: float = 0.0  # stochastic depth of the last layer; rises linearly from 0
     kernel_std: float = 0.02
+    patch_std: float = 0.02
     output_std: float = 0.02  # the projections that write to the residual stream
     position_std: float = 0.02
 
@@ -75,7 +76,8 @@ class BlipConfig:
     Attributes:
       embed: dimension of the aligned image and text features (ITC).
       dtype: compute dtype; parameters, softmax, norms and losses are float32 always.
-      remat: what the backward pass computes again: "none", all but matrix products ("dots"), "full".
+      remat: what the backward pass computes again: "none", "dots" (all but matrix products),
+        "full".
       unroll: layers laid out in one iteration of the scan over layers.
     """
 
@@ -94,7 +96,9 @@ class BlipConfig:
             )
         for name, part in (("vit", self.vit), ("med", self.med)):
             if part.width % part.heads:
-                raise UserError(f"{name}.width {part.width} is not a multiple of {part.heads} heads")
+                raise UserError(
+                    f"{name}.width {part.width} is not a multiple of {part.heads} heads"
+                )
         if self.vit.image_size % self.vit.patch:
             raise UserError(
                 f"vit.image_size {self.vit.image_size} is not a multiple of patch {self.vit.patch}"
@@ -114,11 +118,11 @@ PRESETS = {
     "tiny": BlipConfig(
         vit=ViTConfig(
             image_size=32, width=64, depth=2, heads=4,
-            kernel_std=0.125, output_std=0.05, position_std=0.5,
+            kernel_std=0.125, patch_std=0.036, output_std=0.01, position_std=0.5,
         ),
         med=MedConfig(
             width=64, depth=2, heads=4, mlp=256, vocab=256, max_length=32, dropout=0.0,
-            context_width=64, kernel_std=0.125, output_std=0.05, embedding_std=0.3,
+            context_width=64, kernel_std=0.125, output_std=0.01, embedding_std=0.3,
         ),
         embed=64,
         dtype="float32",

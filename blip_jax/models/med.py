@@ -87,9 +87,7 @@ class Med(nn.Module):
         else:
             allowed = masks.cached(index, ids.shape[1], cache.key.shape[2])
         x = embeddings(ids, index, train)
-        x, cache = self.layers(
-            x, allowed, context, None, cache, index, role="decoder", train=train
-        )
+        x, cache = self.layers(x, allowed, context, None, cache, index, role="decoder", train=train)
         return self.lm_head(x, embeddings.word), cache
 
     def _embeddings(self, role: str) -> nn.Module:

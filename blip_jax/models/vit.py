@@ -26,7 +26,7 @@ class ViT(nn.Module):
         config, dtype = self.config.vit, jnp.dtype(self.config.dtype)
         normal = nn.initializers.normal
         x = patches(images, config.patch)
-        x = Projection((config.width,), config.kernel_std, dtype=dtype, name="patch")(x)
+        x = Projection((config.width,), config.patch_std, dtype=dtype, name="patch")(x)
         cls = self.param("cls", normal(config.position_std), (1, 1, config.width))
         shape = (1, config.tokens, config.width)
         position = self.param("position", normal(config.position_std), shape)

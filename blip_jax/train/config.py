@@ -14,7 +14,7 @@ PROMPT = "a picture of "
 
 
 def defaults(task: str) -> ConfigDict:
-    """The run of `task` ("pretrain", "captioner", "filter") as the paper and the original have it."""
+    """The run of `task` ("pretrain", "captioner", "filter") with the paper's values."""
     if task not in TASKS:
         raise UserError(f"unknown task {task!r}; known: {', '.join(TASKS)}")
     config = ConfigDict({
@@ -30,11 +30,11 @@ def defaults(task: str) -> ConfigDict:
         "augment": ConfigDict({"crop": 0.2, "flip": "plain", "randaugment": True}),
         "batch_size": 2880,  # pairs, over all devices
         "accumulate": 1,
-        "steps": 100_000,
+        "steps": 98_000,
         "objectives": ConfigDict(TASKS[task]),
         "optimizer": ConfigDict({
             "name": "step", "lr": 3e-4, "min_lr": 1e-6, "warmup_lr": 1e-6, "warmup_steps": 3000,
-            "decay_rate": 0.9, "steps_per_epoch": 5000, "epochs": 20, "total_steps": 100_000,
+            "decay_rate": 0.9, "steps_per_epoch": 4900, "epochs": 20, "total_steps": 98_000,
             "b1": 0.9, "b2": 0.999, "eps": 1e-8, "weight_decay": 0.05, "clip_norm": 0.0,
             "temperature_scale": 1.0,  # of the temperature's learning rate
         }),
@@ -43,14 +43,18 @@ def defaults(task: str) -> ConfigDict:
         "save_every": 1000,
         "keep": 1,
     })  # fmt: skip
+    if task != "pretrain":  # COCO: 567,000 pairs, 2,215 steps an epoch
+        epochs = {"captioner": 5, "filter": 6}[task]
+        config.model.changes = {"vit": {"image_size": 384}}
+        config.augment.crop = 0.5
+        config.update(batch_size=256, steps=2215 * epochs)
+        config.optimizer.update(
+            name="cosine_epoch", lr=1e-5, min_lr=0.0, steps_per_epoch=2215, epochs=epochs
+        )
     if task == "captioner":
         config.update(prompt=PROMPT, max_length=40)
     if task == "filter":
         config.update(max_length=35)
-    if task != "pretrain":
-        config.augment.crop = 0.5
-        config.batch_size = 256
-        config.optimizer.update(name="cosine_epoch", lr=1e-5, min_lr=0.0)
     return config.lock()
 
 

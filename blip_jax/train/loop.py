@@ -1,5 +1,6 @@
 """The one training loop: shapes, shardings, state, step; then batch after batch."""
 
+import dataclasses
 import sys
 from collections import Counter
 from typing import Any
@@ -76,11 +77,7 @@ class Run:
         placed = jax.tree.map(lambda x: x.sharding, self.shapes)
         if not self.config.init_from:
             return jax.jit(self._init, out_shardings=placed)(key)
-        params, meta = load_params(self.config.init_from)
-        if meta.model["vit"] != models.to_dict(self.model)["vit"] or (
-            meta.model["med"] != models.to_dict(self.model)["med"]
-        ):
-            raise UserError(f"init_from {self.config.init_from} holds another model than the config's")
+        params = pretrained(self.config.init_from, self.model)
         return jax.jit(self._start, out_shardings=placed)(params, key)
 
     def _init(self, key: jax.Array) -> TrainState:
@@ -168,6 +165,27 @@ def train(config: ConfigDict, workdir: str) -> TrainState:
     return state
 
 
+def pretrained(workdir: str, model: models.BlipConfig) -> dict:
+    """The newest parameters of `workdir`, with positions for this model's image size.
+
+    Raises:
+      UserError: it holds another model in more than the image size.
+    """
+    params, meta = load_params(workdir)
+    theirs, ours = models.from_dict(meta.model), model
+    same_size = dataclasses.replace(theirs.vit, image_size=ours.vit.image_size)
+    for name, a, b in (("vit", same_size, ours.vit), ("med", theirs.med, ours.med)):
+        for field in dataclasses.fields(a):
+            values = getattr(a, field.name), getattr(b, field.name)
+            if values[0] != values[1] and not field.name.endswith(("_std", "dropout", "drop_path")):
+                raise UserError(
+                    f"init_from {workdir} has {name}.{field.name} {values[0]}, the config "
+                    f"{values[1]}: make them equal"
+                )
+    position = models.resize_position(params["vit"]["position"], ours.vit.tokens)
+    return {**params, "vit": {**params["vit"], "position": position}}
+
+
 def only_temperature(params: dict) -> dict:
     """A mask: False for all but the temperature."""
     return {**jax.tree.map(lambda _: False, params), "temperature": True}
@@ -179,4 +197,3 @@ def report(reports: list[dict], aside: Counter, rate: float) -> dict[str, float]
     means = {name: float(np.mean([value[name] for value in values])) for name in values[0]}
     total = sum(count for number, count in aside.items() if number)
     return {**means, "learning_rate": rate, "set_aside": total}
-

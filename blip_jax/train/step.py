@@ -40,10 +40,10 @@ def make_step(
 
         def accumulated(total, inputs):
             (part, where), number = inputs
-            key = loss_key if accumulate == 1 or key is None else fold(loss_key, number)
-            return jax.tree.map(jnp.add, total, gradient(state.params, part, shared, where, key))
+            own_key = None if key is None else jax.random.fold_in(loss_key, number)
+            more = gradient(state.params, part, shared, where, own_key)
+            return jax.tree.map(jnp.add, total, more)
 
-        fold = jax.random.fold_in
         if accumulate == 1:
             grads, metrics = gradient(state.params, batch, shared, offset, loss_key)
         else:
@@ -61,9 +61,7 @@ def make_step(
             "temperature": state.params["temperature"],
         }
         params = optax.apply_updates(state.params, updates)
-        state = dataclasses.replace(
-            state, step=state.step + 1, params=params, opt_state=opt_state
-        )
+        state = dataclasses.replace(state, step=state.step + 1, params=params, opt_state=opt_state)
         return state, metrics
 
     return step

@@ -8,7 +8,7 @@ _CONTRAST = {
     "queue": 57600,
     "queue_random_start": False,
     "alpha": 0.4,
-    "alpha_steps": 10_000,
+    "alpha_steps": 9800,
     "positives": "pair",
     "negative_group": 90,
     "negative_floor": 1e-4,
@@ -17,7 +17,8 @@ _CONTRAST = {
 }
 
 TASKS = {
-    # Paper, section 4.1; configs/pretrain.yaml of the original. Ramp of alpha: two epochs.
+    # Paper, section 4.1; configs/pretrain.yaml of the original. Alpha rises over two epochs;
+    # hard negatives are drawn among the 90 pairs that a chip of 32 has.
     "pretrain": {"names": ("itc", "itm", "lm"), **_CONTRAST},
     # Fine-tuned decoder, configs/caption_coco.yaml.
     "captioner": {"names": ("lm",), **_CONTRAST},
@@ -29,5 +30,6 @@ TASKS = {
         "positives": "image",
         "negative_floor": 0.0,
         "negative_group": 32,
+        "alpha_steps": 2215,
     },
 }

@@ -1,0 +1,10 @@
+"""Fine-tune a captioner from a pre-training (--config.init_from=RUN), as for COCO:
+
+blip-jax train --config configs/captioner.py --workdir runs/captioner --config.view=VIEW.json
+"""
+
+from blip_jax.train import config
+
+
+def get_config():
+    return config.defaults("captioner")

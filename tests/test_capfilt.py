@@ -1,0 +1,341 @@
+"""CapFilt: a row an image, the same rows however it is run, and views that training reads."""
+
+import dataclasses
+import json
+import os
+import shutil
+import signal
+
+import jax
+import minute
+import numpy as np
+import pytest
+
+from blip_jax.capfilt import assemble, run, scores
+from blip_jax.data.images import decode, normalize, resize
+from blip_jax.data.pipeline import stable_hash, train_batches
+from blip_jax.data.sources import Part, load_view, open_dataset, to_text
+from blip_jax.data.text import clean_caption
+from blip_jax.decoding import Sampling
+from blip_jax.errors import UserError
+from blip_jax.inference import Trained, captioner
+from blip_jax.models import Blip
+from blip_jax.train.signals import Interrupted
+
+SHARDS = 4
+WEB_TEXT, SYNTHETIC = 0, 1  # places of a row's texts
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    return minute.build(tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture(scope="module")
+def models(world):
+    """A captioner and a filter as their trainings would have left them."""
+    writer = minute.trained(world, 0, minute.PROMPT), f"{world.folder}/captioner"
+    judge = minute.trained(world, 1), f"{world.folder}/filter"
+    return [Trained.load(minute.save(*pair)) for pair in (writer, judge)]
+
+
+@pytest.fixture(scope="module")
+def settings(world):
+    """An image a device and shard: shards are not whole batches, nor is the split."""
+    sampling = Sampling(max_length=16)
+    return run.Settings(
+        world.web, "train", f"{world.folder}/scores", sampling, batch_size=1, shard_rows=8
+    )
+
+
+@pytest.fixture(scope="module")
+def scored(settings, models):
+    return run.run(settings, *models)
+
+
+@pytest.fixture(scope="module")
+def columns(scored):
+    return scores.read(scored, "train")
+
+
+def files(folder):
+    names = sorted(name for name in os.listdir(folder) if "array_record" in name)
+    return {name: open(os.path.join(folder, name), "rb").read() for name in names}
+
+
+def synthetic(columns):
+    return [text for text, origin in zip(columns.text, columns.origin) if origin == "synthetic"]
+
+
+# What is written.
+
+
+def test_each_image_has_its_row_in_order(world, scored):
+    source, rows = open_dataset(world.web, "train"), open_dataset(scored, "train")
+    assert len(rows) == len(source) == minute.ROWS
+    for number in range(minute.ROWS):
+        record, row = source[number], rows[number]
+        texts = row["texts"]
+        assert row["key"] == record["key"]
+        assert texts["text"][WEB_TEXT] == record["texts"][0]  # as it was found, not cleaned
+        origins = [to_text(origin) for origin in texts["origin"]]
+        assert origins == ["web", "synthetic"][: 1 if number == minute.BROKEN else 2]
+    assert sorted(files(scored)) == [
+        f"scores-train.array_record-0000{i}-of-0000{SHARDS}" for i in range(SHARDS)
+    ]
+
+
+def test_all_is_scored_but_what_cannot_be(scored, columns):
+    rows = open_dataset(scored, "train")
+    for number in range(minute.ROWS):
+        row, texts = rows[number], rows[number]["texts"]
+        places = range(len(texts["text"]))
+        unscored = {minute.BROKEN: [WEB_TEXT], minute.EMPTY: [WEB_TEXT]}.get(number, [])
+        for place in places:
+            values = [*texts["itm_logits"][place], texts["p_match"][place], texts["cosine"][place]]
+            good = place not in unscored
+            assert np.isfinite(values).tolist() == [good] * 4, (number, place)
+            assert (texts["tokens"][place] > 2) == good
+            written = texts["origin"][place] == b"synthetic"
+            assert np.isfinite(texts["log_probability"][place]) == written
+        status = to_text(row["status"])
+        assert status.startswith("undecodable image: ") == (number == minute.BROKEN), status
+        assert status == "ok" or number == minute.BROKEN
+    assert len(columns.row) == 2 * minute.ROWS - 1
+    assert len(set(synthetic(columns))) > minute.ROWS / 2  # the captioner does look
+
+
+def test_p_match_is_the_softmax_of_the_logits(scored):
+    for row in open_dataset(scored, "train"):
+        logits = row["texts"]["itm_logits"]
+        wanted = jax.nn.softmax(logits, axis=-1)[:, 1]
+        np.testing.assert_allclose(row["texts"]["p_match"], wanted, rtol=1e-6)
+
+
+@pytest.mark.parametrize("number", [0, 15, minute.EMPTY, minute.ROWS - 1])
+def test_scores_are_those_of_the_judge_alone(world, models, scored, number):
+    """An image and its text at a time, without map, batch or padding."""
+    judge = models[1]
+    record, texts = open_dataset(world.web, "train")[number], None
+    texts = open_dataset(scored, "train")[number]["texts"]
+    blip, params = Blip(judge.config), {"params": judge.params}
+    image = normalize(resize(decode(record["image"]), judge.image_size))[None]
+    tokens = blip.apply(params, image, method="encode_image")
+    context = blip.apply(params, tokens, "encoder", method="context")
+    feature = blip.apply(params, tokens, method="image_features")[0]
+    for place in range(2):
+        text = clean_caption(to_text(texts["text"][place]))
+        if not text:
+            continue
+        ids, mask = judge.tokenizer.encode([text], judge.max_length)
+        ids, mask = ids[mask][None], mask[mask][None]
+        logits = blip.apply(params, ids, mask, context, method="itm_logits")[0]
+        np.testing.assert_allclose(texts["itm_logits"][place], logits, atol=1e-5)
+        cosine = blip.apply(params, ids, mask, method="text_features")[0] @ feature
+        assert texts["cosine"][place] == pytest.approx(float(cosine), abs=1e-5)
+        assert texts["tokens"][place] == ids.shape[1]
+
+
+# However it is run.
+
+
+def test_the_batch_size_changes_no_text(settings, models, columns, tmp_path):
+    """Nor does the cut into shards."""
+    other = dataclasses.replace(settings, output=str(tmp_path), batch_size=2, shard_rows=30)
+    found = scores.read(run.run(other, *models), "train")
+    for name in ("text", "origin", "status", "key"):
+        assert getattr(found, name) == getattr(columns, name)
+    for name in ("p_match", "cosine"):
+        np.testing.assert_allclose(getattr(found, name), getattr(columns, name), atol=1e-5)
+
+
+def test_more_captions_begin_with_the_one(settings, models, columns, tmp_path):
+    other = dataclasses.replace(
+        settings, dataset=settings.dataset, split="train[:10]", output=str(tmp_path), captions=2
+    )
+    rows = open_dataset(run.run(other, *models), "train[:10]")
+    assert len(rows) == 10
+
+
+def test_other_seeds_give_other_texts(settings, models, columns, tmp_path):
+    other = dataclasses.replace(settings, output=str(tmp_path), seed=1)
+    found = synthetic(scores.read(run.run(other, *models), "train"))
+    same = sum(a == b for a, b in zip(found, synthetic(columns), strict=True))
+    assert same < minute.ROWS / 3
+
+
+@pytest.mark.parametrize("how", ["error", "signal"])
+def test_interrupted_and_run_again_is_uninterrupted(
+    settings, models, scored, tmp_path, monkeypatch, how
+):
+    again = dataclasses.replace(settings, output=str(tmp_path))
+    write, written = scores.write_shard, []
+
+    def once(path, rows):
+        if len(written) == 2 and how == "error":
+            temporary = path.parent / f"incomplete-1-{path.name}"
+            temporary.write_bytes(b"half a shard")
+            raise OSError("the disk is full")
+        write(path, rows)
+        written.append(path.name)
+        if len(written) == 2 and how == "signal":
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(scores, "write_shard", once)
+    with pytest.raises(OSError if how == "error" else Interrupted):
+        run.run(again, *models)
+    before = files(tmp_path)
+    assert len([name for name in before if name.startswith("scores")]) == 2
+    assert not (tmp_path / "features.json").exists()  # no dataset yet
+    monkeypatch.setattr(scores, "write_shard", write)
+    changed = {name: os.stat(tmp_path / name).st_mtime_ns for name in written}
+    run.run(again, *models)
+    assert files(tmp_path) == files(scored)  # byte for byte, and nothing incomplete
+    assert changed == {name: os.stat(tmp_path / name).st_mtime_ns for name in written}
+    for name in ("features.json", "dataset_info.json"):
+        found = (tmp_path / name).read_text()
+        assert found == open(os.path.join(scored, name)).read()
+
+
+def test_what_is_done_is_not_done_again(settings, models, scored, monkeypatch):
+    before = files(scored)
+    monkeypatch.setattr(run.Work, "rows", lambda *unused: pytest.fail("computed again"))
+    assert run.run(settings, *models) == scored
+    assert files(scored) == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"seed": 1}, "begun with other settings"),
+        ({"sampling": Sampling(max_length=16, top_p=0.8)}, "begun with other settings"),
+        ({"captions": 2}, "begun with other settings"),
+        ({"shard_rows": 15}, "of-00004; now 2 shards.*new folder"),
+        ({"split": "test"}, "no split 'test'"),
+        ({"dataset": "/nowhere"}, "no dataset in /nowhere"),
+    ],
+)
+def test_other_settings_need_another_folder(settings, models, scored, changes, named):
+    before = files(scored)
+    with pytest.raises(UserError, match=named):
+        run.run(dataclasses.replace(settings, **changes), *models)
+    assert files(scored) == before
+
+
+def test_a_missing_shard_is_named(tmp_path):
+    with pytest.raises(UserError, match="lacks scores-train.array_record-00000-of-00001"):
+        scores.finish(str(tmp_path), "train", [3], "")
+
+
+@pytest.mark.parametrize(("length", "least"), [(minute.LENGTH + 1, 5), (4, 0)])
+def test_captions_longer_than_the_model_or_shorter_than_the_prompt(models, length, least):
+    with pytest.raises(UserError, match=f"is {length}; .* tokens and at most the model's 24"):
+        captioner(models[0], Sampling(max_length=length, min_length=least))
+
+
+# What is kept, and how training finds it.
+
+
+def hand_made():
+    p_match = np.array([0.5, 0.4999, np.nan, 0.9, 0.1, np.nan], np.float32)
+    origin = ["web", "web", "web", "synthetic", "synthetic", "synthetic"]
+    row = np.array([0, 1, 2, 0, 1, 2], np.int32)
+    index = np.array([0, 0, 0, 1, 1, 1], np.int32)
+    return scores.Columns(row, index, list("abcdef"), origin, p_match, p_match, ["ok"] * 3, [""] * 3)
+
+
+@pytest.mark.parametrize(
+    ("origins", "threshold", "kept"),
+    [
+        (("web",), 0.5, "a"),
+        (("web", "synthetic"), 0.5, "ad"),
+        (("synthetic",), 0.05, "de"),
+        (("web",), None, "ab"),
+        (("synthetic", "web"), 0.0, "abde"),
+        ((), 0.0, ""),
+    ],
+)
+def test_keep_is_the_authors_rule(origins, threshold, kept):
+    columns = hand_made()
+    chosen = assemble.keep(columns, origins, threshold)
+    assert "".join(np.array(columns.text)[chosen]) == kept
+
+
+def test_an_unknown_origin_is_named():
+    with pytest.raises(UserError, match="unknown origin 'webb'; known: web, synthetic"):
+        assemble.keep(hand_made(), ("webb",))
+
+
+def compose(world, scored, columns, kept, share=0.25, folder="views"):
+    path = f"{world.folder}/{folder}/kept.json"
+    source = assemble.Source(world.web, "train", scored)
+    human = Part("human", world.human)
+    return path, assemble.write_view(path, human, source, columns, kept, share)
+
+
+def stream(world, path, count=20):
+    batches = train_batches(
+        path, world.tokenizer, batch_size=8, image_size=16, max_length=24, seed=0
+    )
+    batches = [next(batches) for _ in range(count)]
+    return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
+
+
+def test_the_view_holds_the_kept_texts_in_the_wanted_share(world, scored, columns):
+    kept = assemble.keep(columns, scores.ORIGINS, float(np.nanmedian(columns.p_match)))
+    path, counts = compose(world, scored, columns, kept)
+    assert sum(counts.values()) == kept.sum() and min(counts.values()) > 0
+    found = stream(world, path)
+    assert found["valid"].all()
+    people = {stable_hash(f"human-train-{row:07d}") for row in range(12)}
+    assert np.isin(found["group"], list(people)).mean() == 0.25
+    places = np.flatnonzero(kept)
+    cleaned = [clean_caption(columns.text[place]) for place in places]
+    keys = [columns.key[columns.row[place]] for place in places]
+    wanted = {(stable_hash(key), stable_hash(text)) for key, text in zip(keys, cleaned)}
+    pairs = set(zip(found["group"].tolist(), found["text_group"].tolist()))
+    assert {pair for pair in pairs if pair[0] not in people} == wanted
+
+
+def test_all_texts_can_be_kept(world, scored, columns):
+    everything = assemble.keep(columns, scores.ORIGINS, None)
+    assert everything.sum() == 2 * minute.ROWS - 3
+    _, counts = compose(world, scored, columns, everything, folder="everything")
+    assert counts == {"web": minute.ROWS - 2, "synthetic": minute.ROWS - 1}
+
+
+def test_an_empty_selection_leaves_the_human_pairs(world, scored, columns):
+    nothing = assemble.keep(columns, scores.ORIGINS, 1.1)
+    path, counts = compose(world, scored, columns, nothing, folder="nothing")
+    assert counts == {"web": 0, "synthetic": 0}
+    (part,) = load_view(path)
+    assert part.name == "human" and part.weight == 1.0
+    assert stream(world, path, 3)["valid"].all()
+
+
+def test_the_plain_view_takes_both_as_they_are(world):
+    path = f"{world.folder}/plain/none.json"
+    human, web = Part("human", world.human), Part("web", world.web)
+    assemble.write_plain_view(path, human, web, 0.25)
+    found = stream(world, path)
+    aside = {stable_hash(f"web-train-{row:07d}") for row in (minute.BROKEN, minute.EMPTY)}
+    assert set(found["group"][~found["valid"]].tolist()) == aside
+    assemble.write_plain_view(path, human, None, 1.0)
+    assert [part.name for part in load_view(path)] == ["human"]
+
+
+def test_everything_moves_together(world, settings, models, scored, columns, tmp_path):
+    path, _ = compose(world, scored, columns, assemble.keep(columns, scores.ORIGINS, None))
+    wanted = stream(world, path, 4)
+    here, there = world.folder, str(tmp_path / "there")
+    shutil.copytree(here, there)
+    moved = path.replace(here, there)
+    assert here not in json.dumps([dataclasses.asdict(part) for part in load_view(moved)])
+    found = stream(world, moved, 4)
+    for name in wanted:
+        np.testing.assert_array_equal(found[name], wanted[name])
+    elsewhere = {name: getattr(settings, name).replace(here, there) for name in ("dataset", "output")}
+    shard = next(name for name in files(scored))
+    os.remove(os.path.join(elsewhere["output"], shard))
+    run.run(dataclasses.replace(settings, **elsewhere), *models)  # goes on, at its new place
+    assert files(elsewhere["output"]) == files(scored)

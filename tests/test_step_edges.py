@@ -1,0 +1,91 @@
+"""Steps at the edges: no negatives, no words, no valid pairs. All that comes out is finite."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import optax
+import pytest
+import tiny
+from stepping import (
+    GROUP,
+    KEY,
+    NAMES,
+    QUEUE,
+    STILL,
+    assert_finite,
+    make_batch,
+    make_task,
+    random_config,
+    stepper,
+    undrawn,
+)
+
+from blip_jax import losses, models
+from blip_jax.train.sharding import path_name
+from blip_jax.train.state import TrainState
+from blip_jax.train.step import make_step
+from blip_jax.train.tasks.image_text import ImageText, Objectives
+
+FOUR = {
+    "four pairs": {},
+    "texts of only pads": {"ids": np.zeros((4, tiny.LENGTH), np.int32), "mask": np.zeros((4, tiny.LENGTH), bool)},
+    "one caption for all": {"text_group": np.zeros(4, np.int32)},
+    "two captions": {"text_group": np.array([1, 1, 1, 2], np.int32)},
+    "all set aside": {"valid": np.zeros(4, bool)},
+    "one left": {"valid": np.array([False, True, False, False])},
+    "black images": {"image": np.zeros((4, tiny.IMAGE, tiny.IMAGE, 3), np.float32)},
+}  # fmt: skip
+
+
+def edge_stepper(group):
+    """AdamW, dropout and drawn negatives; pairs of one caption are positives of each other."""
+    options = {"negative_group": group, "positives": "text", "negative_floor": 0.0}
+    task = make_task(random_config(), **options)
+    return stepper({"data": 1}, task=task, optimizer=optax.adamw(1e-3))
+
+
+@pytest.fixture(scope="module")
+def four():
+    return edge_stepper(4)
+
+
+@pytest.mark.parametrize("edge", FOUR)
+def test_edges_are_finite(four, edge):
+    batch = {**undrawn(tiny.batch(4, 4)), **FOUR[edge]}
+    state, metrics = four(batch, KEY)
+    assert_finite((state, metrics))
+    if edge == "all set aside":
+        assert metrics["loss"] == metrics["gradient_norm"] == 0
+    if edge == "texts of only pads":
+        assert metrics["lm"] == 0 < metrics["itm"]
+    # Twice more, with momentum weights and a queue that hold what the edge left there.
+    for _ in range(2):
+        fields = {f.name: getattr(state, f.name) for f in dataclasses.fields(state)}
+        state, metrics = four(batch, KEY, **fields)
+    assert_finite((state, metrics))
+
+
+def test_a_single_pair_is_finite():
+    state, metrics = edge_stepper(1)(undrawn(tiny.batch(1, 1)), KEY)
+    assert_finite((state, metrics))
+    assert metrics["itm"] > 0  # the pair itself still counts as a match
+
+
+@pytest.mark.parametrize("names", [("lm",), ("itc", "itm")], ids=str)
+def test_tasks_of_fewer_losses(names):
+    task = ImageText(tiny.config(), Objectives(names, queue=QUEUE, negative_group=GROUP))
+    params = tiny.init(task.config)
+    momentum = queue = None
+    if task.objectives.contrast:
+        momentum = models.momentum_subtree(params)
+        queue = losses.init_queue(QUEUE, 8, jax.random.key(0))
+    state = TrainState(np.int32(0), params, momentum, queue, STILL.init(params))
+    state, metrics = jax.device_get(jax.jit(make_step(task, STILL))(state, make_batch(), None))
+    assert_finite((state, metrics))
+    assert set(names) == set(metrics) & set(NAMES)
+    assert metrics["loss"] == pytest.approx(sum(metrics[name] for name in names), rel=1e-6)
+    gradients = jax.tree_util.tree_leaves_with_path(state.opt_state[0].trace)
+    moved = {path_name(path) for path, gradient in gradients if np.any(gradient)}
+    assert any("decoder_self_attention" in name for name in moved) == ("lm" in names)
+    assert any("encoder_self_attention" in name for name in moved) == ("itc" in names)
