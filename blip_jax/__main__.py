@@ -1,6 +1,8 @@
 """The command line: blip-jax VERB --config configs/X.py [--config.field=value …] --workdir DIR."""
 
+import difflib
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable
@@ -63,8 +65,8 @@ def usage() -> str:
 def main(argv: list[str] | None = None) -> int:
     """Runs one verb.
 
-    Returns: the exit status: 0; 2 for what a person can mend, said in one line on stderr; 128 plus
-      its number after a signal (0 after SIGTERM, by which clusters take machines back).
+    Returns: the exit status: 0; 2 for what a person can mend, said in one line on stderr; 130 after
+      Ctrl-C or SIGTERM, when what was done is saved and the same command goes on.
     """
     argv = sys.argv[1:] if argv is None else argv
     if not argv or argv[0] in ("-h", "--help", "help"):
@@ -81,35 +83,71 @@ def main(argv: list[str] | None = None) -> int:
         print(f"blip-jax {verb}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as error:
-        print(f"blip-jax {verb}: {error or 'stopped'}", file=sys.stderr)
+        print(f"blip-jax {verb}: {str(error) or 'stopped'}", file=sys.stderr)
         return 128 + signal.SIGINT
     return 0
 
 
 def _flags(verb: str, argv: list[str]) -> tuple[ConfigDict, str]:
     """The config and workdir of a command line; whatever is wrong with it becomes a UserError."""
-    # Flags of this call alone; and of `argv`: the library would look at sys.argv for overrides.
-    values = flags.FlagValues()
-    config_flags.DEFINE_config_file(
-        "config", None, "A config file.", flag_values=values, lock_config=True,
-        sys_argv=[verb, *argv],
-    )  # fmt: skip
-    flags.DEFINE_string("workdir", None, "Folder of the run, local or gs://.", flag_values=values)
+    values = _define([verb, *argv])
     try:
         rest = values([verb, *argv])
         config = values.config
-    except FileNotFoundError as error:
-        raise UserError(f"config file {error.filename} does not exist") from error
-    except UserError:
-        raise
+        if config is not None and not isinstance(config, ConfigDict):
+            getattr(config, "lock", None)  # raises what kept the library from loading the file
+            raise TypeError(f"get_config() gives a {type(config).__name__}, not a ConfigDict")
     except Exception as error:  # absl and ml_collections raise many kinds
-        raise UserError(" ".join(str(error).split())) from error
+        raise UserError(_reason(error, argv)) from error
     if rest[1:]:
         raise UserError(f"unexpected argument {rest[1]!r}")
     if config is None or not values.workdir:
         missing = "--config FILE.py" if config is None else "--workdir DIR"
         raise UserError(f"{missing} is missing")
     return config, values.workdir
+
+
+def _define(overrides: list[str]) -> flags.FlagValues:
+    """The flags of one call, with `overrides` of the config's fields (not those of sys.argv)."""
+    values = flags.FlagValues()
+    sys.modules.pop("config_config", None)  # the library's name for the file of an earlier call
+    config_flags.DEFINE_config_file(
+        "config", None, "A config file.", flag_values=values, sys_argv=overrides, lock_config=True
+    )
+    flags.DEFINE_string("workdir", None, "Folder of the run, local or gs://.", flag_values=values)
+    return values
+
+
+def _reason(error: Exception, argv: list[str]) -> str:
+    """What was wrong with a command line or its config file, in one line."""
+    if unknown := "" if isinstance(error, flags.Error) else _unknown_field(argv):
+        return unknown
+    # Several lines are a traceback through the file; the last one says what happened.
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    if isinstance(error, flags.Error) and len(lines) == 1:
+        return lines[0]
+    return f"the config file gives no config: {lines[-1].strip()}"
+
+
+def _unknown_field(argv: list[str]) -> str:
+    """What to say of the first override that names no field of the config; "" if all name one."""
+    values = _define([])
+    try:
+        values(["", *argv], known_only=True)
+    except Exception:  # not about a field
+        return ""
+    if not isinstance(values.config, ConfigDict):
+        return ""
+    for path in re.findall(r"^--?config\.([\w.]+)", "\n".join(argv), re.MULTILINE):
+        node, where = values.config, "config"
+        for name in path.split("."):
+            fields = list(node) if isinstance(node, ConfigDict) else []
+            if name not in fields:
+                near = difflib.get_close_matches(name, fields, 1, cutoff=0.5)
+                hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(fields)}"
+                return f"{where} has no field {name!r}; {hint if fields else 'it has none'}"
+            node, where = node[name], f"{where}.{name}"
+    return ""
 
 
 def _quiet() -> None:

@@ -61,7 +61,11 @@ def evaluate(
 
 
 class Images:
-    """The decodable images of a split with their records, and what was encoded of them."""
+    """The decodable images of a split with their records.
+
+    Raises:
+      UserError: there are none.
+    """
 
     def __init__(self, model: Trained, dataset: str, split: str, limit: int | None = None):
         self.batch = BATCH * jax.local_device_count()
@@ -71,6 +75,8 @@ class Images:
             pixels.append(batch["image"][: len(valid)][valid])
             usable = zip(batch["records"], valid, strict=True)
             self.records += [record for record, good in usable if good]
+        if not self.records:
+            raise UserError(f"no image of {dataset}, split {split}, decodes")
         self.pixels = np.concatenate(pixels)
 
 

@@ -3,7 +3,7 @@
     python tests/golden.py tests/goldens/features.npz tests/goldens/pretrain_step.npz …
 
 Takes any file of the schema in tests/goldens/README.md; sizes come from its `meta`. Prints the
-largest error of each output, relative to the output's largest magnitude, and exits with 1 past 1e-4.
+largest error of each output, relative to its largest magnitude, and exits with 1 past 1e-4.
 """
 
 import argparse
@@ -214,9 +214,8 @@ def main(argv: list[str] | None = None) -> int:
             for name, error in shown.items():
                 print(f"  {error:9.2e}  {name}")
             name, error = max(errors.items(), key=lambda item: item[1])
-            print(
-                f"{path}: {len(errors)} outputs, {len(past)} past 1e-4; largest {error:.2e} ({name})"
-            )
+            counts = f"{len(errors)} outputs, {len(past)} past 1e-4"
+            print(f"{path}: {counts}; largest {error:.2e} ({name})")
             worst = max(worst, error)
     return 0 if worst <= TOLERANCE else 1
 

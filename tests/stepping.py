@@ -32,7 +32,7 @@ def make_task(config=None, **changes):
 
 def make_state(task, optimizer):
     """A run in its middle: momentum weights of their own, the queue partly filled."""
-    params = tiny.init(task.config)
+    params = tiny.init(task.config, seed=1)
     momentum = tiny.noisy(models.momentum_subtree(params), 7, 0.05)
     queue = losses.init_queue(QUEUE, task.config.embed, jax.random.key(2), random_start=True)
     queue = queue._replace(valid=np.arange(QUEUE) < 8, pointer=np.int32(9))

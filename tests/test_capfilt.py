@@ -107,33 +107,42 @@ def test_all_is_scored_but_what_cannot_be(scored, columns):
 
 def test_p_match_is_the_softmax_of_the_logits(scored):
     for row in open_dataset(scored, "train"):
-        logits = row["texts"]["itm_logits"]
+        logits = np.stack(row["texts"]["itm_logits"])
         wanted = jax.nn.softmax(logits, axis=-1)[:, 1]
         np.testing.assert_allclose(row["texts"]["p_match"], wanted, rtol=1e-6)
 
 
-@pytest.mark.parametrize("number", [0, 15, minute.EMPTY, minute.ROWS - 1])
-def test_scores_are_those_of_the_judge_alone(world, models, scored, number):
-    """An image and its text at a time, without map, batch or padding."""
-    judge = models[1]
-    record, texts = open_dataset(world.web, "train")[number], None
-    texts = open_dataset(scored, "train")[number]["texts"]
+def test_scores_are_those_of_the_judge_alone(world, models, scored):
+    """A text at a time: without map, batch, or the other texts."""
+    source, rows, judge = open_dataset(world.web, "train"), open_dataset(scored, "train"), models[1]
     blip, params = Blip(judge.config), {"params": judge.params}
-    image = normalize(resize(decode(record["image"]), judge.image_size))[None]
-    tokens = blip.apply(params, image, method="encode_image")
-    context = blip.apply(params, tokens, "encoder", method="context")
-    feature = blip.apply(params, tokens, method="image_features")[0]
-    for place in range(2):
-        text = clean_caption(to_text(texts["text"][place]))
-        if not text:
-            continue
-        ids, mask = judge.tokenizer.encode([text], judge.max_length)
-        ids, mask = ids[mask][None], mask[mask][None]
-        logits = blip.apply(params, ids, mask, context, method="itm_logits")[0]
-        np.testing.assert_allclose(texts["itm_logits"][place], logits, atol=1e-5)
-        cosine = blip.apply(params, ids, mask, method="text_features")[0] @ feature
-        assert texts["cosine"][place] == pytest.approx(float(cosine), abs=1e-5)
-        assert texts["tokens"][place] == ids.shape[1]
+
+    @jax.jit
+    def score(image, ids, mask):
+        tokens = blip.apply(params, image[None], method="encode_image")
+        context = blip.apply(params, tokens, "encoder", method="context")
+        feature = blip.apply(params, tokens, method="image_features")
+        logits = blip.apply(params, ids, mask, context, method="itm_logits")
+        return logits[0], (blip.apply(params, ids, mask, method="text_features") @ feature.T)[0, 0]
+
+    for number in (0, 15, minute.EMPTY, minute.ROWS - 1):
+        image = normalize(resize(decode(source[number]["image"]), judge.image_size))
+        texts = rows[number]["texts"]
+        for place, text in enumerate(map(to_text, texts["text"])):
+            if number == minute.EMPTY and place == WEB_TEXT:
+                continue
+            ids, mask = judge.tokenizer.encode([clean_caption(text)], judge.max_length)
+            logits, cosine = score(image, ids, mask)
+            np.testing.assert_allclose(texts["itm_logits"][place], logits, atol=1e-5)
+            assert texts["cosine"][place] == pytest.approx(float(cosine), abs=1e-5)
+            assert texts["tokens"][place] == mask.sum()
+
+
+def test_what_was_set_aside_is_counted_by_reason(columns):
+    found = scores.set_aside(columns)
+    assert found.pop("empty text") == 1
+    ((reason, count),) = found.items()
+    assert reason.startswith("undecodable image: ") and count == 1
 
 
 # However it is run.
@@ -149,12 +158,14 @@ def test_the_batch_size_changes_no_text(settings, models, columns, tmp_path):
         np.testing.assert_allclose(getattr(found, name), getattr(columns, name), atol=1e-5)
 
 
-def test_more_captions_begin_with_the_one(settings, models, columns, tmp_path):
-    other = dataclasses.replace(
-        settings, dataset=settings.dataset, split="train[:10]", output=str(tmp_path), captions=2
-    )
-    rows = open_dataset(run.run(other, *models), "train[:10]")
-    assert len(rows) == 10
+def test_the_first_of_two_captions_is_the_one(settings, models, columns, tmp_path):
+    other = dataclasses.replace(settings, output=str(tmp_path), captions=2)
+    found = scores.read(run.run(other, *models), "train")
+    assert found.index.max() == 2 and len(found.row) == 3 * minute.ROWS - 2
+    first = [text for text, index in zip(found.text, found.index) if index == SYNTHETIC]
+    assert first == synthetic(columns)
+    second = [text for text, index in zip(found.text, found.index) if index == 2]
+    assert sum(a == b for a, b in zip(first, second, strict=True)) < minute.ROWS / 3
 
 
 def test_other_seeds_give_other_texts(settings, models, columns, tmp_path):
@@ -212,6 +223,7 @@ def test_what_is_done_is_not_done_again(settings, models, scored, monkeypatch):
         ({"captions": 2}, "begun with other settings"),
         ({"shard_rows": 15}, "of-00004; now 2 shards.*new folder"),
         ({"split": "test"}, "no split 'test'"),
+        ({"split": "train[:10]"}, "takes a whole split"),
         ({"dataset": "/nowhere"}, "no dataset in /nowhere"),
     ],
 )

@@ -88,6 +88,9 @@ def test_a_batch_that_cannot_be_cut_is_refused():
     for size, accumulate in ((12, 1), (24, 2), (16, 3)):
         with pytest.raises(UserError, match=f"batch_size {size} .* multiple of {8 * accumulate}"):
             check_batch(size, accumulate, 2, mesh)
+    for named, accumulate, group in (("accumulate is 0", 0, 2), ("negative_group is 0", 1, 0)):
+        with pytest.raises(UserError, match=named):
+            check_batch(32, accumulate, group, mesh)
 
 
 # With a key: dropout, stochastic depth, and negatives that the step draws

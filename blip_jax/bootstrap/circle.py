@@ -1,6 +1,7 @@
 """The stages of the circle, one after the other."""
 
 import json
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -41,8 +42,9 @@ def bootstrap(config: ConfigDict, workdir: str) -> list[dict]:
         raise UserError(f"unknown arm {unknown[0]!r}; known: {', '.join(ARMS)}")
     workdir = str(epath.Path(workdir).absolute()) if "://" not in workdir else workdir
     # Every arm trains the same program: it is compiled once.
-    jax.config.update("jax_compilation_cache_dir", f"{workdir}/compiled")
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
+    if not jax.config.jax_compilation_cache_dir:
+        jax.config.update("jax_compilation_cache_dir", f"{workdir}/compiled")
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
     Stages(workdir, _plain(config))
     circles = []
     for seed in config.seeds:
@@ -68,7 +70,10 @@ class Circle:
 
     def walk(self) -> None:
         config, do = self.config, self.stages.do
-        self.data = do("data", self.prepare, "datasets and tokenizer")
+        # Kept relative to the workdir, so that it can be moved.
+        place = lambda: {k: os.path.relpath(v, self.workdir) for k, v in self.prepare().items()}  # noqa: E731
+        built = do("data", place, "datasets and tokenizer")
+        self.data = {name: config[name] or self.path(path) for name, path in built.items()}
         do("view-none", lambda: self.view("none", first=True), "all human and web pairs")
         do("pretrain-none", lambda: self.pretrain("none"), "on everything, noise included")
         for task in ("captioner", "filter"):

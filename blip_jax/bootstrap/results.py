@@ -37,6 +37,8 @@ def judge_scores(folder: str, dataset: str, threshold: float) -> dict[str, Any]:
       origin; {} where the dataset knows no truth.
     """
     columns = scores.read(folder, "train")
+    for reason, count in scores.set_aside(columns).items():
+        print(f"set aside: {count}, {reason}", file=sys.stderr)
     source = open_dataset(dataset, "train")
     truths = [to_text(source[row]["truth"]) for row in range(len(source))]
     if not all(truths):

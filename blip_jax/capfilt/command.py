@@ -1,5 +1,7 @@
 """The verb `capfilt`: caption, score, and write the view to train on."""
 
+import sys
+
 from etils import epath
 from ml_collections import ConfigDict
 
@@ -58,6 +60,8 @@ def run(config: ConfigDict, workdir: str) -> None:
     columns = scores.read(output, config.split)
     kept = assemble.keep(columns, scores.ORIGINS, config.threshold)
     print(tables.plain(summary(columns, kept)))
+    for reason, count in scores.set_aside(columns).items():
+        print(f"set aside: {count}, {reason}", file=sys.stderr)
     if config.human:
         source = assemble.Source(config.dataset, config.split, output)
         view = str(epath.Path(workdir) / "view.json")

@@ -61,6 +61,8 @@ def run(settings: Settings, writer: Trained, judge: Trained) -> str:
       UserError: bad input, or an output folder that another run has written to.
       Interrupted: a signal came; shards done stay, and the same call goes on behind them.
     """
+    if set(settings.split) & set("[]:+"):  # row i of the scores is row i of the split
+        raise UserError(f"split is {settings.split!r}; capfilt takes a whole split, by its name")
     source = open_dataset(settings.dataset, settings.split)
     output = epath.Path(settings.output)
     output.mkdir(parents=True, exist_ok=True)

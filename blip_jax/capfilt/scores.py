@@ -4,6 +4,7 @@ Row i describes row i of the dataset it was made from; the images stay there. No
 what to keep is decided at assembly.
 """
 
+import collections
 import dataclasses
 import os
 import re
@@ -105,6 +106,14 @@ class Columns:
     cosine: np.ndarray
     status: list[str]
     key: list[str]
+
+
+def set_aside(columns: Columns) -> dict[str, int]:
+    """Images that could not be used and texts without a score, by reason; {} if there are none."""
+    reasons = collections.Counter(status for status in columns.status if status != "ok")
+    usable = [columns.status[row] == "ok" for row in columns.row]
+    empty = int((np.isnan(columns.p_match) & usable).sum())
+    return dict(reasons) | ({"empty text": empty} if empty else {})
 
 
 def read(directory: str, split: str) -> Columns:

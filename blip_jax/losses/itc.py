@@ -30,7 +30,7 @@ class Queue(NamedTuple):
 
 
 def init_queue(size: int, embed: int, key: jax.Array, random_start: bool = False) -> Queue:
-    """An empty queue; `size` 0 means none, for good.
+    """An empty queue.
 
     With `random_start` it begins as the original's does: random unit vectors, taken as negatives.
     """
@@ -56,8 +56,6 @@ def enqueue(
     """
     size = queue.valid.shape[0]
     batch = valid.shape[0]
-    if not size:
-        return queue
     # Of a batch larger than the queue only the last Q pairs would be left.
     first = max(batch - size, 0)
     at = (queue.pointer + jnp.arange(first, batch)) % size

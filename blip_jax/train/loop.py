@@ -88,6 +88,7 @@ class Run:
         momentum = queue = None
         if objectives.contrast:
             momentum = models.momentum_subtree(params)
+        if objectives.contrast and objectives.queue:
             queue_key = jax.random.fold_in(key, 1)
             queue = losses.init_queue(
                 objectives.queue, self.model.embed, queue_key, objectives.queue_random_start

@@ -31,6 +31,9 @@ def make_mesh(sizes: Mapping[str, int], devices: list | None = None) -> Mesh:
     if unknown:
         raise UserError(f"mesh has no axis {unknown[0]!r}; its axes are {', '.join(AXES)}")
     shape = [sizes.get(axis, 1) for axis in AXES]
+    for axis, size in zip(AXES, shape, strict=True):
+        if size < 1 and size != -1:
+            raise UserError(f"mesh {axis} {size}: give 1 or more, or -1 for what the others leave")
     fixed = int(np.prod([size for size in shape if size != -1]))
     shape = [len(devices) // fixed if size == -1 else size for size in shape]
     if np.prod(shape) != len(devices):
@@ -55,6 +58,9 @@ def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Arra
 
 def check_batch(batch_size: int, accumulate: int, group: int, mesh: Mesh) -> None:
     """Raises a UserError unless the batch can be cut as the mesh and the task need it."""
+    for name, value in (("accumulate", accumulate), ("negative_group", group)):
+        if value < 1:
+            raise UserError(f"{name} is {value}; it must be 1 or more")
     shards = mesh.shape["data"] * mesh.shape["fsdp"]
     micro, rest = divmod(batch_size, accumulate)
     if rest or micro % shards:

@@ -131,17 +131,13 @@ class ImageText:
         momentum = jax.tree.map(lambda slow, w: m * slow + (1 - m) * w, state.momentum, online)
         key = key if objectives.teacher_dropout else None
         image, text = self.features(momentum, batch, key)
-        queue = state.queue
-        shared = Shared(
-            jnp.concatenate([image, queue.image]),
-            jnp.concatenate([text, queue.text]),
-            jnp.concatenate([group, queue.group]),
-            jnp.concatenate([valid, queue.valid]),
-            alpha,
-            *counts,
-        )
-        queue = losses.enqueue(queue, image, text, group, valid)
-        return shared, dataclasses.replace(state, momentum=momentum, queue=queue)
+        state = dataclasses.replace(state, momentum=momentum)
+        keys = image, text, group, valid
+        if state.queue is None:
+            return Shared(*keys, alpha, *counts), state
+        both = [jnp.concatenate(pair) for pair in zip(keys, state.queue, strict=False)]
+        state = dataclasses.replace(state, queue=losses.enqueue(state.queue, *keys))
+        return Shared(*both, alpha, *counts), state
 
     def features(
         self, params: dict, batch: Batch, key: jax.Array | None

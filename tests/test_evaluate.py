@@ -1,0 +1,216 @@
+"""Evaluation of a model: batches put together again, planted answers, known truths."""
+
+import dataclasses
+import json
+import math
+
+import jax
+import minute
+import numpy as np
+import pytest
+
+from blip_jax import evaluate as evaluation
+from blip_jax.data.builders.shapes import make_record
+from blip_jax.data.images import decode
+from blip_jax.data.text import clean_caption
+from blip_jax.decoding import Sampling
+from blip_jax.errors import UserError
+
+TEST = 10  # images, two texts each
+SAMPLING = Sampling(method="greedy", repetition_penalty=1.0, max_length=16)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    return minute.build(tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture(scope="module")
+def model(world):
+    return minute.trained(world, 2, minute.PROMPT)
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """Two rows a device: the last batch is not full."""
+    monkeypatch.setattr(evaluation, "BATCH", 2)
+
+
+def records():
+    return [make_record(row, "test", minute.HUMAN) for row in range(TEST)]
+
+
+# Batches.
+
+
+def test_padded_batches_cut_and_fill_up():
+    first, second = np.arange(5), np.arange(10).reshape(5, 2)
+    found = list(evaluation.padded_batches(2, first, second))
+    assert [count for count, _ in found] == [2, 2, 1]
+    assert [slices[0].tolist() for _, slices in found] == [[0, 1], [2, 3], [4, 4]]
+    assert found[2][1][1].tolist() == [[8, 9], [8, 9]]
+
+
+@pytest.mark.parametrize("size", [1, 3, 7, 100])
+def test_mapped_is_the_function_of_all_rows(size):
+    seen = []
+
+    def function(x, y):
+        seen.append(len(x))
+        return x * 2, (x + y).sum(-1)
+
+    x, y = np.arange(14.0).reshape(7, 2), np.ones((7, 2))
+    double, total = evaluation.mapped(function, size, x, y)
+    np.testing.assert_array_equal(double, x * 2)
+    np.testing.assert_array_equal(total, (x + y).sum(-1))
+    assert set(seen) == {size} and len(seen) == math.ceil(7 / size)
+
+
+def test_mapped_takes_a_single_array_too():
+    (found,) = evaluation.mapped(lambda x: x + 1, 2, np.arange(3))
+    assert found.tolist() == [1, 2, 3]
+
+
+def test_images_leave_out_what_does_not_decode(world, model, small):
+    images = evaluation.Images(model, world.web, "train")
+    keys = [f"web-train-{row:07d}" for row in range(minute.ROWS) if row != minute.BROKEN]
+    assert [record["key"] for record in images.records] == keys
+    assert images.pixels.shape == (minute.ROWS - 1, 16, 16, 3)
+    wanted = decode(make_record(minute.ROWS - 1, "train", minute.WEB)["image"])
+    np.testing.assert_array_equal(images.pixels[-1], wanted)
+    assert len(evaluation.Images(model, world.web, "train", limit=9).records) == 8
+
+
+def test_no_image_that_decodes_is_named(world, model, tmp_path):
+    broken = [{**record, "image": b"no image"} for record in records()]
+    directory = minute.write(str(tmp_path / "web"), broken)
+    with pytest.raises(UserError, match="no image .* decodes"):
+        evaluation.Images(model, directory, "train")
+
+
+# Retrieval with encoders that know the answers.
+
+
+def plant(monkeypatch, model, shift=0, match=None):
+    """Encoders that see which image or text it is.
+
+    Image i stands at unit vector i; a text at that of its image, moved on by `shift`, with half
+    as much of its own. `match`: ITM's logit of (image, image of the text).
+    """
+    image_of = {decode(r["image"]).tobytes(): i for i, r in enumerate(records())}
+    texts = [(clean_caption(t), i) for i, r in enumerate(records()) for t in r["texts"]]
+    ids, _ = model.tokenizer.encode([text for text, _ in texts], model.max_length)
+    text_of = {row.tobytes(): i for row, (_, i) in zip(ids, texts, strict=True)}
+    assert len(image_of) == TEST and len(text_of) == 2 * TEST
+    unit = np.eye(TEST, dtype=np.float32)
+
+    def encode_images(images):
+        index = np.array([image_of[image.tobytes()] for image in images])
+        return index.astype(np.float32).reshape(-1, 1, 1), unit[index]
+
+    def encode_texts(ids, mask):
+        index = np.array([text_of[row.tobytes()] for row in ids])
+        return unit[(index + shift) % TEST] + 0.5 * unit[index]
+
+    def judge(tokens, ids, mask):
+        images = tokens[:, 0, 0].astype(int)
+        yes = [match(i, text_of[row.tobytes()]) for i, row in zip(images, ids, strict=True)]
+        return np.stack([np.full(len(yes), 50.0), np.array(yes)], axis=1)  # "no" must not count
+
+    for name, function in (
+        ("image_encoder", encode_images), ("text_encoder", encode_texts), ("pair_matcher", judge),
+    ):  # fmt: skip
+        monkeypatch.setattr(evaluation, name, lambda model, function=function: function)
+
+
+def retrieve(world, model, gallery=0, rerank=0):
+    images = evaluation.Images(model, world.human, "test")
+    return evaluation.image_text_retrieval(model, images, gallery, rerank)
+
+
+def test_planted_features_are_found(world, model, small, monkeypatch):
+    plant(monkeypatch, model)
+    found = retrieve(world, model)
+    assert set(found.values()) == {100.0}
+    assert "itc r@1" in found and not any(name.startswith("itm") for name in found)
+
+
+def test_planted_features_of_the_wrong_image_come_second(world, model, small, monkeypatch):
+    plant(monkeypatch, model, shift=1)
+    found = retrieve(world, model)
+    assert [found[f"itc {way}@1"] for way in ("tr", "ir", "r")] == [0, 0, 0]
+    # Two texts of another image stand before an image's own two.
+    assert [found[f"itc {way}@5"] for way in ("tr", "ir", "r")] == [100, 100, 100]
+
+
+def test_the_judge_decides_among_the_candidates(world, model, small, monkeypatch):
+    plant(monkeypatch, model, shift=1, match=lambda image, own: 5.0 * (image == own))
+    found = retrieve(world, model, rerank=4)
+    assert found["itc r@1"] == 0 and found["itm r@1"] == found["itm tr@1"] == 100
+    # The image's own texts are not among two candidates, a text's own image is.
+    found = retrieve(world, model, rerank=2)
+    assert (found["itm tr@1"], found["itm ir@1"]) == (0, 100)
+
+
+def test_galleries_part_what_looks_alike(world, model, small, monkeypatch):
+    """Text and image are two places apart: in a gallery of two none sees the wrong one."""
+    plant(monkeypatch, model, shift=2)
+    assert retrieve(world, model)["itc r@1"] == 0
+    assert retrieve(world, model, gallery=2)["itc r@1"] == 100
+
+
+# Captions.
+
+
+def test_captions_do_not_depend_on_the_batch(world, model, monkeypatch):
+    written = []
+    for size in (1, 3):
+        monkeypatch.setattr(evaluation, "BATCH", size)
+        images = evaluation.Images(model, world.human, "test")
+        sampled = dataclasses.replace(SAMPLING, method="nucleus")
+        written.append(evaluation.write_captions(model, images, sampled))
+    assert written[0] == written[1] and len(set(written[0])) > TEST / 2
+    assert not any(text.startswith(minute.PROMPT.strip()) for text in written[0])
+
+
+def test_true_texts_and_noise_are_told_apart():
+    truths = [record["truth"] for record in records()]
+    full = [record["texts"][0] for record in records()]
+    assert evaluation.truthfulness(full, truths) == {"true": 100, "complete": 100, "right": 100}
+    others = full[1:] + full[:1]
+    found = evaluation.truthfulness(others, truths)
+    assert found["complete"] > 0 and found["true"] == found["right"] == 0
+    web = [make_record(row, "train", minute.WEB) for row in range(200)]
+    real = [json.loads(record["truth"]) for record in web]
+    found = evaluation.truthfulness([r["texts"][0] for r in web], [r["truth"] for r in web])
+    assert found["true"] == 100 * np.mean([not truth["noise"] for truth in real])
+    right = [not truth["noise"] and not truth["brief"] for truth in real]
+    assert found["right"] == 100 * np.mean(right)
+
+
+def test_truth_is_measured_only_where_it_is_known():
+    truths = [record["truth"] for record in records()]
+    assert evaluation.truthfulness(["a red ring"], [""]) == {}
+    assert evaluation.truthfulness(["a red ring"] * TEST, [*truths[1:], ""]) == {}
+    assert evaluation.truthfulness([], []) == {}
+    found = evaluation.truthfulness(["qwerty"], truths[:1])
+    assert found == {"true": 0, "complete": 0, "right": 0}
+
+
+# The whole.
+
+
+def test_all_numbers_are_there_and_do_not_depend_on_the_batch(world, model, monkeypatch):
+    pytest.importorskip("pycocoevalcap")
+    found = []
+    for size in (1, 2):
+        monkeypatch.setattr(evaluation, "BATCH", size)
+        values = evaluation.evaluate(model, world.human, "test", sampling=SAMPLING, rerank=4)
+        assert all(math.isfinite(value) for value in values.values())
+        found.append(values)
+    assert found[0] == pytest.approx(found[1], abs=1e-4)
+    ways = [f"{kind} {way}@{k}" for kind in ("itc", "itm") for way in ("tr", "ir", "r")
+            for k in (1, 5, 10)]  # fmt: skip
+    rest = ["bleu4", "cider", "rouge_l", "true", "complete", "right"]
+    assert sorted(found[0]) == sorted([*ways, *rest])
+    assert jax.local_device_count() == 8  # or the batches were others than was meant

@@ -1,0 +1,238 @@
+"""The training loop on a tiny world: stopped and resumed is the same, bit for bit, as never stopped."""
+
+import json
+import os
+import signal
+
+import jax
+import numpy as np
+import pytest
+
+from blip_jax.data.builders.shapes import ShapesConfig, make_record, prepare
+from blip_jax.data.sources import Part, save_view
+from blip_jax.data.tokenizer import train_wordpiece
+from blip_jax.errors import UserError
+from blip_jax.train import config as run_config
+from blip_jax.train import loop
+from blip_jax.train.logger import Logger
+from blip_jax.train.signals import Interrupted
+
+STEPS = 6
+MODEL = {
+    "vit": {"image_size": 16, "patch": 8, "width": 16, "depth": 1, "heads": 2, "drop_path": 0.1},
+    "med": {
+        "width": 16, "depth": 1, "heads": 2, "mlp": 32, "max_length": 16, "dropout": 0.1,
+        "context_width": 16,
+    },
+    "embed": 8,
+    "unroll": 1,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """A folder with 24 images, a view of them, and a tokenizer trained on their texts."""
+    folder = tmp_path_factory.mktemp("world")
+    shapes = ShapesConfig(kind="human", train=24, val=0, test=0)
+    dataset = prepare(str(folder), shapes)
+    save_view(str(folder / "view.json"), [Part("human", dataset)])
+    texts = [text for i in range(24) for text in make_record(i, "train", shapes)["texts"]]
+    train_wordpiece(texts, str(folder / "tokenizer"), 120)
+    return folder
+
+
+@pytest.fixture
+def config(world):
+    return tiny_run(world)
+
+
+def tiny_run(world, task="pretrain", **changes):
+    config = run_config.defaults(task)
+    config.model.preset = "tiny"
+    config.model.changes = MODEL
+    config.objectives.update(queue=20, negative_group=2, alpha_steps=4)
+    config.optimizer.update(name="constant", lr=1e-3)
+    config.mesh.update(data=4, fsdp=2)
+    config.update(
+        tokenizer=str(world / "tokenizer"), view=str(world / "view.json"), batch_size=8,
+        max_length=12, steps=STEPS, log_every=1, save_every=4, **changes,
+    )  # fmt: skip
+    return config
+
+
+@pytest.fixture(scope="module")
+def whole(world, tmp_path_factory):
+    """(workdir, last state) of a run that nothing stopped."""
+    workdir = tmp_path_factory.mktemp("whole")
+    return workdir, jax.device_get(loop.train(tiny_run(world), str(workdir)))
+
+
+def reports(workdir):
+    lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    found = [json.loads(line) for line in lines]
+    return [{k: v for k, v in line.items() if k != "images/s"} for line in found]
+
+
+def assert_equal_runs(workdir, state, whole):
+    wanted_dir, wanted = whole
+    found = jax.tree_util.tree_leaves_with_path(jax.device_get(state))
+    for (path, got), want in zip(found, jax.tree.leaves(wanted), strict=True):
+        np.testing.assert_array_equal(got, want, err_msg=jax.tree_util.keystr(path))
+    assert [line["step"] for line in reports(workdir)] == list(range(1, STEPS + 1))
+    assert reports(workdir) == reports(wanted_dir)
+
+
+def after(step, act, monkeypatch):
+    """Makes the logger call `act` once it has reported on `step`."""
+    log = Logger.log
+
+    def watched(self, number, metrics):
+        log(self, number, metrics)
+        if number == step:
+            act()
+
+    monkeypatch.setattr(Logger, "log", watched)
+
+
+def test_a_run_learns_and_reports_each_step(whole):
+    workdir, state = whole
+    lines = reports(workdir)
+    assert [line["step"] for line in lines] == list(range(1, STEPS + 1))
+    for line in lines:
+        assert line["loss"] == pytest.approx(line["itc"] + line["itm"] + line["lm"], rel=1e-5)
+        assert line["learning_rate"] == pytest.approx(1e-3) and line["set_aside"] == 0
+    assert lines[-1]["lm"] < lines[0]["lm"]
+    assert state.step == STEPS and state.queue.pointer == STEPS * 8 % 20
+    assert (workdir / "tokenizer" / "vocab.txt").is_file()
+
+
+def test_stopped_by_ctrl_c_and_resumed(config, whole, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        after(3, lambda: os.kill(os.getpid(), signal.SIGINT), patch)
+        with pytest.raises(Interrupted, match="step 3"):
+            loop.train(config, str(tmp_path))
+    assert len(reports(tmp_path)) == 3
+    assert_equal_runs(tmp_path, loop.train(config, str(tmp_path)), whole)
+
+
+def test_crashed_behind_a_checkpoint_and_resumed(config, whole, tmp_path, monkeypatch):
+    def crash():
+        raise RuntimeError("the machine went away")
+
+    with monkeypatch.context() as patch:
+        after(5, crash, patch)
+        with pytest.raises(RuntimeError, match="went away"):
+            loop.train(config, str(tmp_path))
+    # Step 5 was reported but not saved; it is trained again and reported once.
+    assert len(reports(tmp_path)) == 5
+    assert_equal_runs(tmp_path, loop.train(config, str(tmp_path)), whole)
+
+
+def test_a_finished_run_longer_and_on_another_mesh(config, whole, tmp_path):
+    config.steps = 3
+    assert loop.train(config, str(tmp_path)).step == 3
+    config.update(steps=STEPS, mesh={"data": 8, "fsdp": 1})
+    state = jax.device_get(loop.train(config, str(tmp_path)))
+    assert [line["step"] for line in reports(tmp_path)] == list(range(1, STEPS + 1))
+    for got, want in zip(jax.tree.leaves(state.params), jax.tree.leaves(whole[1].params)):
+        # Sums are in another order there, and AdamW divides gradients by their own size.
+        np.testing.assert_allclose(got, want, atol=2e-3)
+    lm = reports(tmp_path)[-1]["lm"], reports(whole[0])[-1]["lm"]
+    assert lm[0] == pytest.approx(lm[1], rel=1e-3)
+
+
+def test_a_finished_run_is_left_as_it_is(config, whole):
+    before = (whole[0] / "metrics.jsonl").read_text()
+    state = loop.train(config, str(whole[0]))
+    for got, want in zip(jax.tree.leaves(state), jax.tree.leaves(whole[1]), strict=True):
+        np.testing.assert_array_equal(got, want)
+    assert (whole[0] / "metrics.jsonl").read_text() == before
+
+
+@pytest.mark.parametrize("task", ["captioner", "filter"])
+def test_a_run_starts_from_another_workdir(world, whole, task, tmp_path):
+    config = tiny_run(world, task, init_from=str(whole[0]))
+    config.steps = 0
+    state = loop.train(config, str(tmp_path))
+    trained = whole[1].params
+    for got, want in zip(jax.tree.leaves(state.params), jax.tree.leaves(trained), strict=True):
+        np.testing.assert_array_equal(got, want)
+    assert state.step == 0 and not any(np.any(leaf) for leaf in jax.tree.leaves(state.opt_state))
+    if task == "captioner":
+        assert state.momentum is None and state.queue is None
+        config.steps = 2
+        resumed = loop.train(config, str(tmp_path))
+        assert resumed.step == 2 and len(reports(tmp_path)) == 2
+        assert "itc" not in reports(tmp_path)[0]
+        # And a state without momentum weights comes back from its checkpoint.
+        again = loop.train(config, str(tmp_path))
+        for got, want in zip(jax.tree.leaves(again), jax.tree.leaves(resumed), strict=True):
+            np.testing.assert_array_equal(got, want)
+    else:
+        slow = jax.tree.leaves(state.momentum["vit"])
+        for got, want in zip(slow, jax.tree.leaves(trained["vit"]), strict=True):
+            np.testing.assert_array_equal(got, want)
+
+
+# What a person can mend
+
+
+def test_init_from_a_missing_workdir_is_named(config, tmp_path):
+    config.init_from = str(tmp_path / "nowhere")
+    with pytest.raises(UserError, match="no checkpoint in .*nowhere"):
+        loop.train(config, str(tmp_path / "run"))
+
+
+def test_init_from_another_model_is_named(config, whole, tmp_path):
+    config.init_from = str(whole[0])
+    config.model.changes = {**MODEL, "med": {**MODEL["med"], "mlp": 64}}
+    with pytest.raises(UserError, match=r"med\.mlp 32"):
+        loop.train(config, str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"med": {**MODEL["med"], "mlp": 64}}, {"vit": {**MODEL["vit"], "depth": 2}}, {"embed": 4}],
+)
+def test_a_checkpoint_of_another_model_is_named(config, whole, changes):
+    config.update(steps=STEPS + 1)
+    config.model.changes = {**MODEL, **changes}
+    with pytest.raises(UserError, match="holds another model than the config's"):
+        loop.train(config, str(whole[0]))
+
+
+def test_a_missing_view_is_named(config, tmp_path):
+    config.view = str(tmp_path / "views" / "none.json")
+    with pytest.raises(UserError, match=r"view file .*none\.json does not exist"):
+        loop.train(config, str(tmp_path))
+
+
+def test_texts_longer_than_the_model_reads_are_refused(config, tmp_path):
+    config.max_length = 17
+    with pytest.raises(UserError, match=r"max_length is 17, .* 16"):
+        loop.train(config, str(tmp_path))
+
+
+def test_an_unknown_field_is_named_with_its_neighbour(config):
+    with pytest.raises(AttributeError, match='"batchsize" .*(?s:.*)Did you mean "batch_size"'):
+        config.batchsize = 3
+    with pytest.raises(AttributeError, match='"momentun"'):
+        config.objectives.momentun = 0.5
+
+
+def test_an_unknown_task_is_named():
+    with pytest.raises(
+        UserError, match="unknown task 'caption'; known: pretrain, captioner, filter"
+    ):
+        run_config.defaults("caption")
+
+
+def test_default_recipes_can_be_cut_on_eight_devices():
+    from blip_jax.train.mesh import check_batch, make_mesh
+
+    for task in ("pretrain", "captioner", "filter"):
+        config = run_config.defaults(task)
+        check_batch(
+            config.batch_size, config.accumulate, config.objectives.negative_group,
+            make_mesh(config.mesh),
+        )  # fmt: skip
