@@ -253,7 +253,9 @@ def hand_made():
     origin = ["web", "web", "web", "synthetic", "synthetic", "synthetic"]
     row = np.array([0, 1, 2, 0, 1, 2], np.int32)
     index = np.array([0, 0, 0, 1, 1, 1], np.int32)
-    return scores.Columns(row, index, list("abcdef"), origin, p_match, p_match, ["ok"] * 3, [""] * 3)
+    return scores.Columns(
+        row, index, list("abcdef"), origin, p_match, p_match, ["ok"] * 3, [""] * 3
+    )
 
 
 @pytest.mark.parametrize(
@@ -346,7 +348,9 @@ def test_everything_moves_together(world, settings, models, scored, columns, tmp
     found = stream(world, moved, 4)
     for name in wanted:
         np.testing.assert_array_equal(found[name], wanted[name])
-    elsewhere = {name: getattr(settings, name).replace(here, there) for name in ("dataset", "output")}
+    elsewhere = {
+        name: getattr(settings, name).replace(here, there) for name in ("dataset", "output")
+    }
     shard = next(name for name in files(scored))
     os.remove(os.path.join(elsewhere["output"], shard))
     run.run(dataclasses.replace(settings, **elsewhere), *models)  # goes on, at its new place

@@ -185,7 +185,7 @@ def test_what_training_cannot_use_is_named(capsys, config, tmp_path, override, n
     [
         ("capfilt", {}, "config.dataset is empty"),
         ("capfilt", {"dataset": "WEB", "captioner": "x"}, "config.filter is empty"),
-        ("capfilt", {"dataset": "WEB", "captioner": "/no", "filter": "/no"}, "no checkpoint in /no"),
+        ("capfilt", {"dataset": "WEB", "captioner": "/no", "filter": "/"}, "no checkpoint in /no"),
         ("capfilt", {"sampling.top_p": 2.0, "dataset": "WEB", "captioner": "/no", "filter": "/no"},
          "top_p is 2.0"),
         ("evaluate", {"dataset": "WEB"}, "config.model is empty"),
@@ -193,7 +193,9 @@ def test_what_training_cannot_use_is_named(capsys, config, tmp_path, override, n
     ],
 )  # fmt: skip
 def test_what_a_model_needs_is_named(capsys, world, tmp_path, verb, fields, named):
-    values = [f"--config.{name}={value}".replace("WEB", world.web) for name, value in fields.items()]
+    values = [
+        f"--config.{name}={value}".replace("WEB", world.web) for name, value in fields.items()
+    ]
     argv = [verb, f"--config={CONFIGS / verb}.py", f"--workdir={tmp_path}", *values]
     assert named in fails(capsys, *argv)
 

@@ -1,4 +1,4 @@
-"""The training loop on a tiny world: stopped and resumed is the same, bit for bit, as never stopped."""
+"""The training loop on a tiny world: stopped and resumed equals never stopped, bit for bit."""
 
 import json
 import os
@@ -15,6 +15,7 @@ from blip_jax.errors import UserError
 from blip_jax.train import config as run_config
 from blip_jax.train import loop
 from blip_jax.train.logger import Logger
+from blip_jax.train.mesh import check_batch, make_mesh
 from blip_jax.train.signals import Interrupted
 
 STEPS = 6
@@ -228,8 +229,6 @@ def test_an_unknown_task_is_named():
 
 
 def test_default_recipes_can_be_cut_on_eight_devices():
-    from blip_jax.train.mesh import check_batch, make_mesh
-
     for task in ("pretrain", "captioner", "filter"):
         config = run_config.defaults(task)
         check_batch(

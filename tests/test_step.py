@@ -6,7 +6,6 @@ import jax
 import numpy as np
 import pytest
 from stepping import (
-    GROUP,
     KEY,
     MOMENTUM,
     NAMES,

@@ -149,7 +149,7 @@ class RandAugment:
     Attributes:
       n: operations an image. m: strength from 0 to 10.
       ops: names of OPS to draw from; the default is the original's list.
-      autocontrast_wraps: see `auto_contrast`; True is the original.
+      autocontrast_wraps: True repeats a fault of the original (see `auto_contrast`), for parity.
 
     Raises:
       UserError: an unknown operation, or m out of range.
@@ -158,7 +158,7 @@ class RandAugment:
     n: int = 2
     m: float = 5
     ops: tuple[str, ...] = OPS
-    autocontrast_wraps: bool = True
+    autocontrast_wraps: bool = False
 
     def __post_init__(self):
         unknown = sorted(set(self.ops) - set(OPS))

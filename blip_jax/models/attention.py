@@ -80,8 +80,8 @@ def attend(
     return jnp.einsum("bhtn,bnhk->bthk", probabilities.astype(value.dtype), value)
 
 
-class SelfAttention(nn.Module):
-    """Self-attention with a fused query, key and value projection; cache in, cache out."""
+class MultiHead(nn.Module):
+    """What self- and cross-attention have in common: sizes, dropout, output projection."""
 
     heads: int
     kernel_std: float
@@ -89,6 +89,20 @@ class SelfAttention(nn.Module):
     dtype: jnp.dtype
     dropout: float = 0.0
     train: bool = False
+
+    def attended(self, query, key, value, mask) -> jax.Array:
+        """[B, T, H, K], from probabilities with dropout."""
+        dropout = nn.Dropout(self.dropout, deterministic=not self.train)
+        return attend(query, key, value, mask, dropout)
+
+    def merged(self, y: jax.Array) -> jax.Array:
+        """[B, T, H, K] -> [B, T, D]."""
+        width = y.shape[-2] * y.shape[-1]
+        return Projection((width,), self.output_std, 2, dtype=self.dtype, name="out")(y)
+
+
+class SelfAttention(MultiHead):
+    """Self-attention with a fused query, key and value projection; cache in, cache out."""
 
     @nn.compact
     def __call__(
@@ -108,21 +122,11 @@ class SelfAttention(nn.Module):
             key = jax.lax.dynamic_update_slice(cache.key, key.astype(cache.key.dtype), at)
             value = jax.lax.dynamic_update_slice(cache.value, value.astype(cache.value.dtype), at)
             cache = KVCache(key, value)
-        dropout = nn.Dropout(self.dropout, deterministic=not self.train)
-        y = attend(query, key, value, mask, dropout)
-        out = Projection((width,), self.output_std, 2, dtype=self.dtype, name="out")
-        return out(y), cache
+        return self.merged(self.attended(query, key, value, mask)), cache
 
 
-class CrossAttention(nn.Module):
+class CrossAttention(MultiHead):
     """Attention over keys and values that were projected beforehand (`med.ContextProjection`)."""
-
-    heads: int
-    kernel_std: float
-    output_std: float
-    dtype: jnp.dtype
-    dropout: float = 0.0
-    train: bool = False
 
     @nn.compact
     def __call__(
@@ -149,10 +153,8 @@ class CrossAttention(nn.Module):
             mask = None if mask is None else gather_rows(mask, rows)
         query = query.reshape(key.shape[0], -1, self.heads, head)
         allowed = None if mask is None else mask[:, None, None, :]
-        dropout = nn.Dropout(self.dropout, deterministic=not self.train)
-        y = attend(query, key, value, allowed, dropout)
-        y = y.reshape(batch, length, self.heads, head)
-        return Projection((width,), self.output_std, 2, dtype=self.dtype, name="out")(y)
+        y = self.attended(query, key, value, allowed)
+        return self.merged(y.reshape(batch, length, self.heads, head))
 
 
 def gather_rows(x: jax.Array, rows: jax.Array) -> jax.Array:

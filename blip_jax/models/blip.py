@@ -102,7 +102,7 @@ class Blip(nn.Module):
 
 def unit(x: jax.Array) -> jax.Array:
     """Unit length along the last axis, with PyTorch's floor of 1e-12 (F.normalize)."""
-    # max(|x|, eps) as sqrt(max(x.x, eps^2)): the gradient at 0 is 0 and not NaN.
+    # max(|x|, eps) as sqrt(max(x.x, eps^2)): the gradient at 0 is finite (1 / eps, as PyTorch's).
     return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(x * x, axis=-1, keepdims=True), 1e-24))
 
 

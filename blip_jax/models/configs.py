@@ -118,11 +118,11 @@ PRESETS = {
     "tiny": BlipConfig(
         vit=ViTConfig(
             image_size=32, width=64, depth=2, heads=4,
-            kernel_std=0.125, patch_std=0.036, output_std=0.01, position_std=0.5,
+            kernel_std=0.125, patch_std=0.036, output_std=0.01, position_std=2.0,
         ),
         med=MedConfig(
             width=64, depth=2, heads=4, mlp=256, vocab=256, max_length=32, dropout=0.0,
-            context_width=64, kernel_std=0.125, output_std=0.01, embedding_std=0.3,
+            context_width=64, kernel_std=0.125, output_std=0.01, embedding_std=0.1,
         ),
         embed=64,
         dtype="float32",

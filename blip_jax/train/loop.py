@@ -44,7 +44,7 @@ class Run:
         prompt_length = len(self.tokenizer.prompt(config.prompt)) if config.prompt else 0
         self.task = ImageText(self.model, run_config.objectives(config, prompt_length))
         self.mesh = make_mesh(config.mesh)
-        group = self.task.objectives.negative_group
+        group = self.task.objectives.group
         check_batch(config.batch_size, config.accumulate, group, self.mesh)
         if config.max_length > self.model.med.max_length:
             raise UserError(

@@ -34,7 +34,7 @@ def make_step(
         state = dataclasses.replace(state, params=clamp_temperature(state.params))
         shared, state = task.prepare(state, batch, teacher_key)
         offset = jnp.arange(batch["ids"].shape[0])
-        size = task.objectives.negative_group
+        size = task.objectives.group
         parts = jax.tree.map(lambda x: micro_batches(x, accumulate, size), (batch, offset))
         gradient = jax.grad(task.loss, has_aux=True)
 

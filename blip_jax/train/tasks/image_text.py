@@ -58,6 +58,11 @@ class Objectives:
     teacher_dropout: bool = True
 
     @property
+    def group(self) -> int:
+        """Neighbouring pairs that must stay in one micro-batch."""
+        return self.negative_group if "itm" in self.names else 1
+
+    @property
     def contrast(self) -> bool:
         """Whether features are compared, and so whether there is a momentum encoder."""
         return "itc" in self.names or "itm" in self.names
@@ -118,10 +123,12 @@ class ImageText:
         group, valid = self.groups(batch), self.valid(batch)
         ramp = jnp.minimum(1.0, state.step / max(objectives.alpha_steps, 1))
         alpha = objectives.alpha * (ramp if objectives.alpha_steps else 1.0)
-        possible = self.possible(group, valid)
-        candidates = possible.any(-1).sum() + possible.any(-2).sum()
+        matches = valid.sum()
+        if "itm" in objectives.names:
+            possible = self.possible(group, valid)
+            matches += possible.any(-1).sum() + possible.any(-2).sum()
         counted = lm_weight(batch["mask"], objectives.prompt_length) * valid[:, None]
-        counts = valid.sum(), counted.sum(), valid.sum() + candidates
+        counts = valid.sum(), counted.sum(), matches
         if not objectives.contrast:
             nothing = jnp.zeros((0, self.config.embed))
             return Shared(nothing, nothing, group[:0], valid[:0], alpha, *counts), state
@@ -143,9 +150,10 @@ class ImageText:
         self, params: dict, batch: Batch, key: jax.Array | None
     ) -> tuple[jax.Array, jax.Array]:
         """Aligned features of a batch: image and text, float32 [B, E] each."""
-        tokens = self.apply(params, "encode_image", pixels(batch["image"]), key=key)
+        keys = (None, None) if key is None else jax.random.split(key)
+        tokens = self.apply(params, "encode_image", pixels(batch["image"]), key=keys[0])
         image = self.apply(params, "image_features", tokens)
-        return image, self.apply(params, "text_features", batch["ids"], batch["mask"], key=key)
+        return image, self.apply(params, "text_features", batch["ids"], batch["mask"], key=keys[1])
 
     def loss(
         self, params: dict, batch: Batch, shared: Shared, offset: jax.Array, key: jax.Array | None
@@ -158,7 +166,7 @@ class ImageText:
             negative_image and negative_text (int32 [B], within the group).
         """
         names = self.objectives.names
-        keys = [None] * 4 if key is None else list(jax.random.split(key, 4))
+        keys = [None] * 5 if key is None else list(jax.random.split(key, 5))
         tokens = self.apply(params, "encode_image", pixels(batch["image"]), key=keys[0])
         metrics = {}
         if self.objectives.contrast:
@@ -169,7 +177,7 @@ class ImageText:
             negatives = self.negatives(params, image, text, batch, shared, offset, keys[3])
             metrics |= self.itm(params, tokens, negatives, batch, shared, keys[2])
         if "lm" in names:
-            metrics["lm"] = self.lm(params, tokens, batch, shared, keys[3])
+            metrics["lm"] = self.lm(params, tokens, batch, shared, keys[4])
         total = sum(metrics[name] for name in names)
         return total, {"loss": total, **metrics}
 
@@ -267,7 +275,7 @@ class ImageText:
 
     def possible(self, group: jax.Array, valid: jax.Array) -> jax.Array:
         """bool [G, b, b]: which text (last axis) can be the negative of which image."""
-        size = self.objectives.negative_group
+        size = self.objectives.group
         group, valid = group.reshape(-1, size), valid.reshape(-1, size)
         apart = ~jnp.eye(size, dtype=bool)
         if self.grouped:
