@@ -34,7 +34,6 @@ LIBRARIES = [
     "tensorboardX>=2.6.4",
     "jinja2>=3.1.6",
     "matplotlib>=3.10",
-    "safetensors>=0.8",
 ]
 METRICS = ["pycocoevalcap>=1.2"]  # brings pycocotools; METEOR and PTB also need Java
 

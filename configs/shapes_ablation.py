@@ -1,4 +1,4 @@
-"""Six arms on three seeds, to see what each half of CapFilt does (about an hour on two CPU cores):
+"""Six arms on three seeds, to see what each half of CapFilt does (under an hour on two CPU cores):
 
     blip-jax bootstrap --config configs/shapes_ablation.py --workdir runs/shapes_ablation
 
@@ -17,5 +17,6 @@ def get_config():
     config = ConfigDict(shapes["get_config"]())
     config.title = "What each half of CapFilt does, on the embedded world"
     config.seeds = (0, 1, 2)
+    shapes["schedule"](config.pretrain, steps=700, lr=3e-3)
     config.arms = ("none", "random", "filter", "captioner", "both", "human")
     return config

@@ -100,6 +100,8 @@ class Circle:
                 for record in open_dataset(found[name], "train")
                 for text in record["texts"]
             ]
+            # The prompt's words are to be whole, though no text of the data may hold them.
+            texts += [config.captioner.prompt] * len(texts)
             train_wordpiece(texts, tokenizer, config.vocab_size)
         return {**found, "tokenizer": tokenizer}
 
@@ -107,7 +109,12 @@ class Circle:
         """A dataset of the embedded world. The splits share no scene's seed."""
         world = self.config.world
         scenes = World(
-            image_size=world.image_size, cells=world.cells, max_objects=world.max_objects
+            image_size=world.image_size,
+            cells=world.cells,
+            max_objects=world.max_objects,
+            shapes=world.shapes,
+            colours=world.colours,
+            jitter=world.jitter,
         )
         sizes = {"train": 0, "val": 0, "test": 0}
         if name == "web":

@@ -31,6 +31,7 @@ def defaults() -> ConfigDict:
         "vocab_size": 400,
         "world": ConfigDict({
             "image_size": 32, "cells": 2, "max_objects": 2,
+            "shapes": 4, "colours": 5, "jitter": 0.0,
             "human_images": 600, "human_captions": 2,
             "web_images": 10_000, "noise_share": 0.5, "brief_share": 0.5,
             "test_images": 1000, "test_captions": 5,

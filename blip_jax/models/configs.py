@@ -118,7 +118,7 @@ PRESETS = {
     "tiny": BlipConfig(
         vit=ViTConfig(
             image_size=32, width=64, depth=2, heads=4,
-            kernel_std=0.125, patch_std=0.036, output_std=0.01, position_std=2.0,
+            kernel_std=0.125, patch_std=0.07, output_std=0.01, position_std=2.0,
         ),
         med=MedConfig(
             width=64, depth=2, heads=4, mlp=256, vocab=256, max_length=32, dropout=0.0,

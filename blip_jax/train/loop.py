@@ -77,7 +77,8 @@ class Run:
         placed = jax.tree.map(lambda x: x.sharding, self.shapes)
         if not self.config.init_from:
             return jax.jit(self._init, out_shardings=placed)(key)
-        params = pretrained(self.config.init_from, self.model)
+        # To the host first: they come on one device, and the state lies on all of the mesh.
+        params = jax.device_get(pretrained(self.config.init_from, self.model))
         return jax.jit(self._start, out_shardings=placed)(params, key)
 
     def _init(self, key: jax.Array) -> TrainState:

@@ -62,6 +62,8 @@ class World:
       min_objects, max_objects: objects a scene, 1 to 4.
       shapes, colours, backgrounds: how many of each are in use, from the head of the lists.
       textures: 1 (all plain, never mentioned) or 2 (plain and striped, part of a full caption).
+      jitter: how far an object strays from the middle of its cell, as a share of the room it has.
+        Far is hard for small models, which see a patch through one linear map.
       noise: standard deviation of the pixel noise, grey levels of 0 to 255.
 
     Raises:
@@ -76,6 +78,7 @@ class World:
     colours: int = 8
     backgrounds: int = 4
     textures: int = 1
+    jitter: float = 0.2
     noise: float = 10.0
 
     def __post_init__(self):
@@ -88,6 +91,7 @@ class World:
             "colours": (2, len(grammar.COLOURS)),
             "backgrounds": (2, len(grammar.BACKGROUNDS)),
             "textures": (1, len(grammar.TEXTURES)),
+            "jitter": (0, 1),
             "noise": (0, 128),
         }
         for name, (low, high) in limits.items():
@@ -172,7 +176,7 @@ def render(scene: Scene, world: World, rng: np.random.Generator) -> np.ndarray:
     cell = side * _OVERSAMPLE / world.cells
     for item in scene.objects:
         width = _SIDE[item.size] * cell
-        slack = (cell - width) / 2
+        slack = world.jitter * (cell - width) / 2
         # The mask covers the object's cell alone; `corner` is where it lies.
         corner = [
             int(choices[name].index(getattr(item, name)) * cell) for name in ("column", "row")
