@@ -1,6 +1,6 @@
 """What a trained model does, mapped over this host's devices: write captions, score, embed.
 
-Mapped by `jax.pmap` and not sharded: hosts never wait for each other (CapFilt runs on any number).
+Mapped by `jax.pmap` and not sharded: nothing here ever waits for another host.
 
 D local devices, b images a device, S pixels a side, G texts an image, T tokens.
 """

@@ -1,6 +1,7 @@
 """What a bootstrap run found, as a table and as a page."""
 
 import json
+import math
 import shlex
 import sys
 from typing import Any
@@ -102,7 +103,7 @@ def write(config: ConfigDict, workdir: str, circles: list) -> list[dict]:
         print("\nThe filter on the training texts, against the truth:\n")
         print(tables.plain(quality))
     with open(f"{workdir}/results.json", "w") as file:
-        json.dump({"arms": table, "filter": quality}, file, indent=1)
+        json.dump(_strict({"arms": table, "filter": quality}), file, indent=1)
     summary = (
         f"Each arm is trained from scratch for {config.pretrain.steps:,} steps and evaluated as "
         f"it is on {config.evaluation.split} images that no training has seen; human pairs are "
@@ -127,6 +128,15 @@ def write(config: ConfigDict, workdir: str, circles: list) -> list[dict]:
     )
     print(f"\nreport: {path}")
     return table
+
+
+def _strict(value: Any) -> Any:
+    """With None for what is not a number, which JSON has no word for."""
+    if isinstance(value, dict):
+        return {name: _strict(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_strict(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _average_rows(measured: list[dict]) -> list[dict]:

@@ -3,7 +3,7 @@
 A shard is a run of rows of the input, the unit of work: it is computed whole, written under a
 temporary name and renamed. What is there already is not done again. The key that an image's
 captions are drawn with follows from its own key, so the same texts come out whatever the number
-of devices, hosts or restarts.
+of devices, the size of batches, or restarts. One process works on a folder at a time.
 """
 
 import dataclasses
