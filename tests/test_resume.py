@@ -231,7 +231,5 @@ def test_an_unknown_task_is_named():
 def test_default_recipes_can_be_cut_on_eight_devices():
     for task in ("pretrain", "captioner", "filter"):
         config = run_config.defaults(task)
-        check_batch(
-            config.batch_size, config.accumulate, config.objectives.negative_group,
-            make_mesh(config.mesh),
-        )  # fmt: skip
+        group = run_config.objectives(config, 0).group
+        check_batch(config.batch_size, config.accumulate, group, make_mesh(config.mesh))
