@@ -157,8 +157,8 @@ def _circle_notes(config: ConfigDict, circle: Any) -> dict[str, str]:
         "pretrain": f"{config.pretrain.steps:,} steps",
         "captioner": f"{config.captioner.steps:,} steps",
         "filter": f"{config.filter.steps:,} steps",
-        "capfilt": f"{config.capfilt.method}, P(match) ≥ {config.threshold}",
-        "dataset": f"{kept['web']:,} web + {kept['synthetic']:,} synthetic" if kept else "",
+        "capfilt": f"P(match) ≥ {config.threshold}",
+        "dataset": f"{sum(kept.values()):,} texts" if kept else "",
     }
 
 
