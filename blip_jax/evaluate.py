@@ -1,23 +1,23 @@
 """Runs a trained model over a dataset and hands arrays and strings to `evaluation/`."""
 
+import dataclasses
 import json
-from collections.abc import Callable, Iterator
 
 import jax
 import numpy as np
-import tqdm
 from etils import epath
 from ml_collections import ConfigDict
 
 from blip_jax.data.builders.world import Scene, judge
 from blip_jax.data.pipeline import eval_batches, stable_hash
 from blip_jax.data.text import clean_caption
-from blip_jax.decoding import Sampling
+from blip_jax.decoding import Decoding
 from blip_jax.errors import UserError
 from blip_jax.evaluation import retrieval, tables
 from blip_jax.evaluation.captioning import caption_scores
-from blip_jax.inference import (
-    Trained,
+from blip_jax.inference import Model, load
+from blip_jax.inference.batches import mapped, padded_batches
+from blip_jax.inference.programs import (
     captioner,
     example_keys,
     image_encoder,
@@ -30,20 +30,20 @@ BATCH = 128  # rows a device at a time
 
 
 def evaluate(
-    model: Trained,
+    model: Model,
     dataset: str,
     split: str,
     *,
-    sampling: Sampling,
+    decoding: Decoding,
     gallery: int = 0,
     rerank: int = 128,
     limit: int | None = None,
 ) -> dict[str, float]:
-    """Retrieval and captioning of one model on one dataset.
+    """Retrieval and captioning of one model on one dataset, of which it does either or both.
 
     Args:
       dataset, split: images with reference texts (data/sources.py).
-      sampling: how captions are written.
+      decoding: how captions are written.
       gallery: images a gallery of retrieval; 0 for all in one.
       rerank: candidates that ITM judges anew; 0 leaves re-ranking out.
       limit: only so many images from the start.
@@ -52,9 +52,12 @@ def evaluate(
       datasets that know the truth `true` and `complete`, the shares of captions that say nothing
       false and that leave nothing out, and `right`, both.
     """
-    images = Images(model, dataset, split, limit)
-    found = image_text_retrieval(model, images, gallery, rerank)
-    captions = write_captions(model, images, sampling)
+    images, found = Images(model, dataset, split, limit), {}
+    if model.has("match"):
+        found |= image_text_retrieval(model, images, gallery, rerank)
+    if not model.has("caption"):
+        return found
+    captions = write_captions(model, images, decoding)
     references = [record["texts"] for record in images.records]
     found |= caption_scores(captions, references)
     return found | truthfulness(captions, [record["truth"] for record in images.records])
@@ -67,7 +70,7 @@ class Images:
       UserError: there are none.
     """
 
-    def __init__(self, model: Trained, dataset: str, split: str, limit: int | None = None):
+    def __init__(self, model: Model, dataset: str, split: str, limit: int | None = None):
         self.batch = BATCH * jax.local_device_count()
         pixels, self.records = [], []
         for batch in eval_batches(dataset, split, self.batch, model.image_size, limit):
@@ -80,29 +83,8 @@ class Images:
         self.pixels = np.concatenate(pixels)
 
 
-def padded_batches(size: int, *arrays: np.ndarray) -> Iterator[tuple[int, list[np.ndarray]]]:
-    """(rows that count, slices of `size` rows); the last slice is filled up with its last row."""
-    total = len(arrays[0])
-    for start in range(0, total, size):
-        count = min(size, total - start)
-        rows = np.minimum(np.arange(start, start + size), total - 1)
-        yield count, [array[rows] for array in arrays]
-
-
-def mapped(function: Callable, size: int, *arrays: np.ndarray, title: str = "") -> list:
-    """`function` over all rows in batches; its results (arrays or tuples) put together."""
-    results = []
-    rows = tqdm.tqdm(total=len(arrays[0]), desc=title, disable=None if title else True, leave=False)
-    for count, slices in padded_batches(size, *arrays):
-        leaves = jax.tree.leaves(function(*slices))
-        results.append([leaf[:count] for leaf in leaves])
-        rows.update(count)
-    rows.close()
-    return [np.concatenate(parts) for parts in zip(*results, strict=True)]
-
-
 def image_text_retrieval(
-    model: Trained, images: Images, gallery: int, rerank: int
+    model: Model, images: Images, gallery: int, rerank: int
 ) -> dict[str, float]:
     """Recall by ITC, and by ITM on the best `rerank` candidates of ITC."""
     texts = [clean_caption(text) for record in images.records for text in record["texts"]]
@@ -130,12 +112,12 @@ def image_text_retrieval(
     return values | {f"itm {name}": value for name, value in found.items()}
 
 
-def write_captions(model: Trained, images: Images, sampling: Sampling) -> list[str]:
+def write_captions(model: Model, images: Images, decoding: Decoding) -> list[str]:
     """A caption an image."""
     keys = example_keys(0, np.array([stable_hash(record["key"]) for record in images.records]))
-    write = captioner(model, sampling)
+    write = captioner(model, dataclasses.replace(decoding, captions=1))
     tokens = mapped(write, images.batch, images.pixels, keys, title="captions")[0]
-    return model.tokenizer.decode(tokens[:, len(prompt_of(model)) :])
+    return model.tokenizer.decode(tokens[:, 0, len(prompt_of(model)) :])
 
 
 def truthfulness(texts: list[str], truths: list[str]) -> dict[str, float]:
@@ -164,9 +146,10 @@ def defaults() -> ConfigDict:
         "gallery": 0,  # images a gallery of retrieval; 0: all
         "rerank": 128,  # candidates that ITM judges anew; 0: none
         "limit": 0,  # images; 0: all
-        "sampling": ConfigDict({
-            "method": "greedy", "top_p": 0.9, "temperature": 1.0, "repetition_penalty": 1.0,
-            "min_length": 5, "max_length": 20,
+        "decoding": ConfigDict({
+            "method": "greedy", "top_p": 0.9, "top_k": 0, "temperature": 1.0,
+            "repetition_penalty": 1.0, "min_length": 5, "max_length": 20,
+            "beams": 3, "length_penalty": 1.0,
         }),
     }).lock()  # fmt: skip
 
@@ -181,10 +164,10 @@ def run(config: ConfigDict, workdir: str) -> None:
         if not config[name]:
             raise UserError(f"config.{name} is empty; give it with --config.{name}=FOLDER")
     found = evaluate(
-        Trained.load(config.model),
+        load(config.model),
         config.dataset,
         config.split,
-        sampling=Sampling(**config.sampling),
+        decoding=Decoding(**config.decoding),
         gallery=config.gallery,
         rerank=config.rerank,
         limit=config.limit or None,

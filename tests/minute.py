@@ -16,7 +16,7 @@ from blip_jax import models
 from blip_jax.data.builders.shapes import ShapesConfig, make_record, prepare
 from blip_jax.data.builders.world import World
 from blip_jax.data.tokenizer import Tokenizer, train_wordpiece
-from blip_jax.inference import Trained
+from blip_jax.inference import Model
 from blip_jax.train.checkpoint import Checkpoints, Meta
 from blip_jax.train.state import TrainState
 
@@ -80,17 +80,17 @@ def write(directory: str, records: list[dict]) -> str:
     return directory
 
 
-def trained(world: Minute, seed: int = 0, prompt: str = "") -> Trained:
+def trained(world: Minute, seed: int = 0, prompt: str = "") -> Model:
     """A model with random weights."""
     med = {"vocab": world.tokenizer.vocab_size, "max_length": LENGTH}
     config = tiny.config(med=med)
-    return Trained(tiny.init(config, seed), config, world.tokenizer, prompt, LENGTH)
+    return Model(tiny.init(config, seed), config, world.tokenizer, prompt=prompt, max_length=LENGTH)
 
 
-def save(model: Trained, workdir: str) -> str:
+def save(model: Model, workdir: str) -> str:
     """Writes the workdir that a training of `model` would have left; returns it."""
     state = TrainState(np.int32(1), model.params, None, None, optax.identity().init({}))
-    meta = Meta(models.to_dict(model.config), "pretrain", model.prompt, model.max_length)
+    meta = Meta(models.to_dict(model.config), model.kind, model.prompt, model.max_length)
     with Checkpoints(workdir) as checkpoints:
         checkpoints.save(state, meta)
     model.tokenizer.save(f"{workdir}/tokenizer")

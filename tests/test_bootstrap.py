@@ -29,7 +29,7 @@ def minute_config(**changes):
         run.model.preset = "tiny"
         run.model.changes = {
             "vit": {"image_size": 16, "patch": 8, "width": 16, "heads": 4},
-            "med": {"width": 16, "heads": 4, "mlp": 32, "context_width": 16},
+            "med": {"width": 16, "heads": 4, "mlp": 32},
             "embed": 8,
         }
         run.augment.update(crop=1.0, flip="none", randaugment=False)

@@ -16,9 +16,10 @@ from blip_jax.data.images import decode, normalize, resize
 from blip_jax.data.pipeline import stable_hash, train_batches
 from blip_jax.data.sources import Part, load_view, open_dataset, to_text
 from blip_jax.data.text import clean_caption
-from blip_jax.decoding import Sampling
+from blip_jax.decoding import Decoding
 from blip_jax.errors import UserError
-from blip_jax.inference import Trained, captioner
+from blip_jax.inference import load
+from blip_jax.inference.programs import captioner
 from blip_jax.models import Blip
 from blip_jax.train.signals import Interrupted
 
@@ -36,15 +37,15 @@ def models(world):
     """A captioner and a filter as their trainings would have left them."""
     writer = minute.trained(world, 0, minute.PROMPT), f"{world.folder}/captioner"
     judge = minute.trained(world, 1), f"{world.folder}/filter"
-    return [Trained.load(minute.save(*pair)) for pair in (writer, judge)]
+    return [load(minute.save(*pair)) for pair in (writer, judge)]
 
 
 @pytest.fixture(scope="module")
 def settings(world):
     """An image a device and shard: shards are not whole batches, nor is the split."""
-    sampling = Sampling(max_length=16)
+    decoding = Decoding(max_length=16)
     return run.Settings(
-        world.web, "train", f"{world.folder}/scores", sampling, batch_size=1, shard_rows=8
+        world.web, "train", f"{world.folder}/scores", decoding, batch_size=1, shard_rows=8
     )
 
 
@@ -219,7 +220,7 @@ def test_what_is_done_is_not_done_again(settings, models, scored, monkeypatch):
     ("changes", "named"),
     [
         ({"seed": 1}, "begun with other settings"),
-        ({"sampling": Sampling(max_length=16, top_p=0.8)}, "begun with other settings"),
+        ({"decoding": Decoding(max_length=16, top_p=0.8)}, "begun with other settings"),
         ({"captions": 2}, "begun with other settings"),
         ({"shard_rows": 15}, "of-00004; now 2 shards.*new folder"),
         ({"split": "test"}, "no split 'test'"),
@@ -242,7 +243,7 @@ def test_a_missing_shard_is_named(tmp_path):
 @pytest.mark.parametrize(("length", "least"), [(minute.LENGTH + 1, 5), (4, 0)])
 def test_captions_longer_than_the_model_or_shorter_than_the_prompt(models, length, least):
     with pytest.raises(UserError, match=f"is {length}; .* tokens and at most the model's 24"):
-        captioner(models[0], Sampling(max_length=length, min_length=least))
+        captioner(models[0], Decoding(max_length=length, min_length=least))
 
 
 # What is kept, and how training finds it.

@@ -28,7 +28,7 @@ def get_config():
     run.model.preset = "tiny"
     run.model.changes = dict(
         vit=dict(image_size=16, patch=8, width=16, heads=4),
-        med=dict(width=16, heads=4, mlp=32, context_width=16), embed=8,
+        med=dict(width=16, heads=4, mlp=32), embed=8,
     )
     run.augment.update(crop=1.0, flip="none", randaugment=False)
     run.update(tokenizer="{folder}/tokenizer", view="{folder}/view.json", max_length=24)
@@ -186,7 +186,7 @@ def test_what_training_cannot_use_is_named(capsys, config, tmp_path, override, n
         ("capfilt", {}, "config.dataset is empty"),
         ("capfilt", {"dataset": "WEB", "captioner": "x"}, "config.filter is empty"),
         ("capfilt", {"dataset": "WEB", "captioner": "/no", "filter": "/"}, "no checkpoint in /no"),
-        ("capfilt", {"sampling.top_p": 2.0, "dataset": "WEB", "captioner": "/no", "filter": "/no"},
+        ("capfilt", {"decoding.top_p": 2.0, "dataset": "WEB", "captioner": "/no", "filter": "/no"},
          "top_p is 2.0"),
         ("evaluate", {"dataset": "WEB"}, "config.model is empty"),
         ("evaluate", {"dataset": "WEB", "model": "/no"}, "no checkpoint in /no"),
@@ -210,7 +210,7 @@ def test_capfilt_and_evaluate(capsys, world, tmp_path):
         "capfilt", f"--config={CONFIGS / 'capfilt.py'}", f"--workdir={tmp_path / 'capfilt'}",
         f"--config.dataset={world.web}", f"--config.captioner={model}", f"--config.filter={model}",
         f"--config.human={world.human}", "--config.batch_size=1", "--config.threshold=0",
-        "--config.sampling.max_length=16",
+        "--config.decoding.max_length=16",
     ]  # fmt: skip
     assert main(argv) == 0
     out, err = capsys.readouterr()
@@ -221,7 +221,7 @@ def test_capfilt_and_evaluate(capsys, world, tmp_path):
     argv = [
         "evaluate", f"--config={CONFIGS / 'evaluate.py'}", f"--workdir={tmp_path / 'found'}",
         f"--config.model={model}", f"--config.dataset={world.human}", "--config.rerank=0",
-        "--config.sampling.max_length=16", "--config.limit=5",
+        "--config.decoding.max_length=16", "--config.limit=5",
     ]  # fmt: skip
     assert main(argv) == 0
     found = json.loads((tmp_path / "found" / "metrics.json").read_text())

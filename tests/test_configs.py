@@ -101,7 +101,7 @@ def test_special_tokens_are_berts_two_next():
         (lambda: models.preset("base", remat="dot"), "remat is 'dot'"),
         (lambda: models.preset("base", med={"heads": 7}), r"med\.width 768 .* 7 heads"),
         (lambda: models.preset("base", vit={"heads": 5}), r"vit\.width 768 .* 5 heads"),
-        (lambda: models.preset("base", vit={"width": 1024}), r"context_width is 768"),
+        (lambda: models.preset("base", quirks=["cls"]), "unknown quirk 'cls'; known: cls_for_enc"),
         (lambda: models.preset("base", vit={"image_size": 225}), "image_size 225"),
         (lambda: models.from_dict({"vit": {"dept": 3}}), "'dept'"),
         (lambda: models.from_dict({"embedding": 3}), "'embedding'"),

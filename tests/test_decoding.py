@@ -10,13 +10,11 @@ import numpy as np
 import pytest
 
 from blip_jax import models
-from blip_jax.decoding import Sampling, generate
-from blip_jax.decoding.sampling import choose, process, top_p
-from blip_jax.errors import UserError
+from blip_jax.decoding import Decoding, generate
+from blip_jax.decoding.process import choose, process
 
 PAD, EOS, VOCAB = 0, 3, 64
-GREEDY = Sampling(method="greedy", repetition_penalty=1.0, min_length=4, max_length=12)
-INF = np.inf
+GREEDY = Decoding(method="greedy", repetition_penalty=1.0, min_length=4, max_length=12)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -33,7 +31,7 @@ class Captioner:
         self.config, self.inputs, self.outputs = (
             self.file.config(), self.file.inputs, self.file.outputs,
         )  # fmt: skip
-        self.params = {"params": self.file.params()}
+        self.params = {"params": self.file.weights("captioner").params}
         self._apply = jax.jit(models.Blip(self.config).apply, static_argnames=("role", "method"))
         tokens = self.apply(golden.image(self.inputs["image"]), method="encode_image")
         self.context = self.apply(tokens, role="decoder", method="context")
@@ -42,20 +40,26 @@ class Captioner:
     def apply(self, *args, **options):
         return self._apply(self.params, *args, **options)
 
-    def generate(self, options, rows=(0, 1, 2, 3), seed=0):
-        """Captions of the images `rows`, each drawn by the key of its row."""
+    def generate(self, options, rows=(0, 1, 2, 3), seed=0, prompt=None, lengths=None):
+        """Captions of the images `rows`, each drawn by its key in `keys`."""
         rows = np.asarray(rows)
         context = jax.tree.map(lambda x: x[:, rows], self.context)
 
         def step(ids, cache, index):
             return self.apply(ids, context, cache, index, method="decode_step")
 
-        cache = models.init_cache(self.config, len(rows), options.max_length)
-        keys = jax.vmap(lambda row: jax.random.fold_in(jax.random.key(seed), row))(rows)
-        prompt = self.prompt[rows]
-        return jax.device_get(
-            jax.jit(lambda: generate(step, cache, prompt, keys, options, (EOS, PAD)))()
-        )
+        prompt = self.prompt[rows] if prompt is None else jnp.asarray(prompt)
+        room = options.room(prompt.shape[1])
+        cache = models.init_cache(self.config, len(rows), room)
+        keys = jnp.stack([self.keys(row, options.captions, seed) for row in rows])
+        write = jax.jit(generate, static_argnums=(0, 4, 5))
+        return jax.device_get(write(step, cache, prompt, keys, options, (EOS, PAD), lengths))
+
+    @staticmethod
+    def keys(row, count, seed=0):
+        """PRNG keys [count] of the captions of one image."""
+        base = jax.random.fold_in(jax.random.key(seed), row)
+        return jax.vmap(lambda n: jax.random.fold_in(base, n))(jnp.arange(count))
 
     def logits(self, ids, rows=(0, 1, 2, 3)):
         """Next-token logits of whole texts, with no cache: float32 [B, T, V]."""
@@ -70,92 +74,12 @@ def captioner():
 
 @pytest.fixture(scope="module")
 def nucleus(captioner):
-    options = Sampling(max_length=14)
+    options = Decoding(max_length=14)
     return options, captioner.generate(options)
 
 
 def close(got, want, tolerance=1e-5):
     np.testing.assert_allclose(got, want, rtol=0, atol=tolerance * np.abs(want).max())
-
-
-# What a token is drawn from.
-
-
-def processed(logits, seen=(), length=9, **options):
-    mask = np.isin(np.arange(len(logits)), list(seen))[None]
-    values = {"top_p": 1.0, "repetition_penalty": 1.0, "min_length": 0, **options}
-    row = np.array([logits], np.float32)
-    return process(row, mask, jnp.int32(length), EOS, Sampling(**values))[0].tolist()
-
-
-def test_the_penalty_makes_seen_tokens_less_likely_whatever_their_sign():
-    found = processed([2.0, -2.0, 0.0, 4.0, -4.0], seen=[0, 1, 2], repetition_penalty=2.0)
-    assert found == [1.0, -4.0, 0.0, 4.0, -4.0]
-
-
-@pytest.mark.parametrize(("length", "end"), [(5, -INF), (6, 4.0), (7, 4.0)])
-@pytest.mark.parametrize("method", ["nucleus", "greedy"])
-def test_the_end_waits_for_the_least_length(length, end, method):
-    found = processed([1.0, 2.0, 3.0, 4.0], length=length, min_length=6, method=method)
-    assert found == [1.0, 2.0, 3.0, end]
-
-
-def test_temperature_divides_after_the_penalty_and_not_for_greedy():
-    options = {"seen": [0], "repetition_penalty": 2.0, "temperature": 0.5}
-    assert processed([2.0, 1.0], **options) == [2.0, 2.0]
-    assert processed([2.0, 1.0], method="greedy", **options) == [1.0, 1.0]
-
-
-@pytest.mark.parametrize(
-    ("p", "kept"),
-    [
-        (0.2, [1]),
-        (0.499, [1]),
-        (0.501, [1, 3]),
-        (0.749, [1, 3]),
-        (0.751, [0, 1, 3]),
-        (0.899, [0, 1, 3]),
-        (1.0, [0, 1, 2, 3]),
-    ],
-)
-def test_the_nucleus_ends_with_the_token_that_passes_p(p, kept):
-    logits = np.log(np.float32([[0.15, 0.5, 0.1, 0.25]]))
-    found = np.asarray(top_p(logits, p))
-    assert np.flatnonzero(found[0] > -INF).tolist() == kept
-    assert (found[0, kept] == logits[0, kept]).all()
-
-
-def test_tokens_that_tie_with_the_last_of_the_nucleus_are_all_kept():
-    assert (top_p(np.zeros((1, 4), np.float32), 0.1) == 0).all()
-    found = top_p(np.log(np.float32([[0.1, 0.3, 0.3, 0.3]])), 0.4)[0]
-    assert (np.asarray(found) > -INF).tolist() == [False, True, True, True]
-
-
-def test_draws_follow_the_distribution_and_skip_what_is_ruled_out():
-    logits = jnp.log(jnp.array([0.2, 0.0, 0.5, 0.3]))
-    keys = jax.random.split(jax.random.key(0), 20_000)
-    drawn = choose(jnp.tile(logits, (20_000, 1)), keys, jnp.int32(4), Sampling())
-    shares = np.bincount(drawn, minlength=4) / 20_000
-    np.testing.assert_allclose(shares, [0.2, 0, 0.5, 0.3], atol=0.015)
-    again = choose(jnp.tile(logits, (20_000, 1)), keys, jnp.int32(5), Sampling())
-    assert (drawn != again).mean() > 0.3  # each position draws anew
-
-
-@pytest.mark.parametrize(
-    ("options", "named"),
-    [
-        ({"method": "beam"}, "'beam' is unknown: nucleus, greedy"),
-        ({"top_p": 0.0}, "top_p is 0.0"),
-        ({"top_p": 1.1}, "top_p is 1.1"),
-        ({"temperature": 0.0}, "temperature"),
-        ({"repetition_penalty": -1.0}, "repetition_penalty"),
-        ({"min_length": 21}, "min_length 21 .* max_length 20"),
-        ({"min_length": -1}, "min_length -1"),
-    ],
-)
-def test_wrong_options_are_named(options, named):
-    with pytest.raises(UserError, match=named):
-        Sampling(**options)
 
 
 # The original's values.
@@ -172,7 +96,7 @@ def test_the_nucleus_distribution_is_the_originals(captioner):
     logits = captioner.logits(ids)[:, -1]
     close(logits, captioner.outputs["nucleus_logits"], 1e-4)
     seen = (np.asarray(ids)[:, :, None] == np.arange(VOCAB)).any(1)
-    options = Sampling(top_p=0.9, repetition_penalty=1.1, min_length=6)
+    options = Decoding(top_p=0.9, repetition_penalty=1.1, min_length=6)
     found = jax.nn.softmax(process(logits, seen, jnp.int32(ids.shape[1]), EOS, options))
     wanted = captioner.outputs["nucleus_probs"]
     assert ((np.asarray(found) > 0) == (wanted > 0)).all()
@@ -182,16 +106,16 @@ def test_the_nucleus_distribution_is_the_originals(captioner):
 def test_greedy_texts_are_the_originals(captioner):
     found = captioner.generate(GREEDY)
     wanted = captioner.outputs["beam1_max12_min4_rep1.0"]
-    np.testing.assert_array_equal(found.tokens, wanted)
-    assert found.length.tolist() == (wanted != PAD).sum(1).tolist()
+    np.testing.assert_array_equal(found.tokens[:, 0], wanted)
+    assert found.length[:, 0].tolist() == (wanted != PAD).sum(1).tolist()
 
 
 # What a text depends on, and what it does not.
 
 
-def reference(captioner, options, row, seed=0):
+def reference(captioner, options, row, number=0):
     """One text in plain Python, all of it computed anew for every token: (ids, log-probability)."""
-    key = jax.random.fold_in(jax.random.key(seed), row)
+    key = captioner.keys(row, number + 1)[number]
     ids, total = captioner.prompt[row].tolist(), 0.0
     while len(ids) < options.max_length and ids[-1] != EOS:
         padded = np.full((1, options.max_length), PAD, np.int32)
@@ -209,30 +133,31 @@ def reference(captioner, options, row, seed=0):
 def test_the_cached_loop_is_the_uncached_one(captioner, nucleus, row):
     options, found = nucleus
     tokens, log_probability = reference(captioner, options, row)
-    assert found.tokens[row].tolist() == tokens
-    assert found.log_probability[row] == pytest.approx(log_probability, abs=1e-4)
+    assert found.tokens[row, 0].tolist() == tokens
+    assert found.score[row, 0] == pytest.approx(log_probability, abs=1e-4)
 
 
 def test_texts_end_once_and_are_padded_behind(nucleus):
     options, found = nucleus
     ended = 0
-    for tokens, length in zip(found.tokens.tolist(), found.length.tolist(), strict=True):
+    for (tokens,), (length,) in zip(found.tokens.tolist(), found.length.tolist(), strict=True):
         assert set(tokens[length:]) <= {PAD}
         assert length >= options.min_length and EOS not in tokens[: length - 1]
         assert tokens[length - 1] == EOS or length == options.max_length
         ended += tokens[length - 1] == EOS
-    assert ended and len(set(found.length.tolist())) > 1  # or this shows nothing
+    assert ended and len(set(found.length[:, 0].tolist())) > 1  # or this shows nothing
 
 
-def test_log_probability_is_the_sum_over_what_was_written(captioner, nucleus):
+def test_log_probabilities_are_those_of_what_was_written(captioner, nucleus):
     options, found = nucleus
-    logp = jax.nn.log_softmax(captioner.logits(found.tokens))
-    start = captioner.prompt.shape[1]
-    wanted = [
-        sum(float(logp[row, t - 1, tokens[t]]) for t in range(start, length))
-        for row, (tokens, length) in enumerate(zip(found.tokens, found.length, strict=True))
-    ]
-    np.testing.assert_allclose(found.log_probability, wanted, atol=1e-4)
+    tokens, length = found.tokens[:, 0], found.length[:, 0]
+    logp = jax.nn.log_softmax(captioner.logits(tokens))
+    wanted = np.zeros(tokens.shape)
+    for row in range(4):
+        for t in range(captioner.prompt.shape[1], length[row]):
+            wanted[row, t] = logp[row, t - 1, tokens[row, t]]
+    np.testing.assert_allclose(found.log_probabilities[:, 0], wanted, atol=1e-4)
+    np.testing.assert_allclose(found.score[:, 0], wanted.sum(axis=1), atol=1e-4)
 
 
 @pytest.mark.parametrize("rows", [[2], [3, 0], [0, 0, 1, 2, 3, 3, 1]])
@@ -240,13 +165,74 @@ def test_a_text_does_not_depend_on_its_neighbours(captioner, nucleus, rows):
     options, wanted = nucleus
     found = captioner.generate(options, rows)
     np.testing.assert_array_equal(found.tokens, wanted.tokens[rows])
-    np.testing.assert_allclose(found.log_probability, wanted.log_probability[rows], atol=1e-4)
+    np.testing.assert_allclose(found.score, wanted.score[rows], atol=1e-4)
 
 
 def test_other_keys_give_other_texts(captioner, nucleus):
     options, first = nucleus
     other = captioner.generate(options, seed=1)
-    assert (first.tokens != other.tokens).any(axis=1).sum() >= 3
+    assert (first.tokens != other.tokens).any(axis=(1, 2)).sum() >= 3
+
+
+def test_several_captions_are_drawn_each_by_its_own_key(captioner, nucleus):
+    options, single = nucleus
+    several = captioner.generate(dataclasses.replace(options, captions=3))
+    assert several.tokens.shape == (4, 3, 14)
+    np.testing.assert_array_equal(several.tokens[:, :1], single.tokens)
+    for number in (1, 2):
+        tokens, log_probability = reference(captioner, options, 2, number)
+        assert several.tokens[2, number].tolist() == tokens
+        assert several.score[2, number] == pytest.approx(log_probability, abs=1e-4)
+    assert all(len({tuple(text) for text in texts}) > 1 for texts in several.tokens.tolist())
+
+
+PROMPTS = np.int32([[62, 5, 6, 7], [62, 9, 0, 0], [62, 0, 0, 0], [62, EOS, 8, 0]])
+LENGTHS = np.int32([4, 2, 1, 3])
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        Decoding(max_length=12, captions=2),
+        Decoding(max_new_tokens=6, max_length=1, captions=2),
+        dataclasses.replace(GREEDY, repetition_penalty=1.2),
+    ],
+)
+def test_ragged_prompts_give_the_texts_of_each_alone(captioner, options):
+    found = captioner.generate(options, prompt=PROMPTS, lengths=LENGTHS)
+    for row, length in enumerate(LENGTHS):
+        alone = captioner.generate(options, [row], prompt=PROMPTS[row : row + 1, :length])
+        room = alone.tokens.shape[-1]
+        np.testing.assert_array_equal(found.tokens[row, :, :room], alone.tokens[0])
+        assert (found.tokens[row, :, room:] == PAD).all()
+        np.testing.assert_array_equal(found.length[row], alone.length[0])
+        shown = found.log_probabilities[row, :, :room]
+        np.testing.assert_allclose(shown, alone.log_probabilities[0], atol=1e-5)
+        assert (shown[:, :length] == 0).all() and (found.length[row] > length).all()
+
+
+def test_max_new_tokens_counts_from_the_prompts_end(captioner):
+    options = Decoding(min_length=12, max_new_tokens=3)
+    found = captioner.generate(options, prompt=PROMPTS, lengths=LENGTHS)
+    assert found.tokens.shape == (4, 1, 7) and options.room(4) == 7
+    assert found.length[:, 0].tolist() == [7, 5, 4, 6]
+
+
+def test_one_program_serves_prompts_of_all_lengths():
+    traces = []
+
+    @jax.jit
+    def write(prompt, lengths):
+        traces.append(prompt.shape)
+        step = lambda ids, cache, index: (jax.nn.one_hot(ids + 1, VOCAB), cache)  # noqa: E731
+        return generate(step, (), prompt, None, GREEDY, (EOS, PAD), lengths).tokens
+
+    for lengths in ([4, 2, 1, 3], [1, 1, 4, 2]):
+        tokens = write(PROMPTS, np.int32(lengths))
+        assert tokens[1, 0, lengths[1] : lengths[1] + 2].tolist() == [
+            (PROMPTS[1, lengths[1] - 1] + 1) % VOCAB, (PROMPTS[1, lengths[1] - 1] + 2) % VOCAB,
+        ]  # fmt: skip
+    assert len(traces) == 1
 
 
 def test_a_penalty_that_outweighs_all_lets_no_token_come_twice():
@@ -254,14 +240,17 @@ def test_a_penalty_that_outweighs_all_lets_no_token_come_twice():
     options = dataclasses.replace(GREEDY, repetition_penalty=1e6, min_length=6)
     found = generate(
         lambda ids, cache, index: (jnp.tile(logits, (*ids.shape, 1)), cache),
-        jnp.zeros(0), jnp.array([[62, 2]]), jax.random.key(0)[None], options, (EOS, PAD),
+        (), jnp.array([[62, 2]]), None, options, (EOS, PAD),
     )  # fmt: skip
-    assert found.tokens[0].tolist() == [62, 2, 1, 4, 5, 6, EOS] + [PAD] * 5
+    assert found.tokens[0, 0].tolist() == [62, 2, 1, 4, 5, 6, EOS] + [PAD] * 5
 
 
-def test_a_prompt_as_long_as_the_text_comes_back_as_it_is(captioner):
-    options = Sampling(min_length=0, max_length=captioner.prompt.shape[1])
+@pytest.mark.parametrize("method", ["nucleus", "greedy", "beam"])
+@pytest.mark.parametrize("longest", [2, 3])
+def test_a_prompt_as_long_as_the_text_comes_back_as_it_is(captioner, method, longest):
+    options = Decoding(method=method, min_length=0, max_length=longest)
     found = captioner.generate(options)
-    np.testing.assert_array_equal(found.tokens, captioner.prompt)
-    assert found.log_probability.tolist() == [0.0] * 4
-    assert found.length.tolist() == [3] * 4
+    np.testing.assert_array_equal(found.tokens[:, 0], captioner.prompt)
+    assert found.log_probabilities.tolist() == [[[0.0] * 3]] * 4
+    assert found.score.tolist() == [[0.0]] * 4
+    assert found.length.tolist() == [[3]] * 4

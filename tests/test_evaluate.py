@@ -13,11 +13,11 @@ from blip_jax import evaluate as evaluation
 from blip_jax.data.builders.shapes import make_record
 from blip_jax.data.images import decode
 from blip_jax.data.text import clean_caption
-from blip_jax.decoding import Sampling
+from blip_jax.decoding import Decoding
 from blip_jax.errors import UserError
 
 TEST = 10  # images, two texts each
-SAMPLING = Sampling(method="greedy", repetition_penalty=1.0, max_length=16)
+GREEDY = Decoding(method="greedy", repetition_penalty=1.0, max_length=16)
 
 
 @pytest.fixture(scope="module")
@@ -167,7 +167,7 @@ def test_captions_do_not_depend_on_the_batch(world, model, monkeypatch):
     for size in (1, 3):
         monkeypatch.setattr(evaluation, "BATCH", size)
         images = evaluation.Images(model, world.human, "test")
-        sampled = dataclasses.replace(SAMPLING, method="nucleus")
+        sampled = dataclasses.replace(GREEDY, method="nucleus")
         written.append(evaluation.write_captions(model, images, sampled))
     assert written[0] == written[1] and len(set(written[0])) > TEST / 2
     assert not any(text.startswith(minute.PROMPT.strip()) for text in written[0])
@@ -205,7 +205,7 @@ def test_all_numbers_are_there_and_do_not_depend_on_the_batch(world, model, monk
     found = []
     for size in (1, 2):
         monkeypatch.setattr(evaluation, "BATCH", size)
-        values = evaluation.evaluate(model, world.human, "test", sampling=SAMPLING, rerank=4)
+        values = evaluation.evaluate(model, world.human, "test", decoding=GREEDY, rerank=4)
         assert all(math.isfinite(value) for value in values.values())
         found.append(values)
     assert found[0] == pytest.approx(found[1], abs=1e-4)

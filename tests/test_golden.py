@@ -9,7 +9,10 @@ import pytest
 GOLDENS = pathlib.Path(__file__).parent / "goldens"
 
 
-@pytest.mark.parametrize("name", ["features", "pretrain_step", "pretrain_trajectory"])
+@pytest.mark.parametrize(
+    "name",
+    ["captioner", "features", "nlvr", "pretrain_step", "pretrain_trajectory", "retrieval", "vqa"],
+)
 def test_golden_values_are_met(name, capsys):
     assert golden.main([str(GOLDENS / f"{name}.npz")]) == 0
     assert ", 0 past 1e-4" in capsys.readouterr().out

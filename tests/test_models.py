@@ -10,7 +10,7 @@ import tiny
 
 from blip_jax import models
 from blip_jax.models import masks
-from blip_jax.models.attention import KVCache, LayerNorm
+from blip_jax.models.attention import LayerNorm
 from blip_jax.models.blip import unit
 from blip_jax.models.med import EPS, Embeddings, MedLayer
 
@@ -143,7 +143,7 @@ def test_med_scan_is_a_loop(config, params, role):
     layer = MedLayer(config.med, jnp.float32, role, False)
     for number in range(config.med.depth):
         own, seen = jax.tree.map(lambda w, n=number: w[n], (med["layers"]["layer"], context))
-        x, _ = layer.apply({"params": own}, x, KVCache(*seen), None, mask, None, 0)
+        x, _ = layer.apply({"params": own}, x, (seen,), None, None, mask, None, 0)
     if role == "encoder":
         scanned = run(config, "ground", params, IDS, MASK, context)
     else:

@@ -10,7 +10,7 @@ import tiny
 
 from blip_jax import models
 from blip_jax.models.attention import LayerNorm
-from blip_jax.models.vit import EPS, Block, patches
+from blip_jax.models.vit import Block, patches
 
 IMAGES = tiny.images(3)
 
@@ -45,7 +45,7 @@ def test_scan_is_a_loop(config, params, unroll):
     for number in range(config.vit.depth):
         layer = jax.tree.map(lambda w, n=number: w[n], vit["blocks"])
         x, _ = block.apply({"params": layer}, x, 0.0)
-    x = LayerNorm(EPS).apply({"params": vit["norm"]}, x)
+    x = LayerNorm(1e-6).apply({"params": vit["norm"]}, x)
     scanned = tokens(tiny.config(unroll=unroll), params)
     np.testing.assert_allclose(scanned, x, atol=1e-5)
 

@@ -16,7 +16,7 @@ def config(vit: dict | None = None, med: dict | None = None, **changes) -> model
     """A model 16 wide and 2 deep, of 5 image tokens, without dropout, in float32."""
     vit = {"image_size": IMAGE, "patch": 8, "width": 16, "heads": 4, **(vit or {})}
     med = {
-        "width": 16, "heads": 4, "mlp": 32, "vocab": VOCAB, "max_length": 12, "context_width": 16,
+        "width": 16, "heads": 4, "mlp": 32, "vocab": VOCAB, "max_length": 12,
         **(med or {}),
     }  # fmt: skip
     return models.preset("tiny", vit=vit, med=med, **{"embed": 8, "unroll": 1, **changes})

@@ -19,10 +19,10 @@ from blip_jax.data.builders.world import World
 from blip_jax.data.sources import Part, open_dataset, to_text
 from blip_jax.data.text import clean_caption
 from blip_jax.data.tokenizer import train_wordpiece
-from blip_jax.decoding import Sampling
+from blip_jax.decoding import Decoding
 from blip_jax.errors import UserError
 from blip_jax.evaluate import evaluate
-from blip_jax.inference import Trained
+from blip_jax.inference import load
 from blip_jax.train.loop import train
 
 
@@ -174,24 +174,24 @@ class Circle:
             dataset=self.data["web"],
             split="train",
             output=self.path("scores"),
-            sampling=Sampling(**options),
+            decoding=Decoding(**options),
             seed=self.seed,
             **sizes,
         )
-        writer, judge = (Trained.load(self.path(name)) for name in ("captioner", "filter"))
+        writer, judge = (load(self.path(name)) for name in ("captioner", "filter"))
         run.run(settings, writer, judge)
         return results.judge_scores(settings.output, self.data["web"], self.config.threshold)
 
     def evaluate(self, arm: str) -> dict[str, float]:
         options = self.config.evaluation
-        sampling = Sampling(
+        decoding = Decoding(
             method=options.method, max_length=options.max_length, repetition_penalty=1.0
         )
         return evaluate(
-            Trained.load(self.path(f"pretrain-{arm}")),
+            load(self.path(f"pretrain-{arm}")),
             self.data["test"],
             options.split,
-            sampling=sampling,
+            decoding=decoding,
             gallery=options.gallery,
             rerank=options.rerank,
         )

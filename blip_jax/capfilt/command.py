@@ -9,10 +9,10 @@ from blip_jax.capfilt import assemble, scores
 from blip_jax.capfilt.run import Settings
 from blip_jax.capfilt.run import run as caption_and_score
 from blip_jax.data.sources import Part
-from blip_jax.decoding import Sampling
+from blip_jax.decoding import Decoding
 from blip_jax.errors import UserError
 from blip_jax.evaluation import tables
-from blip_jax.inference import Trained
+from blip_jax.inference import load
 
 
 def defaults() -> ConfigDict:
@@ -23,9 +23,10 @@ def defaults() -> ConfigDict:
         "captioner": "",  # workdirs of the two fine-tuned models
         "filter": "",
         "captions": 1,  # an image
-        "sampling": ConfigDict({
-            "method": "nucleus", "top_p": 0.9, "temperature": 1.0, "repetition_penalty": 1.1,
-            "min_length": 5, "max_length": 20,
+        "decoding": ConfigDict({
+            "method": "nucleus", "top_p": 0.9, "top_k": 0, "temperature": 1.0,
+            "repetition_penalty": 1.1, "min_length": 5, "max_length": 20,
+            "beams": 3, "length_penalty": 1.0,
         }),
         "batch_size": 64,  # images a device
         "shard_rows": 1024,
@@ -50,13 +51,13 @@ def run(config: ConfigDict, workdir: str) -> None:
         dataset=config.dataset,
         split=config.split,
         output=output,
-        sampling=Sampling(**config.sampling),
+        decoding=Decoding(**config.decoding),
         captions=config.captions,
         batch_size=config.batch_size,
         shard_rows=config.shard_rows,
         seed=config.seed,
     )
-    caption_and_score(settings, Trained.load(config.captioner), Trained.load(config.filter))
+    caption_and_score(settings, load(config.captioner), load(config.filter))
     columns = scores.read(output, config.split)
     kept = assemble.keep(columns, scores.ORIGINS, config.threshold)
     print(tables.plain(summary(columns, kept)))

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 
 import grain
 import jax
+import jax.numpy as jnp
 import numpy as np
 import tqdm
 from etils import epath
@@ -22,9 +23,10 @@ from blip_jax.data.images import ImageError, decode, resize
 from blip_jax.data.pipeline import stable_hash
 from blip_jax.data.sources import open_dataset, to_text
 from blip_jax.data.text import clean_caption
-from blip_jax.decoding import Sampling
+from blip_jax.decoding import Decoding
 from blip_jax.errors import UserError
-from blip_jax.inference import Trained, captioner, example_keys, matcher, prompt_of
+from blip_jax.inference import Model
+from blip_jax.inference.programs import captioner, example_keys, matcher, prompt_of
 from blip_jax.train.signals import Interrupted, Interruptible
 
 
@@ -35,24 +37,28 @@ class Settings:
     Attributes:
       dataset, split: the input (data/sources.py).
       output: folder of the scored dataset.
-      sampling: of the captioner.
-      captions: how many to write for each image.
+      decoding: of the captioner.
+      captions: how many to write for each image, in place of `decoding.captions`.
       batch_size: images a device at a time.
       shard_rows: rows of the input in a shard.
-      seed: of sampling.
+      seed: of the draws.
     """
 
     dataset: str
     split: str
     output: str
-    sampling: Sampling = Sampling()
+    decoding: Decoding = Decoding()
     captions: int = 1
     batch_size: int = 64
     shard_rows: int = 1024
     seed: int = 0
 
+    def __post_init__(self):
+        decoding = dataclasses.replace(self.decoding, captions=self.captions)
+        object.__setattr__(self, "decoding", decoding)
 
-def run(settings: Settings, writer: Trained, judge: Trained) -> str:
+
+def run(settings: Settings, writer: Model, judge: Model) -> str:
     """Captions every image with `writer` and scores all texts with `judge`.
 
     Returns: the folder of the scored dataset, `settings.output`.
@@ -131,9 +137,9 @@ def batches(source, rows: range, settings: Settings, sizes: set[int]) -> Iterato
 class Work:
     """Both programs, compiled once a shape, and what goes in and out of them."""
 
-    def __init__(self, settings: Settings, writer: Trained, judge: Trained):
+    def __init__(self, settings: Settings, writer: Model, judge: Model):
         self.settings, self.writer, self.judge = settings, writer, judge
-        self.write = captioner(writer, settings.sampling)
+        self.write = captioner(writer, settings.decoding)
         self.match = matcher(judge)
         self.sizes = {writer.image_size, judge.image_size}
 
@@ -159,14 +165,18 @@ class Work:
         images = np.stack([example["image"][self.writer.image_size] for example in examples])
         hashes = np.array([stable_hash(example["key"]) for example in examples])
         prompt = len(prompt_of(self.writer))
-        found: list[list[dict]] = [[] for _ in examples]
-        for number in range(self.settings.captions):
-            keys = example_keys(self.settings.seed, hashes, number)
-            generated = self.write(images, keys)
-            texts = self.writer.tokenizer.decode(generated.tokens[:, prompt:])
-            for entries, text, logp in zip(found, texts, generated.log_probability, strict=True):
-                entries.append({**_entry(text, "synthetic"), "log_probability": float(logp)})
-        return found
+        numbers = range(self.settings.captions)
+        keys = [example_keys(self.settings.seed, hashes, number) for number in numbers]
+        generated = self.write(images, jnp.stack(keys, axis=1))
+        log_probability = generated.log_probabilities.sum(axis=-1)
+        decode = self.writer.tokenizer.decode
+        return [
+            [
+                {**_entry(text, "synthetic"), "log_probability": float(logp)}
+                for text, logp in zip(decode(tokens[:, prompt:]), values, strict=True)
+            ]
+            for tokens, values in zip(generated.tokens, log_probability, strict=True)
+        ]
 
     def score(self, examples: list[dict], texts: list[list[dict]]) -> None:
         """Fills in the scores of all texts that are not empty."""

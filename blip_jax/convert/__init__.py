@@ -1,1 +1,122 @@
-"""Checkpoints of the original PyTorch code to and from our parameters, as one table."""
+"""Checkpoints of the original PyTorch code and of Hugging Face, in and out.
+
+checkpoint = convert.read("model_base_caption_capfilt_large.pth")
+convert.write(checkpoint, "blip-base", to="huggingface")
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from collections.abc import Mapping
+
+from blip_jax import losses, models
+from blip_jax.convert import files, huggingface, original
+from blip_jax.convert.original import nlvr_from
+from blip_jax.convert.recognise import infer_config, recognise
+from blip_jax.data.tokenizer import Tokenizer
+from blip_jax.errors import UserError
+
+__all__ = ["Checkpoint", "infer_config", "nlvr_from", "read", "recognise", "write"]
+
+FORMATS = ("original", "huggingface")
+PROMPT = "a picture of "  # that the original's captioners were tuned with
+TOKENIZER = "bert-base-uncased"
+_VOCABULARY_FILES = ("vocab.txt", "tokenizer.json")
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    """A model and what is needed to use it.
+
+    Attributes:
+      kind: of `models.KINDS`.
+      params: nested dict of float32 arrays.
+      momentum, queue: to go on training from; None where there are none.
+      tokenizer: a folder or a Hugging Face id; "" if it is not known.
+      prompt: what a captioner's texts begin with.
+      source: where it was read.
+    """
+
+    kind: str
+    config: models.BlipConfig
+    params: dict
+    momentum: dict | None = None
+    queue: losses.Queue | None = None
+    tokenizer: str = ""
+    prompt: str = ""
+    source: str = ""
+
+
+def read(path: str, heads: Mapping[str, int] | None = None) -> Checkpoint:
+    """A checkpoint of the original (.pth, .pt, .bin, .safetensors) or a Hugging Face folder.
+
+    Everything in it must be known and everything that the model needs must be there.
+
+    Args:
+      heads: {"vit": attention heads of the ViT, "med": of the text transformer}, where heads are
+        not 64 wide; a Hugging Face folder and a file that `write` made tell them.
+
+    Raises:
+      UserError: one line that names the file and what is wrong with it.
+    """
+    place = pathlib.Path(path).expanduser()
+    try:
+        return _read_huggingface(place) if place.is_dir() else _read_original(place, heads)
+    except UserError as error:
+        message = str(error)
+        raise UserError(message if str(place) in message else f"{place}: {message}") from error
+
+
+def _read_huggingface(folder: pathlib.Path) -> Checkpoint:
+    config, kind = huggingface.read_config(str(folder))
+    params = huggingface.load(files.read(str(folder)), config, kind)
+    own = any((folder / name).is_file() for name in _VOCABULARY_FILES)
+    tokenizer = str(folder) if own else _default_tokenizer(config)
+    return Checkpoint(kind, config, params, tokenizer=tokenizer, source=str(folder))
+
+
+def _read_original(file: pathlib.Path, heads: Mapping[str, int] | None) -> Checkpoint:
+    tensors = files.read(str(file))
+    kind = recognise(tensors)
+    about = tensors.extras.get("blip_jax") or {}
+    try:
+        config = models.from_dict(about["config"]) if about else infer_config(tensors.shapes, heads)
+        prompt = str(about.get("prompt", PROMPT if kind == "captioner" else ""))
+        tokenizer = str(about.get("tokenizer", ""))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError("what it says of itself under 'blip_jax' cannot be read") from error
+    weights = original.load(tensors, config, kind)
+    tokenizer = tokenizer or _default_tokenizer(config)
+    return Checkpoint(kind, config, *weights, tokenizer, prompt, str(file))
+
+
+def _default_tokenizer(config: models.BlipConfig) -> str:
+    return TOKENIZER if config.med.vocab == huggingface.BERT_VOCAB else ""
+
+
+def write(checkpoint: Checkpoint, path: str, to: str) -> None:
+    """Writes a checkpoint for the original code or for Hugging Face.
+
+    Args:
+      path: for "original" a file, .pth or .safetensors, with the configuration beside the
+        weights; for "huggingface" a folder.
+      to: "original" or "huggingface" (which has no momentum, no queue and no temperature).
+
+    Raises:
+      UserError: the format has no such kind of model, or the tokenizer is needed and unknown.
+    """
+    if to not in FORMATS:
+        raise UserError(f"unknown format {to!r}; known: {', '.join(FORMATS)}")
+    kind, config = checkpoint.kind, checkpoint.config
+    if to == "huggingface":
+        tokenizer = Tokenizer.load(checkpoint.tokenizer) if checkpoint.tokenizer else None
+        tensors = huggingface.save(checkpoint.params, config, kind)
+        huggingface.write_folder(path, config, kind, tokenizer)
+        files.write(tensors, str(pathlib.Path(path).expanduser() / "model.safetensors"), {})
+        return
+    weights = original.Weights(checkpoint.params, checkpoint.momentum, checkpoint.queue)
+    about = {"kind": kind, "config": models.to_dict(config), "prompt": checkpoint.prompt}
+    if not pathlib.Path(checkpoint.tokenizer).expanduser().is_dir():
+        about["tokenizer"] = checkpoint.tokenizer
+    files.write(original.save(weights, config, kind), path, {"blip_jax": about})

@@ -1,213 +1,269 @@
-"""The original's state-dict names and layouts to our parameter paths, both ways.
+"""Checkpoints of the original PyTorch code (salesforce/BLIP): names, constants, queues."""
 
-A rule is (regex on the original name, our path, how the array is laid out). In the names, N stands
-for a layer number: those arrays are stacked on a leading axis. PyTorch keeps a dense kernel as
-[out, in]; ours are [in, out] with heads apart.
-"""
-
-import dataclasses
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
 
+from blip_jax import losses, models
+from blip_jax.convert.rules import (
+    DENSE,
+    FLAT,
+    MERGE,
+    PATCH,
+    SAME,
+    Layout,
+    Rule,
+    dense,
+    flatten,
+    norm,
+    under,
+    unflatten,
+)
+from blip_jax.convert.rules import load as load_tree
+from blip_jax.convert.rules import save as save_tree
 from blip_jax.errors import UserError
 
-
-@dataclasses.dataclass(frozen=True)
-class Layout:
-    """How one array changes on its way here (`load`) and back (`save`); h is the head count."""
-
-    load: Callable[[np.ndarray, int], np.ndarray]
-    save: Callable[[np.ndarray, int], np.ndarray]
-
-
-def _split_heads(w: np.ndarray, heads: int) -> np.ndarray:
-    return w.reshape(*w.shape[:-1], heads, w.shape[-1] // heads)
-
-
-SAME = Layout(lambda w, h: w, lambda w, h: w)
-DENSE = Layout(lambda w, h: w.T, lambda w, h: w.T)
-# [H * K, D] -> [D, H, K]
-HEADS = Layout(lambda w, h: _split_heads(w.T, h), lambda w, h: w.reshape(w.shape[0], -1).T)
-HEAD_BIAS = Layout(_split_heads, lambda w, h: w.reshape(-1))
-# [D, H * K] -> [H, K, D]
-MERGE = Layout(
-    lambda w, h: w.T.reshape(h, -1, w.shape[0]), lambda w, h: w.reshape(-1, w.shape[-1]).T
-)
-# The ViT's fused [3 * H * K, D] -> [D, 3, H, K]
-QKV = Layout(
-    lambda w, h: w.T.reshape(w.shape[1], 3, h, -1), lambda w, h: w.reshape(w.shape[0], -1).T
-)
-QKV_BIAS = Layout(lambda w, h: w.reshape(3, h, -1), lambda w, h: w.reshape(-1))
-# Convolution [D, 3, P, P] -> [P * P * 3, D]
-PATCH = Layout(
-    lambda w, h: w.transpose(2, 3, 1, 0).reshape(-1, w.shape[0]),
-    lambda w, h: w.reshape(round((w.shape[0] // 3) ** 0.5), -1, 3, w.shape[1]).transpose(
-        3, 2, 0, 1
-    ),
-)
+# The parts that each kind's state dict has, by the original's attribute names.
+PARTS = {
+    "pretrain": ("visual_encoder", "text_encoder", "text_decoder", "heads"),
+    "captioner": ("visual_encoder", "text_decoder"),
+    "retrieval": ("visual_encoder", "text_encoder", "heads"),
+    "features": ("visual_encoder", "text_encoder"),
+    "vqa": ("visual_encoder", "text_encoder", "text_decoder"),
+    "nlvr": ("visual_encoder", "text_encoder", "cls_head"),
+}
+CONSTANT = re.compile(r".*\.position_ids")  # a buffer, 0 … length - 1
+# int64 [1] <-> int32 [], int64 [1, Q] <-> int32 [Q]
+_SCALAR = Layout(lambda w, shape: w[0], lambda w: w.astype(np.int64).reshape(1))
+_ROW = Layout(lambda w, shape: w[0], lambda w: w.astype(np.int64).reshape(1, -1))
+_FEATURES = [Rule("image_queue", "image", DENSE), Rule("text_queue", "text", DENSE)]
+QUEUES = {
+    "pretrain": [*_FEATURES, Rule("queue_ptr", "pointer", _SCALAR)],
+    "retrieval": [
+        *_FEATURES,
+        Rule("idx_queue", "group", _ROW),
+        Rule("ptr_queue", "pointer", _SCALAR),
+    ],
+}
 
 
-def _dense(name: str, path: str, kernel: Layout = DENSE, bias: Layout = SAME) -> list[tuple]:
-    return [(f"{name}.weight", f"{path}/kernel", kernel), (f"{name}.bias", f"{path}/bias", bias)]
+class Weights(NamedTuple):
+    """What a checkpoint holds; the last two in pre-training and retrieval alone, or None."""
+
+    params: dict
+    momentum: dict | None = None
+    queue: losses.Queue | None = None
 
 
-def _norm(name: str, path: str) -> list[tuple]:
-    return [(f"{name}.weight", f"{path}/scale", SAME), (f"{name}.bias", f"{path}/bias", SAME)]
-
-
-def _vit(name: str, path: str) -> list[tuple]:
-    block, ours = f"{name}.blocks.N", f"{path}/blocks"
+def vision(name: str, path: str = "vit") -> list[Rule]:
+    """The ViT under `name`; timm's names too."""
+    block, ours = f"{name}blocks.*", f"{path}/blocks"
     return [
-        (f"{name}.cls_token", f"{path}/cls", SAME),
-        (f"{name}.pos_embed", f"{path}/position", SAME),
-        *_dense(f"{name}.patch_embed.proj", f"{path}/patch", PATCH),
-        *_norm(f"{block}.norm1", f"{ours}/norm1"),
-        *_dense(f"{block}.attn.qkv", f"{ours}/attention/qkv", QKV, QKV_BIAS),
-        *_dense(f"{block}.attn.proj", f"{ours}/attention/out", MERGE),
-        *_norm(f"{block}.norm2", f"{ours}/norm2"),
-        *_dense(f"{block}.mlp.fc1", f"{ours}/mlp_in"),
-        *_dense(f"{block}.mlp.fc2", f"{ours}/mlp_out"),
-        *_norm(f"{name}.norm", f"{path}/norm"),
+        Rule(f"{name}cls_token", f"{path}/cls"),
+        Rule(f"{name}pos_embed", f"{path}/position"),
+        *dense(f"{name}patch_embed.proj", f"{path}/patch", PATCH),
+        *norm(f"{block}.norm1", f"{ours}/norm1"),
+        *dense(f"{block}.attn.qkv", f"{ours}/attention/qkv"),
+        *dense(f"{block}.attn.proj", f"{ours}/attention/out", MERGE),
+        *norm(f"{block}.norm2", f"{ours}/norm2"),
+        *dense(f"{block}.mlp.fc1", f"{ours}/mlp_in"),
+        *dense(f"{block}.mlp.fc2", f"{ours}/mlp_out"),
+        *norm(f"{name}norm", f"{path}/norm"),
     ]
 
 
-def _med(name: str, path: str, role: str) -> list[tuple]:
-    layer, ours = f"{name}.encoder.layer.N", f"{path}/layers/layer"
-    own = f"{ours}/{role}_self_attention"
-    cross, context = f"{ours}/cross_attention", f"{path}/cross_attention_context"
-    embeddings = f"{path}/embeddings"
-    rules = [
-        (f"{name}.embeddings.word_embeddings.weight", f"{embeddings}/word", SAME),
-        (f"{name}.embeddings.position_embeddings.weight", f"{embeddings}/position", SAME),
-        *_norm(f"{name}.embeddings.LayerNorm", f"{embeddings}/norm"),
-    ]
-    for number, part in enumerate(("query", "key", "value")):
-        at = f"[{number}]"  # our self-attention holds the three in one array
+def text(name: str, role: str, config: models.MedConfig, images: int = 1) -> list[Rule]:
+    """A text transformer under `name` in the role "encoder" or "decoder"."""
+    rules = [*embeddings(name, role, config), *self_attention(name, role, config)]
+    rules += feed_forward(name, role, config)
+    cross = models.part_name(config, "cross_attention", role)
+    theirs, ours = f"{name}encoder.layer.*.crossattention", f"med/layers/layer/{cross}"
+    rules += norm(f"{theirs}.output.LayerNorm", f"{ours}_norm")
+    for number in range(images):  # two of them have numbers in the names
+        twin, tail = (str(number), "_2" * number) if images > 1 else ("", "")
+        context = f"med/{cross}{tail}_context"
+        rules += dense(f"{theirs}.self{twin}.query", f"{ours}{tail}/query")
+        for part in ("key", "value"):
+            source = f"{theirs}.self{twin}.{part}"
+            rules += [
+                Rule(f"{source}.weight", f"{context}/{part}_kernel", DENSE),
+                Rule(f"{source}.bias", f"{context}/{part}_bias", FLAT),
+            ]
+        rules += dense(f"{theirs}.output.dense{twin}", f"{ours}{tail}/out", MERGE)
+    if images > 1:
+        merge = f"{theirs}.output.merge_layer"
         rules += [
-            (f"{layer}.attention.self.{part}.weight", f"{own}/qkv/kernel{at}", HEADS),
-            (f"{layer}.attention.self.{part}.bias", f"{own}/qkv/bias{at}", HEAD_BIAS),
+            Rule(f"{merge}.weight", "med/layers/merge_kernel", DENSE, first=config.merge_from),
+            Rule(f"{merge}.bias", "med/layers/merge_bias", FLAT, first=config.merge_from),
         ]
-    return rules + [
-        *_dense(f"{layer}.attention.output.dense", f"{own}/out", MERGE),
-        *_norm(f"{layer}.attention.output.LayerNorm", f"{own}_norm"),
-        *_dense(f"{layer}.crossattention.self.query", f"{cross}/query", HEADS, HEAD_BIAS),
-        (f"{layer}.crossattention.self.key.weight", f"{context}/key_kernel", HEADS),
-        (f"{layer}.crossattention.self.key.bias", f"{context}/key_bias", HEAD_BIAS),
-        (f"{layer}.crossattention.self.value.weight", f"{context}/value_kernel", HEADS),
-        (f"{layer}.crossattention.self.value.bias", f"{context}/value_bias", HEAD_BIAS),
-        *_dense(f"{layer}.crossattention.output.dense", f"{cross}/out", MERGE),
-        *_norm(f"{layer}.crossattention.output.LayerNorm", f"{cross}_norm"),
-        *_dense(f"{layer}.intermediate.dense", f"{ours}/ffn_in"),
-        *_dense(f"{layer}.output.dense", f"{ours}/ffn_out"),
-        *_norm(f"{layer}.output.LayerNorm", f"{ours}/ffn_norm"),
+    return rules
+
+
+def embeddings(name: str, role: str, config: models.MedConfig) -> list[Rule]:
+    path = f"med/{models.part_name(config, 'embeddings', role)}"
+    return [
+        Rule(f"{name}embeddings.word_embeddings.weight", f"{path}/word", tied=True),
+        Rule(f"{name}embeddings.position_embeddings.weight", f"{path}/position"),
+        *norm(f"{name}embeddings.LayerNorm", f"{path}/norm"),
     ]
 
 
-PARAMETERS = [
-    ("temp", "temperature", SAME),
-    *_vit("visual_encoder", "vit"),
-    *_med("text_encoder", "med", "encoder"),
-    *_med("text_decoder.bert", "med", "decoder"),
-    *_dense("text_decoder.cls.predictions.transform.dense", "med/lm_head/dense"),
-    *_norm("text_decoder.cls.predictions.transform.LayerNorm", "med/lm_head/norm"),
-    ("text_decoder.cls.predictions.bias", "med/lm_head/bias", SAME),
-    ("text_decoder.cls.predictions.decoder.weight", "med/embeddings/word", SAME),
-    ("text_decoder.cls.predictions.decoder.bias", "med/lm_head/bias", SAME),
-    *_dense("vision_proj", "vision_proj"),
-    *_dense("text_proj", "text_proj"),
-    *_dense("itm_head", "itm_head"),
-]
-MOMENTUM = [
-    *_vit("visual_encoder_m", "vit"),
-    *_med("text_encoder_m", "med", "encoder"),
-    *_dense("vision_proj_m", "vision_proj"),
-    *_dense("text_proj_m", "text_proj"),
-]
-# Constants and what is kept elsewhere (the queue has its own fields).
-IGNORED = re.compile(r".*\.position_ids|image_queue|text_queue|queue_ptr|idx_queue|ptr_queue")
+def self_attention(name: str, role: str, config: models.MedConfig) -> list[Rule]:
+    layer = f"{name}encoder.layer.*.attention"
+    ours = f"med/layers/layer/{models.part_name(config, 'self_attention', role)}"
+    rules = dense(f"{layer}.output.dense", f"{ours}/out", MERGE)
+    rules += norm(f"{layer}.output.LayerNorm", f"{ours}_norm")
+    for number, part in enumerate(("query", "key", "value")):
+        rules += [
+            Rule(f"{layer}.self.{part}.weight", f"{ours}/qkv/kernel[{number}]", DENSE),
+            Rule(f"{layer}.self.{part}.bias", f"{ours}/qkv/bias[{number}]", FLAT),
+        ]
+    return rules
 
 
-def load(tensors: Mapping[str, np.ndarray], heads: Mapping[str, int], rules: list[tuple]) -> dict:
-    """Parameters from a state dict.
+def feed_forward(name: str, role: str, config: models.MedConfig) -> list[Rule]:
+    layer = f"{name}encoder.layer.*"
+    ours = f"med/layers/layer/{models.part_name(config, 'ffn', role)}"
+    return [
+        *dense(f"{layer}.intermediate.dense", f"{ours}_in"),
+        *dense(f"{layer}.output.dense", f"{ours}_out"),
+        *norm(f"{layer}.output.LayerNorm", f"{ours}_norm"),
+    ]
 
-    Args:
-      tensors: by original name; momentum weights and buffers may be among them.
-      heads: {"vit": heads of the ViT, "med": of the text transformer}.
-      rules: PARAMETERS or MOMENTUM.
 
-    Returns: nested dict of float32 arrays, stacked over layers. Paths that several names fill
-      (tied weights) must agree.
+def lm_head(name: str, config: models.MedConfig) -> list[Rule]:
+    """The prediction head under `name`; its output layer is tied to the word embedding."""
+    word = f"med/{models.part_name(config, 'embeddings', 'decoder')}/word"
+    return [
+        *dense(f"{name}transform.dense", "med/lm_head/dense"),
+        *norm(f"{name}transform.LayerNorm", "med/lm_head/norm"),
+        Rule(f"{name}bias", "med/lm_head/bias", tied=True),
+        Rule(f"{name}decoder.weight", word, tied=True),
+        Rule(f"{name}decoder.bias", "med/lm_head/bias", tied=True),
+    ]
+
+
+def rules(kind: str, config: models.BlipConfig) -> list[Rule]:
+    """The table of a kind's parameters.
 
     Raises:
-      UserError: a name without a rule, or tied weights that differ.
+      UserError: a kind that the original does not have.
     """
-    found: dict[str, dict[tuple[int, int], np.ndarray]] = {}
-    others = MOMENTUM if rules is PARAMETERS else PARAMETERS
-    for name, tensor in tensors.items():
-        match = _match(name, rules)
-        if match is None:
-            if not IGNORED.fullmatch(name) and _match(name, others) is None:
-                raise UserError(f"no place for tensor {name!r}: not a BLIP checkpoint of this kind")
-            continue
-        path, layout, layer = match
-        path, part = _part(path)
-        value = layout.load(np.asarray(tensor), heads["vit" if path.startswith("vit") else "med"])
-        slots = found.setdefault(path, {})
-        if not np.array_equal(slots.setdefault((layer, part), value), value):
-            raise UserError(f"tensor {name!r} differs from the one it is tied to")
-    tree: dict = {}
-    for path, slots in found.items():
-        *parents, leaf = path.split("/")
-        node = tree
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[leaf] = _stack(slots)
-    return tree
+    if kind not in PARTS:
+        known = ", ".join(PARTS)
+        raise UserError(f"the original has no {kind!r} checkpoints; kinds that it has: {known}")
+    med, images = config.med, 2 if kind == "nlvr" else 1
+    tables = {
+        "visual_encoder": vision("visual_encoder."),
+        "text_encoder": text("text_encoder.", "encoder", med, images),
+        "text_decoder": text("text_decoder.bert.", "decoder", med)
+        + lm_head("text_decoder.cls.predictions.", med),
+        "heads": [
+            Rule("temp", "temperature", SAME),
+            *dense("vision_proj", "vision_proj"),
+            *dense("text_proj", "text_proj"),
+            *dense("itm_head", "itm_head"),
+        ],
+        "cls_head": dense("cls_head.0", "classifier_in") + dense("cls_head.2", "classifier_out"),
+    }
+    return [rule for part in PARTS[kind] for rule in tables[part]]
 
 
-def save(params: Mapping, rules: list[tuple]) -> dict[str, np.ndarray]:
-    """The state dict of `params`; the inverse of `load`, tied weights under each of their names."""
-    tensors = {}
-    for name, path, layout in rules:
-        path, part = _part(path)
-        value = params
-        for key in path.split("/"):
-            value = value.get(key) if isinstance(value, Mapping) else None
-        if value is None:  # a model without this head
-            continue
-        value = np.asarray(value)
-        layered = ".N." in name
-        for layer in range(value.shape[0]) if layered else [0]:
-            array = value[layer] if layered else value
-            array = array if part < 0 else array.take(part, axis=-3)
-            tensors[name.replace(".N.", f".{layer}.")] = layout.save(array, 0)
-    return tensors
-
-
-def _match(name: str, rules: list[tuple]) -> tuple[str, Layout, int] | None:
-    layer = re.search(r"\.(\d+)\.", name)
-    key = name if layer is None else name.replace(layer.group(0), ".N.", 1)
-    for pattern, path, layout in rules:
-        if pattern == key:
-            return path, layout, -1 if layer is None else int(layer.group(1))
-    return None
-
-
-def _part(path: str) -> tuple[str, int]:
-    """ "a/qkv[1]" -> ("a/qkv", 1); without brackets the part is -1."""
-    match = re.fullmatch(r"(.*)\[(\d)\]", path)
-    return (match.group(1), int(match.group(2))) if match else (path, -1)
-
-
-def _stack(slots: dict[tuple[int, int], np.ndarray]) -> np.ndarray:
-    """Joins the parts of a fused array (before the heads axis), then the layers."""
-    layers: dict[int, dict[int, np.ndarray]] = {}
-    for (layer, part), value in slots.items():
-        layers.setdefault(layer, {})[part] = value
-    joined = [
-        parts[-1] if -1 in parts else np.stack([parts[i] for i in sorted(parts)], axis=-3)
-        for _, parts in sorted(layers.items())
+def momentum_rules(config: models.BlipConfig) -> list[Rule]:
+    """The table of the momentum encoder's parameters."""
+    return [
+        *vision("visual_encoder_m."),
+        *text("text_encoder_m.", "encoder", config.med),
+        *dense("vision_proj_m", "vision_proj"),
+        *dense("text_proj_m", "text_proj"),
     ]
-    return np.stack(joined) if -1 not in layers else joined[0]
+
+
+def _table(kind: str, config: models.BlipConfig) -> list[Rule]:
+    """All of a file's rules, for a tree of parameters, momentum and queue."""
+    table = under("params", rules(kind, config))
+    if kind in QUEUES:
+        table += under("momentum", momentum_rules(config)) + under("queue", QUEUES[kind])
+    return table
+
+
+def load(tensors: Mapping[str, np.ndarray], config: models.BlipConfig, kind: str) -> Weights:
+    """The parameters, and the momentum encoder and queue if the file has them.
+
+    Of a retrieval model there are files without these and without a temperature, for
+    models/blip_itm.py.
+
+    Raises:
+      UserError: see `rules.load`.
+    """
+    table = _table(kind, config)
+    params = models.shapes(config, kind)
+    if kind == "retrieval" and "temp" not in tensors:
+        del params["temperature"]
+    like = {"params": params}
+    if any(name.startswith("visual_encoder_m.") for name in tensors):
+        like["momentum"] = models.momentum_subtree(params)
+    if "image_queue" in tensors and kind in QUEUES:
+        size = np.shape(tensors["image_queue"])[-1]
+        like["queue"] = _queue_like(size, config.embed, kind)
+    found = load_tree(tensors, like, table, CONSTANT.fullmatch)
+    queue = found.get("queue")
+    if queue is not None:
+        size = len(queue["image"])
+        # Random rows of the start are negatives in the original, so all rows are valid.
+        defaults = {"group": np.full(size, -1, np.int32), "valid": np.ones(size, bool)}
+        queue = losses.Queue(**(defaults | queue))
+    return Weights(found["params"], found.get("momentum"), queue)
+
+
+def _queue_like(size: int, embed: int, kind: str) -> dict[str, np.ndarray]:
+    """What to fill: arrays that take no memory."""
+    features = np.broadcast_to(np.float32(0), (size, embed))
+    like = {"image": features, "text": features, "pointer": np.zeros((), np.int32)}
+    return like | ({"group": np.zeros(size, np.int32)} if kind == "retrieval" else {})
+
+
+def save(weights: Weights, config: models.BlipConfig, kind: str) -> dict[str, np.ndarray]:
+    """The original's state dict, its constants included; the inverse of `load`."""
+    tree = {"params": weights.params}
+    if weights.momentum is not None:
+        tree["momentum"] = weights.momentum
+    if weights.queue is not None:
+        tree["queue"] = weights.queue._asdict()
+    tensors = save_tree(tree, _table(kind, config))
+    ids = np.arange(config.med.max_length, dtype=np.int64)[None]
+    suffix = ".position_embeddings.weight"
+    names = [name.removesuffix(suffix) for name in tensors if name.endswith(suffix)]
+    return tensors | {f"{name}.position_ids": ids for name in names}
+
+
+def nlvr_from(params: Mapping, fresh: Mapping) -> dict:
+    """NLVR2's parameters at the start of fine-tuning, from pre-trained ones.
+
+    Both cross-attentions begin as copies of the one; merge layers and classifier stay fresh.
+    Source: `load_checkpoint` of the original's models/blip_nlvr.py.
+
+    Args:
+      params: of kind "pretrain", "retrieval" or "features".
+      fresh: `models.init(config, key, "nlvr")`.
+
+    Raises:
+      UserError: shapes that differ (the position embedding is resized), or a missing parameter.
+    """
+    source, started = flatten(params), {}
+    for path, leaf in flatten(fresh).items():
+        origin = path.replace("cross_attention_2", "cross_attention")
+        if path.startswith(("classifier_", "med/layers/merge_")):
+            started[path] = leaf
+            continue
+        if origin not in source:
+            raise UserError(f"the checkpoint to start from has no {origin}")
+        value = np.asarray(source[origin])
+        if path == "vit/position":
+            value = models.resize_position(value, leaf.shape[1])
+        if value.shape != leaf.shape:
+            raise UserError(f"{origin} is {list(value.shape)}, the model's {list(leaf.shape)}")
+        started[path] = value
+    return unflatten(started)

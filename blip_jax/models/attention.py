@@ -18,8 +18,30 @@ class KVCache(NamedTuple):
     value: jax.Array
 
 
-class LayerNorm(nn.Module):
+class Context(NamedTuple):
+    """What cross-attention reads: keys and values, projected beforehand.
+
+    Attributes:
+      key, value: [C, N, H, K] (stacked over layers: [L, C, N, H, K]).
+      mask: bool [C, N], True = may be attended to; None: all.
+    """
+
+    key: jax.Array
+    value: jax.Array
+    mask: jax.Array | None = None
+
+
+def layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, eps: float) -> jax.Array:
     """In float32 whatever comes in; gives back the dtype that came in."""
+    y = x.astype(jnp.float32)
+    y = y - y.mean(axis=-1, keepdims=True)
+    # In two passes: E[x^2] - E[x]^2 loses the digits that parity with PyTorch needs.
+    y = y * jax.lax.rsqrt(jnp.square(y).mean(axis=-1, keepdims=True) + eps)
+    return (y * scale + bias).astype(x.dtype)
+
+
+class LayerNorm(nn.Module):
+    """`layer_norm` with learned scale and bias."""
 
     eps: float
 
@@ -27,11 +49,7 @@ class LayerNorm(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
         bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],))
-        y = x.astype(jnp.float32)
-        y = y - y.mean(axis=-1, keepdims=True)
-        # In two passes: E[x^2] - E[x]^2 loses the digits that parity with PyTorch needs.
-        y = y * jax.lax.rsqrt(jnp.square(y).mean(axis=-1, keepdims=True) + self.eps)
-        return (y * scale + bias).astype(x.dtype)
+        return layer_norm(x, scale, bias, self.eps)
 
 
 class Projection(nn.Module):
@@ -41,14 +59,16 @@ class Projection(nn.Module):
     std: float
     inputs: int = 1
     dtype: jnp.dtype = jnp.float32
+    biased: bool = True
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         shape = x.shape[x.ndim - self.inputs :] + self.features
         kernel = self.param("kernel", nn.initializers.normal(self.std), shape)
-        bias = self.param("bias", nn.initializers.zeros, self.features)
         y = jnp.tensordot(x.astype(self.dtype), kernel.astype(self.dtype), self.inputs)
-        return y + bias.astype(self.dtype)
+        if not self.biased:
+            return y
+        return y + self.param("bias", nn.initializers.zeros, self.features).astype(self.dtype)
 
 
 def attend(
@@ -126,28 +146,25 @@ class SelfAttention(MultiHead):
 
 
 class CrossAttention(MultiHead):
-    """Attention over keys and values that were projected beforehand (`med.ContextProjection`)."""
+    """Attention over what `med.ContextProjection` made of image tokens or question states."""
 
     @nn.compact
     def __call__(
         self,
         x: jax.Array,
-        context: KVCache,
-        mask: jax.Array | None = None,
+        context: Context,
         rows: jax.Array | None = None,
     ) -> jax.Array:
         """x [B, T, D] attends to the context's rows.
 
         Args:
-          context: key, value [C, N, H, K].
-          mask: bool [C, N], True = may be attended to; None: all.
           rows: int32 [G, n]: which context row each text row reads, counted within its group
             (see `gather_rows`). None: text row b reads context row b // (B / C), nothing copied.
         """
         batch, length, width = x.shape
         head = width // self.heads
         query = Projection((self.heads, head), self.kernel_std, dtype=self.dtype, name="query")(x)
-        key, value = context
+        key, value, mask = context
         if rows is not None:
             key, value = gather_rows(key, rows), gather_rows(value, rows)
             mask = None if mask is None else gather_rows(mask, rows)

@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from blip_jax.models.attention import KVCache, Projection
+from blip_jax.models.attention import Context, KVCache, Projection
 from blip_jax.models.configs import BlipConfig
 from blip_jax.models.med import Med
 from blip_jax.models.vit import ViT
@@ -31,13 +31,6 @@ class Blip(nn.Module):
         self.text_proj = Projection((config.embed,), config.med.kernel_std)
         self.itm_head = Projection((2,), config.med.kernel_std)
 
-    def __call__(self, images: jax.Array, ids: jax.Array, mask: jax.Array) -> tuple:
-        """Takes every path once, so that `init` creates every parameter."""
-        tokens = self.encode_image(images)
-        features = self.image_features(tokens), self.text_features(ids, mask)
-        matched = self.itm_logits(ids, mask, self.context(tokens, "encoder"))
-        return features, matched, self.lm_logits(ids, mask, self.context(tokens, "decoder"))
-
     def encode_image(self, images: jax.Array, train: bool = False) -> jax.Array:
         """Normalised float [C, S, S, 3] -> image tokens [C, N, D], [CLS] first."""
         return self.vit(images, train)
@@ -55,7 +48,7 @@ class Blip(nn.Module):
         """Unimodal text states [B, T, D]."""
         return self.med.encode(ids, mask, train=train)
 
-    def context(self, tokens: jax.Array, role: str) -> KVCache:
+    def context(self, tokens: jax.Array, role: str) -> Context:
         """Image tokens -> what cross-attention in `role` ("encoder", "decoder") reads."""
         return self.med.context(tokens, role)
 
@@ -63,7 +56,7 @@ class Blip(nn.Module):
         self,
         ids: jax.Array,
         mask: jax.Array,
-        context: KVCache,
+        context: Context,
         rows: jax.Array | None = None,
         train: bool = False,
     ) -> jax.Array:
@@ -71,14 +64,13 @@ class Blip(nn.Module):
 
         `rows` says which image each text reads; see `attention.CrossAttention`.
         """
-        ids = first_token(ids, self.config.med.enc_token)
-        return self.med.encode(ids, mask, context, rows, train)
+        return self.med.encode(grounded(ids, self.config), mask, (context,), rows, train)
 
     def itm_logits(
         self,
         ids: jax.Array,
         mask: jax.Array,
-        context: KVCache,
+        context: Context,
         rows: jax.Array | None = None,
         train: bool = False,
     ) -> jax.Array:
@@ -87,14 +79,14 @@ class Blip(nn.Module):
         return self.itm_head(states[:, 0].astype(jnp.float32))
 
     def lm_logits(
-        self, ids: jax.Array, mask: jax.Array, context: KVCache, train: bool = False
+        self, ids: jax.Array, mask: jax.Array, context: Context, train: bool = False
     ) -> jax.Array:
         """float32 [B, T, V]: position t predicts token t + 1; [DEC] takes position 0."""
         ids = first_token(ids, self.config.med.dec_token)
         return self.med.decode(ids, context, mask, train=train)[0]
 
     def decode_step(
-        self, ids: jax.Array, context: KVCache, cache: KVCache, index: jax.Array
+        self, ids: jax.Array, context: Context, cache: KVCache, index: jax.Array
     ) -> tuple[jax.Array, KVCache]:
         """ids int [B, t] behind the `index` tokens that the cache holds -> (logits, cache)."""
         return self.med.decode(ids, context, cache=cache, index=index)
@@ -111,23 +103,16 @@ def first_token(ids: jax.Array, token: int) -> jax.Array:
     return jnp.asarray(ids).at[:, 0].set(token)
 
 
+def grounded(ids: jax.Array, config: BlipConfig) -> jax.Array:
+    """ids of texts to be read with an image: [ENC] at position 0, unless the quirk says [CLS]."""
+    return ids if "cls_for_enc" in config.quirks else first_token(ids, config.med.enc_token)
+
+
 def init_cache(config: BlipConfig, batch: int, length: int) -> KVCache:
     """An empty KV cache for `length` tokens: zeros [L, B, length, H, K] in the compute dtype."""
     med = config.med
     shape = (med.depth, batch, length, med.heads, med.width // med.heads)
     return KVCache(jnp.zeros(shape, config.dtype), jnp.zeros(shape, config.dtype))
-
-
-def init(config: BlipConfig, key: jax.Array) -> dict:
-    """Fresh float32 parameters, a nested dict; layers are stacked on a leading axis.
-
-    "temperature", the learned divisor of ITC's similarities, stands beside the network's own.
-    """
-    size = config.vit.image_size
-    images = jnp.zeros((1, size, size, 3))
-    ids = jnp.zeros((1, 4), jnp.int32)
-    params = Blip(config).init(key, images, ids, jnp.ones((1, 4), bool))["params"]
-    return {**params, "temperature": jnp.float32(0.07)}
 
 
 def momentum_subtree(params: dict) -> dict:

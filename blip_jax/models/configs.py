@@ -14,12 +14,21 @@ SHARING = {
     "none": frozenset(),
 }
 REMAT = ("none", "dots", "full")
+# Faults of the original that its released code computes with, off by default.
+QUIRKS = {
+    "cls_for_enc": "image-grounded text keeps [CLS] where training put [ENC] (models/blip_itm.py; "
+    "Hugging Face's retrieval and VQA)",
+    "smoothed_ranking": "VQA ranks answers with training's label smoothing (models/blip_vqa.py)",
+    "unmasked_question": "VQA generates from the question's pads too (models/blip_vqa.py; "
+    "Hugging Face)",
+}
 
 
 @dataclasses.dataclass(frozen=True)
 class ViTConfig:
     """The vision transformer (pre-norm, MLP of 4x the width).
 
+    `eps` is that of the norms: the original's 1e-6; Hugging Face's copies of it run with 1e-5.
     `position_std` and the other deviations are those of the normal draws at initialisation.
     """
 
@@ -28,6 +37,7 @@ class ViTConfig:
     width: int = 768
     depth: int = 12
     heads: int = 12
+    eps: float = 1e-6
     drop_path: float = 0.0  # stochastic depth of the last layer; rises linearly from 0
     kernel_std: float = 0.02
     patch_std: float = 0.02
@@ -54,8 +64,8 @@ class MedConfig:
     vocab: int = 30524
     max_length: int = 512
     dropout: float = 0.1  # of hidden states and of attention probabilities
-    context_width: int = 768  # of what cross-attention reads
     sharing: str = "all_but_self_attention"
+    merge_from: int = 6  # with two images a text: from this layer on a dense layer merges them
     kernel_std: float = 0.02
     output_std: float = 0.02
     embedding_std: float = 0.02
@@ -79,6 +89,7 @@ class BlipConfig:
       remat: what the backward pass computes again: "none", "dots" (all but matrix products),
         "full".
       unroll: layers laid out in one iteration of the scan over layers.
+      quirks: of QUIRKS, faults of the original to repeat, where its numbers are wanted.
     """
 
     vit: ViTConfig = ViTConfig()
@@ -87,13 +98,10 @@ class BlipConfig:
     dtype: str = "bfloat16"
     remat: str = "none"
     unroll: int = 1
+    quirks: tuple[str, ...] = ()
 
     def __post_init__(self):
-        if self.med.context_width != self.vit.width:
-            raise UserError(
-                f"med.context_width is {self.med.context_width}, but cross-attention reads image "
-                f"tokens of vit.width {self.vit.width}: make them equal"
-            )
+        object.__setattr__(self, "quirks", tuple(self.quirks))  # a list in checkpoints' JSON
         for name, part in (("vit", self.vit), ("med", self.med)):
             if part.width % part.heads:
                 raise UserError(
@@ -107,13 +115,15 @@ class BlipConfig:
             raise UserError(f"med.sharing is {self.med.sharing!r}; known: {', '.join(SHARING)}")
         if self.remat not in REMAT:
             raise UserError(f"remat is {self.remat!r}; known: {', '.join(REMAT)}")
+        for quirk in self.quirks:
+            if quirk not in QUIRKS:
+                raise UserError(f"unknown quirk {quirk!r}; known: {', '.join(QUIRKS)}")
 
 
 PRESETS = {
     "base": BlipConfig(),
     "large": BlipConfig(
         vit=ViTConfig(width=1024, depth=24, heads=16, drop_path=0.1),
-        med=MedConfig(context_width=1024),
     ),
     "tiny": BlipConfig(
         vit=ViTConfig(
@@ -122,7 +132,7 @@ PRESETS = {
         ),
         med=MedConfig(
             width=64, depth=2, heads=4, mlp=256, vocab=256, max_length=32, dropout=0.0,
-            context_width=64, kernel_std=0.125, output_std=0.01, embedding_std=0.1,
+            kernel_std=0.125, output_std=0.01, embedding_std=0.1,
         ),
         embed=64,
         dtype="float32",
@@ -152,6 +162,11 @@ def _replace(config: Any, changes: Mapping[str, Any], where: str) -> Any:
         nested = dataclasses.is_dataclass(old) and isinstance(value, Mapping)
         values[name] = _replace(old, value, f"{where}.{name}") if nested else value
     return dataclasses.replace(config, **values)
+
+
+def part_name(config: MedConfig, part: str, role: str) -> str:
+    """Name of the parameters of `part` in `role`: its own, or the common one if it is shared."""
+    return part if part in SHARING[config.sharing] else f"{role}_{part}"
 
 
 def to_dict(config: BlipConfig) -> dict[str, Any]:

@@ -12,8 +12,6 @@ from blip_jax.models.attention import LayerNorm, Projection, SelfAttention
 from blip_jax.models.configs import BlipConfig, ViTConfig
 from blip_jax.models.scan import scan_layers
 
-EPS = 1e-6
-
 
 class ViT(nn.Module):
     """Images to tokens; `VisionTransformer` of the original's models/vit.py."""
@@ -35,7 +33,7 @@ class ViT(nn.Module):
         rates = jnp.linspace(0.0, config.drop_path, config.depth)
         blocks = scan_layers(Block, self.config, config.depth, inputs=(0,))
         x, _ = blocks(config, dtype, train, name="blocks")(x, rates)
-        return LayerNorm(EPS, name="norm")(x)
+        return LayerNorm(config.eps, name="norm")(x)
 
 
 class Block(nn.Module):
@@ -48,12 +46,12 @@ class Block(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, rate: jax.Array) -> tuple[jax.Array, None]:
         config = self.config
-        y = LayerNorm(EPS, name="norm1")(x)
+        y = LayerNorm(config.eps, name="norm1")(x)
         attention = SelfAttention(
             config.heads, config.kernel_std, config.output_std, self.dtype, name="attention"
         )
         x = x + self.drop_path(attention(y)[0], rate)
-        y = LayerNorm(EPS, name="norm2")(x)
+        y = LayerNorm(config.eps, name="norm2")(x)
         y = Projection((4 * config.width,), config.kernel_std, dtype=self.dtype, name="mlp_in")(y)
         y = nn.gelu(y, approximate=False)
         y = Projection((config.width,), config.output_std, dtype=self.dtype, name="mlp_out")(y)

@@ -7,7 +7,6 @@ import jax
 import orbax.checkpoint as ocp
 from etils import epath
 
-from blip_jax import models
 from blip_jax.errors import UserError
 from blip_jax.train.state import TrainState
 
@@ -20,15 +19,17 @@ class Meta:
 
     Attributes:
       model: `models.to_dict` of its configuration.
-      task: name of the task it was trained on.
+      kind: what of it the training has trained, one of `models.KINDS`.
       prompt: text that its captions begin with; "" for none.
       max_length: tokens of its training texts.
+      tokenizer: a name to load it by; "": the folder `tokenizer` beside the checkpoints.
     """
 
     model: dict[str, Any]
-    task: str
+    kind: str
     prompt: str
     max_length: int
+    tokenizer: str = ""
 
 
 class Checkpoints:
@@ -127,6 +128,19 @@ def load_params(workdir: str) -> tuple[dict[str, Any], Meta]:
     Raises:
       UserError: there is no checkpoint.
     """
+    found, meta = load_parts(workdir, ("params",))
+    return found["params"], meta
+
+
+def load_parts(workdir: str, names: tuple[str, ...]) -> tuple[dict[str, Any], Meta]:
+    """Parts of a workdir's newest checkpoint, by their names in `TrainState`.
+
+    Those that the training has not (a captioner has no queue) are left out. Arrays come on the
+    default device, a queue as a dict.
+
+    Raises:
+      UserError: there is no checkpoint.
+    """
     folder = epath.Path(workdir).absolute() / FOLDER
     if not folder.exists():
         raise UserError(f"no checkpoint in {workdir}: {FOLDER}/ is missing there; train it first")
@@ -135,17 +149,18 @@ def load_params(workdir: str) -> tuple[dict[str, Any], Meta]:
         if step is None:
             raise UserError(f"no whole checkpoint in {folder}; train it first")
         meta = manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
-    meta = Meta(**meta)
-    config = models.from_dict(meta.model)
+    with ocp.StandardCheckpointer() as checkpointer:
+        stored = checkpointer.metadata(folder / str(step) / "state").item_metadata.tree
     place = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    shapes = jax.eval_shape(lambda key: models.init(config, key), jax.random.key(0))
-    like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), shapes)
+    like = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
+        {name: stored[name] for name in names if stored.get(name)},
+    )
     # A fresh manager: one that has restored another item of the step does not take this one.
     with ocp.CheckpointManager(folder) as manager:
         restore = ocp.args.PyTreeRestore(
-            item={"params": like},
-            restore_args=ocp.checkpoint_utils.construct_restore_args({"params": like}),
+            item=like,
+            restore_args=ocp.checkpoint_utils.construct_restore_args(like),
             partial_restore=True,
         )
-        found = manager.restore(step, args=ocp.args.Composite(state=restore))["state"]
-    return found["params"], meta
+        return manager.restore(step, args=ocp.args.Composite(state=restore))["state"], Meta(**meta)

@@ -25,7 +25,8 @@ from blip_jax.train.sharding import shardings
 from blip_jax.train.signals import Interrupted, Interruptible
 from blip_jax.train.state import TrainState
 from blip_jax.train.step import make_step
-from blip_jax.train.tasks.image_text import ImageText
+from blip_jax.train.tasks import KINDS
+from blip_jax.train.tasks.image_text import ImageText, select
 
 
 class Run:
@@ -78,11 +79,16 @@ class Run:
         if not self.config.init_from:
             return jax.jit(self._init, out_shardings=placed)(key)
         # To the host first: they come on one device, and the state lies on all of the mesh.
-        params = jax.device_get(pretrained(self.config.init_from, self.model))
+        params = jax.device_get(pretrained(self.config.init_from, self.model, self.kind))
         return jax.jit(self._start, out_shardings=placed)(params, key)
 
     def _init(self, key: jax.Array) -> TrainState:
-        return self._start(models.init(self.model, key), key)
+        return self._start(models.init(self.model, key, self.kind), key)
+
+    @property
+    def kind(self) -> str:
+        """What of the model is trained, and so what there is of it."""
+        return KINDS[self.config.task]
 
     def _start(self, params: dict, key: jax.Array) -> TrainState:
         objectives = self.task.objectives
@@ -121,7 +127,7 @@ class Run:
     @property
     def meta(self) -> Meta:
         config = self.config
-        return Meta(models.to_dict(self.model), config.task, config.prompt, config.max_length)
+        return Meta(models.to_dict(self.model), self.kind, config.prompt, config.max_length)
 
 
 def train(config: ConfigDict, workdir: str) -> TrainState:
@@ -167,11 +173,11 @@ def train(config: ConfigDict, workdir: str) -> TrainState:
     return state
 
 
-def pretrained(workdir: str, model: models.BlipConfig) -> dict:
-    """The newest parameters of `workdir`, with positions for this model's image size.
+def pretrained(workdir: str, model: models.BlipConfig, kind: str) -> dict:
+    """The newest parameters of `workdir` that `kind` has, with positions for its image size.
 
     Raises:
-      UserError: it holds another model in more than the image size.
+      UserError: it holds another model in more than the image size, or a part is not in it.
     """
     params, meta = load_params(workdir)
     theirs, ours = models.from_dict(meta.model), model
@@ -185,12 +191,22 @@ def pretrained(workdir: str, model: models.BlipConfig) -> dict:
                     f"{values[1]}: make them equal"
                 )
     position = models.resize_position(params["vit"]["position"], ours.vit.tokens)
-    return {**params, "vit": {**params["vit"], "position": position}}
+    params = {**params, "vit": {**params["vit"], "position": position}}
+    try:
+        return select(params, models.shapes(model, kind))
+    except KeyError as error:
+        raise UserError(
+            f"init_from {workdir} holds a {meta.kind} model without {error}, which a {kind} "
+            "model begins with; start from a pre-training"
+        ) from error
 
 
 def only_temperature(params: dict) -> dict:
     """A mask: False for all but the temperature."""
-    return {**jax.tree.map(lambda _: False, params), "temperature": True}
+    return {
+        name: jax.tree.map(lambda _, chosen=name == "temperature": chosen, value)
+        for name, value in params.items()
+    }
 
 
 def report(reports: list[dict], aside: Counter, rate: float) -> dict[str, float]:

@@ -56,10 +56,9 @@ def make_step(
                 (parts, jnp.arange(accumulate)),
             )[0]
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        metrics |= {
-            "gradient_norm": optax.global_norm(grads),
-            "temperature": state.params["temperature"],
-        }
+        metrics["gradient_norm"] = optax.global_norm(grads)
+        if "temperature" in state.params:
+            metrics["temperature"] = state.params["temperature"]
         params = optax.apply_updates(state.params, updates)
         state = dataclasses.replace(state, step=state.step + 1, params=params, opt_state=opt_state)
         return state, metrics
@@ -68,7 +67,9 @@ def make_step(
 
 
 def clamp_temperature(params: dict) -> dict:
-    """To 0.001 … 0.5, before each step, as `BLIP_Pretrain.forward` does."""
+    """To 0.001 … 0.5, before each step, as `BLIP_Pretrain.forward` does; a captioner has none."""
+    if "temperature" not in params:
+        return params
     return {**params, "temperature": jnp.clip(params["temperature"], 0.001, 0.5)}
 
 

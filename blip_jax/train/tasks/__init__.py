@@ -33,3 +33,6 @@ TASKS = {
         "alpha_steps": 2215,
     },
 }
+
+# The kind of model (`models.KINDS`) that each leaves.
+KINDS = {"pretrain": "pretrain", "captioner": "captioner", "filter": "retrieval"}

@@ -1,0 +1,47 @@
+"""Given texts ranked by their likelihood, as VQA ranks its list of answers.
+
+Q questions, C candidates, R texts, T tokens, V vocabulary.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from blip_jax import losses
+from blip_jax.errors import UserError
+
+
+def shortlist(first_logits: jax.Array, first_tokens: jax.Array, k: int) -> jax.Array:
+    """The k candidates whose first token is likeliest, best first; of equals the lower index.
+
+    Source: `BLIP_VQA.rank_answer` (models/blip_vqa.py), which judges only these in full.
+
+    Args:
+      first_logits: float32 [Q, V], of the token behind [DEC].
+      first_tokens: int [C], each candidate's token behind [DEC].
+
+    Returns: int32 [Q, k]. For logits [0, 3, 2] and first tokens [2, 0, 1, 2] the best three are
+      [2, 0, 3].
+
+    Raises:
+      UserError: k is not in 1 … C.
+    """
+    count = first_tokens.shape[0]
+    if not 1 <= k <= count:
+        raise UserError(f"k is {k}; it must lie between 1 and the number of candidates, {count}")
+    return jax.lax.top_k(jnp.take(first_logits, first_tokens, axis=-1), k)[1]
+
+
+def log_likelihood(
+    logits: jax.Array, ids: jax.Array, mask: jax.Array, smoothing: float = 0.0
+) -> jax.Array:
+    """The log-probability of whole texts: the sum over all tokens behind the first.
+
+    Args:
+      logits: float32 [R, T, V]; position t predicts token t + 1.
+      ids: int [R, T], [DEC] first; mask: bool [R, T], False at pads.
+      smoothing: of the labels; the original ranks with its training's 0.1.
+
+    Returns: float32 [R]. Even logits over V words give -(tokens - 1) * log V.
+    """
+    loss, weight = losses.lm_loss(logits, ids, mask, smoothing=smoothing)
+    return -(loss * weight).sum(axis=-1)

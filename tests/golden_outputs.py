@@ -1,0 +1,219 @@
+"""What this code computes for a golden file's inputs, under the names of its outputs."""
+
+import dataclasses
+import re
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from golden_file import Golden, image
+
+from blip_jax import losses, models
+from blip_jax.convert import original, rules
+from blip_jax.decoding import Decoding
+from blip_jax.decoding.process import process, seen_tokens
+from blip_jax.inference import programs
+from blip_jax.inference.model import ANSWER
+from blip_jax.train.state import TrainState
+from blip_jax.train.step import make_step
+from blip_jax.train.tasks.image_text import ImageText, Objectives
+
+Outputs = dict[str, np.ndarray]
+# Moves nothing, and keeps the gradients where they can be read.
+STILL = optax.chain(optax.trace(0.0), optax.scale(0.0))
+BEAM = re.compile(r"beam(\d+)_max(\d+)_min(\d+)_rep([\d.]+)")
+
+
+def outputs(golden: Golden) -> Outputs:
+    """All outputs of a file, of whichever kind it is."""
+    compute = {
+        "features": features, "pretrain": pretrain, "captioner": captioner,
+        "retrieval": retrieval, "vqa": vqa, "nlvr": nlvr,
+    }  # fmt: skip
+    return compute[golden.kind](golden)
+
+
+def network(golden: Golden, *quirks: str):
+    """What `inference.programs` take: a model, and a function that calls a network's method."""
+    config, params = golden.config(quirks), golden.weights.params
+    module = models.network(config, golden.kind)
+
+    def apply(method, *args):
+        return module.apply({"params": params}, *args, method=method)
+
+    return apply, SimpleNamespace(config=config, tokenizer=golden.special)
+
+
+def features(golden: Golden) -> Outputs:
+    apply, model = network(golden)
+    inputs, mask = golden.inputs, golden.mask()
+    tokens = apply("encode_image", image(inputs["image"]))
+    context = apply("context", tokens, "encoder")
+    params, vit = golden.weights.params, model.config.vit
+    larger = dataclasses.replace(vit, image_size=golden.cfg["image2"])
+    position = models.resize_position(params["vit"]["position"], larger.tokens)
+    resized = {**params, "vit": {**params["vit"], "position": position}}
+    blip = models.Blip(dataclasses.replace(model.config, vit=larger))
+    image2 = image(inputs["image2"])
+    return {
+        "image": tokens,
+        "text": apply("encode_text", inputs["ids"], mask),
+        "multimodal": apply("ground", inputs["ids"], mask, context),
+        "pos_embed_resized": position,
+        "image_resized": blip.apply({"params": resized}, image2, method="encode_image"),
+    }
+
+
+def pretrain(golden: Golden) -> Outputs:
+    """`pretrain_step` and `pretrain_trajectory`: the task and the step that training runs."""
+    inputs = golden.inputs
+    several = inputs["image"].ndim == 5
+    optimizer = STILL
+    if several:
+        optimizer = optax.adamw(float(inputs["lr"]), weight_decay=float(inputs["weight_decay"]))
+    names = ("itc", "itm", "lm")
+    step, state = stepper(golden, names, optimizer)
+    lost = []
+    for number in range(inputs["image"].shape[0] if several else 1):
+        pick = (lambda x, i=number: x[i]) if several else (lambda x: x)
+        state, metrics = step(state, batch(golden, pick), pick(inputs["alpha"]))
+        lost.append([float(metrics[name]) for name in names])
+    found = saved(golden, state)
+    if several:
+        return {"losses": lost, **{f"final/{name}": value for name, value in found.items()}}
+    own = rules.source_shapes(golden.weights.params, original.rules("pretrain", golden.config()))
+    moved = {f"momentum/{name}": value for name, value in found.items() if name not in own}
+    return {**dict(zip(("loss_itc", "loss_itm", "loss_lm"), lost[0], strict=True)),
+            **found, **gradients(golden, state), **moved}  # fmt: skip
+
+
+def retrieval(golden: Golden) -> Outputs:
+    """The recipe of the filter, and the scores of the original's blip_itm.py."""
+    inputs, mask = golden.inputs, golden.mask()
+    options = {"positives": "image", "negative_floor": 0.0}
+    step, state = stepper(golden, ("itc", "itm"), STILL, **options)
+    state, metrics = step(state, batch(golden, lambda x: x), inputs["alpha"])
+    apply, _ = network(golden, "cls_for_enc")
+    tokens = apply("encode_image", image(inputs["image"]))
+    context = apply("context", tokens, "encoder")
+    aligned = apply("image_features", tokens), apply("text_features", inputs["ids"], mask)
+    return {
+        "loss_itc": metrics["itc"],
+        "loss_itm": metrics["itm"],
+        **saved(golden, state),
+        **gradients(golden, state),
+        "itm_logits": apply("itm_logits", inputs["ids"], mask, context),
+        "itc_similarity": aligned[0] @ aligned[1].T,
+    }
+
+
+def stepper(golden: Golden, names: tuple[str, ...], optimizer, **options):
+    """A jitted training step, and the state that the file's weights and queues make."""
+    config, cfg = golden.config(), golden.cfg
+
+    @jax.jit
+    def step(state, batch, alpha):
+        # alpha is an input of each step here; in training it follows from the step's number.
+        size = {"queue": cfg["queue"], "negative_group": cfg["batch"]}
+        objectives = Objectives(names, **size, alpha=alpha, **options)
+        return make_step(ImageText(config, objectives), optimizer)(state, batch, None)
+
+    weights = golden.weights
+    params = jax.tree.map(jnp.asarray, weights.params)
+    state = TrainState(np.int32(0), params, *weights[1:], optimizer.init(params))
+    return step, jax.tree.map(jnp.asarray, state)
+
+
+def batch(golden: Golden, pick) -> dict[str, jax.Array]:
+    """One step's batch with its hard negatives."""
+    inputs = golden.inputs
+    found = {
+        "image": image(pick(inputs["image"])),
+        "ids": pick(inputs["ids"]),
+        "mask": pick(inputs["mask"]).astype(bool),
+        "negative_image": pick(golden.outputs["negative_image_index"]),
+        "negative_text": pick(golden.outputs["negative_text_index"]),
+    }
+    return found | ({"group": inputs["idx"].astype(np.int32)} if "idx" in inputs else {})
+
+
+def saved(golden: Golden, state: TrainState) -> Outputs:
+    """Parameters, momentum weights and queues of a state, under the original's names."""
+    weights = original.Weights(*jax.device_get((state.params, state.momentum, state.queue)))
+    return original.save(weights, golden.config(), golden.kind)
+
+
+def gradients(golden: Golden, state: TrainState) -> Outputs:
+    found = jax.device_get(state.opt_state[0].trace)
+    found = rules.save(found, original.rules(golden.kind, golden.config()))
+    return {f"grad/{name}": value for name, value in found.items()}
+
+
+def captioner(golden: Golden) -> Outputs:
+    apply, model = network(golden)
+    inputs, mask, prompt = golden.inputs, golden.mask(), golden.inputs["prompt"].astype(np.int32)
+    context = apply("context", apply("encode_image", image(inputs["image"])), "decoder")
+    logits = apply("lm_logits", inputs["ids"], mask, context)
+    ids = models.first_token(inputs["ids"], golden.special.dec)
+    loss, weight = losses.lm_loss(logits, ids, mask, int(inputs["prompt_length"]))
+    so_far = jnp.asarray(inputs["nucleus_context"])
+    following = apply("lm_logits", so_far, jnp.ones(so_far.shape, bool), context)[:, -1]
+    drawn = Decoding(repetition_penalty=1.1, min_length=6, top_p=0.9)
+    seen = seen_tokens(so_far, so_far.shape[1], following.shape[-1])
+    allowed = process(following, seen, so_far.shape[1], golden.special.sep, drawn)
+    found = {
+        "loss": (loss * weight).sum() / weight.sum(),
+        "logits": logits,
+        "nucleus_logits": following,
+        "nucleus_probs": jax.nn.softmax(allowed, axis=-1),
+    }
+    for name in golden.outputs:
+        if match := BEAM.fullmatch(name):
+            beams, longest, least = map(int, match.groups()[:3])
+            options = Decoding(
+                method="beam", beams=beams, max_length=longest, min_length=least,
+                repetition_penalty=float(match[4]),
+            )  # fmt: skip
+            written = programs.continued(apply, model, context, prompt, None, options)
+            found[name] = best(golden, written, name)
+            found[f"{name}_score"] = written.score[:, 0]
+    return found
+
+
+def best(golden: Golden, written, name: str) -> np.ndarray:
+    """The best texts, as wide as the file has them if nothing but pads is cut."""
+    tokens, width = np.asarray(written.tokens[:, 0]), golden.outputs[name].shape[1]
+    return tokens[:, :width] if np.all(tokens[:, width:] == golden.special.pad) else tokens
+
+
+def vqa(golden: Golden) -> Outputs:
+    quirks = "smoothed_ranking", "unmasked_question"
+    apply, model = network(golden, *quirks)
+    inputs, mask = golden.inputs, golden.mask("question_mask")
+    tokens = apply("encode_image", image(inputs["image"]))
+    states = apply("question_states", tokens, inputs["question_ids"], mask)
+    ids, answer_mask = inputs["answer_ids"], golden.mask("answer_mask")
+    owner = np.repeat(np.arange(len(mask)), inputs["answers_per_question"])[None]
+    logits = apply("lm_logits", ids, answer_mask, apply("context", states, mask), owner)
+    loss, weight = losses.lm_loss(logits, ids, answer_mask)
+    each = inputs["answer_weight"] * (loss * weight).sum(-1)
+    candidates = jnp.asarray(inputs["candidate_ids"]), jnp.asarray(golden.mask("candidate_mask"))
+    ranked = programs.ranked(apply, model, states, mask, candidates, int(inputs["k_test"]))
+    generated = programs.answers(apply, model, states, mask, ANSWER)
+    return {
+        "loss": each.sum() / len(mask),
+        "question_states": states,
+        "rank": ranked[0],
+        "generated": best(golden, generated, "generated"),
+    }
+
+
+def nlvr(golden: Golden) -> Outputs:
+    apply, _ = network(golden)
+    inputs, mask = golden.inputs, golden.mask()
+    tokens = apply("encode_image", image(inputs["images"]))
+    pair = apply("contexts", *jnp.split(tokens, 2))
+    logits = apply("logits", inputs["ids"], mask, pair)
+    return {"prediction": logits, "loss": losses.itm_loss(logits, inputs["targets"]).mean()}
