@@ -1,4 +1,8 @@
-"""The command line: blip-jax VERB --config configs/X.py [--config.field=value …] --workdir DIR."""
+"""The command line.
+
+blip-jax VERB --config configs/X.py [--config.field=value …] --workdir DIR   for runs
+blip-jax VERB ARGUMENTS …                                                    for files
+"""
 
 import contextlib
 import ctypes
@@ -56,19 +60,59 @@ VERBS: dict[str, Callable[[ConfigDict, str], None]] = {
 }
 
 
+def caption(argv: list[str]) -> int:
+    """write captions for image files"""
+    from blip_jax.commands import files
+
+    return files.run("caption", argv)
+
+
+def match(argv: list[str]) -> int:
+    """score how well texts go with image files"""
+    from blip_jax.commands import files
+
+    return files.run("match", argv)
+
+
+def answer(argv: list[str]) -> int:
+    """answer a question about image files"""
+    from blip_jax.commands import files
+
+    return files.run("answer", argv)
+
+
+def convert(argv: list[str]) -> int:
+    """turn a checkpoint into another format"""
+    from blip_jax.commands import convert as command
+
+    return command.run(argv)
+
+
+# Verbs without a config: they take the rest of the command line and give the exit status.
+COMMANDS: dict[str, Callable[[list[str]], int]] = {
+    verb.__name__: verb for verb in (caption, match, answer, convert)
+}
+
+
 def usage() -> str:
-    lines = [f"  {name:10} {verb.__doc__}" for name, verb in VERBS.items()]
+    runs, commands = (
+        [f"  {name:10} {verb.__doc__}" for name, verb in verbs.items()]
+        for verbs in (VERBS, COMMANDS)
+    )
     return "\n".join([
         "usage: blip-jax VERB --config FILE.py [--config.field=value ...] --workdir DIR",
-        "", *lines,
+        "", *runs, "",
+        "       blip-jax VERB ARGUMENTS ... (blip-jax VERB --help names them)",
+        "", *commands,
     ])  # fmt: skip
 
 
 def main(argv: list[str] | None = None) -> int:
     """Runs one verb.
 
-    Returns: the exit status: 0; 2 for what a person can mend, said in one line on stderr; 130 after
-      Ctrl-C or SIGTERM, when what was done is saved and the same command goes on.
+    Returns: the exit status: 0; 1 where files were left out, each named on stderr; 2 for what a
+      person can mend, said in one line on stderr; 130 after Ctrl-C or SIGTERM, when what was done
+      is saved, and in training the same command goes on.
     """
     argv = sys.argv[1:] if argv is None else argv
     if not argv or argv[0] in ("-h", "--help", "help"):
@@ -76,11 +120,14 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     verb = argv[0]
     try:
+        if verb in COMMANDS:
+            return _command(verb, argv[1:])
         if verb not in VERBS:
-            raise UserError(f"unknown verb {verb!r}; known: {', '.join(VERBS)}")
+            raise UserError(f"unknown verb {verb!r}; known: {', '.join([*VERBS, *COMMANDS])}")
         config, workdir = _flags(verb, argv[1:])
         _keep_memory()
         _quiet()
+        _no_bars()
         VERBS[verb](config, workdir)
     except UserError as error:
         print(f"blip-jax {verb}: {error}", file=sys.stderr)
@@ -88,7 +135,19 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt as error:
         print(f"blip-jax {verb}: {str(error) or 'stopped'}", file=sys.stderr)
         return 128 + signal.SIGINT
+    except BrokenPipeError:  # what reads our output has had enough, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python flushes again
+        return 128 + signal.SIGPIPE
     return 0
+
+
+def _command(verb: str, argv: list[str]) -> int:
+    _keep_memory()
+    _quiet()
+    try:
+        return COMMANDS[verb](argv)
+    except SystemExit as end:  # argparse, after --help
+        return end.code or 0
 
 
 def _flags(verb: str, argv: list[str]) -> tuple[ConfigDict, str]:
@@ -169,6 +228,10 @@ def _quiet() -> None:
     """Libraries' chatter off; warnings and errors stay."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     logging.set_verbosity(logging.WARNING)
+
+
+def _no_bars() -> None:
+    """tensorflow-datasets' own progress bars off."""
     import tensorflow_datasets as tfds
 
     tfds.disable_progress_bar()

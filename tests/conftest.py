@@ -5,9 +5,9 @@ gets another number of devices by `jax.config.update("jax_num_cpu_devices", n)`.
 """
 
 import os
-import pathlib
 
-CACHE = pathlib.Path(__file__).parents[1] / ".cache" / "jax"
+import pytest
+
 DEVICES = "--xla_force_host_platform_device_count"
 # Tests compile much and compute little: a third of the time to compile, the same numbers.
 QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
@@ -18,6 +18,17 @@ if DEVICES not in os.environ.get("XLA_FLAGS", ""):
 # Threads of XLA's CPU pool. Each device runs several collectives at once, each holding a thread
 # until its partners come: with only as many threads as cores or devices they wait for ever.
 os.environ.setdefault("NPROC", "64")
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
+# Programs that come out of JAX's compilation cache run collectives of several CPU devices in an
+# order of each device's own, and then now and then wait for each other for ever.
+os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "0"
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+def pytest_addoption(parser):
+    parser.addoption("--full", action="store_true", help="slow checks at their full size")
+
+
+@pytest.fixture(scope="session")
+def full(request) -> bool:
+    """Whether slow checks run at their full size."""
+    return request.config.getoption("--full")

@@ -80,11 +80,15 @@ def write(directory: str, records: list[dict]) -> str:
     return directory
 
 
-def trained(world: Minute, seed: int = 0, prompt: str = "") -> Model:
-    """A model with random weights."""
+def trained(
+    world: Minute, seed: int = 0, prompt: str = "", kind: str = "pretrain", **changes
+) -> Model:
+    """A model with random weights; `changes` are of its configuration."""
     med = {"vocab": world.tokenizer.vocab_size, "max_length": LENGTH}
-    config = tiny.config(med=med)
-    return Model(tiny.init(config, seed), config, world.tokenizer, prompt=prompt, max_length=LENGTH)
+    med |= {"sharing": "none"} if kind == "vqa" else {}
+    config = tiny.config(med=med, **changes)
+    described = {"kind": kind, "prompt": prompt, "max_length": LENGTH}
+    return Model(tiny.init(config, seed, kind), config, world.tokenizer, **described)
 
 
 def save(model: Model, workdir: str) -> str:

@@ -185,11 +185,11 @@ def test_what_training_cannot_use_is_named(capsys, config, tmp_path, override, n
     [
         ("capfilt", {}, "config.dataset is empty"),
         ("capfilt", {"dataset": "WEB", "captioner": "x"}, "config.filter is empty"),
-        ("capfilt", {"dataset": "WEB", "captioner": "/no", "filter": "/"}, "no checkpoint in /no"),
+        ("capfilt", {"dataset": "WEB", "captioner": "/no", "filter": "/"}, "/no does not exist"),
         ("capfilt", {"decoding.top_p": 2.0, "dataset": "WEB", "captioner": "/no", "filter": "/no"},
          "top_p is 2.0"),
         ("evaluate", {"dataset": "WEB"}, "config.model is empty"),
-        ("evaluate", {"dataset": "WEB", "model": "/no"}, "no checkpoint in /no"),
+        ("evaluate", {"dataset": "WEB", "model": "/no"}, "/no does not exist"),
     ],
 )  # fmt: skip
 def test_what_a_model_needs_is_named(capsys, world, tmp_path, verb, fields, named):

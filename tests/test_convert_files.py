@@ -192,11 +192,11 @@ def test_a_checkpoint_keeps_heads_prompt_momentum_and_queue(suffix, tmp_path):
     momentum = models.momentum_subtree(params)
     path = str(tmp_path / f"x.{suffix}")
     written = convert.Checkpoint(
-        "pretrain", config, params, momentum, queue, "some-tokenizer", "a drawing of "
+        "pretrain", config, params, momentum, queue, "some-tokenizer", "a drawing of ", 17
     )
     convert.write(written, path, "original")
     found = convert.read(path)
-    assert found.config == config and found.kind == "pretrain" and found.source == path
+    assert found.config == config and found.kind == "pretrain" and found.max_length == 17
     assert (found.tokenizer, found.prompt) == ("some-tokenizer", "a drawing of ")
     trees_equal((found.params, found.momentum, found.queue), (params, momentum, queue))
 
@@ -227,7 +227,7 @@ def test_errors_name_the_file(tmp_path):
 
 def test_an_unknown_format_is_refused(tmp_path):
     checkpoint = convert.Checkpoint("pretrain", tiny.config(), {})
-    with pytest.raises(UserError, match="^unknown format 'onnx'; known: original, huggingface$"):
+    with pytest.raises(UserError, match="^unknown format 'onnx'; known: original, hf$"):
         convert.write(checkpoint, str(tmp_path / "x"), "onnx")
 
 

@@ -86,7 +86,7 @@ def exported(tokenizer, tmp_path):
         params = params_of(config, kind)
         checkpoint = convert.Checkpoint(kind, config, params, tokenizer=tokenizer[0])
         folder = str(tmp_path / kind)
-        convert.write(checkpoint, folder, "huggingface")
+        convert.write(checkpoint, folder, "hf")
         cls = getattr(transformers, huggingface.ARCHITECTURES[kind])
         return checkpoint, from_pretrained(cls, folder), folder
 
@@ -118,7 +118,7 @@ def test_the_temperature_has_no_place_there(tokenizer, tmp_path):
     params = params_of(config, "retrieval")
     kept = {**params, "temperature": np.float32(0.07)}
     written = convert.Checkpoint("retrieval", config, kept, tokenizer=tokenizer[0])
-    convert.write(written, str(tmp_path), "huggingface")
+    convert.write(written, str(tmp_path), "hf")
     trees_equal(convert.read(str(tmp_path)).params, params)
 
 

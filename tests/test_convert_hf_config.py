@@ -80,7 +80,7 @@ def test_folders_that_are_not_complete(tmp_path):
 def test_kinds_that_it_does_not_have(kind, tmp_path):
     checkpoint = convert.Checkpoint(kind, tiny.config(), {})
     with pytest.raises(UserError, match=f"^Hugging Face has no '{kind}' model of BLIP; kinds that"):
-        convert.write(checkpoint, str(tmp_path), "huggingface")
+        convert.write(checkpoint, str(tmp_path), "hf")
 
 
 def test_vqa_of_two_widths_has_no_place_there():

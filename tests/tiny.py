@@ -22,16 +22,17 @@ def config(vit: dict | None = None, med: dict | None = None, **changes) -> model
     return models.preset("tiny", vit=vit, med=med, **{"embed": 8, "unroll": 1, **changes})
 
 
-def init(config: models.BlipConfig, seed: int = 0) -> dict:
+def init(config: models.BlipConfig, seed: int = 0, kind: str = "pretrain") -> dict:
     """Random parameters of a trained model's sizes, made without compiling anything.
 
     None are zeros: biases that are 0 would hide a path that leaves them out.
     """
-    shapes = jax.eval_shape(lambda key: models.init(config, key), jax.random.key(0))
+    shapes = models.shapes(config, kind)
     zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
+    start = {"scale": 1.0, "temperature": 0.07, "logit_scale": 2.6592}
 
     def lift(path, x):
-        return x + {"scale": 1.0, "temperature": 0.07}.get(path[-1].key, 0.0)
+        return x + start.get(path[-1].key, 0.0)
 
     lifted = jax.tree_util.tree_map_with_path(lift, noisy(zeros, seed, 0.2))
     return jax.tree.map(np.float32, lifted)

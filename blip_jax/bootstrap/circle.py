@@ -41,8 +41,10 @@ def bootstrap(config: ConfigDict, workdir: str) -> list[dict]:
     if unknown:
         raise UserError(f"unknown arm {unknown[0]!r}; known: {', '.join(ARMS)}")
     workdir = str(epath.Path(workdir).absolute()) if "://" not in workdir else workdir
-    # Every arm trains the same program: it is compiled once.
-    if not jax.config.jax_compilation_cache_dir:
+    # Every arm trains the same program: it is compiled once. Not for several CPU devices: what
+    # comes out of the cache runs their collectives out of order, and they wait for ever.
+    several = jax.default_backend() == "cpu" and jax.device_count() > 1
+    if not jax.config.jax_compilation_cache_dir and not several:
         jax.config.update("jax_compilation_cache_dir", f"{workdir}/compiled")
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
     Stages(workdir, _plain(config))

@@ -1,7 +1,7 @@
 """Checkpoints of the original PyTorch code and of Hugging Face, in and out.
 
 checkpoint = convert.read("model_base_caption_capfilt_large.pth")
-convert.write(checkpoint, "blip-base", to="huggingface")
+convert.write(checkpoint, "blip-base", to="hf")
 """
 
 from __future__ import annotations
@@ -19,9 +19,11 @@ from blip_jax.errors import UserError
 
 __all__ = ["Checkpoint", "infer_config", "nlvr_from", "read", "recognise", "write"]
 
-FORMATS = ("original", "huggingface")
+FORMATS = ("original", "hf")
 PROMPT = "a picture of "  # that the original's captioners were tuned with
 TOKENIZER = "bert-base-uncased"
+# Tokens of the original's training texts, where they are not 35.
+MAX_LENGTH = {"pretrain": 30, "captioner": 40}
 _VOCABULARY_FILES = ("vocab.txt", "tokenizer.json")
 
 
@@ -33,9 +35,9 @@ class Checkpoint:
       kind: of `models.KINDS`.
       params: nested dict of float32 arrays.
       momentum, queue: to go on training from; None where there are none.
-      tokenizer: a folder or a Hugging Face id; "" if it is not known.
+      tokenizer: one, or a folder or Hugging Face id; "" if it is not known.
       prompt: what a captioner's texts begin with.
-      source: where it was read.
+      max_length: tokens of its training texts.
     """
 
     kind: str
@@ -43,12 +45,12 @@ class Checkpoint:
     params: dict
     momentum: dict | None = None
     queue: losses.Queue | None = None
-    tokenizer: str = ""
+    tokenizer: Tokenizer | str = ""
     prompt: str = ""
-    source: str = ""
+    max_length: int = 35
 
 
-def read(path: str, heads: Mapping[str, int] | None = None) -> Checkpoint:
+def read(path: str, heads: Mapping[str, int] | None = None, whole: bool = True) -> Checkpoint:
     """A checkpoint of the original (.pth, .pt, .bin, .safetensors) or a Hugging Face folder.
 
     Everything in it must be known and everything that the model needs must be there.
@@ -56,13 +58,16 @@ def read(path: str, heads: Mapping[str, int] | None = None) -> Checkpoint:
     Args:
       heads: {"vit": attention heads of the ViT, "med": of the text transformer}, where heads are
         not 64 wide; a Hugging Face folder and a file that `write` made tell them.
+      whole: False leaves momentum encoder and queue unread.
 
     Raises:
       UserError: one line that names the file and what is wrong with it.
     """
     place = pathlib.Path(path).expanduser()
     try:
-        return _read_huggingface(place) if place.is_dir() else _read_original(place, heads)
+        if place.is_dir():
+            return _read_huggingface(place)
+        return _read_original(place, heads, whole)
     except UserError as error:
         message = str(error)
         raise UserError(message if str(place) in message else f"{place}: {message}") from error
@@ -73,10 +78,11 @@ def _read_huggingface(folder: pathlib.Path) -> Checkpoint:
     params = huggingface.load(files.read(str(folder)), config, kind)
     own = any((folder / name).is_file() for name in _VOCABULARY_FILES)
     tokenizer = str(folder) if own else _default_tokenizer(config)
-    return Checkpoint(kind, config, params, tokenizer=tokenizer, source=str(folder))
+    length = MAX_LENGTH.get(kind, Checkpoint.max_length)
+    return Checkpoint(kind, config, params, tokenizer=tokenizer, max_length=length)
 
 
-def _read_original(file: pathlib.Path, heads: Mapping[str, int] | None) -> Checkpoint:
+def _read_original(file: pathlib.Path, heads: Mapping[str, int] | None, whole: bool) -> Checkpoint:
     tensors = files.read(str(file))
     kind = recognise(tensors)
     about = tensors.extras.get("blip_jax") or {}
@@ -84,11 +90,12 @@ def _read_original(file: pathlib.Path, heads: Mapping[str, int] | None) -> Check
         config = models.from_dict(about["config"]) if about else infer_config(tensors.shapes, heads)
         prompt = str(about.get("prompt", PROMPT if kind == "captioner" else ""))
         tokenizer = str(about.get("tokenizer", ""))
-    except (KeyError, TypeError, AttributeError) as error:
+        length = int(about.get("max_length", MAX_LENGTH.get(kind, Checkpoint.max_length)))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError("what it says of itself under 'blip_jax' cannot be read") from error
-    weights = original.load(tensors, config, kind)
+    weights = original.load(tensors, config, kind, whole)
     tokenizer = tokenizer or _default_tokenizer(config)
-    return Checkpoint(kind, config, *weights, tokenizer, prompt, str(file))
+    return Checkpoint(kind, config, *weights, tokenizer, prompt, length)
 
 
 def _default_tokenizer(config: models.BlipConfig) -> str:
@@ -100,8 +107,8 @@ def write(checkpoint: Checkpoint, path: str, to: str) -> None:
 
     Args:
       path: for "original" a file, .pth or .safetensors, with the configuration beside the
-        weights; for "huggingface" a folder.
-      to: "original" or "huggingface" (which has no momentum, no queue and no temperature).
+        weights; for "hf" a folder.
+      to: "original" or "hf" (which has no momentum, no queue and no temperature).
 
     Raises:
       UserError: the format has no such kind of model, or the tokenizer is needed and unknown.
@@ -109,14 +116,18 @@ def write(checkpoint: Checkpoint, path: str, to: str) -> None:
     if to not in FORMATS:
         raise UserError(f"unknown format {to!r}; known: {', '.join(FORMATS)}")
     kind, config = checkpoint.kind, checkpoint.config
-    if to == "huggingface":
-        tokenizer = Tokenizer.load(checkpoint.tokenizer) if checkpoint.tokenizer else None
+    if to == "hf":
+        tokenizer = checkpoint.tokenizer or None
+        if isinstance(tokenizer, str):
+            tokenizer = Tokenizer.load(tokenizer)
         tensors = huggingface.save(checkpoint.params, config, kind)
         huggingface.write_folder(path, config, kind, tokenizer)
         files.write(tensors, str(pathlib.Path(path).expanduser() / "model.safetensors"), {})
         return
     weights = original.Weights(checkpoint.params, checkpoint.momentum, checkpoint.queue)
-    about = {"kind": kind, "config": models.to_dict(config), "prompt": checkpoint.prompt}
-    if not pathlib.Path(checkpoint.tokenizer).expanduser().is_dir():
-        about["tokenizer"] = checkpoint.tokenizer
+    about = {"kind": kind, "config": models.to_dict(config)}
+    about |= {"prompt": checkpoint.prompt, "max_length": checkpoint.max_length}
+    tokenizer = checkpoint.tokenizer
+    if isinstance(tokenizer, str) and not pathlib.Path(tokenizer).expanduser().is_dir():
+        about["tokenizer"] = tokenizer
     files.write(original.save(weights, config, kind), path, {"blip_jax": about})

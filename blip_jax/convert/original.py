@@ -189,11 +189,16 @@ def _table(kind: str, config: models.BlipConfig) -> list[Rule]:
     return table
 
 
-def load(tensors: Mapping[str, np.ndarray], config: models.BlipConfig, kind: str) -> Weights:
+def load(
+    tensors: Mapping[str, np.ndarray], config: models.BlipConfig, kind: str, whole: bool = True
+) -> Weights:
     """The parameters, and the momentum encoder and queue if the file has them.
 
     Of a retrieval model there are files without these and without a temperature, for
     models/blip_itm.py.
+
+    Args:
+      whole: False leaves momentum encoder and queue unread.
 
     Raises:
       UserError: see `rules.load`.
@@ -203,6 +208,9 @@ def load(tensors: Mapping[str, np.ndarray], config: models.BlipConfig, kind: str
     if kind == "retrieval" and "temp" not in tensors:
         del params["temperature"]
     like = {"params": params}
+    if not whole:
+        unread = re.compile(rf".*_m\..*|.*queue.*|{CONSTANT.pattern}")
+        return Weights(load_tree(tensors, like, table, unread.fullmatch)["params"])
     if any(name.startswith("visual_encoder_m.") for name in tensors):
         like["momentum"] = models.momentum_subtree(params)
     if "image_queue" in tensors and kind in QUEUES:

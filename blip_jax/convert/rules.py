@@ -6,7 +6,9 @@ heads apart, and the three of a self-attention in one array.
 """
 
 import math
+import os
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -182,27 +184,59 @@ def load(
     filled = {place.path for several in places.values() for place in several}
     if leaves.keys() - filled:
         raise UserError(f"no tensor of a file fills {_first(sorted(leaves.keys() - filled))}")
-    found = {path: np.empty(leaf.shape, leaf.dtype) for path, leaf in leaves.items()}
-    written: dict[tuple, str] = {}
-    misshapen = []
+    _check_shapes(tensors, places, leaves)
+    found = {path: _empty(leaf.shape, leaf.dtype) for path, leaf in leaves.items()}
+    # Of the names of tied weights the first fills the place, and the others are held against it.
+    first: dict[tuple, str] = {}
+    fills, ties = [], []
     for name, several in places.items():
-        tensor = np.asarray(tensors[name]) if name in tensors else None
-        for place in several if tensor is not None else ():
-            want = place.source_shape(leaves[place.path])
-            if tensor.shape != want:
-                misshapen.append(f"{name} is {list(tensor.shape)}, the model's {list(want)}")
-                continue
-            slot = place.of(found[place.path])
-            value = place.rule.layout.load(tensor, slot.shape).astype(slot.dtype, copy=False)
-            if place.key not in written:
-                slot[...] = value
-                written[place.key] = name
-            elif not _same_bits(slot, value):
-                tied = written[place.key]
+        for place in several if name in tensors else ():
+            own = first.setdefault(place.key, name) == name
+            (fills if own else ties).append((name, place))
+
+    def value(name: str, place: _Place) -> tuple[np.ndarray, np.ndarray]:
+        slot = place.of(found[place.path])
+        loaded = place.rule.layout.load(np.asarray(tensors[name]), slot.shape)
+        return slot, loaded.astype(slot.dtype, copy=False)
+
+    def fill(name: str, place: _Place) -> None:
+        slot, loaded = value(name, place)
+        slot[...] = loaded
+
+    def same(name: str, place: _Place) -> bool:
+        return _same_bits(*value(name, place))
+
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        for _ in pool.map(lambda pair: fill(*pair), fills):
+            pass
+        for (name, place), equal in zip(
+            ties, pool.map(lambda pair: same(*pair), ties), strict=True
+        ):
+            if not equal:
+                tied = first[place.key]
                 raise UserError(f"tensor {name} differs from {tied}, to which it is tied")
+    return unflatten(found)
+
+
+def _empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """As `np.empty`, at an address that JAX on CPUs takes over without a copy."""
+    dtype, align = np.dtype(dtype), 64
+    size = int(np.prod(shape)) * dtype.itemsize
+    raw = np.empty(size + align, np.uint8)
+    start = -raw.ctypes.data % align
+    return raw[start : start + size].view(dtype).reshape(shape)
+
+
+def _check_shapes(tensors, places: Mapping[str, list[_Place]], leaves: Mapping) -> None:
+    shapes = getattr(tensors, "shapes", None)  # known without reading
+    misshapen = []
+    for name in (name for name in places if name in tensors):
+        shape = tuple(np.shape(tensors[name]) if shapes is None else shapes[name])
+        for want in (place.source_shape(leaves[place.path]) for place in places[name]):
+            if shape != want:
+                misshapen.append(f"{name} is {list(shape)}, the model's {list(want)}")
     if misshapen:
         raise UserError(f"wrong shape: {_first(misshapen)}")
-    return unflatten(found)
 
 
 def _check_names(tensors, places: Mapping[str, list[_Place]], ignored: Callable) -> None:

@@ -43,7 +43,13 @@ def mapped(function: Callable, size: int, *arrays: np.ndarray, title: str = "") 
 
 
 def batch_rows(rows: int, most: int) -> int:
-    """Rows of a batch for so many rows: a power of two or `most`, a multiple of the devices."""
+    """Rows of a batch for so many rows: a power of two or `most`, a multiple of the devices.
+
+    Raises:
+      UserError: `most` is below 1.
+    """
+    if most < 1:
+        raise UserError(f"batch_size is {most}; it must be at least 1")
     devices = jax.local_device_count()
     wanted = min(most, 1 << max(rows - 1, 0).bit_length())
     return -(-wanted // devices) * devices
@@ -55,21 +61,33 @@ def load_image(image: ImageLike) -> np.ndarray:
     Raises:
       ImageError: it cannot be read, or is no picture; the message does not name it.
     """
-    if isinstance(image, Image.Image):
-        return np.asarray(image.convert("RGB"))
     if isinstance(image, np.ndarray):
-        if image.dtype != np.uint8 or image.ndim not in (2, 3):
-            raise ImageError(
-                f"an array {image.dtype} {list(image.shape)}, and not uint8 [height, width, 3]"
-            )
-        return np.asarray(Image.fromarray(image).convert("RGB"))
-    if not isinstance(image, bytes):
+        return np.asarray(_picture(image).convert("RGB"))
+    if isinstance(image, Image.Image):
+        try:
+            return np.asarray(image.convert("RGB"))
+        except Exception as error:  # a file is read only here; PIL raises nearly anything
+            raise ImageError(f"damaged or cut short ({type(error).__name__})") from error
+    if isinstance(image, (str, os.PathLike)):
         try:
             image = epath.Path(image).read_bytes()
-        except (OSError, TypeError, ValueError) as error:
+        except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or type(error).__name__
             raise ImageError(reason.lower()) from error
+    if not isinstance(image, bytes):
+        raise ImageError(f"{type(image).__name__} is no path, bytes, PIL image or numpy array")
     return decode(image)
+
+
+def _picture(array: np.ndarray) -> Image.Image:
+    try:
+        if array.dtype == np.uint8 and array.ndim in (2, 3) and array.size:
+            return Image.fromarray(array)
+    except (TypeError, ValueError):  # no picture's shape
+        pass
+    raise ImageError(
+        f"an array {array.dtype} {list(array.shape)}, and not uint8 [height, width, 3]"
+    )
 
 
 def image_name(image: ImageLike, number: int) -> str:
@@ -90,6 +108,21 @@ def load_images(images: Sequence[ImageLike], size: int) -> list[np.ndarray | Ima
         return list(pool.map(load, images))
 
 
+def loaded_batches(
+    images: Sequence[ImageLike], size: int, rows: int
+) -> Iterator[tuple[slice, list[np.ndarray | ImageError]]]:
+    """(which images, what `load_images` gives for them), `rows` at a time; the last may be fewer.
+
+    The next ones are read while the caller works on these.
+    """
+    with ThreadPoolExecutor(1) as ahead:
+        coming = ahead.submit(load_images, images[:rows], size)
+        for start in range(0, len(images), rows):
+            loaded, stop = coming.result(), start + rows
+            coming = ahead.submit(load_images, images[stop : stop + rows], size)
+            yield slice(start, start + len(loaded)), loaded
+
+
 def image_batches(
     images: Sequence[ImageLike], size: int, most: int
 ) -> Iterator[tuple[slice, np.ndarray]]:
@@ -100,23 +133,12 @@ def image_batches(
     Raises:
       UserError: one does not decode; it is named.
     """
-
-    def read(start: int) -> np.ndarray:
-        loaded = load_images(images[start : start + rows], size)
-        for number, image in enumerate(loaded, start=start):
+    rows = batch_rows(len(images), most)
+    for place, loaded in loaded_batches(images, size, rows):
+        for number, image in enumerate(loaded, start=place.start):
             if isinstance(image, ImageError):
                 raise UserError(f"image {image_name(images[number], number)}: {image}")
-        return np.stack(loaded + loaded[-1:] * (rows - len(loaded)))
-
-    total = len(images)
-    rows = batch_rows(total, most)
-    with ThreadPoolExecutor(1) as ahead:
-        coming = ahead.submit(read, 0) if total else None
-        for start in range(0, total, rows):
-            batch = coming.result()
-            if start + rows < total:
-                coming = ahead.submit(read, start + rows)
-            yield slice(start, min(start + rows, total)), batch
+        yield place, np.stack(loaded + loaded[-1:] * (rows - len(loaded)))
 
 
 def as_list(images: ImageLike | Sequence[ImageLike]) -> list[ImageLike]:

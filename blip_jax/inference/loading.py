@@ -10,19 +10,17 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 from etils import epath
 
-from blip_jax import convert, models
+from blip_jax import convert, losses, models
 from blip_jax.data.tokenizer import Tokenizer
 from blip_jax.errors import UserError
 from blip_jax.inference.model import Model
-from blip_jax.train.checkpoint import FOLDER, load_params
+from blip_jax.train.checkpoint import FOLDER, Meta, load_parts, save_model
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-BERT = "bert-base-uncased"  # the tokenizer of all published checkpoints
+TOKENIZER = "tokenizer"  # a workdir's folder of it
 # What a Hugging Face repository has for us; other frameworks' weights stay there.
 HUB_FILES = ["*.json", "*.safetensors", "pytorch_model*.bin", "vocab.txt"]
 SUFFIXES = (".pth", ".pt", ".bin", ".safetensors", ".npz")
-# Tokens of each kind's training texts in the original (section 4 of the paper's recipes).
-MAX_LENGTH = {"pretrain": 30, "captioner": 40}
 
 
 def load(
@@ -51,25 +49,77 @@ def load(
     Raises:
       UserError: there is no such model, or it is not whole.
     """
-    place = epath.Path(source)
-    if (place / FOLDER).exists():
-        params, meta = load_params(os.fspath(source))
-        beside = str(place / "tokenizer") if not meta.tokenizer else meta.tokenizer
-        config, kind = models.from_dict(meta.model), meta.kind
-        prompt, max_length = meta.prompt, meta.max_length
-    else:
-        with local(source) as path:
-            found = convert.read(path, heads=heads)
-            beside = found.tokenizer or BERT
-            # A folder that is gone afterwards is read now.
-            if path != os.fspath(source) and os.path.isdir(beside):
-                beside = Tokenizer.load(beside)
-        params, config, kind, prompt = found.params, found.config, found.kind, found.prompt
-        max_length = MAX_LENGTH.get(kind, 35)
-    params, config = at_size(params, config, image_size)
+    found = read(source, heads=heads, whole=False)
+    params, config = at_size(found.params, found.config, image_size)
     config = dataclasses.replace(config, dtype=dtype, quirks=(*config.quirks, *quirks))
-    given = beside if tokenizer is None else tokenizer
-    return Model(params, config, given, kind=kind, prompt=prompt, max_length=max_length)
+    given = found.tokenizer if tokenizer is None else tokenizer
+    described = {name: getattr(found, name) for name in ("kind", "prompt", "max_length")}
+    return Model(params, config, given, **described)
+
+
+def read(
+    source: str | os.PathLike,
+    *,
+    heads: Mapping[str, int] | None = None,
+    whole: bool = True,
+) -> convert.Checkpoint:
+    """What a source of `load` holds, with momentum encoder and queue if `whole`.
+
+    Raises:
+      UserError: there is no such model, or it is not whole.
+    """
+    if not (epath.Path(source) / FOLDER).exists():
+        with local(source) as path:
+            found = convert.read(path, heads, whole)
+            if path == os.fspath(source) or not os.path.isdir(found.tokenizer):
+                return found
+            # A folder that is gone afterwards is read now.
+            return dataclasses.replace(found, tokenizer=Tokenizer.load(found.tokenizer))
+    parts = ("params", "momentum", "queue") if whole else ("params",)
+    stored, meta = load_parts(os.fspath(source), parts)
+    beside = epath.Path(source) / TOKENIZER
+    with local(beside) if beside.exists() else contextlib.nullcontext(meta.tokenizer) as path:
+        tokenizer = Tokenizer.load(path) if "://" in os.fspath(source) else path
+    queue = stored.get("queue")
+    return convert.Checkpoint(
+        meta.kind,
+        models.from_dict(meta.model),
+        stored["params"],
+        stored.get("momentum"),
+        queue and losses.Queue(**queue),
+        tokenizer,
+        meta.prompt,
+        meta.max_length,
+    )
+
+
+def write(checkpoint: convert.Checkpoint, path: str, to: str) -> None:
+    """Writes "original" and "hf" (see `convert.write`), or "jax": a workdir.
+
+    Raises:
+      UserError: the format has no such model, or `path` is taken.
+    """
+    if to != "jax":
+        convert.write(checkpoint, path, to)
+        return
+    tokenizer, named = checkpoint.tokenizer, isinstance(checkpoint.tokenizer, str)
+    if named and os.path.isdir(tokenizer):
+        tokenizer, named = Tokenizer.load(tokenizer), False
+    parts = {"params": checkpoint.params}
+    if checkpoint.momentum is not None:
+        parts["momentum"] = checkpoint.momentum
+    if checkpoint.queue is not None:
+        parts["queue"] = checkpoint.queue._asdict()
+    meta = Meta(
+        models.to_dict(checkpoint.config),
+        checkpoint.kind,
+        checkpoint.prompt,
+        checkpoint.max_length,
+        tokenizer if named else "",
+    )
+    save_model(path, parts, meta)
+    if not named:
+        tokenizer.save(str(epath.Path(path) / TOKENIZER))
 
 
 def at_size(

@@ -24,6 +24,7 @@ from blip_jax.inference.texts import (
     encode,
     encode_prompts,
     paired,
+    some,
 )
 from blip_jax.models import BlipConfig
 
@@ -61,7 +62,7 @@ class Model:
         prompt: str = "",
         max_length: int = 30,
     ):
-        """`tokenizer`: or the folder or Hugging Face id of one, loaded when first needed."""
+        """`tokenizer`: or the folder or Hugging Face id of one, loaded when needed; "": unknown."""
         self.params = params
         self.config = config
         self.kind = kind
@@ -72,13 +73,16 @@ class Model:
 
     @functools.cached_property
     def tokenizer(self) -> Tokenizer:
-        """Raises a UserError if it cannot be loaded, or is another model's."""
-        found = self._tokenizer
-        found = Tokenizer.load(found) if isinstance(found, str) else found
+        """Raises a UserError if it is not known, cannot be loaded, or is another model's."""
+        given = self._tokenizer
+        if given == "":
+            raise UserError("the checkpoint does not name its tokenizer: give tokenizer=FOLDER")
+        named = isinstance(given, str)
+        found = Tokenizer.load(given) if named else given
         if found.vocab_size != self.config.med.vocab:
             raise UserError(
-                f"the tokenizer {self._tokenizer} has {found.vocab_size} tokens, the model "
-                f"{self.config.med.vocab}: give the model's own (tokenizer=FOLDER)"
+                f"the tokenizer{f' {given}' if named else ''} has {found.vocab_size} tokens, the "
+                f"model {self.config.med.vocab}: give the model's own (tokenizer=FOLDER)"
             )
         return found
 
@@ -110,6 +114,7 @@ class Model:
         early_stopping: bool = False,
         prompt: str | Sequence[str] | None = None,
         seed: int = 0,
+        first: int = 0,
         batch_size: int = BATCH,
         return_scores: bool = False,
     ) -> list:
@@ -126,6 +131,7 @@ class Model:
           prompt: what captions begin with, one for all or one an image; None: the model's own.
           seed: of drawing; each caption follows from it, its image's place in the list and its
             own number, whatever the batches.
+          first: place of the first image, where `images` are a part of a longer list.
 
         Returns: a string an image, without the prompt; with several captions a list of strings;
           with `return_scores` `Caption`s in their place.
@@ -150,7 +156,7 @@ class Model:
             captions=num_captions,
         )
         images = batches.as_list(images)
-        found = self.write(images, options, prompt, seed, batch_size)
+        found = self.write(images, options, prompt, seed, batch_size, first)
         if not return_scores:
             found = [[caption.text for caption in captions] for captions in found]
         return found if num_captions > 1 else [captions[0] for captions in found]
@@ -162,6 +168,7 @@ class Model:
         prompt: str | Sequence[str] | None = None,
         seed: int = 0,
         batch_size: int = BATCH,
+        first: int = 0,
     ) -> list[list[Caption]]:
         """`caption` with the options in one object; N captions for each image."""
         self.need("caption")
@@ -174,9 +181,9 @@ class Model:
         for rows, pixels in batches.image_batches(images, self.image_size, batch_size):
             at = np.minimum(np.arange(rows.start, rows.start + len(pixels)), len(images) - 1)
             numbers = range(options.captions)
-            keys = jax.numpy.stack([programs.example_keys(seed, at, n) for n in numbers], axis=1)
+            keys = [programs.example_keys(seed, first + at, number) for number in numbers]
             given = (prompts[at], lengths[at]) if ragged else (prompts[at],)
-            found = program(pixels, keys, *given)
+            found = program(pixels, jax.numpy.stack(keys, axis=1), *given)
             captions += captions_of(found, lengths[at], self.tokenizer)[: rows.stop - rows.start]
         return captions
 
@@ -350,6 +357,7 @@ class Model:
 
     def _run(self, program: Callable, images: list, arrays: Sequence, batch_size: int) -> list:
         """`program` over images and what goes with them; its results put together."""
+        some(images, "images")
         parts = []
         for rows, pixels in batches.image_batches(images, self.image_size, batch_size):
             at = np.minimum(np.arange(rows.start, rows.start + len(pixels)), len(images) - 1)
@@ -358,6 +366,7 @@ class Model:
         return [np.concatenate(part) for part in zip(*parts, strict=True)]
 
     def _encode(self, texts: Sequence[str], clean: Callable | None) -> tuple:
+        some(texts, "texts")
         cleaned = [clean(text) for text in texts] if clean else list(texts)
         return encode(self.tokenizer, cleaned, self.max_length)
 

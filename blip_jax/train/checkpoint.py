@@ -122,6 +122,27 @@ def as_dict(state: TrainState) -> dict[str, Any]:
     }
 
 
+def save_model(workdir: str, parts: dict[str, Any], meta: Meta) -> None:
+    """Writes a workdir whose only checkpoint has these parts of a state: params, momentum, queue.
+
+    For models that come from elsewhere; a training starts from it by `init_from`.
+
+    Raises:
+      UserError: there are checkpoints in `workdir` already.
+    """
+    folder = epath.Path(workdir).absolute() / FOLDER
+    with ocp.CheckpointManager(folder) as manager:
+        if manager.latest_step() is not None:
+            raise UserError(f"{workdir} holds checkpoints already; give a new folder")
+        manager.save(
+            0,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardSave(parts),
+                meta=ocp.args.JsonSave(dataclasses.asdict(meta)),
+            ),
+        )
+
+
 def load_params(workdir: str) -> tuple[dict[str, Any], Meta]:
     """The parameters alone of a workdir's newest checkpoint, on the default device.
 
@@ -149,8 +170,7 @@ def load_parts(workdir: str, names: tuple[str, ...]) -> tuple[dict[str, Any], Me
         if step is None:
             raise UserError(f"no whole checkpoint in {folder}; train it first")
         meta = manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
-    with ocp.StandardCheckpointer() as checkpointer:
-        stored = checkpointer.metadata(folder / str(step) / "state").item_metadata.tree
+    stored = ocp.PyTreeCheckpointHandler().metadata(folder / str(step) / "state").tree
     place = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     like = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),

@@ -24,13 +24,14 @@ RULES = [
     (r"(mlp|ffn)_in/bias$", P(None, "tensor")),
     (r"(mlp|ffn)_out/kernel$", P(None, "tensor", "fsdp")),
     (r"embeddings/word$", P("tensor", "fsdp")),
-    (r"lm_head/dense/kernel$", P("fsdp", "tensor")),
+    (r"(lm_head/dense|pooler|classifier_in)/kernel$", P("fsdp", "tensor")),
+    (r"layers/merge_kernel$", P(None, "fsdp", "tensor")),
     (r"lm_head/bias$", P("tensor")),
     (r"vit/patch/kernel$", P(None, "fsdp")),
     # Small arrays, copied everywhere: norms, other biases, positions, the heads' projections.
     (r"(scale|bias)$", P()),
     (r"(vit/cls|position|temperature)$", P()),
-    (r"(vision_proj|text_proj|itm_head)/kernel$", P()),
+    (r"(vision_proj|text_proj|itm_head|classifier_out)/kernel$", P()),
     (r"^queue/(image|text|group|valid|pointer)$", P()),
     (r"(^step|count)$", P()),
 ]
