@@ -154,6 +154,7 @@ def test_drawing_follows_the_seed(model):
     captioner = model("captioner")
     first, again, other = (captioner.caption(FILES, seed=seed, **DRAW) for seed in (0, 0, 1))
     assert first == again
+    assert captioner.caption(FILES[4:], first=4, **DRAW) == first[4:]
     assert sum(x != y for x, y in zip(first, other)) > 5
     several = captioner.caption(FILES, num_captions=3, **DRAW)
     assert [row[0] for row in several] == first

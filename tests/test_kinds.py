@@ -15,7 +15,7 @@ from blip_jax.train.mesh import make_mesh
 from blip_jax.train.sharding import path_name, shardings, spec_of
 
 HEADS = {"vision_proj", "text_proj", "itm_head", "temperature"}
-# Parts of the text transformer, [part of all layers or of the whole] as in the parameters' tree.
+# Parts of the text transformer.
 ENCODER = {"encoder_self_attention", "encoder_self_attention_norm"}
 DECODER = {"decoder_self_attention", "decoder_self_attention_norm"}
 CROSS = {"cross_attention", "cross_attention_norm"}

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from blip_jax import models
+from blip_jax.convert import files, original, rules
 from blip_jax.data.builders.shapes import ShapesConfig, make_record, prepare
 from blip_jax.data.sources import Part, save_view
 from blip_jax.data.tokenizer import train_wordpiece
@@ -178,6 +179,32 @@ def test_a_run_starts_from_another_workdir(world, whole, task, tmp_path):
         slow = jax.tree.leaves(state.momentum["vit"])
         for got, want in zip(slow, jax.tree.leaves(trained["vit"]), strict=True):
             np.testing.assert_array_equal(got, want)
+
+
+def test_a_run_starts_from_a_vit(world, whole, tmp_path):
+    trained = whole[1].params
+    vit = rules.save(trained, original.vision(""))
+    files.write(vit, str(tmp_path / "vit.safetensors"), {})
+    config = tiny_run(world, "pretrain")
+    config.initial.vit = str(tmp_path / "vit.safetensors")
+    config.steps = 0
+    state = loop.train(config, str(tmp_path / "run"))
+    plain = tiny_run(world, "pretrain")
+    plain.steps = 0
+    fresh = loop.train(plain, str(tmp_path / "fresh"))
+    for path, value in rules.flatten(state.params).items():
+        source = trained if path.startswith("vit/") else fresh.params
+        np.testing.assert_array_equal(value, rules.flatten(source)[path], path)
+    pair = jax.tree.leaves(state.momentum["vit"]), jax.tree.leaves(trained["vit"])
+    for got, want in zip(*pair, strict=True):
+        np.testing.assert_array_equal(got, want)
+
+
+def test_two_beginnings_are_refused(world, whole, tmp_path):
+    config = tiny_run(world, "pretrain", init_from=str(whole[0]))
+    config.initial.text = "bert"
+    with pytest.raises(UserError, match="init_from and initial are both given"):
+        loop.train(config, str(tmp_path))
 
 
 # What a person can mend

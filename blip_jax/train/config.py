@@ -25,6 +25,9 @@ def defaults(task: str) -> ConfigDict:
         "tokenizer": "bert-base-uncased",  # hub id, or a folder with vocab.txt
         "view": "",  # what to train on: a view file (data/sources.py)
         "init_from": "",  # workdir whose newest parameters to start from
+        # Or fresh parameters but for these: a ViT (.pth or .npz of DeiT, augreg), and a BERT
+        # (Hugging Face folder or id) for the text transformer.
+        "initial": ConfigDict({"vit": "", "text": ""}),
         "max_length": 30,  # tokens
         "prompt": "",  # put before every text, and not learned by LM
         "augment": ConfigDict({"crop": 0.2, "flip": "plain", "randaugment": True}),

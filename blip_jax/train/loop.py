@@ -1,5 +1,6 @@
 """The one training loop: shapes, shardings, state, step; then batch after batch."""
 
+import contextlib
 import dataclasses
 import sys
 from collections import Counter
@@ -12,10 +13,12 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from blip_jax import losses, models
+from blip_jax.convert.initial import initialise
 from blip_jax.data.augment import TrainTransform
 from blip_jax.data.pipeline import REASONS, train_batches
 from blip_jax.data.tokenizer import Tokenizer
 from blip_jax.errors import UserError
+from blip_jax.inference.loading import local
 from blip_jax.train import config as run_config
 from blip_jax.train.checkpoint import Checkpoints, Meta, load_params
 from blip_jax.train.logger import Logger
@@ -73,14 +76,20 @@ class Run:
         )
 
     def init(self) -> TrainState:
-        """A fresh state in its place on the mesh; parameters from `init_from` where given."""
-        key = jax.random.key(self.config.seed)
+        """A fresh state in its place on the mesh; parameters from elsewhere where given."""
+        config, key = self.config, jax.random.key(self.config.seed)
         placed = jax.tree.map(lambda x: x.sharding, self.shapes)
-        if not self.config.init_from:
+        if config.init_from and any(config.initial.values()):
+            raise UserError("init_from and initial are both given: take one of them")
+        if config.init_from:
+            params = pretrained(config.init_from, self.model, self.kind)
+        elif any(config.initial.values()):
+            params = jax.jit(models.init, static_argnums=(0, 2))(self.model, key, self.kind)
+            params = initialised(params, self.model, **config.initial)
+        else:
             return jax.jit(self._init, out_shardings=placed)(key)
         # To the host first: they come on one device, and the state lies on all of the mesh.
-        params = jax.device_get(pretrained(self.config.init_from, self.model, self.kind))
-        return jax.jit(self._start, out_shardings=placed)(params, key)
+        return jax.jit(self._start, out_shardings=placed)(jax.device_get(params), key)
 
     def _init(self, key: jax.Array) -> TrainState:
         return self._start(models.init(self.model, key, self.kind), key)
@@ -199,6 +208,13 @@ def pretrained(workdir: str, model: models.BlipConfig, kind: str) -> dict:
             f"init_from {workdir} holds a {meta.kind} model without {error}, which a {kind} "
             "model begins with; start from a pre-training"
         ) from error
+
+
+def initialised(params: dict, model: models.BlipConfig, vit: str, text: str) -> dict:
+    """Fresh parameters with the networks of other models in their place (paper, section 4.1)."""
+    with contextlib.ExitStack() as stack:
+        paths = [path and stack.enter_context(local(path)) for path in (vit, text)]
+        return initialise(params, model, *paths)
 
 
 def only_temperature(params: dict) -> dict:
