@@ -38,6 +38,7 @@ LIBRARIES = [
     "jinja2>=3.1.6",
     "matplotlib>=3.10",
 ]
+GCS = ["gcsfs>=2025.3", "etils[epath-gcs]>=1.12"]
 METRICS = ["pycocoevalcap>=1.2"]  # brings pycocotools; METEOR and PTB also need Java
 
 setup(
@@ -59,7 +60,15 @@ setup(
         "tpu": ["jax[tpu]"],
         "gpu": ["jax[cuda12]"],
         "torch": ["torch>=2.13", "transformers>=5.23"],
+        "gcs": GCS,  # gs:// paths
         "metrics": METRICS,
-        "test": ["pytest>=9.0", "pytest-xdist>=3.8", "ruff==0.17.6", *METRICS],
+        "test": [
+            "pytest>=9.0",
+            "pytest-xdist>=3.8",
+            "ruff==0.17.6",
+            "gcp-storage-emulator>=2024.8",
+            *GCS,
+            *METRICS,
+        ],
     },
 )

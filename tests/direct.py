@@ -36,10 +36,10 @@ def context_of(model, pixels, role):
     return call(model, "context", tokens_of(model, pixels), role=role)
 
 
-def refused(call, *args, **options):
+def refused(function, *args, **options):
     """The message of the UserError that a call ends in: one line."""
     with pytest.raises(UserError) as caught:
-        call(*args, **options)
+        function(*args, **options)
     message = str(caught.value)
     assert message and "\n" not in message
     return message

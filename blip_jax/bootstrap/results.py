@@ -95,7 +95,7 @@ def _spread(values: list[float]) -> float | tuple[float, float]:
 def write(config: ConfigDict, workdir: str, circles: list) -> list[dict]:
     """Prints the tables, writes `results.json` and `report.html` under `workdir`."""
     table, first = rows(config, circles), circles[0]
-    measured = [circle.stages.do("capfilt", dict) for circle in circles]
+    measured = [circle.stages.result("capfilt") for circle in circles]
     quality = _average_rows(measured)
     columns = [name for name in COLUMNS if name in table[0]]
     print(tables.plain(table))

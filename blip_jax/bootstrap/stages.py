@@ -41,7 +41,7 @@ class Stages:
         marker = self._markers / f"{name}.json"
         if marker.exists():
             print(f"-- {name}: done already", file=sys.stderr)
-            return json.loads(marker.read_text())["result"]
+            return self.result(name)
         print(f"-- {name}{': ' if note else ''}{note}", file=sys.stderr)
         begun = time.time()
         result = work() or {}
@@ -52,6 +52,10 @@ class Stages:
         unfinished.write_text(json.dumps(content))
         unfinished.rename(marker)
         return result
+
+    def result(self, name: str) -> dict:
+        """What the work of a stage that is done returned."""
+        return json.loads((self._markers / f"{name}.json").read_text())["result"]
 
     def times(self) -> list[dict]:
         """Name, seconds and note of the stages done, in the order in which they ended.

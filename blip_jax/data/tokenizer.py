@@ -6,10 +6,10 @@ Axes: B texts, L positions, P prompt tokens, T generated tokens.
 from __future__ import annotations
 
 import json
-import pathlib
 
 import numpy as np
 import tokenizers
+from etils import epath
 
 from blip_jax.errors import UserError
 
@@ -59,7 +59,7 @@ class Tokenizer:
         Raises:
           UserError: there is no such folder or id, or it is not a BERT tokenizer.
         """
-        folder = pathlib.Path(name_or_dir).expanduser()
+        folder = epath.Path(name_or_dir).expanduser()
         if (folder / "vocab.txt").is_file():
             return cls(_from_vocabulary(folder))
         if folder.is_dir() and not (folder / "tokenizer.json").is_file():
@@ -80,11 +80,11 @@ class Tokenizer:
 
     def save(self, directory: str) -> None:
         """Writes vocab.txt and tokenizer_config.json, which transformers loads too."""
-        folder = pathlib.Path(directory)
+        folder = epath.Path(directory)
         folder.mkdir(parents=True, exist_ok=True)
         vocabulary = self._backend.get_vocab(with_added_tokens=True)
         words = sorted(vocabulary.keys() - set(_EXTRA), key=vocabulary.get)
-        (folder / "vocab.txt").write_text("".join(f"{word}\n" for word in words), "utf-8")
+        (folder / "vocab.txt").write_text("".join(f"{word}\n" for word in words), encoding="utf-8")
         normalizer = json.loads(self._backend.to_str())["normalizer"] or {}
         lower = normalizer.get("lowercase", True)
         config = {"tokenizer_class": "BertTokenizer", "do_lower_case": lower}
@@ -128,7 +128,7 @@ class Tokenizer:
         return np.array([self.dec, *tokens], np.int32)
 
 
-def _from_vocabulary(folder: pathlib.Path) -> tokenizers.Tokenizer:
+def _from_vocabulary(folder: epath.Path) -> tokenizers.Tokenizer:
     settings = folder / "tokenizer_config.json"
     config = json.loads(settings.read_text("utf-8")) if settings.is_file() else {}
     words = (folder / "vocab.txt").read_text("utf-8").splitlines()

@@ -78,8 +78,7 @@ def read(
     parts = ("params", "momentum", "queue") if whole else ("params",)
     stored, meta = load_parts(os.fspath(source), parts)
     beside = epath.Path(source) / TOKENIZER
-    with local(beside) if beside.exists() else contextlib.nullcontext(meta.tokenizer) as path:
-        tokenizer = Tokenizer.load(path) if "://" in os.fspath(source) else path
+    tokenizer = os.fspath(beside) if beside.exists() else meta.tokenizer
     queue = stored.get("queue")
     return convert.Checkpoint(
         meta.kind,

@@ -241,6 +241,8 @@ class Model:
           log-probability (of a written one over its length).
         """
         self.need("answer")
+        if isinstance(candidates, str):
+            raise UserError("candidates is one string; give a list of answers")
         images = batches.as_list(images)
         questions = [questions] if isinstance(questions, str) else list(questions)
         paired(images, questions, "questions")

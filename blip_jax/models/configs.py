@@ -14,6 +14,7 @@ SHARING = {
     "none": frozenset(),
 }
 REMAT = ("none", "dots", "full")
+DTYPES = ("float32", "bfloat16", "float16")
 # Faults of the original that its released code computes with, off by default.
 QUIRKS = {
     "cls_for_enc": "image-grounded text keeps [CLS] where training put [ENC] (models/blip_itm.py; "
@@ -113,6 +114,10 @@ class BlipConfig:
             )
         if self.med.sharing not in SHARING:
             raise UserError(f"med.sharing is {self.med.sharing!r}; known: {', '.join(SHARING)}")
+        if self.vit.image_size < self.vit.patch:
+            raise UserError(f"vit.image_size is {self.vit.image_size}; it must be at least one patch")
+        if self.dtype not in DTYPES:
+            raise UserError(f"dtype is {self.dtype!r}; known: {', '.join(DTYPES)}")
         if self.remat not in REMAT:
             raise UserError(f"remat is {self.remat!r}; known: {', '.join(REMAT)}")
         for quirk in self.quirks:

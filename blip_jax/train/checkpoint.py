@@ -44,7 +44,7 @@ class Checkpoints:
     """
 
     def __init__(self, workdir: str, keep: int = 1):
-        folder = epath.Path(workdir).absolute() / FOLDER
+        folder = checkpoint_folder(workdir)
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
         self._manager = ocp.CheckpointManager(folder, options=options)
 
@@ -107,6 +107,12 @@ class Checkpoints:
         return TrainState(**{**values, "opt_state": opt_state}), found["data"]["next_index"]
 
 
+def checkpoint_folder(workdir: str) -> epath.Path:
+    """workdir/checkpoints; Orbax wants local paths absolute, and `absolute` spoils `gs://`."""
+    path = epath.Path(workdir)
+    return (path if "://" in workdir else path.absolute()) / FOLDER
+
+
 def as_dict(state: TrainState) -> dict[str, Any]:
     """The state as nested dicts, which a checkpoint keeps without our classes.
 
@@ -130,7 +136,7 @@ def save_model(workdir: str, parts: dict[str, Any], meta: Meta) -> None:
     Raises:
       UserError: there are checkpoints in `workdir` already.
     """
-    folder = epath.Path(workdir).absolute() / FOLDER
+    folder = checkpoint_folder(workdir)
     with ocp.CheckpointManager(folder) as manager:
         if manager.latest_step() is not None:
             raise UserError(f"{workdir} holds checkpoints already; give a new folder")
@@ -162,7 +168,7 @@ def load_parts(workdir: str, names: tuple[str, ...]) -> tuple[dict[str, Any], Me
     Raises:
       UserError: there is no checkpoint.
     """
-    folder = epath.Path(workdir).absolute() / FOLDER
+    folder = checkpoint_folder(workdir)
     if not folder.exists():
         raise UserError(f"no checkpoint in {workdir}: {FOLDER}/ is missing there; train it first")
     with ocp.CheckpointManager(folder) as manager:

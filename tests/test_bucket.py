@@ -1,0 +1,29 @@
+"""gs:// through an emulator of Google's storage."""
+
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+
+import pytest
+
+SCRIPT = pathlib.Path(__file__).parent / "bucket_models.py"
+
+
+def test_models_in_a_bucket(tmp_path):
+    pytest.importorskip("gcp_storage_emulator")
+    pytest.importorskip("gcsfs")
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    address = f"http://localhost:{port}"
+    where = {
+        "STORAGE_EMULATOR_HOST": address, "TENSORSTORE_GCS_HTTP_URL": address,
+        "GOOGLE_CLOUD_PROJECT": "none", "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",
+    }  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), str(tmp_path), str(port)],
+        env=os.environ | where, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0 and "equal" in done.stdout, done.stdout + done.stderr
