@@ -110,3 +110,34 @@ def test_what_is_no_model(tmp_path, workdir):
     os.makedirs(tmp_path / "untrained" / "checkpoints")
     assert str(tmp_path / "untrained") in refused(models.load, tmp_path / "untrained")
     assert "no-such/model-id" in refused(models.load, "no-such/model-id")
+
+
+@pytest.mark.parametrize("online", [True, False])
+def test_a_hugging_face_id(world, model, tmp_path, monkeypatch, online):
+    """Of two formats of the same weights one is fetched; offline, what was fetched before."""
+    import huggingface_hub
+
+    own = model("captioner")
+    written = convert.Checkpoint("captioner", own.config, own.params, tokenizer=world.tokenizer)
+    convert.write(written, str(tmp_path / "snapshot"), "hf")
+    asked = []
+
+    def list_files(name):
+        if not online:
+            raise huggingface_hub.errors.OfflineModeIsEnabled("offline")
+        return ["config.json", "model.safetensors", "pytorch_model.bin"]
+
+    def download(name, allow_patterns, ignore_patterns):
+        asked.append((name, "*.safetensors" in allow_patterns, ignore_patterns))
+        return str(tmp_path / "snapshot")
+
+    monkeypatch.setattr(huggingface_hub, "list_repo_files", list_files)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    found = models.load("team/captioner")
+    assert asked == [("team/captioner", True, ["*.bin"] if online else [])]
+    assert found.caption(FILES[:2], **SHORT) == own.caption(FILES[:2], **SHORT)
+
+
+def test_a_hugging_face_id_that_is_none():
+    message = refused(models.load, "team/nothing")
+    assert message.startswith("team/nothing is neither a path here nor an id")

@@ -166,10 +166,18 @@ def _fetched(place: epath.Path, folder: str) -> str:
 
 
 def _from_hub(name: str) -> str:
+    """The folder of a snapshot, downloaded once."""
     import huggingface_hub
 
+    files: list[str] = []
     try:
-        return huggingface_hub.snapshot_download(name, allow_patterns=HUB_FILES)
+        with contextlib.suppress(Exception):  # offline: what is there is taken
+            files = huggingface_hub.list_repo_files(name)
+        twice = any(file.endswith(".safetensors") for file in files)
+        unwanted = ["*.bin"] if twice else []  # the same weights in another format
+        return huggingface_hub.snapshot_download(
+            name, allow_patterns=HUB_FILES, ignore_patterns=unwanted
+        )
     except Exception as error:  # its own kinds, and those of several HTTP libraries
         raise UserError(
             f"{name} is neither a path here nor an id that Hugging Face gave "

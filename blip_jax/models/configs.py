@@ -115,7 +115,7 @@ class BlipConfig:
         if self.med.sharing not in SHARING:
             raise UserError(f"med.sharing is {self.med.sharing!r}; known: {', '.join(SHARING)}")
         if self.vit.image_size < self.vit.patch:
-            raise UserError(f"vit.image_size is {self.vit.image_size}; it must be at least one patch")
+            raise UserError(f"vit.image_size is {self.vit.image_size}; it must be a patch at least")
         if self.dtype not in DTYPES:
             raise UserError(f"dtype is {self.dtype!r}; known: {', '.join(DTYPES)}")
         if self.remat not in REMAT:
