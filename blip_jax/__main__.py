@@ -6,16 +6,15 @@ blip-jax VERB ARGUMENTS …                                                    f
 
 import contextlib
 import ctypes
-import difflib
 import os
-import re
 import signal
 import sys
 from collections.abc import Callable
 
-from absl import flags, logging
-from ml_collections import ConfigDict, config_flags
+from absl import logging
+from ml_collections import ConfigDict
 
+from blip_jax.commands import configs
 from blip_jax.errors import UserError
 
 
@@ -124,7 +123,8 @@ def main(argv: list[str] | None = None) -> int:
             return _command(verb, argv[1:])
         if verb not in VERBS:
             raise UserError(f"unknown verb {verb!r}; known: {', '.join([*VERBS, *COMMANDS])}")
-        config, workdir = _flags(verb, argv[1:])
+        values = configs.parse(verb, argv[1:])
+        config, workdir = values.config, values.workdir
         _keep_memory()
         _quiet()
         _no_bars()
@@ -148,68 +148,6 @@ def _command(verb: str, argv: list[str]) -> int:
         return COMMANDS[verb](argv)
     except SystemExit as end:  # argparse, after --help
         return end.code or 0
-
-
-def _flags(verb: str, argv: list[str]) -> tuple[ConfigDict, str]:
-    """The config and workdir of a command line; whatever is wrong with it becomes a UserError."""
-    values = _define([verb, *argv])
-    try:
-        rest = values([verb, *argv])
-        config = values.config
-        if config is not None and not isinstance(config, ConfigDict):
-            getattr(config, "lock", None)  # raises what kept the library from loading the file
-            raise TypeError(f"get_config() gives a {type(config).__name__}, not a ConfigDict")
-    except Exception as error:  # absl and ml_collections raise many kinds
-        raise UserError(_reason(error, argv)) from error
-    if rest[1:]:
-        raise UserError(f"unexpected argument {rest[1]!r}")
-    if config is None or not values.workdir:
-        missing = "--config FILE.py" if config is None else "--workdir DIR"
-        raise UserError(f"{missing} is missing")
-    return config, values.workdir
-
-
-def _define(overrides: list[str]) -> flags.FlagValues:
-    """The flags of one call, with `overrides` of the config's fields (not those of sys.argv)."""
-    values = flags.FlagValues()
-    sys.modules.pop("config_config", None)  # the library's name for the file of an earlier call
-    config_flags.DEFINE_config_file(
-        "config", None, "A config file.", flag_values=values, sys_argv=overrides, lock_config=True
-    )
-    flags.DEFINE_string("workdir", None, "Folder of the run, local or gs://.", flag_values=values)
-    return values
-
-
-def _reason(error: Exception, argv: list[str]) -> str:
-    """What was wrong with a command line or its config file, in one line."""
-    if unknown := "" if isinstance(error, flags.Error) else _unknown_field(argv):
-        return unknown
-    # Several lines are a traceback through the file; the last one says what happened.
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    if isinstance(error, flags.Error) and len(lines) == 1:
-        return lines[0]
-    return f"the config file gives no config: {lines[-1].strip()}"
-
-
-def _unknown_field(argv: list[str]) -> str:
-    """What to say of the first override that names no field of the config; "" if all name one."""
-    values = _define([])
-    try:
-        values(["", *argv], known_only=True)
-    except Exception:  # not about a field
-        return ""
-    if not isinstance(values.config, ConfigDict):
-        return ""
-    for path in re.findall(r"^--?config\.([\w.]+)", "\n".join(argv), re.MULTILINE):
-        node, where = values.config, "config"
-        for name in path.split("."):
-            fields = list(node) if isinstance(node, ConfigDict) else []
-            if name not in fields:
-                near = difflib.get_close_matches(name, fields, 1, cutoff=0.5)
-                hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(fields)}"
-                return f"{where} has no field {name!r}; {hint if fields else 'it has none'}"
-            node, where = node[name], f"{where}.{name}"
-    return ""
 
 
 def _keep_memory() -> None:
