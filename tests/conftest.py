@@ -32,3 +32,12 @@ def pytest_addoption(parser):
 def full(request) -> bool:
     """Whether slow checks run at their full size."""
     return request.config.getoption("--full")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled():
+    """Lets go of a module's programs behind it: they would pile up to gigabytes."""
+    yield
+    import jax  # not above: the variables come first
+
+    jax.clear_caches()

@@ -200,14 +200,36 @@ def vqa(golden: Golden) -> Outputs:
     loss, weight = losses.lm_loss(logits, ids, answer_mask)
     each = inputs["answer_weight"] * (loss * weight).sum(-1)
     candidates = jnp.asarray(inputs["candidate_ids"]), jnp.asarray(golden.mask("candidate_mask"))
-    ranked = programs.ranked(apply, model, states, mask, candidates, int(inputs["k_test"]))
+
+    def choose(row: slice, order: np.ndarray) -> np.ndarray:
+        some = tuple(x[order] for x in candidates)
+        k = int(inputs["k_test"])
+        return order[programs.ranked(apply, model, states[row], mask[row], some, k)[0]]
+
     generated = programs.answers(apply, model, states, mask, ANSWER)
     return {
         "loss": each.sum() / len(mask),
         "question_states": states,
-        "rank": ranked[0],
+        "rank": rank(choose, golden.outputs["rank"], len(candidates[0])),
         "generated": best(golden, generated, "generated"),
     }
+
+
+def rank(choose, theirs: np.ndarray, count: int) -> np.ndarray:
+    """The chosen candidates, and where equals decide, the original's choice.
+
+    Candidates that begin alike are equally likely in the shortlist, and torch.topk takes any of
+    them; the choices of `choose` depend on their order in no other case. So a choice of theirs
+    is put first, and what still wins against it last, until that has been last before.
+    """
+    found = choose(slice(None), np.arange(count))
+    for row in np.flatnonzero(found != theirs):
+        order, beaten = np.r_[theirs[row], np.delete(np.arange(count), theirs[row])], set()
+        while (best := choose(slice(row, row + 1), order)[0]) not in {theirs[row], *beaten}:
+            beaten.add(best)
+            order = np.r_[order[order != best], best]
+        found[row] = theirs[row] if best == theirs[row] else found[row]
+    return found
 
 
 def nlvr(golden: Golden) -> Outputs:

@@ -271,4 +271,4 @@ def test_ctrl_c_in_training_saves_and_the_same_command_goes_on(config, tmp_path)
     assert main(argv) == 0
     logged = [json.loads(row)["step"] for row in open(workdir / "metrics.jsonl")]
     assert logged == list(range(1, stopped + 3))  # each step once
-    assert load_params(str(workdir))[1].task == "pretrain"
+    assert load_params(str(workdir))[1].kind == "pretrain"
