@@ -1,0 +1,92 @@
+#!/usr/bin/env bash
+# One worker's side of tpu_run.sh, which copies it there and calls it with one of
+#
+#   install EXTRAS      makes .venv with this repository
+#   start COMMAND...    runs it in tmux, after ending an old run of it
+#   running COMMAND...  exit status 0 if this very command is running
+#   follow              prints the log as it grows, until the end
+#   await               waits for the end and prints "worker N ended with STATUS"
+#   stop                Ctrl-C for the command, which saves and ends
+set -euo pipefail
+
+EVERY="${EVERY:-5}"               # seconds between two looks
+RUN="${RUN:-$HOME/blip_jax_run}"  # holds the command, its log and its exit status
+WORKER="${HOSTNAME##*-w-}"        # TPU VMs are named t1v-n-0a1b2c3d-w-N
+
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+mkdir -p "$RUN"
+
+alive() { tmux -L blip has-session -t blip 2>/dev/null; }
+leader() { tmux -L blip list-panes -t blip -F '#{pane_pid}'; }  # of the command's process group
+
+install() {
+  # shellcheck source=launch/venv.sh
+  source launch/venv.sh
+  if ! command -v tmux >/dev/null || ! find_python >/dev/null 2>&1; then
+    sudo apt-get -o DPkg::Lock::Timeout=300 update -qq
+    sudo apt-get -o DPkg::Lock::Timeout=300 install -qq tmux python3.11 python3.11-venv
+  fi
+  use_venv "$1"
+}
+
+start() {
+  if alive && ! running "$@"; then
+    echo "error: worker $WORKER runs another command:$(cat "$RUN/command");" \
+      "end it with launch/tpu_stop.sh" >&2
+    exit 2
+  fi
+  stop
+  rm -f "$RUN/status"
+  [[ ! -e "$RUN/log" ]] || mv "$RUN/log" "$RUN/log.before"
+  printf ' %q' "$@" >"$RUN/command"
+  tmux -L blip new-session -d -s blip "bash launch/tpu_worker.sh session$(cat "$RUN/command")"
+}
+
+running() { alive && [[ "$(cat "$RUN/command")" == "$(printf ' %q' "$@")" ]]; }
+
+# In tmux. When the machine is shut down, all processes get SIGTERM and tmux's get SIGHUP too,
+# which must not cut the saving of a checkpoint short. A training that saved ends with 0, though
+# it is not done: 143 tells.
+session() {
+  local status=0 terminated=""
+  trap '' HUP
+  trap 'terminated=143' TERM
+  trap : INT
+  export PATH="$PWD/.venv/bin:$PATH"
+  "$@" >>"$RUN/log" 2>&1 </dev/null || status=$?
+  echo "${terminated:-$status}" >"$RUN/status.new"
+  mv "$RUN/status.new" "$RUN/status"
+}
+
+follow() {
+  local running
+  touch "$RUN/log"
+  running="$(leader 2>/dev/null)" || running=""
+  tail -n 20 ${running:+-s "$EVERY" --pid="$running" -F} "$RUN/log" 2>/dev/null
+}
+
+await() {
+  local status
+  while alive; do sleep "$EVERY"; done
+  status="$(cat "$RUN/status" 2>/dev/null || echo 75)"  # none: the machine went down meanwhile
+  if [[ "$status" != 0 ]]; then
+    tail -n 20 "$RUN/log" | sed "s/^/worker $WORKER: /" >&2
+  fi
+  echo "worker $WORKER ended with $status"
+}
+
+stop() {  # a process that hangs, because others of the run are gone, gets five minutes
+  local look
+  alive || return 0
+  tmux -L blip send-keys -t blip C-c
+  for (( look = 0; look < 60; look++ )); do
+    alive || return 0
+    sleep "$EVERY"
+  done
+  kill -KILL -- "-$(leader)"
+}
+
+VERB="$1"
+trap 'status=$?; (( status == 0 )) ||
+  echo "error: worker $WORKER: $VERB failed with status $status" >&2' EXIT
+"$@"
