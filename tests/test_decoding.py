@@ -3,7 +3,7 @@
 import dataclasses
 import pathlib
 
-import golden
+import golden_file
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -27,13 +27,13 @@ class Captioner:
     """The golden model and its images."""
 
     def __init__(self):
-        self.file = golden.Golden(pathlib.Path(__file__).parent / "goldens" / "captioner.npz")
+        self.file = golden_file.Golden(pathlib.Path(__file__).parent / "goldens" / "captioner.npz")
         self.config, self.inputs, self.outputs = (
             self.file.config(), self.file.inputs, self.file.outputs,
         )  # fmt: skip
-        self.params = {"params": self.file.weights("captioner").params}
+        self.params = {"params": self.file.weights.params}
         self._apply = jax.jit(models.Blip(self.config).apply, static_argnames=("role", "method"))
-        tokens = self.apply(golden.image(self.inputs["image"]), method="encode_image")
+        tokens = self.apply(golden_file.image(self.inputs["image"]), method="encode_image")
         self.context = self.apply(tokens, role="decoder", method="context")
         self.prompt = jnp.asarray(self.inputs["prompt"], jnp.int32).at[:, 0].set(62)
 
