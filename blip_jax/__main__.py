@@ -2,6 +2,8 @@
 
 blip-jax VERB --config configs/X.py [--config.field=value …] --workdir DIR   for runs
 blip-jax VERB ARGUMENTS …                                                    for files
+
+train, capfilt and evaluate run on many hosts as well, by the same command on each of them.
 """
 
 import contextlib
@@ -9,6 +11,7 @@ import ctypes
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Callable
 
 from absl import logging
@@ -16,6 +19,7 @@ from ml_collections import ConfigDict
 
 from blip_jax.commands import configs
 from blip_jax.errors import UserError
+from blip_jax.train.signals import Interrupted
 
 
 def bootstrap(config: ConfigDict, workdir: str) -> None:
@@ -58,6 +62,8 @@ VERBS: dict[str, Callable[[ConfigDict, str], None]] = {
     verb.__name__: verb for verb in (bootstrap, train, capfilt, evaluate, prepare)
 }
 
+PARALLEL = ("train", "capfilt", "evaluate")  # those that several processes can run together
+
 
 def caption(argv: list[str]) -> int:
     """write captions for image files"""
@@ -87,9 +93,16 @@ def convert(argv: list[str]) -> int:
     return command.run(argv)
 
 
-# Verbs without a config: they take the rest of the command line and give the exit status.
+def compile(argv: list[str]) -> int:
+    """compile a config for TPUs without one: memory, time, what travels"""
+    from blip_jax.commands import compile as command
+
+    return command.run(argv)
+
+
+# Verbs that take the rest of the command line and give the exit status.
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
-    verb.__name__: verb for verb in (caption, match, answer, convert)
+    verb.__name__: verb for verb in (caption, match, answer, convert, compile)
 }
 
 
@@ -110,8 +123,9 @@ def main(argv: list[str] | None = None) -> int:
     """Runs one verb.
 
     Returns: the exit status: 0; 1 where files were left out, each named on stderr; 2 for what a
-      person can mend, said in one line on stderr; 130 after Ctrl-C or SIGTERM, when what was done
-      is saved, and in training the same command goes on.
+      person can mend, said in one line on stderr; 130 after Ctrl-C. SIGTERM, with which machines
+      are taken back, ends training and CapFilt with 0: what was done is saved, and the same
+      command goes on.
     """
     argv = sys.argv[1:] if argv is None else argv
     if not argv or argv[0] in ("-h", "--help", "help"):
@@ -123,22 +137,46 @@ def main(argv: list[str] | None = None) -> int:
             return _command(verb, argv[1:])
         if verb not in VERBS:
             raise UserError(f"unknown verb {verb!r}; known: {', '.join([*VERBS, *COMMANDS])}")
-        values = configs.parse(verb, argv[1:])
-        config, workdir = values.config, values.workdir
-        _keep_memory()
-        _quiet()
-        _no_bars()
-        VERBS[verb](config, workdir)
-    except UserError as error:
-        print(f"blip-jax {verb}: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt as error:
-        print(f"blip-jax {verb}: {str(error) or 'stopped'}", file=sys.stderr)
-        return 128 + signal.SIGINT
-    except BrokenPipeError:  # what reads our output has had enough, as `head` does
+        _run(verb, argv[1:])
+    except TOLD as error:
+        return _told(verb, error)
+    return 0
+
+
+TOLD = (UserError, KeyboardInterrupt, BrokenPipeError)
+
+
+def _told(verb: str, error: BaseException) -> int:
+    """Says what ended a verb, and gives the exit status."""
+    if isinstance(error, BrokenPipeError):  # what reads our output has had enough, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python flushes again
         return 128 + signal.SIGPIPE
-    return 0
+    print(f"blip-jax {verb}: {str(error) or 'stopped'}", file=sys.stderr)
+    if isinstance(error, UserError):
+        return 2
+    return error.status if isinstance(error, Interrupted) else 128 + signal.SIGINT
+
+
+def _run(verb: str, argv: list[str]) -> None:
+    """A verb with a config, together with the other processes if there are any."""
+    define = configs.processes if verb in PARALLEL else configs.workdir
+    values = configs.parse(verb, argv, define)
+    _keep_memory()
+    _quiet()
+    if verb not in PARALLEL:
+        _no_bars()
+        return VERBS[verb](values.config, values.workdir)
+    from blip_jax.train import distributed
+
+    distributed.start(values.coordinator, values.processes, values.process)
+    _no_bars()
+    try:
+        VERBS[verb](values.config, values.workdir)
+    except BaseException as error:
+        if distributed.several():
+            status = _told(verb, error) if isinstance(error, TOLD) else traceback.print_exc()
+            distributed.leave(1 if status is None else status)
+        raise
 
 
 def _command(verb: str, argv: list[str]) -> int:

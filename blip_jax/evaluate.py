@@ -1,7 +1,12 @@
-"""Runs a trained model over a dataset and hands arrays and strings to `evaluation/`."""
+"""Runs a trained model over a dataset and hands arrays and strings to `evaluation/`.
+
+Of several processes each encodes all images and texts; what takes long, re-ranking and captions, is
+shared out. All get the same numbers, and the first writes them.
+"""
 
 import dataclasses
 import json
+from collections.abc import Callable
 
 import jax
 import numpy as np
@@ -16,7 +21,7 @@ from blip_jax.errors import UserError
 from blip_jax.evaluation import retrieval, tables
 from blip_jax.evaluation.captioning import caption_scores
 from blip_jax.inference import Model, load
-from blip_jax.inference.batches import mapped, padded_batches
+from blip_jax.inference.batches import mapped
 from blip_jax.inference.programs import (
     captioner,
     example_keys,
@@ -25,6 +30,7 @@ from blip_jax.inference.programs import (
     prompt_of,
     text_encoder,
 )
+from blip_jax.train.distributed import gathered
 
 BATCH = 128  # rows a device at a time
 
@@ -101,12 +107,11 @@ def image_text_retrieval(
         return values
     match = pair_matcher(model)
 
+    def logit(i: np.ndarray, t: np.ndarray) -> np.ndarray:
+        return match(tokens[i], ids[t], mask[t])[:, 1]
+
     def score(i: np.ndarray, t: np.ndarray) -> np.ndarray:
-        results = []
-        for count, (image_rows, text_rows) in padded_batches(size, i, t):
-            logits = match(tokens[image_rows], ids[text_rows], mask[text_rows])
-            results.append(logits[:count, 1])
-        return np.concatenate(results)
+        return shared_out(logit, size, i, t)[0]
 
     found = retrieval.evaluate(similarity, owner, score_fn=score, k=rerank, gallery=gallery)
     return values | {f"itm {name}": value for name, value in found.items()}
@@ -116,8 +121,20 @@ def write_captions(model: Model, images: Images, decoding: Decoding) -> list[str
     """A caption an image."""
     keys = example_keys(0, np.array([stable_hash(record["key"]) for record in images.records]))
     write = captioner(model, dataclasses.replace(decoding, captions=1))
-    tokens = mapped(write, images.batch, images.pixels, keys, title="captions")[0]
+    tokens = shared_out(write, images.batch, images.pixels, keys, title="captions")[0]
     return model.tokenizer.decode(tokens[:, 0, len(prompt_of(model)) :])
+
+
+def shared_out(function: Callable, size: int, *arrays: np.ndarray, title: str = "") -> list:
+    """`mapped`, of which each process does its part of the rows, and all get the whole.
+
+    Parts are of one length, the last ones filled up with the last row.
+    """
+    total = len(arrays[0])
+    own = -(-total // jax.process_count())
+    rows = np.minimum(np.arange(own) + jax.process_index() * own, total - 1)
+    results = mapped(function, size, *(array[rows] for array in arrays), title=title)
+    return [np.concatenate(gathered(x))[:total] for x in results]
 
 
 def truthfulness(texts: list[str], truths: list[str]) -> dict[str, float]:
@@ -172,6 +189,8 @@ def run(config: ConfigDict, workdir: str) -> None:
         rerank=config.rerank,
         limit=config.limit or None,
     )
+    if jax.process_index():
+        return
     print(tables.plain([{"metric": name, "value": value} for name, value in found.items()]))
     folder = epath.Path(workdir)
     folder.mkdir(parents=True, exist_ok=True)

@@ -8,10 +8,11 @@ import sys
 
 import pytest
 
-SCRIPT = pathlib.Path(__file__).parent / "bucket_models.py"
+HERE = pathlib.Path(__file__).parent
 
 
-def test_models_in_a_bucket(tmp_path):
+@pytest.mark.parametrize("script", ["bucket_models.py", "bucket_training.py"])
+def test_in_a_bucket(tmp_path, script):
     pytest.importorskip("gcp_storage_emulator")
     pytest.importorskip("gcsfs")
     with socket.socket() as free:
@@ -23,7 +24,7 @@ def test_models_in_a_bucket(tmp_path):
         "GOOGLE_CLOUD_PROJECT": "none", "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",
     }  # fmt: skip
     done = subprocess.run(
-        [sys.executable, str(SCRIPT), str(tmp_path), str(port)],
+        [sys.executable, str(HERE / script), str(tmp_path), str(port)],
         env=os.environ | where, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0 and "equal" in done.stdout, done.stdout + done.stderr

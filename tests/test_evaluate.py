@@ -15,6 +15,7 @@ from blip_jax.data.images import decode
 from blip_jax.data.text import clean_caption
 from blip_jax.decoding import Decoding
 from blip_jax.errors import UserError
+from blip_jax.inference import batches
 
 TEST = 10  # images, two texts each
 GREEDY = Decoding(method="greedy", repetition_penalty=1.0, max_length=16)
@@ -45,7 +46,7 @@ def records():
 
 def test_padded_batches_cut_and_fill_up():
     first, second = np.arange(5), np.arange(10).reshape(5, 2)
-    found = list(evaluation.padded_batches(2, first, second))
+    found = list(batches.padded_batches(2, first, second))
     assert [count for count, _ in found] == [2, 2, 1]
     assert [slices[0].tolist() for _, slices in found] == [[0, 1], [2, 3], [4, 4]]
     assert found[2][1][1].tolist() == [[8, 9], [8, 9]]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import signal
 
 import jax
@@ -129,6 +130,24 @@ def test_crashed_behind_a_checkpoint_and_resumed(config, whole, tmp_path, monkey
     # Step 5 was reported but not saved; it is trained again and reported once.
     assert len(reports(tmp_path)) == 5
     assert_equal_runs(tmp_path, loop.train(config, str(tmp_path)), whole)
+
+
+def test_a_disk_that_is_full_costs_the_steps_since_the_checkpoint(
+    config, whole, tmp_path, monkeypatch
+):
+    """The kernel refuses to write files past 16 kB, as a full disk would: while step 6 is saved."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with monkeypatch.context() as patch:
+        full = (1 << 14, limits[1])
+        after(5, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, full), patch)
+        try:
+            with pytest.raises(UserError, match="no checkpoint could be written in .*checkpoints"):
+                loop.train(config, str(tmp_path))
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert len(reports(tmp_path)) == STEPS
+    assert_equal_runs(tmp_path, loop.train(config, str(tmp_path)), whole)
+    assert os.listdir(tmp_path / "checkpoints") == [str(STEPS)]
 
 
 def test_a_finished_run_longer_and_on_another_mesh(config, whole, tmp_path):

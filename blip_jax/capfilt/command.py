@@ -2,6 +2,7 @@
 
 import sys
 
+import jax
 from etils import epath
 from ml_collections import ConfigDict
 
@@ -58,6 +59,8 @@ def run(config: ConfigDict, workdir: str) -> None:
         seed=config.seed,
     )
     caption_and_score(settings, load(config.captioner), load(config.filter))
+    if jax.process_index():
+        return
     columns = scores.read(output, config.split)
     kept = assemble.keep(columns, scores.ORIGINS, config.threshold)
     print(tables.plain(summary(columns, kept)))

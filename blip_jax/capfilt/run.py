@@ -3,7 +3,8 @@
 A shard is a run of rows of the input, the unit of work: it is computed whole, written under a
 temporary name and renamed. What is there already is not done again. The key that an image's
 captions are drawn with follows from its own key, so the same texts come out whatever the number
-of devices, the size of batches, or restarts. One process works on a folder at a time.
+of devices, the size of batches, or restarts. Processes that were started together
+(train/distributed.py) take turns at the shards; else one works on a folder at a time.
 """
 
 import dataclasses
@@ -27,6 +28,7 @@ from blip_jax.decoding import Decoding
 from blip_jax.errors import UserError
 from blip_jax.inference import Model
 from blip_jax.inference.programs import captioner, example_keys, matcher, prompt_of
+from blip_jax.train.distributed import meet
 from blip_jax.train.signals import Interrupted, Interruptible
 
 
@@ -71,31 +73,40 @@ def run(settings: Settings, writer: Model, judge: Model) -> str:
         raise UserError(f"split is {settings.split!r}; capfilt takes a whole split, by its name")
     source = open_dataset(settings.dataset, settings.split)
     output = epath.Path(settings.output)
-    output.mkdir(parents=True, exist_ok=True)
     starts = range(0, len(source), settings.shard_rows)
-    scores.check_shards(settings.output, settings.split, len(starts))
-    _claim(output / "settings.json", settings)
-    for leftover in output.glob("incomplete-*"):
-        leftover.unlink()
+    main, turns = jax.process_index() == 0, jax.process_count()
+    if main:
+        output.mkdir(parents=True, exist_ok=True)
+        scores.check_shards(settings.output, settings.split, len(starts))
+        _claim(output / "settings.json", settings)
+        for leftover in output.glob("incomplete-*"):
+            leftover.unlink()
+    meet("capfilt's folder is there")
     work = Work(settings, writer, judge)
     with (
         Interruptible() as interruption,
-        tqdm.tqdm(total=len(source), desc="capfilt", unit="image", disable=None) as bar,
+        tqdm.tqdm(
+            total=len(source), desc="capfilt", unit="image", disable=None if main else True
+        ) as bar,
     ):
         for number, start in enumerate(starts):
             stop = min(start + settings.shard_rows, len(source))
             path = scores.shard_path(settings.output, settings.split, number, len(starts))
-            if not path.exists():
+            if number % turns == jax.process_index() and not path.exists():
                 rows = []
                 for batch in batches(source, range(start, stop), settings, work.sizes):
                     rows += work.rows(batch)
                     bar.update(len(batch))
                     if interruption.requested:
-                        raise Interrupted(f"stopped in shard {number} of {len(starts)}")
+                        message = f"stopped in shard {number} of {len(starts)}"
+                        raise Interrupted(message, interruption.number)
                 scores.write_shard(path, rows)
             else:
                 bar.update(stop - start)
     lengths = [min(settings.shard_rows, len(source) - start) for start in starts]
+    meet("capfilt's shards are done")
+    if not main:
+        return settings.output
     description = f"Texts and scores of CapFilt for {settings.dataset}, split {settings.split}."
     scores.finish(settings.output, settings.split, lengths, description)
     return settings.output

@@ -16,6 +16,16 @@ def workdir(values: flags.FlagValues) -> None:
     flags.DEFINE_string("workdir", None, "Folder of the run, local or gs://.", flag_values=values)
 
 
+def processes(values: flags.FlagValues) -> None:
+    """The flags of what may run as several processes, and of what writes a run."""
+    workdir(values)
+    flags.DEFINE_string(
+        "coordinator", "", "HOST:PORT of process 0, for all to reach it.", flag_values=values
+    )
+    flags.DEFINE_integer("processes", 0, "How many there are.", flag_values=values)
+    flags.DEFINE_integer("process", -1, "Which of them this is, from 0.", flag_values=values)
+
+
 def parse(
     verb: str,
     argv: list[str],

@@ -115,23 +115,17 @@ class _Collate:
 
 
 class _OwnRows:
-    """This process's rows of every global batch: a block of each, in order.
+    """Some rows of every global batch, batch after batch."""
 
-    Blocks, and not every n-th row, so that putting the processes' rows one after the other gives
-    the very batch a single process makes.
-    """
-
-    def __init__(self, examples, batch_size: int, process_index: int, process_count: int):
-        self._examples, self._batch_size = examples, batch_size
-        self._own = batch_size // process_count
-        self._first = process_index * self._own
+    def __init__(self, examples, batch_size: int, rows: Sequence[int]):
+        self._examples, self._batch_size, self._rows = examples, batch_size, rows
 
     def __len__(self) -> int:
-        return len(self._examples) // self._batch_size * self._own
+        return len(self._examples) // self._batch_size * len(self._rows)
 
     def __getitem__(self, index: int):
-        batch, row = divmod(index, self._own)
-        return self._examples[batch * self._batch_size + self._first + row]
+        batch, place = divmod(index, len(self._rows))
+        return self._examples[batch * self._batch_size + int(self._rows[place])]
 
 
 def train_batches(
@@ -139,21 +133,20 @@ def train_batches(
     tokenizer: Tokenizer,
     *,
     start: int = 0,
-    process_index: int = 0,
-    process_count: int = 1,
+    rows: Sequence[int] | None = None,
     **settings,
 ) -> grain.DatasetIterator:
-    """Returns an endless iterator of this process's rows of the training batches.
+    """Returns an endless iterator of training batches, or of a process's rows of them.
 
     Args:
       view: a view file, or its parts.
       tokenizer: turns cleaned texts into ids.
       start: number of the first batch.
-      process_index, process_count: which process of how many this is.
+      rows: of every global batch, those wanted (train/mesh.py, `own_rows`); None: all.
       **settings: fields of `BatchSettings`; batch_size and image_size must be given.
 
     Returns:
-      Iterator of dicts, with b = batch_size / process_count rows: 'image' uint8 [b, S, S, 3];
+      Iterator of dicts, with b = len(rows): 'image' uint8 [b, S, S, 3];
       'ids' int32 [b, L]; 'mask' bool [b, L]; 'group' int32 [b], the same for texts of one image
       (by its key); 'text_group' int32 [b], the same for texts that are equal once cleaned;
       'valid' bool [b]; 'reason' int32 [b], index into REASONS. A row that is not valid has a
@@ -161,14 +154,12 @@ def train_batches(
       set_state({'next_index': number}).
 
     Raises:
-      UserError: something named by the view is missing, or batch_size does not divide.
+      UserError: something named by the view is missing, or batch_size is below 1.
     """
     settings = BatchSettings(**settings)
-    if settings.batch_size < 1 or settings.batch_size % process_count:
-        raise UserError(
-            f"batch_size is {settings.batch_size}; it must be a multiple of the number of "
-            f"processes, {process_count}"
-        )
+    if settings.batch_size < 1:
+        raise UserError(f"batch_size is {settings.batch_size}; it must be 1 or more")
+    rows = range(settings.batch_size) if rows is None else rows
     parts = load_view(view) if isinstance(view, str) else list(view)
     datasets, weights = [], []
     for number, part in enumerate(parts):
@@ -180,11 +171,9 @@ def train_batches(
     mixed = grain.MapDataset.mix(datasets, weights=weights)
     # Before the split among processes: chance then depends on the place in the global batch.
     examples = mixed.random_map(_Load(settings.transform), seed=settings.seed)
-    own = _OwnRows(examples, settings.batch_size, process_index, process_count)
+    own = _OwnRows(examples, settings.batch_size, rows)
     collate = _Collate(tokenizer, settings.prompt, settings.max_length)
-    batches = grain.MapDataset.source(own).batch(
-        settings.batch_size // process_count, drop_remainder=True, batch_fn=collate
-    )
+    batches = grain.MapDataset.source(own).batch(len(rows), drop_remainder=True, batch_fn=collate)
     options = grain.ReadOptions(settings.num_threads, settings.prefetch)
     iterator = iter(batches.to_iter_dataset(options))
     if start:

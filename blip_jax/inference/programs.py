@@ -45,7 +45,7 @@ def captioner(model: Model, options: Decoding) -> Callable[[np.ndarray, jax.Arra
     return call
 
 
-def writer(model: Model, options: Decoding) -> Callable[..., Generated]:
+def writer(model: Model, options: Decoding) -> Mapped:
     """A function of images, PRNG keys [D * b, N] and prompts int32 [D * b, P] to captions.
 
     Given also lengths int32 [D * b], prompts are padded and of so many tokens each.
@@ -55,7 +55,7 @@ def writer(model: Model, options: Decoding) -> Callable[..., Generated]:
         context = apply("context", apply("encode_image", normalize(images)), "decoder")
         return continued(apply, model, context, prompts, keys, options, lengths)
 
-    return _mapped(write, model)
+    return Mapped(write, model)
 
 
 def continued(apply, model: Model, context, prompts, keys, options, lengths=None) -> Generated:
@@ -92,7 +92,7 @@ def example_keys(seed: int, hashes: np.ndarray, number: int = 0) -> jax.Array:
     return jax.vmap(lambda h: jax.random.fold_in(base, h))(hashes)
 
 
-def matcher(model: Model) -> Callable[..., tuple[np.ndarray, np.ndarray]]:
+def matcher(model: Model) -> Mapped:
     """A function that scores G texts an image.
 
     It takes images uint8 [D * b, S, S, 3], ids int32 [D * b, G, T] and mask bool [D * b, G, T],
@@ -109,7 +109,7 @@ def matcher(model: Model) -> Callable[..., tuple[np.ndarray, np.ndarray]]:
         image = apply("image_features", tokens)
         return logits.reshape(batch, count, 2), jnp.einsum("be,bge->bg", image, text)
 
-    return _mapped(score, model)
+    return Mapped(score, model)
 
 
 def image_encoder(model: Model) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
@@ -119,12 +119,12 @@ def image_encoder(model: Model) -> Callable[[np.ndarray], tuple[np.ndarray, np.n
         tokens = apply("encode_image", normalize(images))
         return tokens, apply("image_features", tokens)
 
-    return _mapped(encode, model)
+    return Mapped(encode, model)
 
 
 def text_encoder(model: Model) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
     """A function of ids int32 [D * b, T] and mask bool [D * b, T] to aligned features."""
-    return _mapped(lambda apply, ids, mask: apply("text_features", ids, mask), model)
+    return Mapped(lambda apply, ids, mask: apply("text_features", ids, mask), model)
 
 
 def pair_matcher(model: Model) -> Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]:
@@ -136,7 +136,7 @@ def pair_matcher(model: Model) -> Callable[[np.ndarray, np.ndarray, np.ndarray],
     def score(apply, tokens, ids, mask):
         return apply("itm_logits", ids, mask, apply("context", tokens, "encoder"))
 
-    return _mapped(score, model)
+    return Mapped(score, model)
 
 
 def answerer(model: Model, options: Decoding) -> Callable[..., Generated]:
@@ -146,7 +146,7 @@ def answerer(model: Model, options: Decoding) -> Callable[..., Generated]:
         states = apply("question_states", apply("encode_image", normalize(images)), ids, mask)
         return answers(apply, model, states, mask, options)
 
-    return _mapped(write, model)
+    return Mapped(write, model)
 
 
 def answers(apply, model: Model, states, mask, options: Decoding) -> Generated:
@@ -165,7 +165,7 @@ def ranker(model: Model, ids: np.ndarray, mask: np.ndarray, k: int) -> Callable:
         states = apply("question_states", tokens, question, question_mask)
         return ranked(apply, model, states, question_mask, candidates, k)
 
-    return _mapped(rank, model)
+    return Mapped(rank, model)
 
 
 def ranked(apply, model: Model, states, mask, candidates, k: int) -> tuple[jax.Array, jax.Array]:
@@ -204,7 +204,7 @@ def judge(model: Model) -> Callable[..., np.ndarray]:
         tokens = [apply("encode_image", normalize(images)) for images in (first, second)]
         return apply("logits", ids, mask, apply("contexts", *tokens))
 
-    return _mapped(decide, model)
+    return Mapped(decide, model)
 
 
 def states(model: Model, of: Sequence[str]) -> Callable[..., np.ndarray]:
@@ -224,24 +224,30 @@ def states(model: Model, of: Sequence[str]) -> Callable[..., np.ndarray]:
         return apply("ground", ids, mask, apply("context", image(apply, images), "encoder"))
 
     chosen = {("image",): image, ("text",): text}.get(tuple(of), both)
-    return _mapped(chosen, model)
+    return Mapped(chosen, model)
 
 
-def _mapped(function: Callable, model: Model) -> Callable:
-    """`function` of (method caller, arrays) by `jax.pmap`: [D * b, ...] in and out."""
-    network = models.network(model.config, model.kind)
+class Mapped:
+    """A function of (method caller, arrays) by `jax.pmap`: numpy arrays [D * b, ...] in and out.
 
-    def run(params: Any, arrays: tuple) -> Any:
-        def apply(method: str, *args: Any) -> Any:
-            return network.apply({"params": params}, *args, method=method)
+    Attributes:
+      run: what one device does, of (parameters, tuple of arrays [b, ...]).
+    """
 
-        return function(apply, *arrays)
+    def __init__(self, function: Callable, model: Model):
+        network = models.network(model.config, model.kind)
 
-    mapped = jax.pmap(run, in_axes=(None, 0))
+        def run(params: Any, arrays: tuple) -> Any:
+            def apply(method: str, *args: Any) -> Any:
+                return network.apply({"params": params}, *args, method=method)
 
-    def call(*arrays: np.ndarray) -> Any:
+            return function(apply, *arrays)
+
+        self.run = run
+        self._model = model
+        self._mapped = jax.pmap(run, in_axes=(None, 0), devices=jax.local_devices())
+
+    def __call__(self, *arrays: np.ndarray) -> Any:
         parts = tuple(x.reshape(jax.local_device_count(), -1, *x.shape[1:]) for x in arrays)
-        results = jax.device_get(mapped(model.placed, parts))
+        results = jax.device_get(self._mapped(self._model.placed, parts))
         return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), results)
-
-    return call

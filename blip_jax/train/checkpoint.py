@@ -1,13 +1,18 @@
 """Checkpoints: the whole state, where the data stood, and what the model is, by Orbax."""
 
+import contextlib
 import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
 from blip_jax.errors import UserError
+from blip_jax.train.distributed import gathered, several
+from blip_jax.train.signals import Interrupted
 from blip_jax.train.state import TrainState
 
 FOLDER = "checkpoints"
@@ -36,24 +41,50 @@ class Checkpoints:
     """The checkpoints of a run under workdir/checkpoints; a context manager.
 
     Saving is asynchronous. A checkpoint is whole or it is not there: Orbax writes under a temporary
-    name.
+    name, or on `gs://` marks what is whole; what a crash left unfinished is deleted. Each process
+    writes its own part, and reads what it needs of another number of processes.
 
     Args:
-      workdir: folder of the run, local or `gs://`.
+      workdir: folder of the run, local or `gs://`; the same for all processes.
       keep: how many of the newest stay.
+      keep_every: also those at multiples of so many steps; 0: none.
     """
 
-    def __init__(self, workdir: str, keep: int = 1):
-        folder = checkpoint_folder(workdir)
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
-        self._manager = ocp.CheckpointManager(folder, options=options)
+    def __init__(self, workdir: str, keep: int = 1, keep_every: int = 0):
+        self._folder = checkpoint_folder(workdir)
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=keep,
+            keep_period=keep_every or None,
+            create=True,
+            cleanup_tmp_directories=True,
+        )
+        self._manager = ocp.CheckpointManager(self._folder, options=options)
 
     def __enter__(self) -> "Checkpoints":
         return self
 
-    def __exit__(self, *unused: Any) -> None:
-        self._manager.wait_until_finished()
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if error is None or isinstance(error, Interrupted):
+            with self._writing():
+                self._manager.wait_until_finished()
+        elif several():
+            return  # the others are not here: they would be waited for
+        else:  # what is under way may still become whole, and the error is told in any case
+            with contextlib.suppress(Exception):
+                self._manager.wait_until_finished()
         self._manager.close()
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Says in one line what kept a checkpoint from being written."""
+        try:
+            yield
+        except Exception as error:  # Orbax, TensorStore and file systems raise many kinds
+            reason = (str(error).strip().splitlines() or [""])[0]
+            raise UserError(
+                f"no checkpoint could be written in {self._folder} ({type(error).__name__}: "
+                f"{reason}); once that is mended, the same command goes on at the one before"
+            ) from error
 
     def save(self, state: TrainState, meta: Meta) -> None:
         """Saves at the state's step, unless that is saved already.
@@ -64,14 +95,17 @@ class Checkpoints:
         step = int(state.step)
         if step in self._manager.all_steps():
             return
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardSave(as_dict(state)),
-                data=ocp.args.JsonSave({"next_index": step}),
-                meta=ocp.args.JsonSave(dataclasses.asdict(meta)),
-            ),
-        )
+        if several():  # Orbax's own sums must not run beside those of a step
+            jax.block_until_ready(state)
+        with self._writing():
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(as_dict(state)),
+                    data=ocp.args.JsonSave({"next_index": step}),
+                    meta=ocp.args.JsonSave(dataclasses.asdict(meta)),
+                ),
+            )
 
     def restore(self, like: TrainState) -> tuple[TrainState, int] | None:
         """The newest checkpoint and the number of its next batch; None if there is none.
@@ -80,9 +114,16 @@ class Checkpoints:
           like: the state's shapes with the shardings it is wanted in.
 
         Raises:
-          UserError: it holds another model.
+          UserError: it holds another model, or the processes see different folders.
         """
         step = self._manager.latest_step()
+        # Folders of the hosts' own would hold a part of each checkpoint, and none whole.
+        seen = gathered(np.int32(-1 if step is None else step) if self._folder.exists() else -2)
+        if len(set(seen.tolist())) > 1:
+            raise UserError(
+                f"{self._folder} is not the same folder for all processes: give a workdir on "
+                "gs:// or another shared file system"
+            )
         if step is None:
             return None
         try:

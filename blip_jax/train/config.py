@@ -21,7 +21,10 @@ def defaults(task: str) -> ConfigDict:
         "task": task,
         "seed": 0,
         # A preset of `blip_jax.models` and what differs from it, nested: {"vit": {"depth": 6}}.
-        "model": ConfigDict({"preset": "base", "changes": ConfigDict(convert_dict=False)}),
+        # `remat` is what the backward pass computes again to save memory (models/configs.py).
+        "model": ConfigDict({
+            "preset": "base", "remat": "none", "changes": ConfigDict(convert_dict=False),
+        }),
         "tokenizer": "bert-base-uncased",  # hub id, or a folder with vocab.txt
         "view": "",  # what to train on: a view file (data/sources.py)
         "init_from": "",  # workdir whose newest parameters to start from
@@ -42,9 +45,11 @@ def defaults(task: str) -> ConfigDict:
             "temperature_scale": 1.0,  # of the temperature's learning rate
         }),
         "mesh": ConfigDict({"data": -1, "fsdp": 1, "tensor": 1}),
+        "topology": "",  # what `blip-jax compile` compiles for; training asks the machine
         "log_every": 50,
         "save_every": 1000,
-        "keep": 1,
+        "keep": 1,  # checkpoints, the newest
+        "keep_every": 0,  # and those at multiples of so many steps; 0: none
     })  # fmt: skip
     if task != "pretrain":  # COCO: 567,000 pairs, 2,215 steps an epoch
         epochs = {"captioner": 5, "filter": 6}[task]
@@ -63,10 +68,16 @@ def defaults(task: str) -> ConfigDict:
 
 def model_config(config: ConfigDict, vocab: int) -> models.BlipConfig:
     """The model of a run; its vocabulary is the tokenizer's."""
-    changes = config.model.changes
-    changes = changes.to_dict() if isinstance(changes, ConfigDict) else dict(changes)
-    changes["med"] = {"vocab": vocab, **changes.get("med", {})}
-    return models.preset(config.model.preset, **changes)
+    values = changes(config)
+    values["med"] = {"vocab": vocab, **values.get("med", {})}
+    values.setdefault("remat", config.model.remat)
+    return models.preset(config.model.preset, **values)
+
+
+def changes(config: ConfigDict) -> dict:
+    """What differs from the model's preset, as a plain dict."""
+    values = config.model.changes
+    return values.to_dict() if isinstance(values, ConfigDict) else dict(values)
 
 
 def objectives(config: ConfigDict, prompt_length: int) -> Objectives:

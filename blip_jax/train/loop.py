@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import sys
-from collections import Counter
 from typing import Any
 
 import jax
@@ -21,8 +20,9 @@ from blip_jax.errors import UserError
 from blip_jax.inference.loading import local
 from blip_jax.train import config as run_config
 from blip_jax.train.checkpoint import Checkpoints, Meta, load_params
+from blip_jax.train.distributed import gathered, several
 from blip_jax.train.logger import Logger
-from blip_jax.train.mesh import batch_sharding, check_batch, make_mesh, put_batch
+from blip_jax.train.mesh import batch_sharding, check_batch, make_mesh, own_rows, put_batch
 from blip_jax.train.optimizer import optimizer, schedule
 from blip_jax.train.sharding import shardings
 from blip_jax.train.signals import Interrupted, Interruptible
@@ -35,19 +35,28 @@ from blip_jax.train.tasks.image_text import ImageText, select
 class Run:
     """All that a config stands for, built but not started.
 
+    Args:
+      devices: those to train on; None: all, of all processes.
+      tokenizer: in place of the config's; what is only compiled needs no vocabulary.
+
     Attributes:
       tokenizer, task, mesh: as the config says.
       shapes: of the TrainState, with shardings.
       step: jitted (state, batch, key) -> (state, metrics); it consumes the state.
     """
 
-    def __init__(self, config: ConfigDict):
+    def __init__(
+        self,
+        config: ConfigDict,
+        devices: list | None = None,
+        tokenizer: Tokenizer | None = None,
+    ):
         self.config = config
-        self.tokenizer = Tokenizer.load(config.tokenizer)
+        self.tokenizer = tokenizer or Tokenizer.load(config.tokenizer)
         self.model = run_config.model_config(config, self.tokenizer.vocab_size)
         prompt_length = len(self.tokenizer.prompt(config.prompt)) if config.prompt else 0
         self.task = ImageText(self.model, run_config.objectives(config, prompt_length))
-        self.mesh = make_mesh(config.mesh)
+        self.mesh = make_mesh(config.mesh, devices)
         group = self.task.objectives.group
         check_batch(config.batch_size, config.accumulate, group, self.mesh)
         if config.max_length > self.model.med.max_length:
@@ -95,6 +104,11 @@ class Run:
         return self._start(models.init(self.model, key, self.kind), key)
 
     @property
+    def rows(self) -> np.ndarray:
+        """Which rows of a batch this process reads."""
+        return own_rows(self.mesh, self.config.batch_size)
+
+    @property
     def kind(self) -> str:
         """What of the model is trained, and so what there is of it."""
         return KINDS[self.config.task]
@@ -113,7 +127,7 @@ class Run:
         return TrainState(jax.numpy.zeros((), "int32"), params, momentum, queue, opt_state)
 
     def batches(self, start: int) -> Any:
-        """This host's rows of the batches from number `start` on."""
+        """This process's rows of the batches from number `start` on."""
         config = self.config
         size = self.model.vit.image_size
         augment = config.augment
@@ -123,8 +137,7 @@ class Run:
             config.view,
             self.tokenizer,
             start=start,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
+            rows=self.rows,
             batch_size=config.batch_size,
             image_size=size,
             max_length=config.max_length,
@@ -133,26 +146,36 @@ class Run:
             transform=TrainTransform(size, scale=crop, flip=augment.flip, **options),
         )
 
+    def counted(self, aside: np.ndarray) -> np.ndarray:
+        """int [R]: pairs by reason over all processes; each of them calls it, with its own."""
+        rows = gathered(len(self.rows)).sum()
+        return gathered(aside).sum(0) * self.config.batch_size // rows  # some may share rows
+
     @property
     def meta(self) -> Meta:
         config = self.config
         return Meta(models.to_dict(self.model), self.kind, config.prompt, config.max_length)
 
 
-def train(config: ConfigDict, workdir: str) -> TrainState:
+def train(config: ConfigDict, workdir: str, devices: list | None = None) -> TrainState:
     """Trains to `config.steps`, from the newest checkpoint in `workdir` if there is one.
 
-    Writes checkpoints, metrics.jsonl, TensorBoard events and the tokenizer under `workdir`.
+    Writes checkpoints, metrics.jsonl, TensorBoard events and the tokenizer under `workdir`. Of
+    several processes each reads its rows and saves its part of the state; the first alone writes
+    the rest.
 
     Returns: the last state.
 
     Raises:
-      UserError: bad config or data.
+      UserError: bad config or data, or a checkpoint that cannot be written.
       Interrupted: a signal came; the state was saved, and the same call goes on from there.
     """
-    run = Run(config)
+    run = Run(config, devices)
     main = jax.process_index() == 0
-    with Checkpoints(workdir, config.keep) as checkpoints, Interruptible() as interruption:
+    with (
+        Checkpoints(workdir, config.keep, config.keep_every) as checkpoints,
+        Interruptible(together=several()) as interruption,
+    ):
         restored = checkpoints.restore(run.shapes)
         state, first = restored or (run.init(), 0)
         if main:
@@ -160,25 +183,30 @@ def train(config: ConfigDict, workdir: str) -> TrainState:
         if first >= config.steps:
             return state
         key = jax.random.key(config.seed + 1)
-        reports, aside = [], Counter()
+        reports, aside = [], np.zeros(len(REASONS), np.int32)
         with Logger(workdir, config.steps, config.batch_size, main, first) as logger:
             batches = run.batches(first)
             for step in range(first, config.steps):
                 batch = next(batches)
-                aside.update(np.asarray(batch.pop("reason")).tolist())
-                state, metrics = run.step(state, put_batch(batch, run.mesh), key)
+                aside += np.bincount(batch.pop("reason"), minlength=len(REASONS))
+                batch = put_batch(batch, run.mesh, config.batch_size)
+                state, metrics = run.step(state, batch, key)
                 reports.append(metrics)
                 done = step + 1
-                if done % config.log_every == 0 or done == config.steps:
-                    logger.log(done, report(reports, aside, float(run.schedule(step))))
+                last = done == config.steps
+                if done % config.log_every == 0 or last:
+                    values = report(reports, run.counted(aside), float(run.schedule(step)))
+                    logger.log(done, values)
                     reports.clear()
-                if done % config.save_every == 0 or done == config.steps or interruption.requested:
+                stop = interruption.at(done)
+                if done % config.save_every == 0 or last or stop:
                     checkpoints.save(state, run.meta)
-                if interruption.requested:
-                    raise Interrupted(f"stopped at step {done}; the same command goes on there")
-    for number, name in enumerate(REASONS[1:], start=1):
-        if aside[number]:
-            print(f"set aside: {aside[number]} pairs, {name}", file=sys.stderr)
+                if stop:
+                    message = f"stopped at step {done}; the same command goes on there"
+                    raise Interrupted(message, interruption.number)
+    for reason, count in zip(REASONS[1:], run.counted(aside)[1:], strict=True):
+        if count and main:
+            print(f"set aside: {count} pairs, {reason}", file=sys.stderr)
     return state
 
 
@@ -225,9 +253,8 @@ def only_temperature(params: dict) -> dict:
     }
 
 
-def report(reports: list[dict], aside: Counter, rate: float) -> dict[str, float]:
+def report(reports: list[dict], aside: np.ndarray, rate: float) -> dict[str, float]:
     """Means over the steps since the last report, learning rate, and pairs set aside so far."""
     values = jax.device_get(reports)
     means = {name: float(np.mean([value[name] for value in values])) for name in values[0]}
-    total = sum(count for number, count in aside.items() if number)
-    return {**means, "learning_rate": rate, "set_aside": total}
+    return {**means, "learning_rate": rate, "set_aside": int(aside[1:].sum())}

@@ -2,12 +2,17 @@
 
 Axes: `data` (whole copies of the model), `fsdp` (parameters and their moments cut up, gathered
 layer by layer), `tensor` (heads, MLP and vocabulary cut up). A batch is cut over `data` and `fsdp`.
+
+`data` is the outermost: with as many as there are hosts or slices, only gradients and features
+travel between these, and parameters inside (HSDP). Where there are several TPU slices, `fsdp` and
+`tensor` never reach past one.
 """
 
 from collections.abc import Mapping
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from blip_jax.errors import UserError
@@ -24,7 +29,8 @@ def make_mesh(sizes: Mapping[str, int], devices: list | None = None) -> Mesh:
       devices: all of them if None.
 
     Raises:
-      UserError: an unknown axis, or sizes that do not multiply to the number of devices.
+      UserError: an unknown axis, sizes that do not multiply to the number of devices, or `fsdp`
+        or `tensor` larger than a slice.
     """
     devices = jax.devices() if devices is None else devices
     unknown = sorted(set(sizes) - set(AXES))
@@ -40,20 +46,65 @@ def make_mesh(sizes: Mapping[str, int], devices: list | None = None) -> Mesh:
         wanted = " x ".join(f"{axis} {size}" for axis, size in zip(AXES, shape, strict=True))
         raise UserError(f"mesh {wanted} does not make the {len(devices)} devices that are there")
     types = (AxisType.Auto,) * len(AXES)
-    return jax.make_mesh(shape, AXES, axis_types=types, devices=devices)
+    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    if slices == 1:
+        return jax.make_mesh(shape, AXES, axis_types=types, devices=devices)
+    return Mesh(across_slices(shape, slices, devices), AXES, axis_types=types)
+
+
+def across_slices(shape: list[int], slices: int, devices: list) -> np.ndarray:
+    """Devices of several slices in the mesh's shape, each slice a block of `data`.
+
+    Raises:
+      UserError: the slices do not divide `data`.
+    """
+    data, *inside = shape
+    if data % slices:
+        raise UserError(
+            f"mesh data {data} is no multiple of the {slices} slices: fsdp and tensor must lie "
+            "inside one"
+        )
+    return mesh_utils.create_hybrid_device_mesh(
+        (data // slices, *inside), (slices, 1, 1), devices, allow_split_physical_axes=True
+    )
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, BATCH)
 
 
-def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """Global arrays from this host's rows of a batch."""
+def own_rows(mesh: Mesh, size: int) -> np.ndarray:
+    """int [R]: which rows of a global batch of `size` lie on this process's devices, in order.
+
+    Usually a block; not with every order of devices. Processes that only differ in `tensor` have
+    the same.
+    """
+    places = batch_sharding(mesh).addressable_devices_indices_map((size,))
+    return np.unique([row for (place,) in places.values() for row in range(*place.indices(size))])
+
+
+def put_batch(
+    batch: Mapping[str, np.ndarray], mesh: Mesh, size: int | None = None
+) -> dict[str, jax.Array]:
+    """Global arrays from this process's rows of a batch.
+
+    Args:
+      batch: arrays of the rows that `own_rows` names.
+      size: rows of the global batch; None: as many as there are here.
+    """
     sharding = batch_sharding(mesh)
-    return {
-        name: jax.make_array_from_process_local_data(sharding, value)
-        for name, value in batch.items()
-    }
+    size = len(next(iter(batch.values()))) if size is None else size
+    rows = own_rows(mesh, size)
+
+    def put(value: np.ndarray) -> jax.Array:
+        def part(index: tuple) -> np.ndarray:
+            first, stop, _ = index[0].indices(size)
+            at = np.searchsorted(rows, first)
+            return value[at : at + stop - first]
+
+        return jax.make_array_from_callback((size, *value.shape[1:]), sharding, part)
+
+    return {name: put(value) for name, value in batch.items()}
 
 
 def check_batch(batch_size: int, accumulate: int, group: int, mesh: Mesh) -> None:

@@ -1,0 +1,203 @@
+"""What a compiled program moves and multiplies, read from its text (`compiled.as_text()`).
+
+XLA's own `cost_analysis` counts the body of a loop once; here it counts as often as the loop
+turns, so that twelve scanned layers are twelve.
+"""
+
+import dataclasses
+import functools
+import math
+import re
+from collections import Counter
+from collections.abc import Iterator
+
+BITS = {
+    "pred": 8, "s4": 4, "u4": 4, "s8": 8, "u8": 8, "s16": 16, "u16": 16, "bf16": 16, "f16": 16,
+    "s32": 32, "u32": 32, "f32": 32, "s64": 64, "u64": 64, "f64": 64, "c64": 64,
+}  # fmt: skip
+COLLECTIVES = (
+    "all-gather", "all-reduce", "reduce-scatter", "collective-permute", "all-to-all",
+    "ragged-all-to-all",
+)  # fmt: skip
+CALLS = re.compile(r"\b(?:calls|to_apply|body|true_computation|false_computation)=%?([\w.-]+)")
+
+
+@dataclasses.dataclass(frozen=True)
+class Array:
+    """One array of an instruction: its type, its shape, and the memory it lies in (0: HBM)."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    space: int = 0
+
+    @property
+    def bytes(self) -> int:
+        """Without the padding that its layout adds."""
+        return math.prod(self.shape) * BITS.get(self.dtype, 8) // 8
+
+
+@dataclasses.dataclass(frozen=True)
+class Instruction:
+    """`%name = results opcode(operands), attributes`; `literal` is what stands in a constant."""
+
+    name: str
+    opcode: str
+    results: tuple[Array, ...]
+    operands: tuple[str, ...]
+    attributes: str
+    literal: str
+    root: bool
+
+
+class Program:
+    """A module's computations.
+
+    Attributes:
+      computations: by name, each its instructions by name, in order.
+      entry: name of the one that runs.
+      partitions: devices that it runs on.
+    """
+
+    def __init__(self, text: str):
+        self.computations: dict[str, dict[str, Instruction]] = {}
+        self.entry = ""
+        found = re.search(r"num_partitions=(\d+)", text[: text.find("\n")])
+        self.partitions = int(found[1]) if found else 1
+        current: dict[str, Instruction] = {}
+        for line in text.splitlines():
+            if line.endswith("{") and (head := re.match(r"(ENTRY )?%?([\w.-]+) \(", line)):
+                current = self.computations[head[2]] = {}
+                self.entry = head[2] if head[1] else self.entry
+            elif line.startswith("  ") and " = " in line:
+                instruction = read(line)
+                current[instruction.name] = instruction
+
+    def runs(self, unknown: int = 1, fusions: bool = True) -> dict[str, int]:
+        """How often each computation runs.
+
+        Args:
+          unknown: turns of loops of which the text does not tell the number.
+          fusions: those inside fusions too.
+        """
+        counts: Counter = Counter()
+
+        def visit(name: str, times: int) -> None:
+            counts[name] += times
+            for instruction in self.computations[name].values():
+                if instruction.opcode == "fusion" and not fusions:
+                    continue
+                for called, turns in self.called(instruction, unknown):
+                    visit(called, times * turns)
+
+        visit(self.entry, 1)
+        return dict(counts)
+
+    def called(self, instruction: Instruction, unknown: int) -> Iterator[tuple[str, int]]:
+        """The computations that an instruction runs, and how often. Reducers are left out."""
+        opcode, attributes = instruction.opcode, instruction.attributes
+        if opcode == "while":
+            yield CALLS.search(attributes)[1], self.turns(instruction) or unknown
+        elif opcode == "conditional":
+            branches = re.search(r"branch_computations=\{([^}]*)\}", attributes)
+            names = branches[1].split(",") if branches else CALLS.findall(attributes)
+            for name in names:
+                yield name.strip(" %"), 1
+        elif opcode in ("fusion", "call", "async-start"):
+            for name in CALLS.findall(attributes):
+                yield name, 1
+
+    def turns(self, loop: Instruction) -> int | None:
+        """How often a loop turns that counts from 0 by 1, as those of scans do; None: unknown."""
+        if known := re.search(r"known_trip_count\W+n\W+(\d+)", loop.attributes):
+            return int(known[1])
+        condition = self.computations[re.search(r"condition=%?([\w.-]+)", loop.attributes)[1]]
+        last = next(x for x in condition.values() if x.root)
+        constants = [x for x in condition.values() if x.opcode == "constant"]
+        whole = [x for x in constants if x.results[0].dtype in ("s32", "u32")]
+        compares = "direction=LT" in last.attributes or last.opcode == "fusion"
+        return int(whole[0].literal) if compares and len(whole) == 1 == len(constants) else None
+
+    def collectives(self, unknown: int = 1) -> dict[str, int]:
+        """Bytes that one device receives, by kind of collective, if each goes around a ring.
+
+        Of n devices: all-gather (n - 1) x operand, all-reduce 2 (n - 1) / n x operand,
+        reduce-scatter and all-to-all (n - 1) / n x operand, collective-permute its operand.
+        """
+        total: Counter = Counter()
+        for name, times in self.runs(unknown).items():
+            computation = self.computations[name]
+            for instruction in computation.values():
+                kind = instruction.opcode.removesuffix("-start")
+                if kind not in COLLECTIVES:
+                    continue
+                size = sum(self.size(computation, operand) for operand in instruction.operands)
+                n = group_size(instruction.attributes) or self.partitions
+                factor = {
+                    "all-gather": n - 1, "all-reduce": 2 * (n - 1) / n, "collective-permute": 1,
+                }.get(kind, (n - 1) / n)  # fmt: skip
+                total[kind] += round(times * size * factor)
+        return dict(total)
+
+    def size(self, computation: dict[str, Instruction], name: str) -> int:
+        return sum(array.bytes for array in computation[name].results)
+
+
+def group_size(attributes: str) -> int | None:
+    """Devices that take part in a collective together; None: all.
+
+    Groups are written as `{{0,1},{2,3}}`, `[2,2]<=[4]` (groups, members), or by a mesh's axes:
+    `mesh['a'=4,'b'=2] {'a'}`, of an axis' part `{'a':(1)2}`.
+    """
+    text = attributes.partition("replica_groups=")[2]
+    if text.startswith("{{"):
+        return text[2 : text.index("}")].count(",") + 1
+    if found := re.match(r"\[\d+,(\d+)\]", text):
+        return int(found[1])
+    if found := re.match(r"@?mesh\w*\[([^\]]*)\][^{]*\{([^}]*)\}", text):
+        sizes = dict(re.findall(r"'([^']+)'=(\d+)", found[1]))
+        taken = re.findall(r"'([^']+)'(?::\(\d+\)(\d+))?", found[2])
+        return math.prod(int(part or sizes[axis]) for axis, part in taken)
+    return None
+
+
+def read(line: str) -> Instruction:
+    """One line of a computation."""
+    name, _, rest = line.strip().partition(" = ")
+    end = closing(rest, 0) if rest.startswith("(") else rest.index(" ")
+    results, rest = rest[:end], rest[end:].lstrip()
+    opcode, _, _ = rest.partition("(")
+    end = closing(rest, len(opcode))
+    inside = rest[len(opcode) + 1 : end - 1]
+    return Instruction(
+        name=name.removeprefix("ROOT ").lstrip("%"),
+        opcode=opcode,
+        results=arrays(results),
+        operands=tuple(re.findall(r"%([\w.-]+)", inside)),
+        attributes=rest[end:],
+        literal=inside if opcode in ("constant", "parameter") else "",
+        root=name.startswith("ROOT "),
+    )
+
+
+def closing(text: str, start: int) -> int:
+    """The place behind the bracket that closes the one at `start`."""
+    depth = 0
+    for place in re.finditer(r"[()]", text[start:]):
+        depth += 1 if place[0] == "(" else -1
+        if depth == 0:
+            return start + place.end()
+    raise ValueError(f"no closing bracket in {text[:80]!r}")
+
+
+@functools.lru_cache(maxsize=65536)
+def arrays(text: str) -> tuple[Array, ...]:
+    """The arrays of a type: `bf16[12,768]{1,0:T(8,128)S(1)}`, or a tuple of such."""
+    found = re.findall(r"([a-z]\w*)\[([\d,<=]*)\](\{[^}]*\})?", text)
+    return tuple(
+        Array(
+            dtype,
+            tuple(int(size.lstrip("<=")) for size in shape.split(",") if size),
+            int(space[1]) if (space := re.search(r"S\((\d+)\)", layout)) else 0,
+        )
+        for dtype, shape, layout in found
+    )

@@ -1,0 +1,82 @@
+"""Compiles the paper's runs for TPU pods and prints the README's tables. Needs the `tpu` extra.
+
+    python tests/bench/pods.py presets                 the eight of configs/pretrain.py
+    python tests/bench/pods.py weak                    ViT-B, 45 pairs a chip, on 16 to 256 chips
+    python tests/bench/pods.py presets vit_b,v5e-64    some of them
+
+Each compiles for several minutes on one core; a line of JSON each on stderr as they come.
+"""
+
+import importlib.util
+import json
+import pathlib
+import sys
+
+from blip_jax.train import topology
+
+topology.prepare()
+
+from blip_jax.commands.compile import shown  # noqa: E402
+from blip_jax.evaluation import tables  # noqa: E402
+from blip_jax.train import ahead  # noqa: E402
+
+FILE = pathlib.Path(__file__).parents[2] / "configs/pretrain.py"
+PRESETS = [
+    f"{model},{machine}"
+    for model in ("vit_b", "vit_l")
+    for machine in ("v4-32", "v5e-64", "v5p-64", "v6e-64")
+]
+PODS = ["v5p:2x2x4", "v5p:4x8x8", "v6e:4x4", "v6e:16x16"]
+PAIRS = 45  # a chip
+
+
+def config(name: str):
+    spec = importlib.util.spec_from_file_location("pretrain", FILE)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config(name)
+
+
+def pod(where: str):
+    """ViT-B with so many pairs a chip, its hard negatives among them."""
+    run = config("vit_b,v5e-64")
+    run.batch_size = PAIRS * topology.chips(where)
+    return run
+
+
+def row(name: str, run, where: str) -> dict[str, object]:
+    chip, _ = topology.parse(where)
+    start = {"run": name, "topology": where, "chips": topology.chips(where)}
+    try:
+        found = ahead.step(run, where)
+    except ahead.DoesNotFit as error:
+        return {**start, "peak GiB": f"{shown(error.peak / ahead.GIB)}: does not fit"}
+    exchanged = ", ".join(f"{kind} {size / 1e6:,.0f}" for kind, size in sorted(found.ici.items()))
+    return {
+        **start,
+        "pairs a chip": f"{found.batch / found.chips:g}",
+        "arguments GiB": shown(found.arguments / ahead.GIB),
+        "peak GiB": f"{shown(found.peak / ahead.GIB)} of {chip.hbm}",
+        "TFLOP (formula)": shown(found.flops / 1e12),
+        "TFLOP (compiled)": shown(found.compiled / 1e12),
+        "HBM GB": shown(found.hbm / 1e9),
+        "exchanged MB": exchanged,
+        "ms": f"{1e3 * found.roofline.seconds:.0f}, {found.roofline.limit}",
+        "images/s": round(found.rate),
+        "hours": round(run.steps * found.roofline.seconds / 3600),
+    }
+
+
+def main(kind: str, *names: str) -> None:
+    chosen = names or (PRESETS if kind == "presets" else PODS)
+    rows = []
+    for name in chosen:
+        run = config(name) if kind == "presets" else pod(name)
+        where = topology.named(run.topology if kind == "presets" else name)
+        rows.append(row(name, run, where))
+        print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
+    print(tables.markdown(rows))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,46 @@
+"""A training in a bucket: stopped and resumed there, it equals one on this machine's disk.
+
+`test_bucket.py` starts it with the bucket's address in the environment.
+"""
+
+import importlib.util
+import sys
+
+import jax
+import numpy as np
+import processes
+from etils import epath
+from gcp_storage_emulator.server import create_server
+
+from blip_jax.train import loop
+
+
+def train(world, workdir: str, steps: int):
+    spec = importlib.util.spec_from_file_location("captioner", f"{world}/captioner.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    config = module.get_config()
+    config.update(steps=steps, save_every=2, keep_every=2)
+    return jax.device_get(loop.train(config, workdir, jax.devices()[:1]))
+
+
+def main(folder: str) -> None:
+    world = processes.build(f"{folder}/world")
+    whole = train(world, f"{folder}/run", 4)
+    train(world, "gs://bucket/run", 2)
+    resumed = train(world, "gs://bucket/run", 4)
+    for got, want in zip(jax.tree.leaves(resumed), jax.tree.leaves(whole), strict=True):
+        np.testing.assert_array_equal(got, want)
+    assert processes.reports("gs://bucket/run") == processes.reports(f"{folder}/run")
+    steps = sorted(path.name for path in epath.Path("gs://bucket/run/checkpoints").iterdir())
+    assert steps == ["2", "4"], steps
+    print("equal")
+
+
+if __name__ == "__main__":
+    server = create_server("localhost", int(sys.argv[2]), in_memory=True, default_bucket="bucket")
+    server.start()
+    try:
+        main(sys.argv[1])
+    finally:
+        server.stop()

@@ -1,0 +1,262 @@
+"""Compiling for TPUs without one: presets, messages, and the compiler itself where it is there."""
+
+import importlib.util
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import textwrap
+import types
+
+import pytest
+
+from blip_jax.commands import compile as command
+from blip_jax.errors import UserError
+from blip_jax.train import ahead, config, cost, topology
+from blip_jax.train.mesh import check_batch
+
+ROOT = pathlib.Path(__file__).parent.parent
+PRESETS = [
+    (model, machine) for model in ("vit_b", "vit_l") for machine in ("v4-32", "v5e-64", "v5p-64",
+    "v6e-64")
+]  # fmt: skip
+TINY = """
+    from blip_jax.train import config
+
+    def get_config():
+        run = config.defaults("pretrain")
+        run.model.preset = "tiny"
+        run.model.changes = {"med": {"dropout": 0.1}}
+        run.update(batch_size=32)
+        run.objectives.update(queue=64, negative_group=4)
+        run.mesh.fsdp = 2
+        return run
+"""
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    path = tmp_path / "tiny.py"
+    path.write_text(textwrap.dedent(TINY))
+    return path
+
+
+def pretrain():
+    spec = importlib.util.spec_from_file_location("pretrain", ROOT / "configs/pretrain.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+# Topologies
+
+
+@pytest.mark.parametrize(
+    ("machine", "wanted", "chips"),
+    [
+        ("v4-32", "v4:2x2x4", 16),  # two TensorCores a chip
+        ("v5p-64", "v5p:2x4x4", 32),
+        ("v5e-64", "v5e:8x8", 64),
+        ("v6e-256", "v6e:16x16", 256),
+        ("v5p:4x4x8", "v5p:4x4x8", 128),
+    ],
+)
+def test_machines_have_the_chips_that_their_names_count(machine, wanted, chips):
+    assert topology.named(machine) == wanted
+    assert topology.chips(wanted) == chips
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("v9:4x4", "unknown topology 'v9:4x4'; known: v4:2x2x4"),
+        ("v5e:4by4", "unknown topology 'v5e:4by4'; known: "),
+        ("v5e:0x4", "unknown topology 'v5e:0x4'"),
+        ("v5e:4x4x4", "'v5e:4x4x4' has 3 axes, v5e has 2; known: "),
+        ("pod", "unknown topology 'pod'; known: v4:2x2x4, .* or a machine type: v5p-64"),
+        ("v4-33", "unknown machine type 'v4-33'; known: v4-8, v4-16, v4-32"),
+        ("v5e-63", "unknown machine type 'v5e-63'; known: v5e-4, "),
+    ],
+)
+def test_an_unknown_topology_is_a_line_with_the_known_ones(name, message):
+    with pytest.raises(UserError, match=message) as error:
+        topology.named(name)
+    assert "\n" not in str(error.value)
+
+
+def test_without_the_compiler_the_extra_is_named(monkeypatch, tiny, capsys):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    for name in topology.ENVIRONMENT:
+        monkeypatch.setenv(name, os.environ.get(name, ""))
+    from blip_jax.__main__ import main
+
+    assert main(["compile", "--config", str(tiny), "--topology", "v5e:2x2"]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.count("\n") == 1 and "`tpu` extra" in said.err
+
+
+# Presets
+
+
+@pytest.mark.parametrize(("model", "machine"), PRESETS)
+def test_presets_are_the_papers_runs_and_go_with_their_machines(model, machine):
+    module = pretrain()
+    run = module.get_config(f"{model},{machine}")
+    large = model == "vit_l"
+    assert (run.batch_size, run.model.preset) == ((2400, "large") if large else (2880, "base"))
+    assert run.optimizer.lr == (2e-4 if large else 3e-4)
+    chips = topology.chips(topology.named(run.topology))
+    assert chips == module.MACHINES[machine]
+    shards = chips // run.mesh.tensor
+    group = run.objectives.negative_group
+    mesh = types.SimpleNamespace(shape={"data": shards, "fsdp": 1})
+    check_batch(run.batch_size, run.accumulate, group, mesh)
+    assert run.batch_size // shards % group == 0  # no group lies on two chips
+
+
+def test_an_unknown_preset_is_named():
+    with pytest.raises(UserError, match="no 'vit_b,v5e'; vit_b or vit_l, and one of v4-32, v5e-64"):
+        pretrain().get_config("vit_b,v5e")
+
+
+def test_no_vocabulary_is_loaded_for_bert(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    found = ahead.vocabulary("google-bert/bert-base-uncased")
+    assert (found.vocab_size, found.dec, found.enc) == (30524, 30522, 30523)
+    assert found.prompt(config.PROMPT).shape == (4,)  # [DEC] a picture of
+    with pytest.raises(UserError, match="nowhere"):
+        ahead.vocabulary("./nowhere")
+
+
+def test_capfilt_programs_have_the_recipes_of_fine_tuning():
+    run = pretrain().get_config("vit_l,v5e-64")
+    for task, length in (("captioner", 40), ("filter", 35)):
+        model = ahead.abstract(ahead.fine_tuned(run, task))
+        assert (model.image_size, model.max_length) == (384, length)
+        assert model.config.vit.width == 1024
+    run = config.defaults("pretrain")
+    run.model.preset = "tiny"
+    run.model.changes = {"vit": {"image_size": 64}}
+    model = ahead.abstract(ahead.fine_tuned(run, "captioner"))
+    assert (model.image_size, model.max_length, model.kind) == (64, 32, "captioner")
+
+
+# The verb
+
+
+def found(rate, peak=2**30):
+    roof = cost.Roofline(32 / rate, 0.0, 0.0)
+    return ahead.Found("step", 4, 32, 1, 1, peak, 1e12, 1e12, 1, {"all-reduce": 10**6}, roof)
+
+
+def called(monkeypatch, capsys, tiny, step, *flags):
+    monkeypatch.setattr(ahead, "step", step)
+    monkeypatch.setitem(ahead.PROGRAMS, "step", step)
+    monkeypatch.setattr(topology, "devices", lambda where: [])
+    for name in topology.ENVIRONMENT:
+        monkeypatch.setenv(name, os.environ.get(name, ""))
+    from blip_jax.__main__ import main
+
+    line = ["compile", f"--config={tiny}", "--topology=v5e:2x2", "--programs=step", *flags]
+    return main(line), capsys.readouterr()
+
+
+def test_what_does_not_fit_is_status_1_and_says_what_would_mend_it(monkeypatch, capsys, tiny):
+    def step(run, where):
+        raise ahead.DoesNotFit("step", 20 * 2**30)
+
+    status, said = called(monkeypatch, capsys, tiny, step, "--config.model.remat=dots")
+    assert status == 1
+    assert "step does not fit: 20.0 GiB or more, of 16; try --config.model.remat=full, " in said.err
+    assert "--config.mesh.fsdp=4" in said.err and "=none" not in said.err
+
+
+@pytest.mark.parametrize(
+    ("message", "gib"),
+    [
+        ("Ran out of memory in memory space hbm. Used 20.50G of 15.75G hbm. Exceeded", 20.5),
+        ("the total memory required for HLO temporaries (512.00M) exceeds available HBM", 0.5),
+    ],
+)  # fmt: skip
+def test_what_the_compiler_says_of_memory_is_read(message, gib):
+    assert ahead.needed(message) == gib * 2**30
+
+
+def test_the_sweep_prints_the_best_that_fits(monkeypatch, capsys, tiny):
+    """Policies in order of what they keep; one that did not fit is not tried with more pairs."""
+    tried = []
+    fits = {(32, "none"): 100, (64, "dots"): 150, (128, "full"): 120}
+
+    def step(run, where):
+        tried.append((run.batch_size, run.model.remat))
+        if tried[-1] not in fits:
+            raise ahead.DoesNotFit("step", float("nan"))
+        return found(fits[tried[-1]])
+
+    flags = "--sweep", "--batches=128,32,64"
+    status, said = called(monkeypatch, capsys, tiny, step, *flags)
+    assert status == 0
+    assert tried[1:] == [
+        (32, "none"), (64, "none"), (64, "dots"), (128, "dots"), (128, "full"),
+    ]  # fmt: skip
+    assert "best: --config.batch_size=64 --config.model.remat=dots" in said.out
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--programs=step,writer"], "--programs has no 'writer'; known: step, captioner, matcher"),
+        (["--batches=12,many", "--sweep"], "--batches is '12,many'; give whole numbers"),
+        (["--topology="], "--topology NAME is missing"),
+        (["--config.mesh.fsdp=3"], "does not make the 4 devices"),
+    ],
+)
+def test_a_wrong_command_line_is_one_line(monkeypatch, capsys, tiny, flags, message):
+    def step(run, where):
+        raise UserError(
+            "mesh data 1 x fsdp 3 x tensor 1 does not make the 4 devices that are there"
+        )
+
+    status, said = called(monkeypatch, capsys, tiny, step, *flags)
+    assert status == 2 and message in said.err.splitlines()[-1]
+
+
+def test_rows_name_the_limit_and_the_hours(tiny):
+    run = pretrain().get_config("vit_b,v5e-64")
+    row = command.row(found(rate=64), run, "v5e:8x8")
+    assert row["limit"] == "compute" and row["images/s, at best"] == 64
+    assert row["hours for 98,000 steps"] == pytest.approx(98_000 * 0.5 / 3600)
+
+
+# The compiler
+
+
+@pytest.mark.slow
+@pytest.mark.tpu_compile
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="no TPU compiler")
+@pytest.mark.parametrize(
+    ("where", "programs"),
+    [("v5e:2x2", ["step", "captioner", "matcher"]), ("v5p:2x2x1", ["step"])],
+)
+def test_the_programs_compile_for_tpus(tiny, where, programs):
+    """A process of its own, as the environment must stand before jax is imported."""
+    environment = {k: v for k, v in os.environ.items() if k not in ("XLA_FLAGS", "JAX_PLATFORMS")}
+    line = [sys.executable, "-m", "blip_jax", "compile", f"--config={tiny}"]
+    line += [f"--topology={where}", f"--programs={','.join(programs)}"]
+    done = subprocess.run(line, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    rows = {
+        cells[0]: cells[1:]
+        for line in done.stdout.splitlines()
+        if len(cells := re.split(r"  +", line.strip())) > 1
+    }
+    assert rows["chips"] == ["4", "1", "1"][: len(programs)]
+    assert rows["fits"] == ["yes"] * len(programs)
+    for peak, arguments in zip(rows["peak GiB"], rows["arguments GiB"]):
+        assert 0 < float(arguments) <= float(peak) < 16
+    for formula, compiled in zip(rows["TFLOP, by formula"], rows["TFLOP, as compiled"]):
+        assert float(compiled) == pytest.approx(float(formula), rel=0.02)
+    for kind in ("all-gather MB", "all-reduce MB"):
+        assert float(rows[kind][0]) > 0 and len(rows[kind]) == 1  # CapFilt asks no other chip

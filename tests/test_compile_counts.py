@@ -1,0 +1,264 @@
+"""FLOPs by formula, and what is counted in a compiled program's text, against counts by hand."""
+
+import textwrap
+
+import pytest
+import tiny
+
+from blip_jax.train import cost, hlo, traffic
+from blip_jax.train.tasks.image_text import Objectives
+from blip_jax.train.topology import CHIPS
+
+# The formula: `tiny` has N = 5 image tokens (patch 8, 16 pixels), V = W = 16, F = 32, L = 2, E = 8
+
+
+def test_a_vit_by_hand():
+    found = cost.vit(tiny.config().vit)
+    qkv, out, mlp = 2 * 5 * 16 * 48, 2 * 5 * 16 * 16, 2 * (2 * 5 * 16 * 64)
+    scores = values = 2 * 5 * 5 * 16
+    assert found.dense == 2 * (qkv + out + mlp) == 61_440
+    assert found.mixing == 2 * (scores + values) == 3_200
+    assert found.rest == 2 * 4 * (8 * 8 * 3) * 16 == 24_576
+    assert found.forward == 89_216
+    # Remat computes the layers again, but for each one's last product: 2 * 5 * 64 * 16 twice.
+    assert found.trained("none") == 3 * 89_216
+    assert found.trained("dots") == 3 * 89_216 + 3_200
+    assert found.trained("full") == 3 * 89_216 + 61_440 + 3_200 - 20_480
+
+
+def test_texts_by_hand():
+    med = tiny.config().med
+    alone = cost.text(med, 7)
+    assert alone.dense == 2 * (2 * 7 * 16 * (48 + 16) + 2 * (2 * 7 * 16 * 32)) == 57_344
+    assert alone.mixing == 2 * (2 * (2 * 7 * 7 * 16)) == 6_272
+    grounded = cost.text(med, 7, image_tokens=5)
+    assert grounded.dense - alone.dense == 2 * (2 * (2 * 7 * 16 * 16)) == 14_336
+    assert grounded.mixing - alone.mixing == 2 * (2 * (2 * 7 * 5 * 16)) == 4_480
+    assert cost.context(tiny.config()).forward == 2 * 2 * (2 * 5 * 16 * 16) == 10_240
+    assert cost.lm_head(med, 7).forward == 2 * 7 * 16 * 16 + 2 * 7 * 16 * 32 == 10_752
+    assert cost.heads(tiny.config()).forward == 2 * (2 * 16 * 8) == 512
+
+
+def test_a_step_by_hand():
+    """89,216 an image, 63,616 a text, 82,432 one that reads an image; backward is twice that."""
+    config = tiny.config()
+    lm = Objectives(("lm",), queue=12)
+    pixels = 24_576  # nothing is derived by them
+    captioner = 3 * (89_216 + 82_432 + 10_752 + 10_240) - pixels
+    assert cost.step(config, lm, batch=4, length=7) == 4 * captioner
+    every = Objectives(("itc", "itm", "lm"), queue=12)
+    teacher = 89_216 + 63_616 + 512
+    keys = 2 * 3 * (2 * 8 * (4 + 12))
+    once, back = 10_240, 2 * 2 * 10_240  # both passes read one projection
+    online = 3 * (89_216 + 63_616 + 512 + 4 * 82_432 + 10_752) + once + back - pixels
+    assert cost.step(config, every, batch=4, length=7) == 4 * (teacher + keys + online)
+    apart = tiny.config(med={"sharing": "none"})
+    assert cost.step(apart, every, 4, 7) - cost.step(config, every, 4, 7) == 4 * once
+
+
+def test_capfilt_by_hand():
+    config = tiny.config()
+    image = 89_216 + 10_240
+    # 2 tokens of prompt and 3 turns; a token's layers and head, with 6 places in the cache.
+    layers = 2 * (2 * 16 * (48 + 16) + 2 * 2 * 16 * 32 + 2 * 2 * 16 * 16 + 2 * 2 * 5 * 16)
+    token = layers + 2 * (2 * 2 * 6 * 16) + 2 * 16 * (16 + 32)
+    assert cost.captioning(config, prompt=2, length=6) == image + 5 * token
+    assert cost.captioning(config, prompt=2, length=6, captions=2) == image + 8 * token
+    texts = 2 * (82_432 + 63_616 + 2 * 16 * 8 + 2 * 16 * 2)
+    assert cost.matching(config, 7, texts=2) == image + texts + 2 * 16 * 8
+
+
+def test_the_roofline_is_the_longest_of_three():
+    chip = CHIPS["v5e"]  # 197 TFLOP/s, 819 GB/s, 200 GB/s
+    found = cost.roofline(chip, flops=197e12, hbm=819e9 / 2, ici=200e9 / 4)
+    assert found == pytest.approx((1.0, 0.5, 0.25))
+    assert (found.seconds, found.limit) == (1.0, "compute")
+    assert cost.roofline(chip, 1e12, 819e9, 0).limit == "HBM"
+    assert cost.roofline(chip, 1e12, 819e9, 400e9).limit == "ICI"
+    assert cost.roofline(chip, 1e12, 819e9, 400e9).seconds == pytest.approx(2.0)
+
+
+# The text of a program: a loop of 12 turns with an all-reduce, others before it, a fusion in both.
+
+TEXT = textwrap.dedent("""\
+    HloModule jit_step, is_scheduled=true, num_partitions=8
+
+    %sum (a: f32[], b: f32[]) -> f32[] {
+      %a = f32[]{:T(128)} parameter(0)
+      %b = f32[]{:T(128)} parameter(1)
+      ROOT %add.1 = f32[]{:T(128)} add(%a, %b)
+    }
+
+    %picking (p0: bf16[12,64,32], p1: s32[], p2: f32[16,64]) -> f32[16,32] {
+      %p0 = bf16[12,64,32]{2,1,0:T(8,128)(2,1)} parameter(0)
+      %p1 = s32[]{:T(128)S(6)} parameter(1)
+      %p2 = f32[16,64]{1,0:T(8,128)S(1)} parameter(2)
+      %slice = bf16[1,64,32]{2,1,0:T(8,128)(2,1)} dynamic-slice(%p0, %p1, %p1, %p1), dynamic_slice_sizes={1,64,32}
+      %one = bf16[64,32]{1,0:T(8,128)(2,1)} bitcast(%slice)
+      ROOT %product = f32[16,32]{1,0:T(8,128)} convolution(%p2, %one), dim_labels=bf_io->bf
+    }
+
+    %turn (state: (s32[], f32[16,64], bf16[12,64,32])) -> (s32[], f32[16,64], bf16[12,64,32]) {
+      %state = (s32[]{:T(128)}, f32[16,64]{1,0:T(8,128)}, bf16[12,64,32]{2,1,0:T(8,128)(2,1)}) parameter(0)
+      %i = s32[]{:T(128)} get-tuple-element(%state), index=0
+      %x = f32[16,64]{1,0:T(8,128)} get-tuple-element(%state), index=1
+      %w = bf16[12,64,32]{2,1,0:T(8,128)(2,1)} get-tuple-element(%state), index=2
+      %near = (f32[16,64]{1,0:T(8,128)S(1)}, f32[16,64]{1,0:T(8,128)}, u32[]{:S(2)}) copy-start(%x)
+      %here = f32[16,64]{1,0:T(8,128)S(1)} copy-done(%near)
+      %y = f32[16,32]{1,0:T(8,128)} fusion(%w, %i, /*index=2*/%here), kind=kOutput, calls=%picking
+      %all-reduce.3 = f32[16,64]{1,0:T(8,128)} all-reduce(%x), channel_id=1, replica_groups=mesh['data'=4,'fsdp'=2,'tensor'=1] {'data'}, to_apply=%sum
+      ROOT %next = (s32[]{:T(128)}, f32[16,64]{1,0:T(8,128)}, bf16[12,64,32]{2,1,0:T(8,128)(2,1)}) tuple(%i, %all-reduce.3, %w)
+    }
+
+    %condition (state.1: (s32[], f32[16,64], bf16[12,64,32])) -> pred[] {
+      %twelve = s32[]{:T(128)} constant(12)
+      %state.1 = (s32[]{:T(128)}, f32[16,64]{1,0:T(8,128)}, bf16[12,64,32]{2,1,0:T(8,128)(2,1)}) parameter(0)
+      %i.1 = s32[]{:T(128)} get-tuple-element(%state.1), index=0
+      ROOT %less = pred[]{:T(512)} compare(%i.1, %twelve), direction=LT
+    }
+
+    ENTRY %main (x0: f32[16,64], w0: bf16[12,64,32]) -> f32[16,64] {
+      %x0 = f32[16,64]{1,0:T(8,128)} parameter(0), metadata={op_name="x"}
+      %w0 = bf16[12,64,32]{2,1,0:T(8,128)(2,1)} parameter(1)
+      %zero = s32[]{:T(128)} constant(0)
+      %parts = (f32[16,64]{1,0:T(8,128)}, f32[64,64]{1,0:T(8,128)}) all-gather-start(%x0), replica_groups=[2,4]<=[8], dimensions={0}
+      %whole = f32[64,64]{1,0:T(8,128)} all-gather-done(%parts)
+      %swapped = f32[16,64]{1,0:T(8,128)} all-to-all(%x0), replica_groups={{0,1},{2,3},{4,5},{6,7}}
+      %moved = f32[16,64]{1,0:T(8,128)} collective-permute(%x0), source_target_pairs={{0,1},{1,0}}
+      %start = (s32[]{:T(128)}, f32[16,64]{1,0:T(8,128)}, bf16[12,64,32]{2,1,0:T(8,128)(2,1)}) tuple(%zero, %x0, %w0)
+      %loop = (s32[]{:T(128)}, f32[16,64]{1,0:T(8,128)}, bf16[12,64,32]{2,1,0:T(8,128)(2,1)}) while(%start), condition=%condition, body=%turn
+      ROOT %end = f32[16,64]{1,0:T(8,128)} get-tuple-element(%loop), index=1
+    }
+    """)  # noqa: E501
+X = 16 * 64 * 4  # bytes of x
+
+
+@pytest.fixture
+def program():
+    return hlo.Program(TEXT)
+
+
+def test_what_is_in_a_loop_counts_as_often_as_it_turns(program):
+    assert (program.entry, program.partitions) == ("main", 8)
+    assert program.runs() == {"main": 1, "turn": 12, "picking": 12}
+    assert program.runs(fusions=False) == {"main": 1, "turn": 12}
+
+
+def test_bytes_of_collectives(program):
+    assert program.collectives() == {
+        "all-reduce": 12 * 2 * X * 3 // 4,  # 4 along `data`
+        "all-gather": 3 * X,  # the pieces of 3 others
+        "all-to-all": X // 2,  # half of it stays
+        "collective-permute": X,
+    }
+
+
+def test_a_loop_that_ends_by_what_it_finds_turns_as_often_as_said():
+    text = TEXT.replace("compare(%i.1, %twelve), direction=LT", "not(%found)")
+    program = hlo.Program(text)
+    assert program.runs(unknown=5)["turn"] == 5
+    known = text.replace("body=%turn", 'body=%turn, backend_config={"known_trip_count":{"n":"7"}}')
+    assert hlo.Program(known).runs(unknown=5)["turn"] == 7
+
+
+@pytest.mark.parametrize(
+    ("groups", "size"),
+    [
+        ("{{0,1,2},{3,4,5}}, x", 3),
+        ("[2,4]<=[4,2]T(1,0), x", 4),
+        ("mesh['a'=4,'b'=2] {'a','b'}, x", 8),
+        ("mesh['a'=8] {'a':(2)4}, x", 4),  # a part of an axis
+        ("{}, x", None),
+    ],
+)
+def test_groups_of_devices(groups, size):
+    assert hlo.group_size(f", channel_id=1, replica_groups={groups}") == size
+
+
+def test_bytes_of_hbm(program):
+    """A turn: x to the chip; one layer's weights and its number read, y written; the all-reduce.
+
+    Neither the chip's own memory nor the other eleven layers are touched.
+    """
+    turn = X + (64 * 32 * 2 + 4 + 16 * 32 * 4) + 2 * X
+    before = (X + 4 * X) + 2 * X + 2 * X  # all-gather, all-to-all, collective-permute
+    assert traffic.hbm_bytes(program) == before + 12 * turn
+
+
+def test_updates_in_place_cost_what_they_write():
+    text = textwrap.dedent("""\
+        HloModule m
+
+        %inner (q0: f32[12,8], q1: f32[1,8], q2: s32[]) -> f32[12,8] {
+          %q0 = f32[12,8]{1,0} parameter(0)
+          %q1 = f32[1,8]{1,0} parameter(1)
+          %q2 = s32[] parameter(2)
+          ROOT %put = f32[12,8]{1,0} dynamic-update-slice(%q0, %q1, %q2, %q2)
+        }
+
+        %outer (r0: f32[12,8], r1: f32[1,8], r2: s32[]) -> (f32[12,8], f32[1,8]) {
+          %r0 = f32[12,8]{1,0} parameter(0)
+          %r1 = f32[1,8]{1,0} parameter(1)
+          %r2 = s32[] parameter(2)
+          %more = f32[1,8]{1,0} exponential(%r1)
+          %done = f32[12,8]{1,0} fusion(%r0, %more, %r2), kind=kLoop, calls=%inner
+          ROOT %both = (f32[12,8]{1,0}, f32[1,8]{1,0}) tuple(%done, %more)
+        }
+
+        ENTRY %main (a: f32[12,8], b: f32[1,8], i: s32[]) -> (f32[12,8], f32[1,8]) {
+          %a = f32[12,8]{1,0} parameter(0)
+          %b = f32[1,8]{1,0} parameter(1)
+          %i = s32[] parameter(2)
+          ROOT %f = (f32[12,8]{1,0}, f32[1,8]{1,0}) fusion(%a, %b, %i), kind=kLoop, calls=%outer
+        }
+        """)
+    row = 8 * 4
+    assert traffic.hbm_bytes(hlo.Program(text)) == row + 4 + row + row  # read b and i, write both
+
+
+def test_flops_of_matrix_products(program):
+    assert traffic.matrix_flops(program) == 12 * 2 * 16 * 64 * 32
+
+
+@pytest.mark.parametrize(
+    ("line", "shapes", "flops"),
+    [
+        # Attention's scores of 90 images and 12 heads, 64 wide: the batch as dilated axes.
+        (
+            "f32[90,12,197,197]{2,3,1,0} convolution(%a, %b), window={size=90x12 stride=89x11 "
+            "lhs_dilate=90x12}, dim_labels=0b1f_0o1i->01bf",
+            ((90, 197, 12, 64), (90, 197, 12, 64)),
+            2 * 90 * 12 * 197 * 197 * 64,
+        ),
+        # Queries, keys and values: the three and their heads as a padded, reversed axis.
+        (
+            "bf16[2,5,3,4,8]{4,3,2,1,0} convolution(%a, %b), window={size=1x3x4 "
+            "pad=0_0x2_2x3_3 rhs_reversal=0x1x1}, dim_labels=0bf12_i12o0->0b12f",
+            ((2, 5, 32, 1, 1), (32, 3, 4, 8, 1)),
+            2 * (2 * 5) * 32 * (3 * 4 * 8),
+        ),
+        # The sum over heads as a window.
+        (
+            "bf16[2,5,32,1]{2,1,0,3} convolution(%a, %b), window={size=1x4}, "
+            "dim_labels=0b1f_1io0->0bf1",
+            ((2, 5, 4, 8), (4, 8, 32, 1)),
+            2 * (2 * 5) * (4 * 8) * 32,
+        ),
+        (
+            "f32[6,10]{1,0} dot(%a, %b), lhs_contracting_dims={1}, rhs_contracting_dims={0}",
+            ((6, 7), (7, 10)),
+            2 * 6 * 7 * 10,
+        ),
+    ],
+)
+def test_products_however_they_are_written(line, shapes, flops):
+    instruction = hlo.read(f'  ROOT %x = {line}, metadata={{op_name="a(b"}}')
+    assert instruction.root and instruction.operands == ("a", "b")
+    count = traffic.dot if instruction.opcode == "dot" else traffic.convolution
+    assert count(instruction, *shapes) == flops
+
+
+def test_types_are_read_with_their_memory():
+    first, second = hlo.arrays("(bf16[2,3]{1,0:T(8,128)(2,1)S(1)}, pred[]{:T(512)})")
+    assert (first.shape, first.bytes, first.space) == ((2, 3), 12, 1)
+    assert (second.shape, second.bytes, second.space) == ((), 1, 0)

@@ -1,0 +1,49 @@
+"""Ctrl-C and SIGTERM: heard between steps, told in one line, each with its exit status."""
+
+import os
+import signal
+
+import pytest
+
+from blip_jax.__main__ import VERBS, main
+from blip_jax.train.signals import SIGNALS, Interrupted, Interruptible
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_the_first_signal_waits_for_the_step(number):
+    before = [signal.getsignal(each) for each in SIGNALS]
+    with Interruptible() as interruption:
+        assert not interruption.at(1)
+        os.kill(os.getpid(), number)
+        assert interruption.requested and interruption.at(2) and interruption.number == number
+        assert [signal.getsignal(each) for each in SIGNALS] == before  # a second acts at once
+    assert [signal.getsignal(each) for each in SIGNALS] == before
+
+
+def test_together_sigterm_is_left_to_jax_and_ctrl_c_becomes_one(monkeypatch):
+    heard = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: heard.append(number))
+    try:
+        with Interruptible(together=True) as interruption:
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert heard == [signal.SIGTERM] and not interruption.requested
+            os.kill(os.getpid(), signal.SIGINT)
+            assert heard == [signal.SIGTERM] * 2 and interruption.number == signal.SIGINT
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+def test_the_exit_status(capsys, tmp_path, monkeypatch, number, status):
+    def work(config, workdir):
+        raise Interrupted("stopped at step 3; the same command goes on there", number)
+
+    monkeypatch.setitem(VERBS, "train", work)
+    config = tmp_path / "train.py"
+    config.write_text(
+        "from blip_jax.train import config\n\ndef get_config():\n"
+        "    return config.defaults('pretrain')\n"
+    )
+    assert main(["train", f"--config={config}", "--workdir=x"]) == status
+    line = "blip-jax train: stopped at step 3; the same command goes on there\n"
+    assert capsys.readouterr().err == line
