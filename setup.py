@@ -37,6 +37,8 @@ LIBRARIES = [
     "tensorboardX>=2.6.4",
     "jinja2>=3.1.6",
     "matplotlib>=3.10",
+    "pyarrow>=18.0",
+    "imagehash>=4.3.2",
 ]
 GCS = ["gcsfs>=2025.3", "etils[epath-gcs]>=1.12"]
 METRICS = ["pycocoevalcap>=1.2"]  # brings pycocotools; METEOR and PTB also need Java

@@ -43,6 +43,13 @@ def capfilt(config: ConfigDict, workdir: str) -> None:
     run(config, workdir)
 
 
+def assemble(config: ConfigDict, workdir: str) -> None:
+    """choose from stored scores the texts to train on; describe and show them"""
+    from blip_jax.capfilt.dataset import run
+
+    run(config, workdir)
+
+
 def evaluate(config: ConfigDict, workdir: str) -> None:
     """measure a trained model on a dataset; writes metrics.json"""
     from blip_jax.evaluate import run
@@ -51,7 +58,11 @@ def evaluate(config: ConfigDict, workdir: str) -> None:
 
 
 def prepare(config: ConfigDict, workdir: str) -> None:
-    """build the datasets and the tokenizer of the embedded world"""
+    """import images and texts as a dataset, or build the datasets of the embedded world"""
+    if "source" in config:
+        from blip_jax.data import imports
+
+        return imports.run(config, workdir)
     from blip_jax.bootstrap.circle import Circle
 
     for name, path in Circle(config, workdir, config.seeds[0]).prepare().items():
@@ -59,7 +70,7 @@ def prepare(config: ConfigDict, workdir: str) -> None:
 
 
 VERBS: dict[str, Callable[[ConfigDict, str], None]] = {
-    verb.__name__: verb for verb in (bootstrap, train, capfilt, evaluate, prepare)
+    verb.__name__: verb for verb in (bootstrap, train, capfilt, assemble, evaluate, prepare)
 }
 
 PARALLEL = ("train", "capfilt", "evaluate")  # those that several processes can run together
@@ -93,6 +104,13 @@ def convert(argv: list[str]) -> int:
     return command.run(argv)
 
 
+def export(argv: list[str]) -> int:
+    """write what a view names, images and texts, for other programs"""
+    from blip_jax.commands import export as command
+
+    return command.run(argv)
+
+
 def compile(argv: list[str]) -> int:
     """compile a config for TPUs without one: memory, time, what travels"""
     from blip_jax.commands import compile as command
@@ -102,7 +120,7 @@ def compile(argv: list[str]) -> int:
 
 # Verbs that take the rest of the command line and give the exit status.
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
-    verb.__name__: verb for verb in (caption, match, answer, convert, compile)
+    verb.__name__: verb for verb in (caption, match, answer, export, convert, compile)
 }
 
 

@@ -119,9 +119,13 @@ def image_text_retrieval(
 
 def write_captions(model: Model, images: Images, decoding: Decoding) -> list[str]:
     """A caption an image."""
-    keys = example_keys(0, np.array([stable_hash(record["key"]) for record in images.records]))
-    write = captioner(model, dataclasses.replace(decoding, captions=1))
-    tokens = shared_out(write, images.batch, images.pixels, keys, title="captions")[0]
+    hashes = np.array([stable_hash(record["key"]) for record in images.records])
+    keys = example_keys(0, hashes)[:, None]
+    write = captioner(model, [dataclasses.replace(decoding, captions=1)])
+    tokens = shared_out(
+        lambda pixels, keys: write(pixels, [keys]), images.batch, images.pixels, keys,
+        title="captions",
+    )[0]  # fmt: skip
     return model.tokenizer.decode(tokens[:, 0, len(prompt_of(model)) :])
 
 

@@ -9,7 +9,6 @@ import sys
 import numpy as np
 import tiny
 from etils import epath
-from gcp_storage_emulator.server import create_server
 
 from blip_jax import convert, inference
 from blip_jax.data.tokenizer import train_wordpiece
@@ -45,9 +44,4 @@ def main(folder: str) -> None:
 
 
 if __name__ == "__main__":
-    server = create_server("localhost", int(sys.argv[2]), in_memory=True, default_bucket="bucket")
-    server.start()
-    try:
-        main(sys.argv[1])
-    finally:
-        server.stop()
+    main(sys.argv[1])

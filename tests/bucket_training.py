@@ -10,7 +10,6 @@ import jax
 import numpy as np
 import processes
 from etils import epath
-from gcp_storage_emulator.server import create_server
 
 from blip_jax.train import loop
 
@@ -38,9 +37,4 @@ def main(folder: str) -> None:
 
 
 if __name__ == "__main__":
-    server = create_server("localhost", int(sys.argv[2]), in_memory=True, default_bucket="bucket")
-    server.start()
-    try:
-        main(sys.argv[1])
-    finally:
-        server.stop()
+    main(sys.argv[1])

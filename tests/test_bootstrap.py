@@ -10,7 +10,7 @@ import pytest
 from blip_jax import bootstrap as boot
 from blip_jax.bootstrap import circle, results
 from blip_jax.bootstrap.config import ARMS
-from blip_jax.capfilt import assemble, scores
+from blip_jax.capfilt import rules, scores
 from blip_jax.data.sources import load_view, open_dataset
 from blip_jax.errors import UserError
 
@@ -82,14 +82,15 @@ def test_arms_train_on_the_texts_they_stand_for(tmp_path):
     walk.data = {name: walk.build(name) for name in ("human", "web")}
     rows = [
         {"key": f"web-train-{row:07d}", "status": "ok", "texts": [
-            {"text": "a", "origin": origin, "itm_logits": np.zeros(2, np.float32),
-             "p_match": 0.9 if (row + place) % 3 == 0 else 0.4, "cosine": 0.0,
-             "log_probability": 0.0, "tokens": 3}
+            {"text": "a", "origin": origin, "model": "", "method": "",
+             "itm_logits": np.zeros((1, 2), np.float32),
+             "p_match": np.float32([0.9 if (row + place) % 3 == 0 else 0.4]),
+             "cosine": np.zeros(1, np.float32), "log_probability": 0.0, "tokens": 3}
             for place, origin in enumerate(scores.ORIGINS)
         ]} for row in range(WEB)
     ]  # fmt: skip
     for entry in rows[-1]["texts"]:
-        entry["p_match"] = np.nan
+        entry["p_match"] = np.float32([np.nan])
     (tmp_path / "scores").mkdir()
     scores.write_shard(scores.shard_path(str(tmp_path / "scores"), "train", 0, 1), rows)
     scores.finish(str(tmp_path / "scores"), "train", [WEB], "")
@@ -118,8 +119,8 @@ def test_arms_train_on_the_texts_they_stand_for(tmp_path):
 @pytest.mark.slow
 def test_the_table_counts_the_texts_of_each_arm(whole):
     columns = scores.read(str(whole[0] / "scores"), "train")
-    web = np.array(columns.origin) == "web"
-    good = columns.p_match >= THRESHOLD
+    web = columns.where("origin", "web")
+    good = columns.p_match[:, 0] >= THRESHOLD
     filtered, written = int((web & good).sum()), int((~web & good).sum())
     counts = {row["arm"]: (row["web texts"], row["synthetic texts"]) for row in whole[1]}
     assert counts == {
@@ -180,10 +181,10 @@ def test_interrupted_and_called_again_is_uninterrupted(whole, tmp_path, monkeypa
     wanted, config = found(whole[0]), minute_config(arms=("none", "both"))
     write, shards = scores.write_shard, []
 
-    def after_one(path, rows):
+    def after_one(path, rows, filters):
         if shards:
             raise KeyboardInterrupt
-        shards.append(write(path, rows))
+        shards.append(write(path, rows, filters))
 
     def stop(*args, **more):
         raise KeyboardInterrupt
@@ -265,4 +266,4 @@ def test_rows_of_three_seeds():
 
 
 def test_the_threshold_is_the_papers_unless_it_is_said_otherwise():
-    assert assemble.THRESHOLD == boot.defaults().threshold == 0.5
+    assert rules.THRESHOLD == boot.defaults().threshold == 0.5

@@ -1,30 +1,29 @@
 """gs:// through an emulator of Google's storage."""
 
-import os
 import pathlib
-import socket
 import subprocess
 import sys
 
+import bucket
 import pytest
 
 HERE = pathlib.Path(__file__).parent
+NAMES = ("models", "training", "imports", "capfilt")
 
 
-@pytest.mark.parametrize("script", ["bucket_models.py", "bucket_training.py"])
-def test_in_a_bucket(tmp_path, script):
+@pytest.fixture(scope="module")
+def environment():
     pytest.importorskip("gcp_storage_emulator")
     pytest.importorskip("gcsfs")
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    address = f"http://localhost:{port}"
-    where = {
-        "STORAGE_EMULATOR_HOST": address, "TENSORSTORE_GCS_HTTP_URL": address,
-        "GOOGLE_CLOUD_PROJECT": "none", "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",
-    }  # fmt: skip
+    with bucket.bucket() as found:
+        yield found
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_in_a_bucket(tmp_path, environment, name):
+    """In a process of its own: the libraries look for the bucket when they are first used."""
     done = subprocess.run(
-        [sys.executable, str(HERE / script), str(tmp_path), str(port)],
-        env=os.environ | where, capture_output=True, text=True,
+        [sys.executable, str(HERE / f"bucket_{name}.py"), str(tmp_path)],
+        env=environment, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0 and "equal" in done.stdout, done.stdout + done.stderr

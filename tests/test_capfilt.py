@@ -1,7 +1,6 @@
 """CapFilt: a row an image, the same rows however it is run, and views that training reads."""
 
 import dataclasses
-import json
 import os
 import shutil
 import signal
@@ -9,12 +8,12 @@ import signal
 import jax
 import minute
 import numpy as np
+import pyarrow as pa
 import pytest
 
-from blip_jax.capfilt import assemble, run, scores
+from blip_jax.capfilt import run, scores
 from blip_jax.data.images import decode, normalize, resize
-from blip_jax.data.pipeline import stable_hash, train_batches
-from blip_jax.data.sources import Part, load_view, open_dataset, to_text
+from blip_jax.data.sources import open_dataset, to_text
 from blip_jax.data.text import clean_caption
 from blip_jax.decoding import Decoding
 from blip_jax.errors import UserError
@@ -37,7 +36,8 @@ def models(world):
     """A captioner and a filter as their trainings would have left them."""
     writer = minute.trained(world, 0, minute.PROMPT), f"{world.folder}/captioner"
     judge = minute.trained(world, 1), f"{world.folder}/filter"
-    return [load(minute.save(*pair)) for pair in (writer, judge)]
+    paths = [minute.save(*pair) for pair in (writer, judge)]
+    return [{name: (path, load(path))} for name, path in zip(("writer", "judge"), paths)]
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def settings(world):
     """An image a device and shard: shards are not whole batches, nor is the split."""
     decoding = Decoding(max_length=16)
     return run.Settings(
-        world.web, "train", f"{world.folder}/scores", decoding, batch_size=1, shard_rows=8
+        world.web, "train", f"{world.folder}/scores", (decoding,), batch_size=1, shard_rows=8
     )
 
 
@@ -65,7 +65,7 @@ def files(folder):
 
 
 def synthetic(columns):
-    return [text for text, origin in zip(columns.text, columns.origin) if origin == "synthetic"]
+    return columns.text.filter(pa.array(columns.where("origin", "synthetic"))).to_pylist()
 
 
 # What is written.
@@ -93,7 +93,8 @@ def test_all_is_scored_but_what_cannot_be(scored, columns):
         places = range(len(texts["text"]))
         unscored = {minute.BROKEN: [WEB_TEXT], minute.EMPTY: [WEB_TEXT]}.get(number, [])
         for place in places:
-            values = [*texts["itm_logits"][place], texts["p_match"][place], texts["cosine"][place]]
+            values = [texts[name][place].ravel() for name in ("itm_logits", "p_match", "cosine")]
+            values = np.concatenate(values)
             good = place not in unscored
             assert np.isfinite(values).tolist() == [good] * 4, (number, place)
             assert (texts["tokens"][place] > 2) == good
@@ -109,13 +110,17 @@ def test_all_is_scored_but_what_cannot_be(scored, columns):
 def test_p_match_is_the_softmax_of_the_logits(scored):
     for row in open_dataset(scored, "train"):
         logits = np.stack(row["texts"]["itm_logits"])
-        wanted = jax.nn.softmax(logits, axis=-1)[:, 1]
+        wanted = jax.nn.softmax(logits, axis=-1)[..., 1]
         np.testing.assert_allclose(row["texts"]["p_match"], wanted, rtol=1e-6)
 
 
 def test_scores_are_those_of_the_judge_alone(world, models, scored):
     """A text at a time: without map, batch, or the other texts."""
-    source, rows, judge = open_dataset(world.web, "train"), open_dataset(scored, "train"), models[1]
+    source, rows, judge = (
+        open_dataset(world.web, "train"),
+        open_dataset(scored, "train"),
+        models[1]["judge"][1],
+    )
     blip, params = Blip(judge.config), {"params": judge.params}
 
     @jax.jit
@@ -134,8 +139,8 @@ def test_scores_are_those_of_the_judge_alone(world, models, scored):
                 continue
             ids, mask = judge.tokenizer.encode([clean_caption(text)], judge.max_length)
             logits, cosine = score(image, ids, mask)
-            np.testing.assert_allclose(texts["itm_logits"][place], logits, atol=1e-5)
-            assert texts["cosine"][place] == pytest.approx(float(cosine), abs=1e-5)
+            np.testing.assert_allclose(texts["itm_logits"][place][0], logits, atol=1e-5)
+            assert texts["cosine"][place][0] == pytest.approx(float(cosine), abs=1e-5)
             assert texts["tokens"][place] == mask.sum()
 
 
@@ -154,18 +159,20 @@ def test_the_batch_size_changes_no_text(settings, models, columns, tmp_path):
     other = dataclasses.replace(settings, output=str(tmp_path), batch_size=2, shard_rows=30)
     found = scores.read(run.run(other, *models), "train")
     for name in ("text", "origin", "status", "key"):
-        assert getattr(found, name) == getattr(columns, name)
+        assert getattr(found, name).to_pylist() == getattr(columns, name).to_pylist()
     for name in ("p_match", "cosine"):
         np.testing.assert_allclose(getattr(found, name), getattr(columns, name), atol=1e-5)
 
 
 def test_the_first_of_two_captions_is_the_one(settings, models, columns, tmp_path):
-    other = dataclasses.replace(settings, output=str(tmp_path), captions=2)
+    two = (dataclasses.replace(settings.ways[0], captions=2),)
+    other = dataclasses.replace(settings, output=str(tmp_path), ways=two)
     found = scores.read(run.run(other, *models), "train")
     assert found.index.max() == 2 and len(found.row) == 3 * minute.ROWS - 2
-    first = [text for text, index in zip(found.text, found.index) if index == SYNTHETIC]
+    first, second = (
+        found.text.filter(pa.array(found.index == place)).to_pylist() for place in (SYNTHETIC, 2)
+    )
     assert first == synthetic(columns)
-    second = [text for text, index in zip(found.text, found.index) if index == 2]
     assert sum(a == b for a, b in zip(first, second, strict=True)) < minute.ROWS / 3
 
 
@@ -183,12 +190,12 @@ def test_interrupted_and_run_again_is_uninterrupted(
     again = dataclasses.replace(settings, output=str(tmp_path))
     write, written = scores.write_shard, []
 
-    def once(path, rows):
+    def once(path, rows, filters):
         if len(written) == 2 and how == "error":
-            temporary = path.parent / f"incomplete-1-{path.name}"
+            temporary = path.parent / scores.WORK / "incomplete-1"
             temporary.write_bytes(b"half a shard")
             raise OSError("the disk is full")
-        write(path, rows)
+        write(path, rows, filters)
         written.append(path.name)
         if len(written) == 2 and how == "signal":
             os.kill(os.getpid(), signal.SIGINT)
@@ -202,7 +209,8 @@ def test_interrupted_and_run_again_is_uninterrupted(
     monkeypatch.setattr(scores, "write_shard", write)
     changed = {name: os.stat(tmp_path / name).st_mtime_ns for name in written}
     run.run(again, *models)
-    assert files(tmp_path) == files(scored)  # byte for byte, and nothing incomplete
+    assert files(tmp_path) == files(scored)  # byte for byte
+    assert not list((tmp_path / scores.WORK).glob("incomplete-*"))
     assert changed == {name: os.stat(tmp_path / name).st_mtime_ns for name in written}
     for name in ("features.json", "dataset_info.json"):
         found = (tmp_path / name).read_text()
@@ -219,9 +227,9 @@ def test_what_is_done_is_not_done_again(settings, models, scored, monkeypatch):
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        ({"seed": 1}, "begun with other settings"),
-        ({"decoding": Decoding(max_length=16, top_p=0.8)}, "begun with other settings"),
-        ({"captions": 2}, "begun with other settings"),
+        ({"seed": 1}, r"begun with other settings \(seed\)"),
+        ({"ways": (Decoding(max_length=16, top_p=0.8),)}, r"other settings \(decoding\)"),
+        ({"ways": (Decoding(max_length=16, captions=2),)}, r"other settings \(decoding\)"),
         ({"shard_rows": 15}, "of-00004; now 2 shards.*new folder"),
         ({"split": "test"}, "no split 'test'"),
         ({"split": "train[:10]"}, "takes a whole split"),
@@ -243,116 +251,16 @@ def test_a_missing_shard_is_named(tmp_path):
 @pytest.mark.parametrize(("length", "least"), [(minute.LENGTH + 1, 5), (4, 0)])
 def test_captions_longer_than_the_model_or_shorter_than_the_prompt(models, length, least):
     with pytest.raises(UserError, match=f"is {length}; .* tokens and at most the model's 24"):
-        captioner(models[0], Decoding(max_length=length, min_length=least))
+        captioner(models[0]["writer"][1], [Decoding(max_length=length, min_length=least)])
 
 
-# What is kept, and how training finds it.
-
-
-def hand_made():
-    p_match = np.array([0.5, 0.4999, np.nan, 0.9, 0.1, np.nan], np.float32)
-    origin = ["web", "web", "web", "synthetic", "synthetic", "synthetic"]
-    row = np.array([0, 1, 2, 0, 1, 2], np.int32)
-    index = np.array([0, 0, 0, 1, 1, 1], np.int32)
-    return scores.Columns(
-        row, index, list("abcdef"), origin, p_match, p_match, ["ok"] * 3, [""] * 3
-    )
-
-
-@pytest.mark.parametrize(
-    ("origins", "threshold", "kept"),
-    [
-        (("web",), 0.5, "a"),
-        (("web", "synthetic"), 0.5, "ad"),
-        (("synthetic",), 0.05, "de"),
-        (("web",), None, "ab"),
-        (("synthetic", "web"), 0.0, "abde"),
-        ((), 0.0, ""),
-    ],
-)
-def test_keep_is_the_authors_rule(origins, threshold, kept):
-    columns = hand_made()
-    chosen = assemble.keep(columns, origins, threshold)
-    assert "".join(np.array(columns.text)[chosen]) == kept
-
-
-def test_an_unknown_origin_is_named():
-    with pytest.raises(UserError, match="unknown origin 'webb'; known: web, synthetic"):
-        assemble.keep(hand_made(), ("webb",))
-
-
-def compose(world, scored, columns, kept, share=0.25, folder="views"):
-    path = f"{world.folder}/{folder}/kept.json"
-    source = assemble.Source(world.web, "train", scored)
-    human = Part("human", world.human)
-    return path, assemble.write_view(path, human, source, columns, kept, share)
-
-
-def stream(world, path, count=20):
-    batches = train_batches(
-        path, world.tokenizer, batch_size=8, image_size=16, max_length=24, seed=0
-    )
-    batches = [next(batches) for _ in range(count)]
-    return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
-
-
-def test_the_view_holds_the_kept_texts_in_the_wanted_share(world, scored, columns):
-    kept = assemble.keep(columns, scores.ORIGINS, float(np.nanmedian(columns.p_match)))
-    path, counts = compose(world, scored, columns, kept)
-    assert sum(counts.values()) == kept.sum() and min(counts.values()) > 0
-    found = stream(world, path)
-    assert found["valid"].all()
-    people = {stable_hash(f"human-train-{row:07d}") for row in range(12)}
-    assert np.isin(found["group"], list(people)).mean() == 0.25
-    places = np.flatnonzero(kept)
-    cleaned = [clean_caption(columns.text[place]) for place in places]
-    keys = [columns.key[columns.row[place]] for place in places]
-    wanted = {(stable_hash(key), stable_hash(text)) for key, text in zip(keys, cleaned)}
-    pairs = set(zip(found["group"].tolist(), found["text_group"].tolist()))
-    assert {pair for pair in pairs if pair[0] not in people} == wanted
-
-
-def test_all_texts_can_be_kept(world, scored, columns):
-    everything = assemble.keep(columns, scores.ORIGINS, None)
-    assert everything.sum() == 2 * minute.ROWS - 3
-    _, counts = compose(world, scored, columns, everything, folder="everything")
-    assert counts == {"web": minute.ROWS - 2, "synthetic": minute.ROWS - 1}
-
-
-def test_an_empty_selection_leaves_the_human_pairs(world, scored, columns):
-    nothing = assemble.keep(columns, scores.ORIGINS, 1.1)
-    path, counts = compose(world, scored, columns, nothing, folder="nothing")
-    assert counts == {"web": 0, "synthetic": 0}
-    (part,) = load_view(path)
-    assert part.name == "human" and part.weight == 1.0
-    assert stream(world, path, 3)["valid"].all()
-
-
-def test_the_plain_view_takes_both_as_they_are(world):
-    path = f"{world.folder}/plain/none.json"
-    human, web = Part("human", world.human), Part("web", world.web)
-    assemble.write_plain_view(path, human, web, 0.25)
-    found = stream(world, path)
-    aside = {stable_hash(f"web-train-{row:07d}") for row in (minute.BROKEN, minute.EMPTY)}
-    assert set(found["group"][~found["valid"]].tolist()) == aside
-    assemble.write_plain_view(path, human, None, 1.0)
-    assert [part.name for part in load_view(path)] == ["human"]
-
-
-def test_everything_moves_together(world, settings, models, scored, columns, tmp_path):
-    path, _ = compose(world, scored, columns, assemble.keep(columns, scores.ORIGINS, None))
-    wanted = stream(world, path, 4)
+def test_it_goes_on_at_another_place(world, settings, models, scored, tmp_path):
     here, there = world.folder, str(tmp_path / "there")
     shutil.copytree(here, there)
-    moved = path.replace(here, there)
-    assert here not in json.dumps([dataclasses.asdict(part) for part in load_view(moved)])
-    found = stream(world, moved, 4)
-    for name in wanted:
-        np.testing.assert_array_equal(found[name], wanted[name])
     elsewhere = {
         name: getattr(settings, name).replace(here, there) for name in ("dataset", "output")
     }
     shard = next(name for name in files(scored))
     os.remove(os.path.join(elsewhere["output"], shard))
-    run.run(dataclasses.replace(settings, **elsewhere), *models)  # goes on, at its new place
+    run.run(dataclasses.replace(settings, **elsewhere), *models)
     assert files(elsewhere["output"]) == files(scored)

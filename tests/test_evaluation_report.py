@@ -183,3 +183,13 @@ def test_curves_with_gaps_or_nothing_still_draw():
 )
 def test_duration(seconds, text):
     assert report.sections.duration(seconds) == text
+
+
+def test_scores_of_unknown_truth_are_counted_alone():
+    counts = {"edges": [0, 0.5, 1], "texts": [3, 4]}
+    threshold = {"web": 0.5, "synthetic": 0.6}
+    found = {"histogram": {"web": counts, "synthetic": counts}, "threshold": threshold}
+    page = report.render({"title": "t", "filter": found})
+    assert "The filter's scores" in page and "0.5 (web), 0.6 (synthetic)" in page
+    assert "against the truth" not in page and page.count('<svg class="chart"') == 2
+    assert "Web texts by P(match)" in page and "Synthetic texts by P(match)" in page

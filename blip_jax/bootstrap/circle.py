@@ -176,12 +176,14 @@ class Circle:
             dataset=self.data["web"],
             split="train",
             output=self.path("scores"),
-            decoding=Decoding(**options),
+            ways=(Decoding(**options),),
             seed=self.seed,
             **sizes,
         )
-        writer, judge = (load(self.path(name)) for name in ("captioner", "filter"))
-        run.run(settings, writer, judge)
+        models = [
+            {name: (self.path(name), load(self.path(name)))} for name in ("captioner", "filter")
+        ]
+        run.run(settings, *models)
         return results.judge_scores(settings.output, self.data["web"], self.config.threshold)
 
     def evaluate(self, arm: str) -> dict[str, float]:

@@ -9,12 +9,8 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from blip_jax.capfilt import scores
-from blip_jax.data.builders.world import judge
-from blip_jax.data.sources import open_dataset, to_text
-from blip_jax.data.text import clean_caption
-from blip_jax.evaluate import scene_of
-from blip_jax.evaluation import filtering, tables
+from blip_jax.capfilt import assemble, pictures, quality, rules, scores, truth
+from blip_jax.evaluation import tables
 from blip_jax.evaluation.report import write_report
 from blip_jax.train.logger import read_metrics
 
@@ -40,35 +36,12 @@ def judge_scores(folder: str, dataset: str, threshold: float) -> dict[str, Any]:
     columns = scores.read(folder, "train")
     for reason, count in scores.set_aside(columns).items():
         print(f"set aside: {count}, {reason}", file=sys.stderr)
-    source = open_dataset(dataset, "train")
-    truths = [to_text(source[row]["truth"]) for row in range(len(source))]
-    if not all(truths):
+    found = truth.of_texts(dataset, "train", columns)
+    if (found == truth.UNKNOWN).all():
         return {}
-    scenes = [scene_of(truth) for truth in truths]
-    true = np.array([
-        judge(clean_caption(text), scenes[row]).true
-        for text, row in zip(columns.text, columns.row, strict=True)
-    ])  # fmt: skip
-    found: dict[str, Any] = {"threshold": threshold, "rows": []}
-    for origin in scores.ORIGINS:
-        own = np.asarray(columns.origin) == origin
-        p_match, good = columns.p_match[own], true[own]
-        kept = p_match >= threshold
-        decision = filtering.decision_scores(kept, good)
-        found["rows"].append({
-            "texts": origin,
-            "count": int(own.sum()),
-            "noise": filtering.noise_share(good),
-            "kept": float(kept.mean()),
-            "noise kept": filtering.noise_share(good[kept]),
-            "precision": decision["precision"],
-            "recall": decision["recall"],
-            "average precision": filtering.average_precision(p_match, good),
-        })  # fmt: skip
-        for name in ("curve", "calibration", "histogram"):
-            measured = getattr(filtering, name)(p_match, good)
-            found.setdefault(name, {})[origin] = measured
-    return found
+    p_match = rules.judged(columns, "p_match", "mean")
+    kept = assemble.keep(columns, scores.ORIGINS, threshold)
+    return {"threshold": threshold, **quality.measure(columns, p_match, kept, found)}
 
 
 def rows(config: ConfigDict, circles: list) -> list[dict]:
@@ -174,30 +147,12 @@ def curves(circle: Any, arms: tuple[str, ...]) -> dict[str, dict]:
 def gallery(circle: Any, config: ConfigDict) -> list[dict]:
     """Images by lot with all their texts, scores, and what became of them."""
     columns = scores.read(circle.path("scores"), "train")
-    source = open_dataset(circle.data["web"], "train")
-    usable = [row for row, status in enumerate(columns.status) if status == "ok"]
+    usable = np.flatnonzero(columns.where("status", "ok"))
     rng = np.random.default_rng(circle.seed)
-    chosen = sorted(rng.permutation(usable)[: config.gallery].tolist())
-    places: dict[int, list[int]] = {row: [] for row in chosen}
-    for place, row in enumerate(columns.row.tolist()):
-        if row in places:
-            places[row].append(place)
-    shown = []
-    for row in chosen:
-        record = source[row]
-        truth = to_text(record["truth"])
-        texts = [
-            {
-                "origin": columns.origin[m],
-                "text": columns.text[m],
-                "p_match": float(columns.p_match[m]),
-                "cosine": float(columns.cosine[m]),
-                "kept": bool(columns.p_match[m] >= config.threshold),
-                "true": judge(clean_caption(columns.text[m]), scene_of(truth)).true
-                if truth
-                else None,
-            }
-            for m in places[row]
-        ]
-        shown.append({"key": to_text(record["key"]), "image": record["image"], "texts": texts})
-    return shown
+    chosen = np.sort(rng.permutation(usable)[: config.gallery])
+    p_match = rules.judged(columns, "p_match", "mean")
+    chosen_by = rules.Rules(dict.fromkeys(scores.ORIGINS, config.threshold))
+    verdict = rules.decide(columns, chosen_by)
+    web = circle.data["web"]
+    found = truth.of_texts(web, "train", columns, chosen)
+    return list(pictures.of_rows(web, "train", columns, chosen, p_match, verdict, found))

@@ -1,33 +1,26 @@
 """From scores to what training reads: a view file, with no inference and no copy of images."""
 
 import dataclasses
-import os
 from collections.abc import Sequence
 
 import numpy as np
 from etils import epath
 
-from blip_jax.capfilt import scores
-from blip_jax.data.sources import Part, save_view
+from blip_jax.capfilt import rules, scores
+from blip_jax.data.sources import Part, beside, save_view
 from blip_jax.errors import UserError
-
-THRESHOLD = 0.5
 
 
 def keep(
-    columns: scores.Columns, origins: Sequence[str], threshold: float | None = THRESHOLD
+    columns: scores.Columns, origins: Sequence[str], threshold: float | None = rules.THRESHOLD
 ) -> np.ndarray:
-    """bool [M]: the texts of `origins` that the filter lets pass.
+    """bool [M]: the texts of `origins` that the filter lets pass, by the author's rule.
 
-    The rule is the author's: keep where ITM's softmax says P(match) >= threshold. None keeps all
-    that could be scored. What has no score (empty texts, undecodable images) is never kept.
+    That is: where ITM's softmax says P(match) >= threshold. None keeps all that could be scored.
+    What has no score (empty texts, undecodable images) is never kept.
     """
-    unknown = sorted(set(origins) - set(scores.ORIGINS))
-    if unknown:
-        raise UserError(f"unknown origin {unknown[0]!r}; known: {', '.join(scores.ORIGINS)}")
-    chosen = np.isin(np.asarray(columns.origin), list(origins))
-    passed = columns.p_match >= (-np.inf if threshold is None else threshold)
-    return chosen & passed  # comparisons with NaN are False
+    plain = rules.Rules(dict.fromkeys(origins, threshold))
+    return rules.decide(columns, plain) == rules.KEPT
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,46 +33,68 @@ class Source:
 
 
 def write_view(
-    path: str, human: Part, source: Source, columns: scores.Columns, kept: np.ndarray, share: float
+    path: str,
+    human: Part | None,
+    source: Source,
+    columns: scores.Columns,
+    kept: np.ndarray,
+    share: float,
+    weights: np.ndarray | None = None,
 ) -> dict[str, int]:
-    """Writes the view of human pairs and kept texts, and the list of these beside it.
+    """Writes the view of human pairs and kept texts, and the lists of these beside it.
 
     Args:
       path: of the view file, ending in .json.
-      human: its dataset; the weight is set here.
+      human: its dataset, whose weight is set here; None for kept texts alone.
       kept: bool [M] over `columns`.
       share: of human pairs in a batch, so that arms compare at equal dilution; the rest are kept
-        texts, each as likely as any other. Without kept texts all pairs are human.
+        texts. Without kept texts all pairs are human.
+      weights: float64 [N], how often a text of an image is drawn against those of others; None:
+        each as likely as any other. Images of one weight make a part of the view.
 
     Returns: counts of kept texts by origin.
+
+    Raises:
+      UserError: there is neither a kept text nor a human one.
     """
+    if human is None and not kept.any():
+        raise UserError("the rules keep no text at all: lower the threshold")
     file = epath.Path(path)
     file.parent.mkdir(parents=True, exist_ok=True)
-    parts = [
-        dataclasses.replace(
-            human,
-            dataset=beside(human.dataset, file.parent),
-            weight=share if kept.any() else 1.0,
-        )
-    ]
-    if kept.any():
-        pairs = np.stack([columns.row[kept], columns.index[kept]], axis=1)
-        name = f"{file.stem}.npy"
-        with (file.parent / name).open("wb") as stream:
-            np.save(stream, pairs.astype(np.int32))
+    of_text = np.ones(len(kept)) if weights is None else weights[columns.row]
+    total = of_text[kept].sum()
+    share = 0.0 if human is None else share if total else 1.0
+    parts = []
+    if human is not None:
+        beside_human = beside(human.dataset, file.parent)
+        parts.append(dataclasses.replace(human, dataset=beside_human, weight=share))
+    whole = Part(
+        name="web",
+        dataset=beside(source.dataset, file.parent),
+        split=source.split,
+        scores=beside(source.scores, file.parent),
+    )
+    levels = np.unique(of_text[kept])[::-1]
+    for number, level in enumerate(levels):
+        own = kept & (of_text == level)
+        name = file.stem if number == 0 else f"{file.stem}-{number}"
+        _save_pairs(file.parent / f"{name}.npy", columns, own)
         parts.append(
-            Part(
-                name="web",
-                dataset=beside(source.dataset, file.parent),
-                split=source.split,
-                weight=1 - share,
-                scores=beside(source.scores, file.parent),
-                pairs=name,
+            dataclasses.replace(
+                whole,
+                name="web" if len(levels) == 1 else f"web x {level:g}",
+                weight=(1 - share) * float(level * own.sum() / total),
+                pairs=f"{name}.npy",
             )
         )
     save_view(path, parts)
-    origin = np.asarray(columns.origin)[kept]
-    return {name: int((origin == name).sum()) for name in scores.ORIGINS}
+    return {name: int((kept & columns.where("origin", name)).sum()) for name in scores.ORIGINS}
+
+
+def _save_pairs(path: epath.Path, columns: scores.Columns, kept: np.ndarray) -> None:
+    pairs = np.stack([columns.row[kept], columns.index[kept]], axis=1)
+    with path.open("wb") as stream:
+        np.save(stream, pairs.astype(np.int32))
 
 
 def write_plain_view(path: str, human: Part, web: Part | None, share: float) -> None:
@@ -92,10 +107,3 @@ def write_plain_view(path: str, human: Part, web: Part | None, share: float) -> 
         for part, weight in weighted
     ]
     save_view(path, parts)
-
-
-def beside(target: str, folder: epath.Path) -> str:
-    """`target` as seen from `folder`, so that a workdir can be moved; a URL stays as it is."""
-    if "://" in target:
-        return target
-    return os.path.relpath(os.path.abspath(target), os.path.abspath(folder))

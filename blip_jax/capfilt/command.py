@@ -1,5 +1,6 @@
 """The verb `capfilt`: caption, score, and write the view to train on."""
 
+import shlex
 import sys
 
 import jax
@@ -7,27 +8,31 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from blip_jax.capfilt import assemble, scores
+from blip_jax.capfilt.inputs import Input
 from blip_jax.capfilt.run import Settings
 from blip_jax.capfilt.run import run as caption_and_score
 from blip_jax.data.sources import Part
 from blip_jax.decoding import Decoding
 from blip_jax.errors import UserError
 from blip_jax.evaluation import tables
-from blip_jax.inference import load
+from blip_jax.inference import Model, load
+
+TOP_K = 50  # of "top_k" where the config says 0
 
 
 def defaults() -> ConfigDict:
     """The fields of a capfilt run."""
     return ConfigDict({
-        "dataset": "",  # folder of the dataset to clean, with features.json
+        "dataset": "",  # folder of the dataset to clean, with features.json; or a view file
         "split": "train",
-        "captioner": "",  # workdirs of the two fine-tuned models
-        "filter": "",
-        "captions": 1,  # an image
+        "captioner": "",  # what models.load takes; several: A,B or NAME=A,NAME=B; "": none
+        "filter": "",  # the same
+        "dtype": "float32",  # of computing; bfloat16 on TPUs and GPUs
+        "image_size": 0,  # pixels a side, for all models; 0: what each was trained with
+        "captions": "nucleus",  # ways of writing: nucleus*2,top_k,greedy,beam
         "decoding": ConfigDict({
-            "method": "nucleus", "top_p": 0.9, "top_k": 0, "temperature": 1.0,
-            "repetition_penalty": 1.1, "min_length": 5, "max_length": 20,
-            "beams": 3, "length_penalty": 1.0,
+            "top_p": 0.9, "top_k": 0, "temperature": 1.0, "repetition_penalty": 1.1,
+            "min_length": 5, "max_length": 20, "beams": 3, "length_penalty": 1.0,
         }),
         "batch_size": 64,  # images a device
         "shard_rows": 1024,
@@ -44,7 +49,7 @@ def run(config: ConfigDict, workdir: str) -> None:
     Raises:
       UserError: a field that must be given is empty, or names nothing.
     """
-    for name in ("dataset", "captioner", "filter"):
+    for name in ("dataset", "filter"):
         if not config[name]:
             raise UserError(f"config.{name} is empty; give it with --config.{name}=FOLDER")
     output = str(epath.Path(workdir) / "scores")
@@ -52,37 +57,73 @@ def run(config: ConfigDict, workdir: str) -> None:
         dataset=config.dataset,
         split=config.split,
         output=output,
-        decoding=Decoding(**config.decoding),
-        captions=config.captions,
+        ways=ways(config.captions, config.decoding.to_dict()),
         batch_size=config.batch_size,
         shard_rows=config.shard_rows,
         seed=config.seed,
+        command=shlex.join(["blip-jax", *sys.argv[1:]]),
     )
-    caption_and_score(settings, load(config.captioner), load(config.filter))
+    source = Input(config.dataset, config.split, 1)  # refuses what is not there before models load
+    captioners = models(config.captioner, config)
+    caption_and_score(settings, captioners, models(config.filter, config))
     if jax.process_index():
         return
-    columns = scores.read(output, config.split)
+    columns = scores.read(output, source.split)
     kept = assemble.keep(columns, scores.ORIGINS, config.threshold)
     print(tables.plain(summary(columns, kept)))
     for reason, count in scores.set_aside(columns).items():
         print(f"set aside: {count}, {reason}", file=sys.stderr)
     if config.human:
-        source = assemble.Source(config.dataset, config.split, output)
+        origin = assemble.Source(source.dataset, source.split, output)
         view = str(epath.Path(workdir) / "view.json")
         human = Part(name="human", dataset=config.human)
-        assemble.write_view(view, human, source, columns, kept, config.human_share)
+        assemble.write_view(view, human, origin, columns, kept, config.human_share)
         print(f"\nview to train on: {view}")
+
+
+def ways(wanted: str, options: dict) -> tuple[Decoding, ...]:
+    """How captions are written: "nucleus*2,beam" is two drawn and the best of a search.
+
+    Raises:
+      UserError: it is not written so, or an option is out of range.
+    """
+    found = []
+    for part in filter(None, (part.strip() for part in str(wanted).split(","))):
+        method, _, count = part.partition("*")
+        if count and not count.isdecimal():
+            raise UserError(f"config.captions has {part!r}; METHOD*NUMBER is wanted, as nucleus*2")
+        own = {**options, "method": method, "captions": int(count or 1)}
+        if method == "top_k":
+            own |= {"method": "nucleus", "top_p": 1.0, "top_k": options["top_k"] or TOP_K}
+        found.append(Decoding(**own))
+    return tuple(found)
+
+
+def models(named: str, config: ConfigDict) -> dict[str, tuple[str, Model]]:
+    """The models of a list, by name: the one given, else the last part of the path.
+
+    Raises:
+      UserError: one cannot be loaded, or two have one name.
+    """
+    found = {}
+    for part in filter(None, (part.strip() for part in named.split(","))):
+        name, _, path = part.rpartition("=")
+        name = name or epath.Path(path).name
+        if name in found:
+            raise UserError(f"two models are called {name!r}; name them: A={path},B=…")
+        found[name] = path, load(path, dtype=config.dtype, image_size=config.image_size or None)
+    return found
 
 
 def summary(columns: scores.Columns, kept) -> list[dict]:
     """Texts in, kept and without a score, by origin."""
     rows = []
     for origin in scores.ORIGINS:
-        own = [i for i, name in enumerate(columns.origin) if name == origin]
+        own = columns.where("origin", origin)
         rows.append({
             "texts": origin,
-            "count": len(own),
+            "count": int(own.sum()),
             "kept": int(kept[own].sum()),
-            "not scored": int((columns.p_match[own] != columns.p_match[own]).sum()),
+            "not scored": int((own & ~columns.scored).sum()),
         })  # fmt: skip
     return rows

@@ -1,55 +1,82 @@
 """The scored dataset: a TFDS dataset with a row an image, and in it every text with its scores.
 
 Row i describes row i of the dataset it was made from; the images stay there. Nothing is dropped:
-what to keep is decided at assembly.
+what to keep is decided at assembly. Where they come from is said beside them (provenance.py).
+`read` gives the texts as columns (columns.py).
 """
 
-import collections
-import dataclasses
-import os
 import re
+import tempfile
+import uuid
 
 import numpy as np
 import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordWriter
 from etils import epath
 
-from blip_jax.data.sources import open_dataset, to_text
+from blip_jax.capfilt.columns import Columns, read, set_aside  # noqa: F401
+from blip_jax.data.examples import serializer
 from blip_jax.errors import UserError
 
 NAME = "scores"
+WORK = "shards"  # folder of what is under way, and of who does it (shards.py)
+INCOMPLETE = "incomplete-"
 ORIGINS = ("web", "synthetic")
-_F = tfds.features
-FEATURES = _F.FeaturesDict({
-    "key": _F.Text(),
-    "status": _F.Text(),  # "ok", or why the image could not be used
-    "texts": _F.Sequence({
-        "text": _F.Text(),
-        "origin": _F.Text(),
-        "itm_logits": _F.Tensor(shape=(2,), dtype=np.float32),  # no match, match
-        "p_match": _F.Scalar(np.float32),  # softmax of the logits; NaN where nothing was scored
-        "cosine": _F.Scalar(np.float32),  # of the ITC features
-        "log_probability": _F.Scalar(np.float32),  # of a synthetic text; NaN for others
-        "tokens": _F.Scalar(np.int32),  # [CLS] and [SEP] counted
-    }),
-})  # fmt: skip
+
+
+def features(filters: int = 1) -> tfds.features.FeaturesDict:
+    """What a row holds, scored by so many filters."""
+    kinds = tfds.features
+    each = kinds.Tensor(shape=(filters,), dtype=np.float32)
+    return kinds.FeaturesDict({
+        "key": kinds.Text(),
+        "status": kinds.Text(),  # "ok", or why the image could not be used
+        "texts": kinds.Sequence({
+            "text": kinds.Text(),
+            "origin": kinds.Text(),  # of ORIGINS
+            "model": kinds.Text(),  # name of the captioner; "" for web
+            "method": kinds.Text(),  # how it decoded: "nucleus", "beam", …; "" for web
+            # Of each filter in the order of the provenance; NaN where nothing was scored.
+            "itm_logits": kinds.Tensor(shape=(filters, 2), dtype=np.float32),  # no match, match
+            "p_match": each,  # softmax of the logits
+            "cosine": each,  # of the ITC features
+            "log_probability": kinds.Scalar(np.float32),  # summed over tokens; NaN for web
+            "tokens": kinds.Scalar(np.int32),  # [CLS] and [SEP] counted
+        }),
+    })  # fmt: skip
 
 
 def shard_path(directory: str, split: str, shard: int, shards: int) -> epath.Path:
     return epath.Path(directory) / f"{NAME}-{split}.array_record-{shard:05d}-of-{shards:05d}"
 
 
-def write_shard(path: epath.Path, rows: list[dict]) -> None:
-    """Writes rows under a temporary name and renames: a shard is whole or it is not there."""
-    temporary = path.parent / f"incomplete-{os.getpid()}-{path.name}"
-    writer = ArrayRecordWriter(str(temporary), "group_size:1")
-    for row in rows:
-        writer.write(FEATURES.serialize_example(FEATURES.encode_example(row)))
-    writer.close()
-    temporary.rename(path)
+def write_shard(path: epath.Path, rows: list[dict], filters: int = 1) -> None:
+    """Writes rows under a temporary name and renames: a shard is whole or it is not there.
+
+    In a bucket, where nothing is renamed, an object is whole or not there by itself.
+    """
+    serialize, here = serializer(features(filters)), "://" not in str(path)
+    with tempfile.TemporaryDirectory() as folder:
+        place = path.parent / WORK if here else epath.Path(folder)
+        place.mkdir(parents=True, exist_ok=True)
+        temporary = place / f"{INCOMPLETE}{uuid.uuid4().hex[:8]}"
+        writer = ArrayRecordWriter(str(temporary), "group_size:1")
+        for row in rows:
+            writer.write(serialize(row))
+        writer.close()
+        if not here:
+            temporary.copy(path, overwrite=True)
+            return
+        try:
+            temporary.replace(path)
+        except FileNotFoundError:  # another host wrote it, found all done, and tidied up
+            if not path.exists():
+                raise
 
 
-def finish(directory: str, split: str, lengths: list[int], description: str) -> None:
+def finish(
+    directory: str, split: str, lengths: list[int], description: str, filters: int = 1
+) -> None:
     """Writes what TFDS wants beside the shards, once they are all there.
 
     Raises:
@@ -62,13 +89,15 @@ def finish(directory: str, split: str, lengths: list[int], description: str) -> 
     template = tfds.core.ShardedFileTemplate(
         data_dir=directory, dataset_name=NAME, split=split, filetype_suffix="array_record"
     )
+    for leftover in (epath.Path(directory) / WORK).glob(f"{INCOMPLETE}*"):
+        leftover.unlink(missing_ok=True)
     size = sum(path.stat().length for path in paths)
     info = tfds.core.SplitInfo(
         name=split, shard_lengths=lengths, num_bytes=size, filename_template=template
     )
     tfds.folder_dataset.write_metadata(
         data_dir=directory,
-        features=FEATURES,
+        features=features(filters),
         split_infos=[info],
         description=description,
         check_data=False,
@@ -84,55 +113,3 @@ def check_shards(directory: str, split: str, shards: int) -> None:
                 f"{directory} holds shards of another run ({path.name}; now {shards} shards): "
                 "use a new folder"
             )
-
-
-@dataclasses.dataclass(frozen=True)
-class Columns:
-    """The scored texts of a dataset as columns; M texts over all rows.
-
-    Attributes:
-      row, index: int32 [M], which row and which of its texts.
-      text, origin: lists of M strings.
-      p_match, cosine: float32 [M].
-      status: a string a row.
-      key: a string a row.
-    """
-
-    row: np.ndarray
-    index: np.ndarray
-    text: list[str]
-    origin: list[str]
-    p_match: np.ndarray
-    cosine: np.ndarray
-    status: list[str]
-    key: list[str]
-
-
-def set_aside(columns: Columns) -> dict[str, int]:
-    """Images that could not be used and texts without a score, by reason; {} if there are none."""
-    reasons = collections.Counter(status for status in columns.status if status != "ok")
-    usable = [columns.status[row] == "ok" for row in columns.row]
-    empty = int((np.isnan(columns.p_match) & usable).sum())
-    return dict(reasons) | ({"empty text": empty} if empty else {})
-
-
-def read(directory: str, split: str) -> Columns:
-    """All scored texts of a dataset."""
-    source = open_dataset(directory, split)
-    row, index, text, origin, p_match, cosine, status, key = ([] for _ in range(8))
-    for number in range(len(source)):
-        record = source[number]
-        status.append(to_text(record["status"]))
-        key.append(to_text(record["key"]))
-        texts = record["texts"]
-        for place, value in enumerate(texts["text"]):
-            row.append(number)
-            index.append(place)
-            text.append(to_text(value))
-            origin.append(to_text(texts["origin"][place]))
-            p_match.append(texts["p_match"][place])
-            cosine.append(texts["cosine"][place])
-    return Columns(
-        np.array(row, np.int32), np.array(index, np.int32), text, origin,
-        np.array(p_match, np.float32), np.array(cosine, np.float32), status, key,
-    )  # fmt: skip

@@ -10,11 +10,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
 
 import numpy as np
 import tensorflow_datasets as tfds
 from etils import epath
 
+from blip_jax.data.staging import StagedSource
 from blip_jax.errors import UserError
 
 
@@ -24,7 +26,7 @@ def open_dataset(directory: str, split: str):
     Images stay encoded bytes.
 
     Args:
-      directory: holds features.json; local.
+      directory: holds features.json; local, or `gs://`: files are then copied as they are read.
       split: a split's name, or a slice such as 'train[10:20]'.
 
     Raises:
@@ -46,6 +48,8 @@ def open_dataset(directory: str, split: str):
     if "image" in builder.info.features:
         decoders = {"image": tfds.decode.SkipDecoding()}
     try:
+        if "://" in str(directory):
+            return StagedSource(builder, split, decoders)
         return builder.as_data_source(split, decoders=decoders)
     except Exception as error:
         message = f"split {split!r} of {directory} cannot be read: {error}".splitlines()[0]
@@ -101,8 +105,7 @@ def load_view(path: str) -> list[Part]:
     _check(parts, path)
 
     def absolute(entry: str | None) -> str | None:
-        # Joining keeps an absolute path, local or gs://, as it is.
-        return None if entry is None else str(file.parent / entry)
+        return None if entry is None else seen_from(file.parent, entry)
 
     return [
         dataclasses.replace(
@@ -113,6 +116,22 @@ def load_view(path: str) -> list[Part]:
         )
         for part in parts
     ]
+
+
+def seen_from(folder: epath.Path, path: str) -> str:
+    """Returns a path that may be relative to `folder`; what is absolute or a URL as it is."""
+    return path if "://" in path else os.fspath(folder / path)
+
+
+def beside(target: str, folder: epath.Path) -> str:
+    """Returns `target` relative to `folder`, so that both can be moved together.
+
+    A URL stays as it is, and so does what a folder in a bucket is to say of this machine.
+    """
+    if "://" in target:
+        return target
+    target = os.path.abspath(target)
+    return target if "://" in str(folder) else os.path.relpath(target, os.path.abspath(folder))
 
 
 def _check(parts: list[Part], path: str) -> None:
@@ -152,7 +171,7 @@ class Pairs:
                 f"part {part.name!r}: scores {part.scores} have {len(self._scores)} rows, "
                 f"dataset {part.dataset} has {len(self._rows)}; score this very dataset"
             )
-        self._pairs = None if part.pairs is None else _load_pairs(part, len(self._rows))
+        self._pairs = None if part.pairs is None else load_pairs(part, len(self._rows))
         if not len(self):
             raise UserError(f"part {part.name!r} of the view holds nothing to train on")
 
@@ -189,7 +208,12 @@ class Pairs:
         return {"key": key, "image": record["image"], "texts": texts}
 
 
-def _load_pairs(part: Part, rows: int) -> np.ndarray:
+def load_pairs(part: Part, rows: int) -> np.ndarray:
+    """Returns what a part trains on, int32 [P, 2]: see `Part.pairs`.
+
+    Raises:
+      UserError: the file is missing, holds something else, or names rows there are not.
+    """
     file = epath.Path(part.pairs)
     if not file.exists():
         raise UserError(f"part {part.name!r}: pairs file {part.pairs} does not exist")

@@ -52,12 +52,12 @@ def lines(series: Mapping[str, Sequence], title: str, order: Sequence[str] = ())
     return _svg(figure, title)
 
 
-def thresholds(curve: Mapping[str, Sequence], chosen: float, title: str) -> Markup:
+def thresholds(curve: Mapping[str, Sequence], chosen: float | None, title: str) -> Markup:
     """Precision, recall and kept share (of `filtering.curve`) against the threshold."""
     figure, axes = _axes()
     for index, name in enumerate(("precision", "recall", "kept_share")):
         axes.plot(curve["thresholds"], _floats(curve[name]), **_style(index))
-    axes.axvline(chosen, color=_INK, linewidth=0.8, dashes=(2, 2))
+    _mark(axes, chosen)
     _unit_square(axes, "threshold on P(match)", "share")
     return _svg(figure, title)
 
@@ -76,7 +76,7 @@ def reliability(calibration: Mapping[str, Sequence], title: str) -> Markup:
     return _svg(figure, title)
 
 
-def histogram(counts: Mapping[str, Sequence], chosen: float, title: str) -> Markup:
+def histogram(counts: Mapping[str, Sequence], chosen: float | None, title: str) -> Markup:
     """True texts upwards and noise downwards, so that neither hides the other."""
     figure, axes = _axes()
     edges = _floats(counts["edges"])
@@ -85,8 +85,21 @@ def histogram(counts: Mapping[str, Sequence], chosen: float, title: str) -> Mark
     axes.bar(middles, _floats(counts["true"]), width, color=_TRUE)
     axes.bar(middles, -_floats(counts["noise"]), width, color=_NOISE)
     axes.axhline(0, color=_INK, linewidth=0.8)
-    axes.axvline(chosen, color=_INK, linewidth=0.8, dashes=(2, 2))
+    _mark(axes, chosen)
     axes.yaxis.set_major_formatter(lambda value, _: f"{abs(value):,.0f}")
+    axes.set_xlabel("P(match)")
+    axes.set_ylabel("texts")
+    return _svg(figure, title)
+
+
+def counts(histogram: Mapping[str, Sequence], chosen: float | None, title: str) -> Markup:
+    """Texts in bins of P(match), of which no truth is known: {"edges", "texts"}."""
+    figure, axes = _axes()
+    edges = _floats(histogram["edges"])
+    middles = (edges[:-1] + edges[1:]) / 2
+    axes.bar(middles, _floats(histogram["texts"]), np.diff(edges) * 0.88, color=_SERIES[0])
+    _mark(axes, chosen)
+    axes.yaxis.set_major_formatter(EngFormatter(sep=""))
     axes.set_xlabel("P(match)")
     axes.set_ylabel("texts")
     return _svg(figure, title)
@@ -114,6 +127,12 @@ def _style(index: int) -> dict:
     dashes = _DASHES[index % len(_DASHES)]
     line = (0, dashes) if dashes else "-"
     return {"color": _SERIES[index % len(_SERIES)], "linestyle": line, "linewidth": 1.6}
+
+
+def _mark(axes: Axes, chosen: float | None) -> None:
+    """A dashed line at the threshold, if there is one."""
+    if chosen is not None:
+        axes.axvline(chosen, color=_INK, linewidth=0.8, dashes=(2, 2))
 
 
 def _running_mean(values: np.ndarray, width: int) -> np.ndarray:

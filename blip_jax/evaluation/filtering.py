@@ -72,7 +72,7 @@ def average_precision(p_match, true) -> float:
     p_match, true = _pair(np.asarray(p_match, dtype=np.float64), true, "p_match")
     if not true.any():
         return float("nan")
-    p_match = np.where(np.isnan(p_match), -np.inf, p_match)
+    p_match = np.where(np.isnan(p_match), -1.0, p_match)
     order = np.argsort(-p_match, kind="stable")
     ends = np.append(np.flatnonzero(np.diff(p_match[order])), true.size - 1)
     hits = np.cumsum(true[order])[ends]

@@ -126,7 +126,7 @@ def count_tags(gallery: list[dict]) -> dict[str, int]:
 def filter_quality(found: Mapping) -> dict | None:
     if not found:
         return None
-    threshold = found.get("threshold", filtering.THRESHOLD)
+    chosen = found.get("threshold", filtering.THRESHOLD)
     curve = _by_origin(found.get("curve"), "thresholds")
     calibration = _by_origin(found.get("calibration"), "edges")
     histogram = _by_origin(found.get("histogram"), "edges")
@@ -135,12 +135,17 @@ def filter_quality(found: Mapping) -> dict | None:
         {
             "name": f"{origin} texts".capitalize() if origin else "",
             "charts": _filter_charts(
-                [part.get(origin) for part in (curve, calibration, histogram)], threshold, origin
+                [part.get(origin) for part in (curve, calibration, histogram)],
+                chosen.get(origin) if isinstance(chosen, Mapping) else chosen,
+                origin,
             ),
         }
         for origin in origins
     ]
     rows = list(found.get("rows", ()))
+    judged = bool(curve or calibration or rows)
+    if not judged:  # a histogram an origin, side by side
+        groups = [{"name": "", "charts": [chart for group in groups for chart in group["charts"]]}]
     names = tables.columns_of(rows)
     columns = [tables.format_column([row.get(name) for row in rows]) for name in names]
     return {
@@ -148,11 +153,20 @@ def filter_quality(found: Mapping) -> dict | None:
         "numeric": [tables.is_numeric([row.get(name) for row in rows]) for name in names],
         "rows": [list(row) for row in zip(*columns, strict=True)],
         "groups": groups,
-        "threshold": threshold,
+        "judged": judged,
+        "threshold": _thresholds(chosen),
     }
 
 
-def _filter_charts(measured: list, threshold: float, origin: str) -> list[dict]:
+def _thresholds(chosen: float | Mapping[str, float | None]) -> str:
+    if not isinstance(chosen, Mapping):
+        return f"{chosen}"
+    if len(set(chosen.values())) == 1:
+        return f"{next(iter(chosen.values()))}"
+    return ", ".join(f"{threshold} ({origin})" for origin, threshold in chosen.items())
+
+
+def _filter_charts(measured: list, threshold: float | None, origin: str) -> list[dict]:
     """The charts of one origin: those of (curve, calibration, histogram) that were measured."""
     curve, calibration, histogram = measured
     of = f" of {origin} texts" if origin else ""
@@ -167,7 +181,11 @@ def _filter_charts(measured: list, threshold: float, origin: str) -> list[dict]:
         title = f"Reliability: calibration error {error:.3f}"
         svg = charts.reliability(calibration, f"{title}{of}; dots grow with the count")
         drawn.append({"title": title, "svg": svg, "legend": []})
-    if histogram:
+    if histogram and "texts" in histogram:
+        title = f"{origin.capitalize()} texts by P(match)".strip()
+        svg = charts.counts(histogram, threshold, title)
+        drawn.append({"title": title, "svg": svg, "legend": []})
+    elif histogram:
         title = "Scores of true texts and of noise"
         svg = charts.histogram(histogram, threshold, title + of)
         drawn.append({"title": title, "svg": svg, "legend": charts.histogram_legend()})

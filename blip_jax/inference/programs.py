@@ -25,24 +25,28 @@ if TYPE_CHECKING:
 SMOOTHING = 0.1  # of the labels, with which the original ranks answers
 
 
-def captioner(model: Model, options: Decoding) -> Callable[[np.ndarray, jax.Array], Generated]:
-    """A function of images uint8 [D * b, S, S, 3] and PRNG keys to captions of them all.
+def captioner(model: Model, ways: Sequence[Decoding]) -> Mapped:
+    """A function of images uint8 [D * b, S, S, 3] and lists of PRNG keys to lists of captions.
 
-    Keys are [D * b, N] for N = `options.captions` texts an image, or [D * b] for one. Each text
-    begins with the `prompt_of(model)`.
+    For each way of writing there are keys [D * b, N] and `Generated`, N = `captions` of it. Each
+    text begins with the `prompt_of(model)`; an image is encoded once for all ways.
 
     Raises:
-      UserError: `options` leave no room behind the prompt, or the model has no positions for it.
+      UserError: a way leaves no room behind the prompt, or the model has no positions for it.
     """
     prompt = prompt_of(model)
-    check_room(model, options, len(prompt))
-    write = writer(model, options)
+    for way in ways:
+        check_room(model, way, len(prompt))
 
-    def call(images: np.ndarray, keys: jax.Array) -> Generated:
-        prompts = np.broadcast_to(prompt, (len(images), len(prompt)))
-        return write(images, keys.reshape(len(images), -1), prompts)
+    def write(apply, images, keys):
+        context = apply("context", apply("encode_image", normalize(images)), "decoder")
+        prompts = jnp.broadcast_to(prompt, (len(images), len(prompt)))
+        return [
+            continued(apply, model, context, prompts, own, way)
+            for own, way in zip(keys, ways, strict=True)
+        ]
 
-    return call
+    return Mapped(write, model)
 
 
 def writer(model: Model, options: Decoding) -> Mapped:
@@ -228,10 +232,10 @@ def states(model: Model, of: Sequence[str]) -> Callable[..., np.ndarray]:
 
 
 class Mapped:
-    """A function of (method caller, arrays) by `jax.pmap`: numpy arrays [D * b, ...] in and out.
+    """A function of (method caller, arrays) by `jax.pmap`: trees of arrays [D * b, ...] in and out.
 
     Attributes:
-      run: what one device does, of (parameters, tuple of arrays [b, ...]).
+      run: what one device does, of (parameters, tuple of trees of arrays [b, ...]).
     """
 
     def __init__(self, function: Callable, model: Model):
@@ -247,7 +251,15 @@ class Mapped:
         self._model = model
         self._mapped = jax.pmap(run, in_axes=(None, 0), devices=jax.local_devices())
 
-    def __call__(self, *arrays: np.ndarray) -> Any:
-        parts = tuple(x.reshape(jax.local_device_count(), -1, *x.shape[1:]) for x in arrays)
-        results = jax.device_get(self._mapped(self._model.placed, parts))
-        return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), results)
+    def __call__(self, *arrays: Any) -> Any:
+        return self.fetch(self.start(*arrays))
+
+    def start(self, *arrays: Any) -> Any:
+        """Sends the arrays to the devices and does not wait: what `fetch` takes."""
+        devices = jax.local_device_count()
+        parts = jax.tree.map(lambda x: x.reshape(devices, -1, *x.shape[1:]), arrays)
+        return self._mapped(self._model.placed, parts)
+
+    def fetch(self, started: Any) -> Any:
+        """The results, as numpy arrays."""
+        return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), jax.device_get(started))

@@ -111,8 +111,9 @@ def step(config: ConfigDict, where: str) -> Found:
     placed = batch_sharding(run.mesh)
     inputs = {name: jax.ShapeDtypeStruct(*shape, sharding=placed) for name, shape in shapes.items()}
     key = jax.eval_shape(lambda: jax.random.key(0))
-    flops = cost.step(run.model, run.task.objectives, batch, length)
-    return compiled("step", where, run.step, (run.shapes, inputs, key), batch, flops)
+    program = run.program
+    flops = cost.step(run.model, program.task.objectives, batch, length)
+    return compiled("step", where, program.step, (program.shapes, inputs, key), batch, flops)
 
 
 def captioner(config: ConfigDict, where: str) -> Found:

@@ -7,11 +7,10 @@ from typing import Any
 
 import jax
 import numpy as np
-import optax
 from etils import epath
 from ml_collections import ConfigDict
 
-from blip_jax import losses, models
+from blip_jax import models
 from blip_jax.convert.initial import initialise
 from blip_jax.data.augment import TrainTransform
 from blip_jax.data.pipeline import REASONS, train_batches
@@ -22,14 +21,13 @@ from blip_jax.train import config as run_config
 from blip_jax.train.checkpoint import Checkpoints, Meta, load_params
 from blip_jax.train.distributed import gathered, several
 from blip_jax.train.logger import Logger
-from blip_jax.train.mesh import batch_sharding, check_batch, make_mesh, own_rows, put_batch
-from blip_jax.train.optimizer import optimizer, schedule
-from blip_jax.train.sharding import shardings
+from blip_jax.train.mesh import check_batch, make_mesh, own_rows, put_batch
+from blip_jax.train.optimizer import schedule
+from blip_jax.train.program import program
 from blip_jax.train.signals import Interrupted, Interruptible
 from blip_jax.train.state import TrainState
-from blip_jax.train.step import make_step
 from blip_jax.train.tasks import KINDS
-from blip_jax.train.tasks.image_text import ImageText, select
+from blip_jax.train.tasks.image_text import select
 
 
 class Run:
@@ -40,9 +38,8 @@ class Run:
       tokenizer: in place of the config's; what is only compiled needs no vocabulary.
 
     Attributes:
-      tokenizer, task, mesh: as the config says.
-      shapes: of the TrainState, with shardings.
-      step: jitted (state, batch, key) -> (state, metrics); it consumes the state.
+      tokenizer, model, mesh, schedule: as the config says.
+      program: what runs on the devices.
     """
 
     def __init__(
@@ -55,39 +52,22 @@ class Run:
         self.tokenizer = tokenizer or Tokenizer.load(config.tokenizer)
         self.model = run_config.model_config(config, self.tokenizer.vocab_size)
         prompt_length = len(self.tokenizer.prompt(config.prompt)) if config.prompt else 0
-        self.task = ImageText(self.model, run_config.objectives(config, prompt_length))
+        objectives = run_config.objectives(config, prompt_length)
         self.mesh = make_mesh(config.mesh, devices)
-        group = self.task.objectives.group
-        check_batch(config.batch_size, config.accumulate, group, self.mesh)
+        check_batch(config.batch_size, config.accumulate, objectives.group, self.mesh)
         if config.max_length > self.model.med.max_length:
             raise UserError(
                 f"max_length is {config.max_length}, the model's med.max_length "
                 f"{self.model.med.max_length}: make it at least as long"
             )
-        # Chained last: AdamW's step for the temperature, made smaller.
-        self.optimizer = optax.chain(
-            optimizer(config.optimizer),
-            optax.masked(optax.scale(config.optimizer.temperature_scale), only_temperature),
-        )
         self.schedule = schedule(config.optimizer)
-        shapes = jax.eval_shape(self._init, jax.random.key(0))
-        placed = shardings(shapes, self.mesh)
-        self.shapes = jax.tree.map(
-            lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
-            shapes,
-            placed,
-        )
-        self.step = jax.jit(
-            make_step(self.task, self.optimizer, config.accumulate),
-            in_shardings=(placed, batch_sharding(self.mesh), None),
-            out_shardings=(placed, None),
-            donate_argnums=0,
+        self.program = program(
+            self.model, self.kind, objectives, config.optimizer, config.accumulate, self.mesh
         )
 
     def init(self) -> TrainState:
         """A fresh state in its place on the mesh; parameters from elsewhere where given."""
         config, key = self.config, jax.random.key(self.config.seed)
-        placed = jax.tree.map(lambda x: x.sharding, self.shapes)
         if config.init_from and any(config.initial.values()):
             raise UserError("init_from and initial are both given: take one of them")
         if config.init_from:
@@ -96,12 +76,9 @@ class Run:
             params = jax.jit(models.init, static_argnums=(0, 2))(self.model, key, self.kind)
             params = initialised(params, self.model, **config.initial)
         else:
-            return jax.jit(self._init, out_shardings=placed)(key)
+            return self.program.init(key)
         # To the host first: they come on one device, and the state lies on all of the mesh.
-        return jax.jit(self._start, out_shardings=placed)(jax.device_get(params), key)
-
-    def _init(self, key: jax.Array) -> TrainState:
-        return self._start(models.init(self.model, key, self.kind), key)
+        return self.program.start(jax.device_get(params), key)
 
     @property
     def rows(self) -> np.ndarray:
@@ -112,19 +89,6 @@ class Run:
     def kind(self) -> str:
         """What of the model is trained, and so what there is of it."""
         return KINDS[self.config.task]
-
-    def _start(self, params: dict, key: jax.Array) -> TrainState:
-        objectives = self.task.objectives
-        momentum = queue = None
-        if objectives.contrast:
-            momentum = models.momentum_subtree(params)
-        if objectives.contrast and objectives.queue:
-            queue_key = jax.random.fold_in(key, 1)
-            queue = losses.init_queue(
-                objectives.queue, self.model.embed, queue_key, objectives.queue_random_start
-            )
-        opt_state = self.optimizer.init(params)
-        return TrainState(jax.numpy.zeros((), "int32"), params, momentum, queue, opt_state)
 
     def batches(self, start: int) -> Any:
         """This process's rows of the batches from number `start` on."""
@@ -176,7 +140,7 @@ def train(config: ConfigDict, workdir: str, devices: list | None = None) -> Trai
         Checkpoints(workdir, config.keep, config.keep_every) as checkpoints,
         Interruptible(together=several()) as interruption,
     ):
-        restored = checkpoints.restore(run.shapes)
+        restored = checkpoints.restore(run.program.shapes)
         state, first = restored or (run.init(), 0)
         if main:
             run.tokenizer.save(str(epath.Path(workdir) / "tokenizer"))
@@ -190,7 +154,7 @@ def train(config: ConfigDict, workdir: str, devices: list | None = None) -> Trai
                 batch = next(batches)
                 aside += np.bincount(batch.pop("reason"), minlength=len(REASONS))
                 batch = put_batch(batch, run.mesh, config.batch_size)
-                state, metrics = run.step(state, batch, key)
+                state, metrics = run.program.step(state, batch, key)
                 reports.append(metrics)
                 done = step + 1
                 last = done == config.steps
@@ -243,14 +207,6 @@ def initialised(params: dict, model: models.BlipConfig, vit: str, text: str) -> 
     with contextlib.ExitStack() as stack:
         paths = [path and stack.enter_context(local(path)) for path in (vit, text)]
         return initialise(params, model, *paths)
-
-
-def only_temperature(params: dict) -> dict:
-    """A mask: False for all but the temperature."""
-    return {
-        name: jax.tree.map(lambda _, chosen=name == "temperature": chosen, value)
-        for name, value in params.items()
-    }
 
 
 def report(reports: list[dict], aside: np.ndarray, rate: float) -> dict[str, float]:

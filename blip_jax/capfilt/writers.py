@@ -1,0 +1,173 @@
+"""Rows of export.py as files that other programs read; each writer takes them as a stream."""
+
+import contextlib
+import io
+import itertools
+import json
+import tarfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet
+
+from blip_jax.capfilt.export import ABOUT, NUMBERS, Row
+from blip_jax.errors import UserError
+
+_GROUP = 64  # rows in memory, and in a group of rows of Parquet
+_A_FOLDER = 1000  # image files in a folder
+
+
+class Writer:
+    """Writes rows into a folder.
+
+    Attributes:
+      PLACES: where images can go, the usual place first: "files" beside the list, "bytes" within
+        it, "none".
+      images, texts: how many were written.
+      skipped: keys of the rows that were left out, for their bytes are no image.
+    """
+
+    PLACES: tuple[str, ...]
+
+    def __init__(self, folder: Path, place: str, shard: int):
+        """`place`: of the images. `shard`: images in a file, where there are several."""
+        self.folder, self.place, self.shard = folder, place, shard
+        self.images = self.texts = 0
+        self.skipped: list[str] = []
+        self._files: dict[str, int] = {}  # images written, by part
+
+    def write(self, rows: Iterable[Row]) -> None:
+        raise NotImplementedError
+
+    def usable(self, rows: Iterable[Row]) -> Iterator[tuple[Row, str]]:
+        """The rows with the suffix of their image; "" where images were not asked for."""
+        for row in rows:
+            suffix = "" if row.image is None else row.suffix
+            if row.image is not None and not suffix:
+                self.skipped.append(row.key)
+                continue
+            self.images, self.texts = self.images + 1, self.texts + len(row.texts)
+            yield row, suffix
+
+    def image_file(self, row: Row, suffix: str) -> str:
+        """Writes the image to a file of its own; returns its path from the folder."""
+        number = self._files[row.part] = self._files.get(row.part, -1) + 1
+        part = "".join(c if c.isalnum() else "-" for c in row.part)
+        place = Path("images") / part / f"{number // _A_FOLDER:05d}"
+        if number % _A_FOLDER == 0:
+            (self.folder / place).mkdir(parents=True, exist_ok=True)
+        path = place / f"{row.name}.{suffix}"
+        (self.folder / path).write_bytes(row.image)
+        return path.as_posix()
+
+    def fields(self, row: Row, suffix: str) -> dict:
+        """What a line, row or side-car says of an image."""
+        found: dict = {"key": row.key, "url": row.url}
+        if self.place == "files":
+            found["image"] = self.image_file(row, suffix)
+        about = {name: row.about.get(name) for name in ABOUT}
+        return found | {"caption": row.caption, "texts": row.texts, "part": row.part} | about
+
+
+class Jsonl(Writer):
+    """data.jsonl, an image a line."""
+
+    PLACES = ("files", "none")
+
+    def write(self, rows: Iterable[Row]) -> None:
+        with (self.folder / "data.jsonl").open("w", encoding="utf-8") as file:
+            for row, suffix in self.usable(rows):
+                file.write(_json(self.fields(row, suffix)) + "\n")
+
+
+class Parquet(Writer):
+    """data/train-00000.parquet, …, an image a row; `datasets.load_dataset` reads the folder."""
+
+    PLACES = ("bytes", "files", "none")
+
+    def write(self, rows: Iterable[Row]) -> None:
+        (self.folder / "data").mkdir()
+        usable, schema = self.usable(rows), self._schema()
+        for number in itertools.count():
+            part = itertools.islice(usable, self.shard)
+            group = list(itertools.islice(part, _GROUP))
+            if not group:
+                return
+            path = self.folder / "data" / f"train-{number:05d}.parquet"
+            with pa.parquet.ParquetWriter(path, schema) as writer:
+                while group:
+                    values = [self._values(row, suffix) for row, suffix in group]
+                    writer.write_table(pa.Table.from_pylist(values, schema))
+                    group = list(itertools.islice(part, _GROUP))
+
+    def _values(self, row: Row, suffix: str) -> dict:
+        found = self.fields(row, suffix)
+        if self.place == "bytes":
+            found["image"] = {"bytes": row.image, "path": f"{row.name}.{suffix}"}
+        return found
+
+    def _schema(self) -> pa.Schema:
+        numbers = {name: pa.float32() for name in NUMBERS}
+        strings = dict.fromkeys(("text", "origin", "model", "method"), pa.string())
+        judge = pa.struct({"filter": pa.string(), "p_match": pa.float32(), "cosine": pa.float32()})
+        text = pa.struct({**strings, **numbers, "filters": pa.list_(judge)})
+        as_bytes = pa.struct({"bytes": pa.binary(), "path": pa.string()})
+        image = {"bytes": {"image": as_bytes}, "files": {"image": pa.string()}, "none": {}}
+        about = {name: pa.int32() if name in ("width", "height") else pa.string() for name in ABOUT}
+        return pa.schema(
+            {"key": pa.string(), "url": pa.string(), **image[self.place], "caption": pa.string()}
+            | {"texts": pa.list_(text), "part": pa.string(), **about}
+        )
+
+
+class Webdataset(Writer):
+    """00000.tar, …: of each image KEY.jpg (or what it is), KEY.txt, a text a line, and KEY.json."""
+
+    PLACES = ("bytes",)
+
+    def write(self, rows: Iterable[Row]) -> None:
+        with contextlib.ExitStack() as stack:
+            for number, (row, suffix) in enumerate(self.usable(rows)):
+                if number % self.shard == 0:
+                    stack.close()
+                    path = self.folder / f"{number // self.shard:05d}.tar"
+                    tar = stack.enter_context(tarfile.open(path, "w", format=tarfile.USTAR_FORMAT))
+                fields = self.fields(row, suffix)
+                lines = (" ".join(text["text"].split()) for text in row.texts)
+                _add(tar, f"{row.name}.{suffix}", row.image)
+                _add(tar, f"{row.name}.txt", "\n".join(lines).encode())
+                _add(tar, f"{row.name}.json", _json(fields).encode())
+
+
+class Blip(Writer):
+    """captions.json, the list that the original's code reads: an image and a caption an entry."""
+
+    PLACES = ("files", "none")
+
+    def write(self, rows: Iterable[Row]) -> None:
+        with (self.folder / "captions.json").open("w", encoding="utf-8") as file:
+            between = "["
+            for row, suffix in self.usable(rows):
+                entry = {"image": self.image_file(row, suffix)} if suffix else {"url": row.url}
+                if not suffix and not row.url:
+                    raise UserError(f"image {row.key!r} has no URL: leave --images=none out")
+                for text in row.texts:
+                    file.write(f"{between}\n{_json({**entry, 'caption': text['text']})}")
+                    between = ","
+            file.write("\n]\n" if between == "," else "[]\n")
+
+
+FORMATS: dict[str, type[Writer]] = {
+    "jsonl": Jsonl, "parquet": Parquet, "webdataset": Webdataset, "blip": Blip,
+}  # fmt: skip
+
+
+def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
+    entry = tarfile.TarInfo(name)
+    entry.size = len(data)
+    tar.addfile(entry, io.BytesIO(data))
+
+
+def _json(value: dict) -> str:
+    return json.dumps(value, ensure_ascii=False)

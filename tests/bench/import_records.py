@@ -1,0 +1,121 @@
+"""How long an import of many small records takes, and how much memory all its processes together.
+
+    python tests/bench/import_records.py [--records 100000] [--shards 40] [--workers 2] [--kill]
+
+Writes img2dataset's tars (tests/found_data.py: 48 x 40 JPEGs, 2 % of the records broken in ten
+ways), and imports them with the command line. With --kill it is killed once half of the units are
+done, called again, and what comes out is compared with an import that was left alone.
+
+    python tests/bench/import_records.py --rows 10000000
+
+measures the search for near duplicates alone, over as many random hashes, 1 % of them 0 to 4 bits
+from another.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+import time
+
+import numpy as np
+
+HERE = pathlib.Path(__file__).resolve()
+ROOT = HERE.parents[2]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--records", type=int, default=100_000)
+    parser.add_argument("--shards", type=int, default=40)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--kill", action="store_true")
+    parser.add_argument("--rows", type=int, default=0)
+    args = parser.parse_args()
+    if args.rows:
+        return search(args.rows)
+    import found_data as found
+
+    with tempfile.TemporaryDirectory() as name:
+        folder = pathlib.Path(name)
+        count = found.write_shards(folder / "in", args.shards, args.records // args.shards)
+        seconds, peak = measured(folder / "in", folder / "out", args.workers)
+        manifest = json.loads((folder / "out" / "manifest.json").read_text())
+        aside = sum(manifest["set_aside"].values())
+        assert manifest["inputs"] == count == manifest["rows"] + aside
+        print(
+            f"{count:,} records, {manifest['rows']:,} rows, {aside:,} set aside: {seconds:.1f} s, "
+            f"{count / seconds:,.0f} records/s with {args.workers} processes, peak {peak:,.0f} MiB"
+        )
+        if args.kill:
+            _, peak = measured(folder / "in", folder / "killed", args.workers, args.shards // 2)
+            left = len(list((folder / "killed" / "units").glob("0*.json")))
+            seconds, again = measured(folder / "in", folder / "killed", args.workers)
+            same = content(folder / "out") == content(folder / "killed")
+            print(
+                f"killed with {left} of {args.shards} units done, called again: {seconds:.1f} s, "
+                f"peak {max(peak, again):,.0f} MiB, the same bytes: {same}"
+            )
+
+
+def measured(source, out, workers: int, kill_at: int | None = None) -> tuple[float, float]:
+    """(seconds, MiB at the peak over all processes) of one import."""
+    argv = [sys.executable, "-m", "blip_jax", "prepare", f"--workdir={out}"]
+    argv += [f"--config={ROOT / 'configs/prepare.py'}", f"--config.source={source}"]
+    argv += [f"--config.workers={workers}"]
+    start, peak = time.perf_counter(), 0.0
+    process = subprocess.Popen(argv, cwd=ROOT)
+    while process.poll() is None:
+        peak = max(peak, memory(process.pid))
+        if kill_at is not None and len(list(out.glob("units/0*.json"))) >= kill_at:
+            process.kill()
+            process.wait()
+            return time.perf_counter() - start, peak
+        time.sleep(0.1)
+    assert process.returncode == 0
+    return time.perf_counter() - start, peak
+
+
+def memory(pid: int) -> float:
+    """MiB that a process and those it started hold; pages they share are counted for each."""
+    try:
+        pages = int(pathlib.Path(f"/proc/{pid}/statm").read_text().split()[1])
+        children = pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0.0
+    own = pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+    return own + sum(memory(int(child)) for child in children)
+
+
+def content(folder: pathlib.Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def search(rows: int) -> None:
+    import resource
+
+    from blip_jax.data.imports.duplicates import mark
+
+    rng = np.random.default_rng(0)
+    look, content = rng.integers(0, 2**64, (2, rows), np.uint64)
+    copies = rng.permutation(rows)[: rows // 100]
+    look[copies] = look[(copies + 1) % rows]
+    for _ in range(4):
+        look[copies] ^= np.uint64(1) << rng.integers(0, 64, len(copies)).astype(np.uint64)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    start = time.process_time()
+    of, _ = mark(content, look, 4)
+    seconds = time.process_time() - start
+    peak = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 / rows
+    print(
+        f"{rows:,} rows: {(of >= 0).sum():,} near duplicates in {seconds:.1f} s of CPU time, "
+        f"{peak:.0f} bytes a row beyond the two hashes"
+    )
+
+
+if __name__ == "__main__":
+    main()

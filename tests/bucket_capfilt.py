@@ -1,0 +1,58 @@
+"""CapFilt from a bucket to a bucket: the same rows as on this machine's disk.
+
+`test_bucket.py` starts it with the bucket's address in the environment.
+"""
+
+import sys
+
+import minute
+import numpy as np
+from etils import epath
+
+from blip_jax.capfilt import assemble, run, scores
+from blip_jax.data.sources import Pairs, load_view, open_dataset
+from blip_jax.decoding import Decoding
+
+
+def copy(folder: str, target: str) -> None:
+    for file in epath.Path(folder).iterdir():
+        if file.is_file():
+            (epath.Path(target) / file.name).write_bytes(file.read_bytes())
+
+
+def main(folder: str) -> None:
+    world = minute.build(f"{folder}/world")
+    models = [
+        {name: (name, minute.trained(world, seed, prompt))}
+        for seed, (name, prompt) in enumerate({"writer": minute.PROMPT, "judge": ""}.items())
+    ]
+    here, there = f"{folder}/scores", "gs://bucket/run/scores"
+    copy(world.web, "gs://bucket/web")
+    found = []
+    for dataset, output in ((world.web, here), ("gs://bucket/web", there)):
+        ways = (Decoding(max_length=16),)
+        settings = run.Settings(dataset, "train", output, ways, 1, 8, lifetime=5)
+        found.append(scores.read(run.run(settings, *models), "train"))
+    names = [f"scores-train.array_record-{i:05d}-of-00004" for i in range(4)]
+    for name in names:
+        assert (epath.Path(here) / name).read_bytes() == (epath.Path(there) / name).read_bytes()
+    np.testing.assert_array_equal(found[0].p_match, found[1].p_match)
+
+    # A host that comes back finds all done; one that finds a shard missing makes that alone.
+    (epath.Path(there) / names[2]).unlink()
+    run.run(settings, *models)
+    for name in names:
+        assert (epath.Path(here) / name).read_bytes() == (epath.Path(there) / name).read_bytes()
+    source = assemble.Source("gs://bucket/web", "train", there)
+    path = "gs://bucket/run/view.json"
+    assemble.write_view(path, None, source, found[1], found[1].scored, 0.0)
+    (part,) = load_view(path)
+    pairs, images = Pairs(part), open_dataset(world.web, "train")
+    assert len(pairs) == found[1].scored.sum()
+    row = int(found[1].row[found[1].scored][5])
+    assert pairs[5]["image"] == images[row]["image"]
+    print("equal")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

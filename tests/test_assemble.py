@@ -1,0 +1,206 @@
+"""From scores to a view that training reads, and what is written beside it."""
+
+import dataclasses
+import json
+import pathlib
+import shutil
+
+import minute
+import numpy as np
+import pytest
+import scored
+
+from blip_jax.__main__ import main
+from blip_jax.capfilt import assemble, rules, scores
+from blip_jax.capfilt import statistics as counted
+from blip_jax.data.pipeline import stable_hash, train_batches
+from blip_jax.data.sources import Pairs, Part, load_view
+from blip_jax.data.text import clean_caption
+from blip_jax.evaluation import filtering
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    return minute.build(tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture(scope="module")
+def web(world):
+    """The world's web, scored, in the folder of the world."""
+    return scored.build(pathlib.Path(world.folder) / "scored")
+
+
+@pytest.fixture(scope="module")
+def columns(web):
+    return scores.read(web.scores, "train")
+
+
+def compose(world, web, columns, kept, share=0.25, folder="views", **options):
+    path = f"{world.folder}/{folder}/kept.json"
+    source = assemble.Source(web.images, "train", web.scores)
+    human = Part("human", world.human)
+    return path, assemble.write_view(path, human, source, columns, kept, share, **options)
+
+
+def stream(world, path, count=20):
+    batches = train_batches(
+        path, world.tokenizer, batch_size=8, image_size=16, max_length=24, seed=0
+    )
+    batches = [next(batches) for _ in range(count)]
+    return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
+
+
+# The view.
+
+
+def test_the_view_holds_the_kept_texts_in_the_wanted_share(world, web, columns):
+    kept = assemble.keep(columns, scores.ORIGINS, 0.97)
+    path, counts = compose(world, web, columns, kept)
+    assert 10 < sum(counts.values()) == kept.sum() < 90 and min(counts.values()) > 0
+    found = stream(world, path)
+    assert found["valid"].all()
+    people = {stable_hash(f"human-train-{row:07d}") for row in range(12)}
+    assert np.isin(found["group"], list(people)).mean() == 0.25
+    texts, keys = columns.text.to_pylist(), columns.key.to_pylist()
+    wanted = {
+        (stable_hash(keys[columns.row[place]]), stable_hash(clean_caption(texts[place])))
+        for place in np.flatnonzero(kept)
+    }
+    pairs = set(zip(found["group"].tolist(), found["text_group"].tolist()))
+    assert {pair for pair in pairs if pair[0] not in people} == wanted
+
+
+def test_all_texts_can_be_kept(world, web, columns):
+    everything = assemble.keep(columns, scores.ORIGINS, None)
+    _, counts = compose(world, web, columns, everything, folder="everything")
+    assert counts == {"web": scored.ROWS - 2, "synthetic": scored.ROWS - 2}
+
+
+def test_an_empty_selection_leaves_the_human_pairs(world, web, columns):
+    nothing = assemble.keep(columns, scores.ORIGINS, 1.1)
+    path, counts = compose(world, web, columns, nothing, folder="nothing")
+    assert counts == {"web": 0, "synthetic": 0}
+    (part,) = load_view(path)
+    assert part.name == "human" and part.weight == 1.0
+    assert stream(world, path, 3)["valid"].all()
+
+
+def test_the_plain_view_takes_both_as_they_are(world):
+    path = f"{world.folder}/plain/none.json"
+    human, web = Part("human", world.human), Part("web", world.web)
+    assemble.write_plain_view(path, human, web, 0.25)
+    found = stream(world, path)
+    aside = {stable_hash(f"web-train-{row:07d}") for row in (minute.BROKEN, minute.EMPTY)}
+    assert set(found["group"][~found["valid"]].tolist()) == aside
+    assemble.write_plain_view(path, human, None, 1.0)
+    assert [part.name for part in load_view(path)] == ["human"]
+
+
+def test_weights_of_images_make_parts(world, web, columns):
+    """An image of weight 2 is drawn twice as often as one of weight 1."""
+    kept = assemble.keep(columns, scores.ORIGINS, None)
+    weights = np.where(np.arange(scored.ROWS) < 60, 2.0, 1.0)
+    path, _ = compose(world, web, columns, kept, folder="weighted", weights=weights)
+    human, heavy, light = load_view(path)
+    assert human.weight == 0.25 and heavy.weight + light.weight == pytest.approx(0.75)
+    sizes = [len(Pairs(part)) for part in (heavy, light)]
+    assert sum(sizes) == kept.sum() and sizes[0] == (kept & (columns.row < 60)).sum()
+    each = [part.weight / size for part, size in zip((heavy, light), sizes)]
+    assert each[0] == pytest.approx(2 * each[1])
+
+
+def test_a_view_moves_with_its_data(world, web, columns, tmp_path):
+    path, _ = compose(world, web, columns, assemble.keep(columns, scores.ORIGINS, None))
+    wanted = stream(world, path, 4)
+    there = str(tmp_path / "there")
+    shutil.copytree(world.folder, there)
+    moved = path.replace(world.folder, there)
+    assert world.folder not in json.dumps([dataclasses.asdict(part) for part in load_view(moved)])
+    found = stream(world, moved, 4)
+    for name in wanted:
+        np.testing.assert_array_equal(found[name], wanted[name])
+
+
+# The verb.
+
+
+def run(web, folder, *options):
+    config = ROOT / "configs" / "assemble.py"
+    given = [f"--config={config}", f"--workdir={folder}", f"--config.scores={web.scores}"]
+    return main(["assemble", *given, *options])
+
+
+def test_the_paper_is_the_default(web, columns, tmp_path, capsys):
+    assert run(web, tmp_path, "--config.report=0") == 0
+    (part,) = load_view(str(tmp_path / "view.json"))
+    assert pathlib.Path(part.dataset).samefile(web.images) and part.weight == 1
+    kept = columns.scored & (columns.p_match[:, 0] >= 0.5)
+    pairs = {tuple(pair) for pair in np.load(tmp_path / "view.npy").tolist()}
+    assert pairs == set(zip(columns.row[kept].tolist(), columns.index[kept].tolist()))
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "README.md", "statistics.json", "view.json", "view.npy",
+    ]  # fmt: skip
+    out, err = capsys.readouterr()
+    assert f"view to train on: {tmp_path / 'view.json'}" in out
+    assert "set aside: 1, undecodable image: no bytes" in err
+
+
+def test_every_text_is_counted_once(web, tmp_path):
+    options = ["origins=('web','synthetic')", "threshold.web=0.3", "best=1", "cosine=0.0",
+               "duplicates=near", "weights=laion=0.5", "report=0"]  # fmt: skip
+    assert run(web, tmp_path, *(f"--config.{option}" for option in options)) == 0
+    found = json.loads((tmp_path / "statistics.json").read_text())
+    for origin, count in (("web", scored.ROWS), ("synthetic", scored.ROWS - 1)):
+        assert sum(row[origin] for row in found["verdicts"]) == count
+    verdicts = {row["verdict"] for row in found["verdicts"]}
+    assert verdicts == set(rules.VERDICTS) - {"origin left out", "source left out"}
+    parts = load_view(str(tmp_path / "view.json"))
+    kept = sum(row["kept"] for row in found["texts"])
+    assert kept == sum(len(Pairs(part)) for part in parts) == found["images"]["with a kept text"]
+    assert sum(row["kept"] for row in found["sources"]) == kept
+    assert found["images"]["duplicates"] == {"exact": 10, "near": 10}
+    assert {row["texts"]: row["count"] for row in found["licenses"]} == {
+        "CC BY 4.0": 160, "CC BY-SA 4.0": 159, "(none said)": 160
+    }  # fmt: skip
+    histogram = found["scores"]["p_match"]
+    assert sum(histogram["web"]) == scored.ROWS - 2
+    assert sum(histogram["synthetic"]) == scored.ROWS - 2
+
+
+def test_a_sweep_is_the_curve_of_the_filter(web, columns, tmp_path):
+    """Stored scores give the precision and recall that the filter has on the embedded world."""
+    thresholds = np.linspace(0, 1, 21).round(2)
+    options = [f"--config.sweep={tuple(thresholds.tolist())}", "--config.report=0"]
+    assert run(web, tmp_path, *options) == 0
+    found = json.loads((tmp_path / "statistics.json").read_text())["sweep"]
+    for origin in scores.ORIGINS:
+        own = columns.where("origin", origin)
+        wanted = filtering.curve(columns.p_match[own, 0], web.true[own], thresholds)
+        rows = [row for row in found if row["texts"] == origin]
+        assert [row["threshold"] for row in rows] == wanted["thresholds"]
+        assert [row["recall"] for row in rows] == wanted["recall"]
+        assert [row["kept share"] for row in rows] == wanted["kept_share"]
+        assert [row["precision"] for row in rows] == counted.strict(wanted["precision"])
+        assert 0.3 < rows[0]["precision"] < rows[10]["precision"] or origin == "synthetic"
+        assert rows[10]["recall"] > 0.7
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (["scores="], "config.scores is empty"),
+        (["scores=/nowhere", "dataset=WEB"], "no dataset in /nowhere"),
+        (["threshold.web=1.1", "threshold.synthetic=1.1"], "the rules keep no text at all"),
+        (["origins=('webb',)"], "unknown origin 'webb'"),
+        (["weights=laion"], "config.weights has 'laion'; SOURCE=NUMBER is wanted"),
+        (["judge=other"], "there is no filter 'other'; known: mean, min, judge"),
+        (["split=test"], "no split 'test'"),
+    ],
+)
+def test_a_wrong_call_is_one_line(web, tmp_path, capsys, options, named):
+    options = [f"--config.{option}".replace("WEB", web.images) for option in options]
+    assert run(web, tmp_path, *options) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and named in error

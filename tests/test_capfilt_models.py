@@ -1,0 +1,213 @@
+"""CapFilt with several captioners, filters and ways of writing, and a second round."""
+
+import dataclasses
+import json
+
+import minute
+import numpy as np
+import pytest
+
+from blip_jax.capfilt import assemble, command, provenance, run, scores
+from blip_jax.data.sources import Pairs, load_view, open_dataset, to_text
+from blip_jax.decoding import Decoding
+from blip_jax.errors import UserError
+
+NUCLEUS = Decoding(max_length=16)
+BEAM = Decoding(method="beam", beams=2, captions=2, max_length=16)
+TOP_K = Decoding(top_p=1.0, top_k=5, max_length=16)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    return minute.build(tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture(scope="module")
+def models(world):
+    """Two captioners and two filters; one of each sees larger images."""
+    larger = {"vit": {"image_size": 48}}
+    writers = {
+        "small": ("a", minute.trained(world, 0, minute.PROMPT)),
+        "large": ("b", minute.trained(world, 1, **larger)),
+    }
+    judges = {
+        "strict": ("c", minute.trained(world, 2)),
+        "mild": ("d", minute.trained(world, 3, **larger)),
+    }
+    return writers, judges
+
+
+@pytest.fixture(scope="module")
+def settings(world):
+    ways = (NUCLEUS, BEAM, TOP_K)
+    return run.Settings(
+        world.web, "train", f"{world.folder}/many", ways, batch_size=1, shard_rows=16
+    )
+
+
+@pytest.fixture(scope="module")
+def scored(settings, models):
+    return run.run(settings, *models)
+
+
+def texts_of(directory, row):
+    return open_dataset(directory, "train")[row]["texts"]
+
+
+def test_each_captioner_writes_in_each_way(scored):
+    texts = texts_of(scored, 0)
+    found = [(to_text(m), to_text(w)) for m, w in zip(texts["model"], texts["method"])]
+    own = ["nucleus", "beam", "beam", "top_k"]
+    assert found == [("", "")] + [(name, way) for name in ("small", "large") for way in own]
+    assert [to_text(origin) for origin in texts["origin"]] == ["web"] + 8 * ["synthetic"]
+    logs = texts["log_probability"]
+    assert np.isnan(logs[0]) and np.isfinite(logs[1:]).all()
+
+
+def test_each_filter_scores_each_text_as_it_does_alone(settings, models, scored, tmp_path):
+    writers, judges = models
+    together = scores.read(scored, "train")
+    for number, name in enumerate(judges):
+        alone = dataclasses.replace(settings, output=str(tmp_path / name))
+        one = scores.read(run.run(alone, writers, {name: judges[name]}), "train")
+        assert one.text.to_pylist() == together.text.to_pylist()
+        np.testing.assert_allclose(one.p_match[:, 0], together.p_match[:, number], atol=1e-5)
+        np.testing.assert_allclose(one.cosine[:, 0], together.cosine[:, number], atol=1e-5)
+    assert not np.allclose(together.p_match[:, 0], together.p_match[:, 1], equal_nan=True)
+
+
+def test_a_way_more_changes_no_text_of_the_others(settings, models, scored, tmp_path):
+    fewer = dataclasses.replace(settings, output=str(tmp_path), ways=(NUCLEUS,))
+    found = run.run(fewer, {"small": models[0]["small"]}, models[1])
+    for row in (0, 5, minute.ROWS - 1):
+        assert texts_of(found, row)["text"][1] == texts_of(scored, row)["text"][1]
+
+
+def test_it_says_what_it_was_made_with(settings, models, scored):
+    found = provenance.read(scored)
+    assert found["dataset"] == settings.dataset and found["split"] == "train"
+    assert [entry["name"] for entry in found["captioners"]] == ["small", "large"]
+    assert [entry["path"] for entry in found["filters"]] == ["c", "d"]
+    hashes = {entry["sha256"] for entry in found["captioners"] + found["filters"]}
+    assert len(hashes) == 4 and all(len(value) == 64 for value in hashes)
+    assert [way["method"] for way in found["decoding"]] == ["nucleus", "beam", "nucleus"]
+    manifest = json.load(open(f"{scored}/manifest.json"))
+    assert manifest["rows"] == sum(shard["rows"] for shard in manifest["shards"]) == minute.ROWS
+    assert sum(shard["status"]["ok"] for shard in manifest["shards"]) == minute.ROWS - 1
+
+
+def test_another_model_of_the_same_name_needs_another_folder(settings, world, models, scored):
+    other = {"small": ("a", minute.trained(world, 9, minute.PROMPT)), "large": models[0]["large"]}
+    with pytest.raises(UserError, match=r"begun with other settings \(captioners\)"):
+        run.run(settings, other, models[1])
+
+
+def test_more_texts_than_are_scored_together(world, models, tmp_path):
+    """Eleven an image, of which eight go at a time: each has the score it has by itself."""
+    many = Decoding(max_length=16, captions=10)
+    settings = run.Settings(world.web, "train", str(tmp_path), (many,), 1, 30)
+    small, strict = {"small": models[0]["small"]}, {"strict": models[1]["strict"]}
+    columns = scores.read(run.run(settings, small, strict), "train")
+    again = run.Settings(view(columns, settings, tmp_path), "train", str(tmp_path / "again"), (), 1)
+    found = scores.read(run.run(again, {}, strict), "train")
+    kept = columns.index == 10
+    assert kept.sum() == minute.ROWS - 1 and len(found.row) == kept.sum()
+    np.testing.assert_allclose(found.p_match, columns.p_match[kept], atol=1e-5)
+
+
+def view(columns, settings, folder):
+    """A view of the last text of each image."""
+    source = assemble.Source(settings.dataset, settings.split, settings.output)
+    path = str(folder / "view.json")
+    assemble.write_view(path, None, source, columns, columns.index == 10, 0.5)
+    return path
+
+
+# A second round: what was chosen goes in, with what is known of it.
+
+
+def test_a_second_round_begins_with_the_texts_of_the_first(world, models, scored, tmp_path):
+    columns = scores.read(scored, "train")
+    kept = (columns.index % 2 == 0) & columns.scored
+    first = str(tmp_path / "view.json")
+    source = assemble.Source(world.web, "train", scored)
+    assemble.write_view(first, None, source, columns, kept, 0.0)
+    settings = run.Settings(first, "train", str(tmp_path / "scores"), (BEAM,), 1, 16, seed=1)
+    writers, judges = {"large": models[0]["large"]}, {"mild": models[1]["mild"]}
+    second = run.run(settings, writers, judges)
+
+    assert provenance.read(second)["dataset"] == world.web  # rows are the images' own
+    rows, before = open_dataset(second, "train"), open_dataset(scored, "train")
+    assert len(rows) == minute.ROWS
+    for row in (0, minute.EMPTY, minute.BROKEN):
+        own = np.flatnonzero(kept & (columns.row == row))
+        old, new = before[row]["texts"], rows[row]["texts"]
+        places = columns.index[own]
+        for name in ("text", "origin", "model", "method"):
+            assert list(new[name][: len(own)]) == [old[name][place] for place in places]
+        logs = new["log_probability"][: len(own)]
+        np.testing.assert_array_equal(logs, [old["log_probability"][place] for place in places])
+        written = 0 if row == minute.BROKEN else 2
+        assert len(new["text"]) == len(own) + written
+    one, other = scores.read(second, "train"), columns
+    carried = np.flatnonzero((one.row == 0) & (one.index == 1))[0]
+    assert one.p_match[carried, 0] == pytest.approx(
+        other.p_match[np.flatnonzero(kept & (other.row == 0))[1], 1], abs=1e-5
+    )
+
+    again = str(tmp_path / "again.json")
+    source = assemble.Source(world.web, "train", second)
+    assemble.write_view(again, None, source, one, one.scored, 0.0)
+    (part,) = load_view(again)
+    assert len(Pairs(part)) == one.scored.sum()  # what training reads
+
+
+def test_a_view_without_scores_is_refused(world, tmp_path):
+    path = tmp_path / "view.json"
+    path.write_text(json.dumps({"parts": [{"name": "web", "dataset": world.web}]}))
+    with pytest.raises(UserError, match="is of 0 scored datasets; capfilt takes one at a time"):
+        run.run(run.Settings(str(path), "train", str(tmp_path / "out")), {}, {"a": ("a", None)})
+
+
+# How a config says it.
+
+OPTIONS = {"top_k": 0, "max_length": 20}
+
+
+@pytest.mark.parametrize(
+    ("said", "meant"),
+    [
+        ("nucleus", [("nucleus", 1, 0)]),
+        ("nucleus*3, beam*2", [("nucleus", 3, 0), ("beam", 2, 0)]),
+        ("top_k*2", [("nucleus", 2, 50)]),
+        ("greedy,", [("greedy", 1, 0)]),
+    ],
+)
+def test_ways_of_writing(said, meant):
+    found = command.ways(said, OPTIONS)
+    assert [(way.method, way.captions, way.top_k) for way in found] == meant
+
+
+@pytest.mark.parametrize(
+    ("said", "named"),
+    [
+        ("nucleus*x", "'nucleus[*]x'; METHOD[*]NUMBER"),
+        ("sung", "method 'sung' is unknown"),
+        ("greedy*2", "gives at most 1"),
+        ("nucleus*0", "captions is 0"),
+    ],
+)
+def test_ways_that_there_are_not(said, named):
+    with pytest.raises(UserError, match=named):
+        command.ways(said, OPTIONS)
+
+
+def test_models_have_names(world, tmp_path):
+    for name in ("one", "two"):
+        minute.save(minute.trained(world), str(tmp_path / name / "run"))
+    config = command.defaults()
+    one, two = (str(tmp_path / name / "run") for name in ("one", "two"))
+    assert list(command.models(f"{one}", config)) == ["run"]
+    assert list(command.models(f"a={one}, b={two}", config)) == ["a", "b"]
+    with pytest.raises(UserError, match="two models are called 'run'"):
+        command.models(f"{one},{two}", config)
