@@ -13,13 +13,13 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import cv2
-import jinja2
 import tqdm
 
 import blip_jax
 from blip_jax.data.images import ImageError, decode
 from blip_jax.errors import UserError
 from blip_jax.evaluation import report_sections as sections
+from blip_jax.evaluation.pages import template
 
 THUMB = 192  # pixels, the longer side
 PAGE = 48  # images shown at a time
@@ -68,14 +68,7 @@ def write_gallery(
 
 
 def _page(results: Mapping, files: list[str], count: int) -> str:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("blip_jax.evaluation"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("gallery.html.j2").render(
+    return template("gallery.html.j2").render(
         title=results["title"],
         summary=results.get("summary", ""),
         command=results.get("command", ""),

@@ -24,6 +24,7 @@ from etils import epath
 import blip_jax
 from blip_jax.errors import UserError
 from blip_jax.evaluation import report_sections as sections
+from blip_jax.evaluation.pages import template
 
 _BOXES = ("pretrain", "captioner", "filter", "capfilt", "dataset")
 
@@ -54,15 +55,8 @@ def write_report(path, results: Mapping[str, object]) -> epath.Path:
 
 def render(results: Mapping[str, object]) -> str:
     """The page as one string; arguments and errors as `write_report`, but errors come raw."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("blip_jax.evaluation"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     gallery = [sections.picture(entry) for entry in results.get("gallery", ())]
-    return environment.get_template("report.html.j2").render(
+    return template("report.html.j2").render(
         title=results["title"],
         summary=results.get("summary", ""),
         command=results.get("command", ""),
