@@ -29,6 +29,7 @@ LIBRARIES = [
     "ml_dtypes>=0.5",
     "pillow>=11.0",
     "safetensors>=0.5",
+    "fsspec>=2025.2",
     "huggingface_hub>=1.0",
     "opencv-python-headless>=4.11.0.86",
     "tabulate>=0.9",
