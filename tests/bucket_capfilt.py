@@ -26,10 +26,10 @@ def main(folder: str) -> None:
         {name: (name, minute.trained(world, seed, prompt))}
         for seed, (name, prompt) in enumerate({"writer": minute.PROMPT, "judge": ""}.items())
     ]
-    here, there = f"{folder}/scores", "gs://bucket/run/scores"
-    copy(world.web, "gs://bucket/web")
+    here, there = f"{folder}/scores", "gs://bucket/capfilt/scores"
+    copy(world.web, "gs://bucket/capfilt/web")
     found = []
-    for dataset, output in ((world.web, here), ("gs://bucket/web", there)):
+    for dataset, output in ((world.web, here), ("gs://bucket/capfilt/web", there)):
         ways = (Decoding(max_length=16),)
         settings = run.Settings(dataset, "train", output, ways, 1, 8, lifetime=5)
         found.append(scores.read(run.run(settings, *models), "train"))
@@ -43,8 +43,8 @@ def main(folder: str) -> None:
     run.run(settings, *models)
     for name in names:
         assert (epath.Path(here) / name).read_bytes() == (epath.Path(there) / name).read_bytes()
-    source = assemble.Source("gs://bucket/web", "train", there)
-    path = "gs://bucket/run/view.json"
+    source = assemble.Source("gs://bucket/capfilt/web", "train", there)
+    path = "gs://bucket/capfilt/view.json"
     assemble.write_view(path, None, source, found[1], found[1].scored, 0.0)
     (part,) = load_view(path)
     pairs, images = Pairs(part), open_dataset(world.web, "train")

@@ -26,12 +26,12 @@ def train(world, workdir: str, steps: int):
 def main(folder: str) -> None:
     world = processes.build(f"{folder}/world")
     whole = train(world, f"{folder}/run", 4)
-    train(world, "gs://bucket/run", 2)
-    resumed = train(world, "gs://bucket/run", 4)
+    train(world, "gs://bucket/training", 2)
+    resumed = train(world, "gs://bucket/training", 4)
     for got, want in zip(jax.tree.leaves(resumed), jax.tree.leaves(whole), strict=True):
         np.testing.assert_array_equal(got, want)
-    assert processes.reports("gs://bucket/run") == processes.reports(f"{folder}/run")
-    steps = sorted(path.name for path in epath.Path("gs://bucket/run/checkpoints").iterdir())
+    assert processes.reports("gs://bucket/training") == processes.reports(f"{folder}/run")
+    steps = sorted(path.name for path in epath.Path("gs://bucket/training/checkpoints").iterdir())
     assert steps == ["2", "4"], steps
     print("equal")
 
