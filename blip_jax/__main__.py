@@ -17,6 +17,7 @@ from collections.abc import Callable
 from absl import logging
 from ml_collections import ConfigDict
 
+from blip_jax.call import called_with
 from blip_jax.commands import configs
 from blip_jax.errors import UserError
 from blip_jax.train.signals import Interrupted
@@ -155,7 +156,8 @@ def main(argv: list[str] | None = None) -> int:
             return _command(verb, argv[1:])
         if verb not in VERBS:
             raise UserError(f"unknown verb {verb!r}; known: {', '.join([*VERBS, *COMMANDS])}")
-        _run(verb, argv[1:])
+        with called_with(argv):
+            _run(verb, argv[1:])
     except TOLD as error:
         return _told(verb, error)
     return 0

@@ -62,7 +62,7 @@ def test_the_card_says_what_statistics_say(folder):
     assert f"/web {changed}" in text
     assert "Of 1,250 records of the input 240 became images: 1,000 too small, 10 opted out." in text
     assert "{{" not in text and "None" not in text and "nan" not in text
-    assert found["commands"][-1].startswith("blip-jax ")
+    assert found["commands"][-1].startswith("blip-jax assemble --config=")
 
 
 def test_tables_are_whole(folder):

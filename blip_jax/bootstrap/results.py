@@ -2,13 +2,13 @@
 
 import json
 import math
-import shlex
 import sys
 from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
 
+from blip_jax.call import command_line
 from blip_jax.capfilt import assemble, pictures, quality, rules, scores, truth
 from blip_jax.evaluation import tables
 from blip_jax.evaluation.report import write_report
@@ -87,7 +87,7 @@ def write(config: ConfigDict, workdir: str, circles: list) -> list[dict]:
         {
             "title": config.title,
             "summary": summary,
-            "command": shlex.join(["blip-jax", *sys.argv[1:]]),
+            "command": command_line(),
             "circle": _circle_notes(config, first),
             "columns": columns,
             "best": "max",

@@ -1,12 +1,12 @@
 """The verb `capfilt`: caption, score, and write the view to train on."""
 
-import shlex
 import sys
 
 import jax
 from etils import epath
 from ml_collections import ConfigDict
 
+from blip_jax.call import command_line
 from blip_jax.capfilt import assemble, scores
 from blip_jax.capfilt.inputs import Input
 from blip_jax.capfilt.run import Settings
@@ -61,7 +61,7 @@ def run(config: ConfigDict, workdir: str) -> None:
         batch_size=config.batch_size,
         shard_rows=config.shard_rows,
         seed=config.seed,
-        command=shlex.join(["blip-jax", *sys.argv[1:]]),
+        command=command_line(),
     )
     source = Input(config.dataset, config.split, 1)  # refuses what is not there before models load
     captioners = models(config.captioner, config)

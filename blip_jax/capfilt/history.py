@@ -2,12 +2,12 @@
 
 import json
 import shlex
-import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from etils import epath
 
+from blip_jax.call import command_line
 from blip_jax.data.imports import settings as imports
 
 MANIFEST = "manifest.json"
@@ -33,7 +33,7 @@ def commands(dataset: str, prepared: Mapping, provenance: Mapping) -> list[str]:
         found.append(shlex.join(argv))
     if provenance.get("command"):
         found.append(provenance["command"])
-    return [*found, shlex.join(["blip-jax", *sys.argv[1:]])]
+    return [*found, *filter(None, [command_line()])]
 
 
 def _changed(own: Mapping[str, Any], usual: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
