@@ -4,7 +4,7 @@ import functools
 
 import jax
 import optax
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from blip_jax import losses, models
@@ -36,7 +36,9 @@ class Program:
         accumulate: int,
         mesh: Mesh,
     ):
-        self.task, self.mesh = ImageText(model, objectives), mesh
+        whole = NamedSharding(mesh, PartitionSpec())
+        everywhere = functools.partial(jax.lax.with_sharding_constraint, shardings=whole)
+        self.task, self.mesh = ImageText(model, objectives, everywhere), mesh
         # Chained last: AdamW's step for the temperature, made smaller.
         self._optimizer = optax.chain(
             optimizer(settings),

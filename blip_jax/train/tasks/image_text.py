@@ -9,6 +9,7 @@ for ITM too, since a micro-batch holds whole groups; for LM, since tokens are co
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -95,11 +96,24 @@ class ImageText:
     A batch holds image uint8 or normalised float32 [B, S, S, 3], ids int32 [B, T], mask bool
     [B, T], and optionally valid bool [B] (False: set aside), group and text_group int32 [B]
     (equal for the same image and the same caption).
+
+    On a mesh this is what the three objectives send between devices, each step: the momentum
+    features of the batch, 2 x 4 x E bytes a pair (and a group and a flag), once to every device,
+    where the queue has its copy. Similarities, hard negatives and losses stay with their pairs.
+
+    Args:
+      everywhere: copies a tree of arrays to all devices of the mesh.
     """
 
-    def __init__(self, config: BlipConfig, objectives: Objectives):
+    def __init__(
+        self,
+        config: BlipConfig,
+        objectives: Objectives,
+        everywhere: Callable[[Any], Any] = lambda tree: tree,
+    ):
         self.config = config
         self.objectives = objectives
+        self.everywhere = everywhere
         self.model = Blip(config)
 
     def apply(self, params: dict, method: str, *args: Any, key: jax.Array | None = None, **kw: Any):
@@ -139,10 +153,13 @@ class ImageText:
         key = key if objectives.teacher_dropout else None
         image, text = self.features(momentum, batch, key)
         state = dataclasses.replace(state, momentum=momentum)
-        keys = image, text, group, valid
+        keys = self.everywhere((image, text, group, valid))
         if state.queue is None:
             return Shared(*keys, alpha, *counts), state
-        both = [jnp.concatenate(pair) for pair in zip(keys, state.queue, strict=False)]
+        # Said again, or the partitioner cuts the long arrays up and gathers them for each use.
+        both = self.everywhere(
+            [jnp.concatenate(pair) for pair in zip(keys, state.queue, strict=False)]
+        )
         state = dataclasses.replace(state, queue=losses.enqueue(state.queue, *keys))
         return Shared(*both, alpha, *counts), state
 
