@@ -26,6 +26,7 @@ LIBRARIES = [
     "ml_collections>=1.0",
     "absl-py>=2.1",
     "numpy>=2.1",
+    "scipy>=1.12",
     "ml_dtypes>=0.5",
     "pillow>=11.0",
     "safetensors>=0.5",

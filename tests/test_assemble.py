@@ -187,9 +187,32 @@ def test_a_sweep_is_the_curve_of_the_filter(web, columns, tmp_path):
         assert rows[10]["recall"] > 0.7
 
 
+def test_thresholds_mean_what_they_say_once_calibrated(web, tmp_path):
+    """From the known truth, or from the statistics of another assembly."""
+    found = {}
+    for name, options in {
+        "as scored": [],
+        "fitted": ["--config.calibration=fit"],
+        "taken over": [f"--config.calibration={tmp_path}/as scored/statistics.json"],
+        "and over": [f"--config.calibration={tmp_path}/taken over/statistics.json"],
+    }.items():
+        assert run(web, tmp_path / name, "--config.report=0", *options) == 0
+        found[name] = json.loads((tmp_path / name / "statistics.json").read_text())
+    assert found["as scored"]["rules"]["calibration"] == {}
+    assert found["fitted"]["rules"]["calibration"] == found["as scored"]["truth"]["fit"]
+    truth = {row["texts"]: row["noise"] for row in found["fitted"]["truth"]["rows"]}
+    assert truth.keys() == set(scores.ORIGINS)
+    for row in found["fitted"]["texts"]:
+        assert row["mean P(match)"] == pytest.approx(1 - truth[row["texts"]], abs=0.02)
+    for name in ("taken over", "and over"):
+        assert found[name]["texts"] == found["fitted"]["texts"]
+        assert found[name]["rules"] == found["fitted"]["rules"]
+
+
 @pytest.mark.parametrize(
     ("options", "named"),
     [
+        (["calibration=README.md"], "README.md holds no fit (JSONDecodeError)"),
         (["scores="], "config.scores is empty"),
         (["scores=/nowhere", "dataset=WEB"], "no dataset in /nowhere"),
         (["threshold.web=1.1", "threshold.synthetic=1.1"], "the rules keep no text at all"),

@@ -48,6 +48,35 @@ def test_calibration_by_hand():
     assert found["ece"] == pytest.approx((0.3 * 2 + 0.05 * 2) / 4)
 
 
+def test_a_fit_says_how_often_texts_are_true():
+    """Texts are true half as surely as a filter says (in log-odds), and never above 0.9."""
+    rng = np.random.default_rng(0)
+    p_match = 1 / (1 + np.exp(-rng.normal(size=20_000) * 4))
+    chance = np.minimum(1 / (1 + ((1 - p_match) / p_match) ** 0.5), 0.9)
+    true = rng.random(chance.size) < chance
+    fit = filtering.fit_calibration(p_match[::2], true[::2])
+    assert len(fit["p_match"]) == 20
+    assert np.all(np.diff(fit["p_match"]) > 0) and np.all(np.diff(fit["true_share"]) >= 0)
+    better = filtering.calibrated(p_match[1::2], fit)
+    assert np.abs(better - chance[1::2]).mean() < 0.02
+    assert filtering.calibration(better, true[1::2])["ece"] < 0.02
+    assert filtering.calibration(p_match[1::2], true[1::2])["ece"] > 0.08
+    assert math.isnan(filtering.calibrated([math.nan], fit)[0])
+
+
+def test_a_fit_of_few_texts_is_their_share():
+    fit = filtering.fit_calibration([*P, math.nan], [*TRUE, True])
+    assert fit["true_share"] == [pytest.approx(0.6)]
+    np.testing.assert_allclose(filtering.calibrated([0, 0.4, 1], fit), 0.6)
+
+
+def test_texts_of_one_score_have_one_share():
+    fit = filtering.fit_calibration([1.0] * 100, [True] * 30 + [False] * 70)
+    assert fit["true_share"] == [pytest.approx(0.3)]
+    with pytest.raises(UserError, match="needs texts of known truth"):
+        filtering.fit_calibration([], [])
+
+
 def test_histogram_counts_true_texts_and_noise_apart():
     found = filtering.histogram(P, TRUE, bins=2)
     assert found == {"edges": [0, 0.5, 1], "true": [1, 2], "noise": [1, 1]}

@@ -66,6 +66,17 @@ def test_each_origin_has_its_own_threshold():
     assert kept(found, Rules({"web": 0.65})) == [2]
 
 
+def test_thresholds_are_of_the_calibrated_score():
+    """0.5 is then what is true half the time; other origins keep what the filter says."""
+    fit = {"p_match": [0.2, 0.9], "true_share": [0.1, 0.55]}
+    found = table([0.6, 0.9, 0.99, 0.6, 0.9, nan], "wwwssw")
+    assert kept(found, Rules(calibration={"web": fit})) == [1, 2, 3, 4]
+    p_match = rules.probability(found, Rules(calibration={"web": fit}))
+    np.testing.assert_allclose(p_match[[1, 2]], 0.55, atol=1e-6)
+    assert np.isnan(p_match[5])
+    assert 0.1 < p_match[0] < 0.55 and p_match[3] == np.float32(0.6)
+
+
 def test_the_best_of_an_image_are_kept():
     found = table([0.6, 0.9, 0.8, 0.3, 0.7, 0.7, 0.7], row=[0, 0, 0, 0, 2, 2, 2])
     assert kept(found, Rules(best=1)) == [1, 4]  # of equals the first

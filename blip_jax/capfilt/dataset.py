@@ -1,5 +1,6 @@
 """The verb `assemble`: from stored scores to a dataset that is chosen, counted and described."""
 
+import dataclasses
 import json
 import sys
 from collections.abc import Mapping
@@ -9,9 +10,20 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
-from blip_jax.capfilt import assemble, card, history, images, pictures, provenance, scores, truth
+from blip_jax.capfilt import (
+    assemble,
+    card,
+    history,
+    images,
+    pictures,
+    provenance,
+    quality,
+    scores,
+    truth,
+)
 from blip_jax.capfilt import statistics as counted
-from blip_jax.capfilt.rules import VERDICTS, Rules, decide
+from blip_jax.capfilt.columns import Columns
+from blip_jax.capfilt.rules import VERDICTS, Rules, decide, probability
 from blip_jax.data.sources import Part
 from blip_jax.errors import UserError
 from blip_jax.evaluation import tables
@@ -32,6 +44,9 @@ def defaults() -> ConfigDict:
         "cosine": -1.0,  # least cosine; -1: any
         "judge": "mean",  # of several filters: a name, "mean" or "min"
         "duplicates": "keep",  # or "exact", "near": only the first of such images
+        # What P(match) means: "" as the filter says; "fit" as often as it is right where the truth
+        # is known; or a statistics.json from which to take such a fit.
+        "calibration": "",
         "weights": "",  # of sources, against 1 of the others: "laion=0.5,cc12m=2"
         "sweep": (),  # thresholds to count by, besides: (0.3, 0.5, 0.7)
         "report": 2000,  # images in report/index.html; 0: no report
@@ -91,10 +106,12 @@ def run(config: ConfigDict, workdir: str) -> None:
 def choose(config: ConfigDict, dataset: str, split: str) -> counted.Scored:
     """Reads the scores and decides about each text."""
     columns = scores.read(config.scores, split)
+    found = truth.of_texts(dataset, split, columns)
     rules = rules_of(config)
+    if config.calibration:
+        rules = dataclasses.replace(rules, calibration=calibration(config, rules, columns, found))
     index = images.read(dataset, len(columns.key))
     verdict = decide(columns, rules, index)
-    found = truth.of_texts(dataset, split, columns)
     return counted.Scored(columns, rules, verdict, found, index)
 
 
@@ -121,6 +138,35 @@ def rules_of(config: ConfigDict) -> Rules:
         duplicates=config.duplicates,
         weights=weights,
     )
+
+
+def calibration(
+    config: ConfigDict, rules: Rules, columns: Columns, known: np.ndarray
+) -> dict[str, dict]:
+    """The fit of each origin: from what is known of these texts, or as another run found it.
+
+    Raises:
+      UserError: nothing is known of an origin, or the file holds no fit of it.
+    """
+    if config.calibration == "fit":
+        nothing = np.zeros(len(known), bool)
+        fits = quality.measure(columns, probability(columns, rules), nothing, known).get("fit", {})
+        lacking = "needs some whose truth is known, and the images' field truth says nothing"
+    else:
+        path = epath.Path(config.calibration)
+        try:
+            found = json.loads(path.read_text())
+            fits = found["rules"]["calibration"] or found["truth"]["fit"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f'config.calibration: {path} holds no fit ({type(error).__name__}); "fit", or '
+                "the statistics.json of a dataset with known truth is wanted"
+            ) from error
+        lacking = f"finds none in {path}"
+    for origin, threshold in rules.thresholds.items():
+        if threshold is not None and origin not in fits:
+            raise UserError(f"config.calibration of {origin} texts {lacking}")
+    return fits
 
 
 def _tell(found: Mapping[str, Any]) -> None:

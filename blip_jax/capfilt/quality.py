@@ -1,5 +1,6 @@
 """How the filter did, by origin of the texts, where the truth is known. Legend: M texts."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -8,6 +9,8 @@ from blip_jax.capfilt.columns import Columns
 from blip_jax.capfilt.scores import ORIGINS
 from blip_jax.capfilt.truth import TRUE, UNKNOWN
 from blip_jax.evaluation import filtering
+
+MEASURES = ("curve", "calibration", "histogram")
 
 
 def measure(
@@ -22,7 +25,8 @@ def measure(
       truth: int8 [M] (truth.py); texts of which nothing is known are left out.
 
     Returns: 'rows' (a dict an origin) and 'curve', 'calibration', 'histogram' (of `filtering`) by
-      origin; {} where nothing is known.
+      origin, and 'fit' (of `fit_calibration`) with 'calibrated', the calibration after it; {}
+      where nothing is known.
     """
     found: dict[str, Any] = {"rows": []}
     for origin in ORIGINS:
@@ -41,7 +45,32 @@ def measure(
             "recall": decision["recall"],
             "average precision": filtering.average_precision(score, good),
         })  # fmt: skip
-        for name in ("curve", "calibration", "histogram"):
-            measured = getattr(filtering, name)(score, good)
+        measures = {name: getattr(filtering, name)(score, good) for name in MEASURES}
+        measures |= _fitted(score, good, columns.row[own] % 2 == 0)
+        for name, measured in measures.items():
             found.setdefault(name, {})[origin] = measured
+        errors = {
+            "calibration error": measures["calibration"]["ece"],
+            "calibrated": measures.get("calibrated", {}).get("ece", math.nan),
+        }
+        found["rows"][-1] |= errors
     return found if found["rows"] else {}
+
+
+def _fitted(p_match: np.ndarray, true: np.ndarray, half: np.ndarray) -> dict[str, Any]:
+    """How good P(match) is after `filtering.fit_calibration`, and the fit on all texts.
+
+    What is measured is fitted on the other half of the images, so that no text helps itself.
+
+    Args:
+      half: bool [N], the texts of one half.
+    """
+    if half.all() or not half.any():
+        return {}
+    better = np.empty(len(p_match))
+    for part in (half, ~half):
+        better[part] = filtering.calibrated(
+            p_match[part], filtering.fit_calibration(p_match[~part], true[~part])
+        )
+    fit = filtering.fit_calibration(p_match, true)
+    return {"fit": fit, "calibrated": filtering.calibration(better, true)}

@@ -13,6 +13,7 @@ from blip_jax.capfilt.columns import Columns
 from blip_jax.capfilt.images import DUPLICATES, Images
 from blip_jax.capfilt.scores import ORIGINS
 from blip_jax.errors import UserError
+from blip_jax.evaluation import filtering
 
 THRESHOLD = 0.5
 # What `decide` says of a text, in the order in which it is asked; the first that applies is said.
@@ -46,6 +47,8 @@ class Rules:
         by byte ("exact"), or that look the same, too ("near").
       weights: how often a text of a source is drawn against one of another; 1 where none is
         named, 0 leaves the source out.
+      calibration: of each origin a fit (`filtering.fit_calibration`), by which what the judge says
+        becomes the P(match) of these rules; an origin that is not named keeps it.
     """
 
     thresholds: Mapping[str, float | None] = dataclasses.field(
@@ -56,6 +59,7 @@ class Rules:
     judge: str = "mean"
     duplicates: str = "keep"
     weights: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    calibration: Mapping[str, Mapping] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
         """Raises a UserError that names what is out of range."""
@@ -83,7 +87,7 @@ def decide(columns: Columns, rules: Rules, images: Images | None = None) -> np.n
     Raises:
       UserError: the rules name a filter or source that is not there, or need `images`.
     """
-    p_match = judged(columns, "p_match", rules.judge)
+    p_match = probability(columns, rules)
     verdict = np.zeros(len(p_match), np.int8)
 
     def drop(which: np.ndarray, why: str) -> None:
@@ -114,6 +118,15 @@ def decide(columns: Columns, rules: Rules, images: Images | None = None) -> np.n
         worse = left[~_best(columns, left, p_match, rules.best)]
         verdict[worse] = VERDICTS.index("not among the best")
     return verdict
+
+
+def probability(columns: Columns, rules: Rules) -> np.ndarray:
+    """float64 [M]: P(match) as the rules have it; NaN where a text has none."""
+    found = judged(columns, "p_match", rules.judge)
+    for origin, fit in rules.calibration.items():
+        own = columns.where("origin", origin)
+        found[own] = filtering.calibrated(found[own], fit)
+    return found
 
 
 def judged(columns: Columns, score: str, judge: str) -> np.ndarray:

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from blip_jax.capfilt import quality
 from blip_jax.capfilt.columns import Columns, set_aside
 from blip_jax.capfilt.images import Images
-from blip_jax.capfilt.rules import KEPT, VERDICTS, Rules, decide, judged
+from blip_jax.capfilt.rules import KEPT, VERDICTS, Rules, decide, judged, probability
 from blip_jax.capfilt.scores import ORIGINS
 from blip_jax.capfilt.truth import TRUE, UNKNOWN
 from blip_jax.evaluation import filtering
@@ -47,7 +47,7 @@ class Scored:
 
     @property
     def p_match(self) -> np.ndarray:
-        return judged(self.columns, "p_match", self.rules.judge)
+        return probability(self.columns, self.rules)
 
 
 def gather(scored: Scored) -> dict[str, Any]:
@@ -143,7 +143,8 @@ def _commonest(codes: np.ndarray, values: list[str]) -> dict[str, np.ndarray]:
 def _histogram(scored: Scored, name: str, bins: int = 20) -> dict[str, Any]:
     """Counts by origin in bins of equal width over the score's range."""
     columns = scored.columns
-    values = judged(columns, name, scored.rules.judge)
+    judge = scored.rules.judge
+    values = scored.p_match if name == "p_match" else judged(columns, name, judge)
     edges = np.linspace(*SCORES[name], bins + 1)
     found: dict[str, Any] = {"edges": edges.round(6).tolist()}
     for origin in ORIGINS:

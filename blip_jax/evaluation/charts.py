@@ -62,16 +62,18 @@ def thresholds(curve: Mapping[str, Sequence], chosen: float | None, title: str) 
     return _svg(figure, title)
 
 
-def reliability(calibration: Mapping[str, Sequence], title: str) -> Markup:
+def reliability(series: Sequence[Mapping[str, Sequence]], title: str) -> Markup:
     """Share of true texts against the mean P(match), bin by bin; dots grow with the count."""
     figure, axes = _axes()
-    count = _floats(calibration["count"])
-    predicted, actual = _floats(calibration["p_match"]), _floats(calibration["true_share"])
     axes.plot([0, 1], [0, 1], color=_INK, linewidth=0.8, dashes=(2, 2))
-    filled = count > 0
-    axes.plot(predicted[filled], actual[filled], **_style(0))
-    area = 8 + 90 * count[filled] / max(count.max(initial=0), 1)
-    axes.scatter(predicted[filled], actual[filled], s=area, color=_SERIES[0], linewidth=0, zorder=3)
+    for index, found in enumerate(series):
+        count = _floats(found["count"])
+        predicted, actual = _floats(found["p_match"]), _floats(found["true_share"])
+        filled = count > 0
+        axes.plot(predicted[filled], actual[filled], **_style(index))
+        area = 8 + 90 * count[filled] / max(count.max(initial=0), 1)
+        dots = {"color": _SERIES[index], "linewidth": 0, "zorder": 3}
+        axes.scatter(predicted[filled], actual[filled], s=area, **dots)
     _unit_square(axes, "mean P(match)", "share in fact true")
     return _svg(figure, title)
 

@@ -4,7 +4,11 @@ All figures are shares in 0..1. *Precision* is the share of kept texts that are 
 share of true texts that are kept. A share of nothing is nan. Legend: N texts.
 """
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
+from scipy.optimize import isotonic_regression
+from scipy.special import expit, logit
 
 from blip_jax.errors import UserError
 
@@ -107,6 +111,49 @@ def calibration(p_match, true, bins: int = 10) -> dict:
         "true_share": share,
         "ece": _ratio(np.nansum(gaps * count), count.sum()),
     }
+
+
+def fit_calibration(p_match, true, bins: int = 20) -> dict[str, list[float]]:
+    """How often a text is in fact true, as a function of P(match) that never falls.
+
+    Isotonic regression (Zadrozny and Elkan, 2002) over bins of equal count, 50 texts or more each,
+    so that a few hundred texts are enough and none of them counts for itself.
+
+    Args:
+      p_match: float [N]; nan is left out.
+      true: bool [N].
+      bins: at most.
+
+    Returns: 'p_match' (increasing) and 'true_share', a value a bin, for `calibrated`.
+
+    Raises:
+      UserError: there are no texts.
+    """
+    p_match, true = _pair(np.asarray(p_match, dtype=np.float64), true, "p_match")
+    finite = ~np.isnan(p_match)
+    if not finite.any():
+        raise UserError("calibrating needs texts of known truth that have a score, and found none")
+    order = np.argsort(p_match[finite], kind="stable")
+    odds, true = _log_odds(p_match[finite][order]), true[finite][order]
+    parts = np.array_split(np.arange(true.size), np.clip(true.size // 50, 1, bins))
+    middles = [odds[part].mean() for part in parts]
+    # Behind texts of equal P(match) a bin may begin where the last one ended.
+    middles, which = np.unique(middles, return_inverse=True)
+    counts = np.bincount(which, [part.size for part in parts])
+    shares = np.bincount(which, [true[part].sum() for part in parts]) / counts
+    rising = isotonic_regression(shares, weights=counts).x
+    return {"p_match": expit(middles).tolist(), "true_share": rising.tolist()}
+
+
+def calibrated(p_match, fit: Mapping[str, Sequence[float]]) -> np.ndarray:
+    """float64 [N]: P(match) by `fit_calibration`, straight between its bins; nan stays."""
+    odds = _log_odds(np.asarray(p_match, dtype=np.float64))
+    return np.interp(odds, _log_odds(np.asarray(fit["p_match"])), fit["true_share"])
+
+
+def _log_odds(p_match: np.ndarray) -> np.ndarray:
+    """Finite: no float32 lies between these limits and 0 or 1."""
+    return logit(np.clip(p_match, 1e-8, 1 - 2.0**-25))
 
 
 def histogram(values, true, bins: int = 20, limits=(0.0, 1.0)) -> dict[str, list]:

@@ -129,13 +129,14 @@ def filter_quality(found: Mapping) -> dict | None:
     chosen = found.get("threshold", filtering.THRESHOLD)
     curve = _by_origin(found.get("curve"), "thresholds")
     calibration = _by_origin(found.get("calibration"), "edges")
+    calibrated = _by_origin(found.get("calibrated"), "edges")
     histogram = _by_origin(found.get("histogram"), "edges")
     origins = dict.fromkeys([*curve, *calibration, *histogram])
     groups = [
         {
             "name": f"{origin} texts".capitalize() if origin else "",
             "charts": _filter_charts(
-                [part.get(origin) for part in (curve, calibration, histogram)],
+                [part.get(origin) for part in (curve, calibration, calibrated, histogram)],
                 chosen.get(origin) if isinstance(chosen, Mapping) else chosen,
                 origin,
             ),
@@ -154,6 +155,7 @@ def filter_quality(found: Mapping) -> dict | None:
         "rows": [list(row) for row in zip(*columns, strict=True)],
         "groups": groups,
         "judged": judged,
+        "calibrated": bool(calibrated),
         "threshold": _thresholds(chosen),
     }
 
@@ -167,8 +169,8 @@ def _thresholds(chosen: float | Mapping[str, float | None]) -> str:
 
 
 def _filter_charts(measured: list, threshold: float | None, origin: str) -> list[dict]:
-    """The charts of one origin: those of (curve, calibration, histogram) that were measured."""
-    curve, calibration, histogram = measured
+    """The charts of one origin, of (curve, calibration, calibrated, histogram) what there is."""
+    curve, calibration, calibrated, histogram = measured
     of = f" of {origin} texts" if origin else ""
     drawn = []
     if curve:
@@ -177,10 +179,12 @@ def _filter_charts(measured: list, threshold: float | None, origin: str) -> list
         svg = charts.thresholds(curve, threshold, title + of)
         drawn.append({"title": title, "svg": svg, "legend": legend})
     if calibration:
-        error = calibration.get("ece", math.nan)
-        title = f"Reliability: calibration error {error:.3f}"
-        svg = charts.reliability(calibration, f"{title}{of}; dots grow with the count")
-        drawn.append({"title": title, "svg": svg, "legend": []})
+        series = [calibration, calibrated] if calibrated else [calibration]
+        errors = [f"{x.get('ece', math.nan):.3f}" for x in series]
+        title = f"Reliability: calibration error {', calibrated '.join(errors)}"
+        legend = charts.legend(["as scored", "calibrated"]) if calibrated else []
+        svg = charts.reliability(series, f"{title}{of}; dots grow with the count")
+        drawn.append({"title": title, "svg": svg, "legend": legend})
     if histogram and "texts" in histogram:
         title = f"{origin.capitalize()} texts by P(match)".strip()
         svg = charts.counts(histogram, threshold, title)
