@@ -18,7 +18,8 @@ from blip_jax.inference import programs
 from blip_jax.inference.model import ANSWER
 from blip_jax.train.state import TrainState
 from blip_jax.train.step import make_step
-from blip_jax.train.tasks.image_text import ImageText, Objectives
+from blip_jax.train.tasks.image_text import ImageText
+from blip_jax.train.tasks.objectives import Objectives
 
 Outputs = dict[str, np.ndarray]
 # Moves nothing, and keeps the gradients where they can be read.

@@ -12,7 +12,8 @@ from blip_jax.train.mesh import batch_sharding, make_mesh, put_batch
 from blip_jax.train.sharding import path_name, shardings
 from blip_jax.train.state import TrainState
 from blip_jax.train.step import make_step
-from blip_jax.train.tasks.image_text import ImageText, Objectives
+from blip_jax.train.tasks.image_text import ImageText
+from blip_jax.train.tasks.objectives import Objectives
 
 NAMES = ("itc", "itm", "lm")
 PAIRS, GROUP, QUEUE = 16, 2, 12  # the batch does not divide the queue

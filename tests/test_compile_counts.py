@@ -6,7 +6,7 @@ import pytest
 import tiny
 
 from blip_jax.train import cost, hlo, traffic
-from blip_jax.train.tasks.image_text import Objectives
+from blip_jax.train.tasks.objectives import Objectives
 from blip_jax.train.topology import CHIPS
 
 # The formula: `tiny` has N = 5 image tokens (patch 8, 16 pixels), V = W = 16, F = 32, L = 2, E = 8

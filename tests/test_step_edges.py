@@ -25,7 +25,8 @@ from blip_jax import losses, models
 from blip_jax.train.sharding import path_name
 from blip_jax.train.state import TrainState
 from blip_jax.train.step import make_step
-from blip_jax.train.tasks.image_text import ImageText, Objectives
+from blip_jax.train.tasks.image_text import ImageText
+from blip_jax.train.tasks.objectives import Objectives
 
 NOTHING = np.zeros((4, tiny.LENGTH), np.int32)
 FOUR = {

@@ -9,7 +9,7 @@ from blip_jax.train import config
 from blip_jax.train.hlo import Program
 from blip_jax.train.mesh import batch_sharding, make_mesh
 from blip_jax.train.program import program
-from blip_jax.train.tasks.image_text import Objectives
+from blip_jax.train.tasks.objectives import Objectives
 
 DEVICES, PAIRS, LENGTH = 8, 32, 12
 

@@ -1,5 +1,6 @@
 """Rows of export.py as files that other programs read; each writer takes them as a stream."""
 
+import abc
 import contextlib
 import io
 import itertools
@@ -18,7 +19,7 @@ _GROUP = 64  # rows in memory, and in a group of rows of Parquet
 _A_FOLDER = 1000  # image files in a folder
 
 
-class Writer:
+class Writer(abc.ABC):
     """Writes rows into a folder.
 
     Attributes:
@@ -37,8 +38,9 @@ class Writer:
         self.skipped: list[str] = []
         self._files: dict[str, int] = {}  # images written, by part
 
+    @abc.abstractmethod
     def write(self, rows: Iterable[Row]) -> None:
-        raise NotImplementedError
+        """Writes rows; called once."""
 
     def usable(self, rows: Iterable[Row]) -> Iterator[tuple[Row, str]]:
         """The rows with the suffix of their image; "" where images were not asked for."""

@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 from blip_jax import models
 from blip_jax.errors import UserError
 from blip_jax.train.tasks import TASKS
-from blip_jax.train.tasks.image_text import Objectives
+from blip_jax.train.tasks.objectives import Objectives
 
 PROMPT = "a picture of "
 

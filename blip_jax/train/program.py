@@ -13,7 +13,8 @@ from blip_jax.train.optimizer import optimizer
 from blip_jax.train.sharding import shardings
 from blip_jax.train.state import TrainState
 from blip_jax.train.step import make_step
-from blip_jax.train.tasks.image_text import ImageText, Objectives
+from blip_jax.train.tasks.image_text import ImageText
+from blip_jax.train.tasks.objectives import Objectives
 
 
 class Program:
