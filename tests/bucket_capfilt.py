@@ -3,7 +3,9 @@
 `test_bucket.py` starts it with the bucket's address in the environment.
 """
 
+import multiprocessing
 import sys
+import time
 
 import minute
 import numpy as np
@@ -20,19 +22,23 @@ def copy(folder: str, target: str) -> None:
             (epath.Path(target) / file.name).write_bytes(file.read_bytes())
 
 
-def main(folder: str) -> None:
-    world = minute.build(f"{folder}/world")
+def made(world: minute.Minute, dataset: str, output: str, rows: int = 8) -> str:
+    """Captions and scores `dataset` into `output`, in shards of so many rows."""
     models = [
         {name: (name, minute.trained(world, seed, prompt))}
         for seed, (name, prompt) in enumerate({"writer": minute.PROMPT, "judge": ""}.items())
     ]
+    ways = (Decoding(max_length=16),)
+    return run.run(run.Settings(dataset, "train", output, ways, 1, rows, lifetime=5), *models)
+
+
+def main(folder: str) -> None:
+    world = minute.build(f"{folder}/world")
     here, there = f"{folder}/scores", "gs://bucket/capfilt/scores"
     copy(world.web, "gs://bucket/capfilt/web")
     found = []
     for dataset, output in ((world.web, here), ("gs://bucket/capfilt/web", there)):
-        ways = (Decoding(max_length=16),)
-        settings = run.Settings(dataset, "train", output, ways, 1, 8, lifetime=5)
-        found.append(scores.read(run.run(settings, *models), "train"))
+        found.append(scores.read(made(world, dataset, output), "train"))
     names = [f"scores-train.array_record-{i:05d}-of-00004" for i in range(4)]
     for name in names:
         assert (epath.Path(here) / name).read_bytes() == (epath.Path(there) / name).read_bytes()
@@ -40,7 +46,7 @@ def main(folder: str) -> None:
 
     # A host that comes back finds all done; one that finds a shard missing makes that alone.
     (epath.Path(there) / names[2]).unlink()
-    run.run(settings, *models)
+    made(world, "gs://bucket/capfilt/web", there)
     for name in names:
         assert (epath.Path(here) / name).read_bytes() == (epath.Path(there) / name).read_bytes()
     source = assemble.Source("gs://bucket/capfilt/web", "train", there)
@@ -51,7 +57,31 @@ def main(folder: str) -> None:
     assert len(pairs) == found[1].scored.sum()
     row = int(found[1].row[found[1].scored][5])
     assert pairs[5]["image"] == images[row]["image"]
+    shared(world, f"{folder}/in fours")
     print("equal")
+
+
+def shared(world: minute.Minute, here: str) -> None:
+    """Two hosts at once in the bucket, one of which dies: the other does what is left."""
+    there = "gs://bucket/capfilt/shared/scores"
+    shards = epath.Path(made(world, world.web, here, 4))
+    wanted = {path.name: path.read_bytes() for path in shards.glob("scores-*.array_record-*")}
+    context = multiprocessing.get_context("spawn")
+    hosts = [
+        context.Process(target=made, args=(world, "gs://bucket/capfilt/web", there, 4))
+        for _ in range(2)
+    ]
+    for process in hosts:
+        process.start()
+    while not list(epath.Path(there).glob("scores-*.array_record-*")):
+        assert all(process.is_alive() for process in hosts)
+        time.sleep(0.05)
+    hosts[0].kill()
+    hosts[1].join()
+    assert hosts[1].exitcode == 0
+    assert len(wanted) == 8
+    for name, content in wanted.items():
+        assert (epath.Path(there) / name).read_bytes() == content
 
 
 if __name__ == "__main__":

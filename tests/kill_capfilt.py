@@ -66,24 +66,27 @@ def done(folder: pathlib.Path) -> int:
     return len(list((folder / "scores").glob("scores-*.array_record-*")))
 
 
-def with_kills(folder: pathlib.Path, flags: list[str], kills: int, draw: random.Random) -> None:
-    """One to three hosts at a time, until as many were killed as wanted and all is done."""
+def with_kills(
+    folder: pathlib.Path, flags: list[str], shards: int, kills: int, draw: random.Random
+) -> None:
+    """One to three hosts at a time, until as many were killed as wanted and all is done.
+
+    The kills are spread over the shards, so that they come before the end.
+    """
     hosts, number, killed = [], 0, 0
     while True:
         ended = [process.wait() for process in hosts if process.poll() is not None]
         assert not any(ended), "\n".join(x.read_text() for x in folder.parent.glob("host-*"))
-        if ended and killed < kills:
-            print(f"all was done after {killed} kills", flush=True)
         if ended:
+            assert killed == kills, f"all was done after {killed} kills"
             break
         for _ in range(draw.randint(1, 3) - len(hosts) if killed < kills else not hosts):
             hosts.append(host(folder, flags, folder.parent / f"host-{number}"))
             number += 1
-        before, pause = done(folder), draw.choice([0, 0, 1, 2])
-        begun = time.monotonic()
-        while done(folder) < before + pause and all(p.poll() is None for p in hosts):
+        begun, target = time.monotonic(), killed * shards / (kills + 4)
+        while done(folder) < target and all(p.poll() is None for p in hosts):
             time.sleep(0.01)
-        time.sleep(draw.uniform(0, 6 if before else 12))  # also while it starts
+        time.sleep(draw.uniform(0, 2 if target else 12))  # in a shard, or while one starts
         if killed < kills:
             victim = hosts.pop(draw.randrange(len(hosts)))
             alive = victim.poll() is None
@@ -133,7 +136,7 @@ def run(folder: pathlib.Path, shards: int, records: int, kills: int, seed: int) 
     begun = time.monotonic()
     assert host(folder / "whole", flags, folder / "log-whole").wait() == 0
     print(f"whole: {time.monotonic() - begun:.0f} s", flush=True)
-    with_kills(folder / "killed", flags, kills, random.Random(seed))
+    with_kills(folder / "killed", flags, shards, kills, random.Random(seed))
     return compared(folder, images, count)
 
 
