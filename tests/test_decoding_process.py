@@ -56,6 +56,27 @@ def test_the_nucleus_ends_with_the_token_that_passes_p(p, kept):
     assert (found[0, kept] == logits[0, kept]).all()
 
 
+@pytest.mark.parametrize("p", [0.05, 0.5, 0.9, 0.999])
+def test_the_nucleus_is_what_sorting_finds(p):
+    """Of BERT's vocabulary, with logits of both signs, large ones, and some ruled out."""
+    rng = np.random.default_rng(0)
+    logits = (rng.normal(size=(6, 30524)) * [[0.1], [1], [3], [10], [30], [3]]).astype(np.float32)
+    logits[:, ::7] = -INF
+    logits[5] = np.round(logits[5])  # many ties
+    for row, found in zip(logits, np.asarray(top_p(logits, p)), strict=True):
+        descending = np.sort(row)[::-1].astype(np.float64)
+        probability = np.exp(descending - descending[0])
+        probability /= probability.sum()
+        likelier = np.cumsum(probability) - probability
+        least = descending[likelier <= p][-1]
+        # Where two sums of float32 cannot be told apart, one token more or less is right.
+        near = np.abs(likelier - p) < 1e-5
+        wanted = row >= least
+        differs = (found > -INF) != wanted
+        assert not differs.any() or set(row[differs].tolist()) <= set(descending[near].tolist())
+        assert (found[wanted & ~differs] == row[wanted & ~differs]).all()
+
+
 def test_tokens_that_tie_with_the_last_of_the_nucleus_are_all_kept():
     assert (top_p(np.zeros((1, 4), np.float32), 0.1) == 0).all()
     found = top_p(np.log(np.float32([[0.1, 0.3, 0.3, 0.3]])), 0.4)[0]

@@ -57,17 +57,34 @@ def top_k(logits: jax.Array, k: int) -> jax.Array:
 def top_p(logits: jax.Array, p: float) -> jax.Array:
     """Keeps the likeliest tokens up to the one with which their probability passes p.
 
+    A token is kept while those that are likelier have p together or less; the least logit of which
+    this is so is found by halving an interval, 32 sums over the vocabulary instead of a sort.
+
     Args:
       logits: float32 [R, V].
 
     Returns: the same with -inf elsewhere. For probabilities .6 .3 .1 and p = .7 two are kept.
     """
-    descending = jnp.sort(logits, axis=-1, descending=True)
-    probability = jax.nn.softmax(descending, axis=-1)
-    before = jnp.cumsum(probability, axis=-1) - probability
-    # The least of the kept logits; a token is kept while those before it do not pass p.
-    least = jnp.min(jnp.where(before <= p, descending, jnp.inf), axis=-1, keepdims=True)
-    return jnp.where(logits >= least, logits, -jnp.inf)
+    if p >= 1:
+        return logits
+    probability, place = jax.nn.softmax(logits, axis=-1), ordered(logits)
+
+    def halve(_, ends: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        low, high = ends
+        middle = (low & high) + ((low ^ high) >> 1)  # of their sum, which might overflow
+        likelier = jnp.where(place > middle, probability, 0).sum(-1, keepdims=True)
+        enough = likelier <= p
+        return jnp.where(enough, low, middle + 1), jnp.where(enough, middle, high)
+
+    ends = place.min(-1, keepdims=True), place.max(-1, keepdims=True)
+    least, _ = jax.lax.fori_loop(0, 32, halve, ends)
+    return jnp.where(place >= least, logits, -jnp.inf)
+
+
+def ordered(x: jax.Array) -> jax.Array:
+    """int32 that stand in the order of float32: their bits, those of negative ones turned round."""
+    bits = jax.lax.bitcast_convert_type(x, jnp.int32)
+    return jnp.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
 
 
 def choose(
