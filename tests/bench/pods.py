@@ -1,7 +1,7 @@
 """Compiles the paper's runs for TPU pods and prints the README's tables. Needs the `tpu` extra.
 
     python tests/bench/pods.py presets                 the eight of configs/pretrain.py
-    python tests/bench/pods.py weak                    ViT-B, 45 pairs a chip, on 16 to 256 chips
+    python tests/bench/pods.py weak                    ViT-B, 64 pairs a chip, on 16 to 256 chips
     python tests/bench/pods.py presets vit_b,v5e-64    some of them
 
 Each compiles for several minutes on one core; a line of JSON each on stderr as they come.
@@ -27,7 +27,7 @@ PRESETS = [
     for machine in ("v4-32", "v5e-64", "v5p-64", "v6e-64")
 ]
 PODS = ["v5p:2x2x4", "v5p:4x8x8", "v6e:4x4", "v6e:16x16"]
-PAIRS = 45  # a chip
+PAIRS = 64  # a chip
 
 
 def config(name: str):
@@ -41,6 +41,7 @@ def pod(where: str):
     """ViT-B with so many pairs a chip, its hard negatives among them."""
     run = config("vit_b,v5e-64")
     run.batch_size = PAIRS * topology.chips(where)
+    run.objectives.negative_group = PAIRS
     return run
 
 
