@@ -233,19 +233,51 @@ def test_rows_name_the_limit_and_the_hours(tiny):
 # The compiler
 
 
+needs_tpu_compiler = pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None, reason="no TPU compiler"
+)
+# Meshes of several shapes on chips that lie in squares and in blocks.
+MESHES = """
+from blip_jax.train import topology
+topology.prepare()
+from blip_jax.train.mesh import make_mesh
+for where in ("v4:2x2x4", "v5e:8x8", "v5p:2x4x4", "v6e:8x8", "v6e:16x16"):
+    for fsdp, tensor in ((1, 1), (1, 2), (8, 1), (4, 2)):
+        mesh = make_mesh({"data": -1, "fsdp": fsdp, "tensor": tensor}, topology.devices(where))
+        assert mesh.devices.shape == (topology.chips(where) // fsdp // tensor, fsdp, tensor)
+        pairs = mesh.devices.reshape(-1, tensor)
+        for chips in pairs:  # a tensor's are neighbours
+            places = [chip.coords for chip in chips]
+            assert sum(abs(a - b) for a, b in zip(places[0], places[-1])) == tensor - 1, places
+print("all")
+"""
+
+
+def without_devices() -> dict[str, str]:
+    """The environment, but for what the tests of other modules ask of jax."""
+    return {k: v for k, v in os.environ.items() if k not in ("XLA_FLAGS", "JAX_PLATFORMS")}
+
+
+@pytest.mark.tpu_compile
+@needs_tpu_compiler
+def test_meshes_of_tpus_can_be_made():
+    line = [sys.executable, "-c", MESHES]
+    done = subprocess.run(line, cwd=ROOT, env=without_devices(), capture_output=True, text=True)
+    assert done.stdout == "all\n", done.stderr
+
+
 @pytest.mark.slow
 @pytest.mark.tpu_compile
-@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="no TPU compiler")
+@needs_tpu_compiler
 @pytest.mark.parametrize(
     ("where", "programs"),
     [("v5e:2x2", ["step", "captioner", "matcher"]), ("v5p:2x2x1", ["step"])],
 )
 def test_the_programs_compile_for_tpus(tiny, where, programs):
     """A process of its own, as the environment must stand before jax is imported."""
-    environment = {k: v for k, v in os.environ.items() if k not in ("XLA_FLAGS", "JAX_PLATFORMS")}
     line = [sys.executable, "-m", "blip_jax", "compile", f"--config={tiny}"]
     line += [f"--topology={where}", f"--programs={','.join(programs)}"]
-    done = subprocess.run(line, cwd=ROOT, env=environment, capture_output=True, text=True)
+    done = subprocess.run(line, cwd=ROOT, env=without_devices(), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     rows = {
         cells[0]: cells[1:]
