@@ -155,8 +155,8 @@ class ContextProjection(nn.Module):
             shape = (config.depth, tokens.shape[-1], *heads)
             kernel = self.param(f"{name}_kernel", normal, shape).astype(self.dtype)
             bias = self.param(f"{name}_bias", nn.initializers.zeros, (config.depth, *heads))
-            y = jnp.einsum("cnd,ldhk->lchnk", tokens.astype(self.dtype), kernel)
-            projected.append(y + bias.astype(self.dtype)[:, None, :, None])
+            y = jnp.einsum("cnd,ldhk->lcnhk", tokens.astype(self.dtype), kernel)
+            projected.append(y + bias.astype(self.dtype)[:, None, None])
         return tuple(projected)
 
 
