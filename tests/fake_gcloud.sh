@@ -54,7 +54,8 @@ case "$3 $4" in
   "tpu-vm describe") state node ;;
   "queued-resources describe")
     state queued
-    [[ "$(cat queued)" != ACTIVE || -e node || -e taken ]] || echo READY >node
+    # In this order a resource that somebody deletes meanwhile, queued first, stays deleted.
+    [[ -e node || -e taken || "$(cat queued)" != ACTIVE ]] || echo READY >node
     ;;
   "tpu-vm create") echo READY >node ;;
   "queued-resources create")

@@ -220,7 +220,7 @@ def test_follows_a_running_command_stops_and_deletes_it(cloud):
 
 @NEEDS_TMUX
 def test_deleted_by_somebody_it_is_not_made_again(cloud):
-    cloud.write("training", "rm $FAKE/node $FAKE/queued; sleep 100")
+    cloud.write("training", "rm $FAKE/queued $FAKE/node; sleep 100")
     status, _, err = cloud.call("tpu_run.sh", *TRAIN, WORKERS="1")
     assert (status, err.splitlines()[-1]) == (2, "error: blip was deleted")
     assert cloud.calls().count("queued-resources create") == 1
