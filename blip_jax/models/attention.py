@@ -22,7 +22,8 @@ class Context(NamedTuple):
     """What cross-attention reads: keys and values, projected beforehand.
 
     Attributes:
-      key, value: [C, N, H, K] (stacked over layers: [L, C, N, H, K]).
+      key, value: [C, H, N, K] (stacked over layers: [L, C, H, N, K]). Heads come first, so that
+        writing a text does not turn them round for each token.
       mask: bool [C, N], True = may be attended to; None: all.
     """
 
@@ -170,7 +171,7 @@ class CrossAttention(MultiHead):
             mask = None if mask is None else gather_rows(mask, rows)
         query = query.reshape(key.shape[0], -1, self.heads, head)
         allowed = None if mask is None else mask[:, None, None, :]
-        y = self.attended(query, key, value, allowed)
+        y = self.attended(query, key.swapaxes(1, 2), value.swapaxes(1, 2), allowed)
         return self.merged(y.reshape(batch, length, self.heads, head))
 
 
