@@ -22,6 +22,14 @@ class Special:
     enc: int
 
 
+@dataclasses.dataclass(frozen=True)
+class Med(models.MedConfig):
+    """A text transformer whose [DEC] and [ENC] may be any ids, not the vocabulary's last two."""
+
+    dec_token: int = 0
+    enc_token: int = 0
+
+
 class Golden:
     """One file of the schema in goldens/README.md."""
 
@@ -40,9 +48,13 @@ class Golden:
 
     def config(self, quirks: tuple[str, ...] = ()) -> models.BlipConfig:
         vit, med = self.cfg["vit"], self.cfg["med"]
-        config = models.BlipConfig(
-            vit=models.ViTConfig(image_size=self.cfg["image"], **vit),
-            med=models.MedConfig(
+        return models.BlipConfig(
+            vit=models.ViTConfig(
+                image_size=self.cfg["image"], patch=vit["patch"], width=vit["width"],
+                depth=vit["depth"], heads=vit["heads"],
+            ),
+            med=Med(
+                dec_token=self.special.dec, enc_token=self.special.enc,
                 width=med["width"], depth=med["depth"], heads=med["heads"], mlp=med["mlp"],
                 vocab=med["vocab"], max_length=med["max_len"], dropout=0.0,
                 sharing="none" if self.kind == "vqa" else "all_but_self_attention",
@@ -51,9 +63,6 @@ class Golden:
             dtype="float32",
             quirks=quirks,
         )  # fmt: skip
-        special = config.med.dec_token, config.med.enc_token
-        assert special == (self.special.dec, self.special.enc), "unknown token layout"
-        return config
 
     @property
     def weights(self) -> original.Weights:

@@ -112,12 +112,12 @@ def retrieval(golden: Golden) -> Outputs:
 
 def stepper(golden: Golden, names: tuple[str, ...], optimizer, **options):
     """A jitted training step, and the state that the file's weights and queues make."""
-    config, cfg = golden.config(), golden.cfg
+    config, queue = golden.config(), golden.cfg["queue"]
 
     @jax.jit
     def step(state, batch, alpha):
         # alpha is an input of each step here; in training it follows from the step's number.
-        size = {"queue": cfg["queue"], "negative_group": cfg["batch"]}
+        size = {"queue": queue, "negative_group": batch["ids"].shape[0]}
         objectives = Objectives(names, **size, alpha=alpha, **options)
         return make_step(ImageText(config, objectives), optimizer)(state, batch, None)
 
