@@ -27,7 +27,7 @@ TINY = """
     def get_config():
         run = config.defaults("pretrain")
         run.model.preset = "tiny"
-        run.model.changes = {"med": {"dropout": 0.1}}
+        run.model.changes = {"med": {"dropout": 0.1}, "unroll": 1}
         run.update(batch_size=32)
         run.objectives.update(queue=64, negative_group=4)
         run.mesh.fsdp = 2

@@ -15,7 +15,7 @@ from PIL import Image
 from blip_jax import models
 from blip_jax.decoding import Decoding
 from blip_jax.inference import Model, programs
-from blip_jax.inference.model import place
+from blip_jax.inference.base import place
 
 SHORT = {"max_length": 14, "min_length": 2, "num_beams": 1}
 
