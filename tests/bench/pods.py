@@ -4,13 +4,16 @@
     python tests/bench/pods.py weak                    ViT-B, 64 pairs a chip, on 16 to 256 chips
     python tests/bench/pods.py presets vit_b,v5e-64    some of them
 
-Each compiles for several minutes on one core; a line of JSON each on stderr as they come.
+Each compiles for five to fifteen minutes on one core, in a process of its own, as the compiler
+keeps gigabytes; a line of JSON each on stderr as they come.
 """
 
 import importlib.util
 import json
+import multiprocessing
 import pathlib
 import sys
+from concurrent.futures import ProcessPoolExecutor
 
 from blip_jax.train import topology
 
@@ -68,14 +71,22 @@ def row(name: str, run, where: str) -> dict[str, object]:
     }
 
 
+def preset(name: str) -> dict[str, object]:
+    run = config(name)
+    return row(name, run, topology.named(run.topology))
+
+
+def weak(where: str) -> dict[str, object]:
+    return row("vit_b", pod(where), where)
+
+
 def main(kind: str, *names: str) -> None:
-    chosen = names or (PRESETS if kind == "presets" else PODS)
+    compiled, usual = {"presets": (preset, PRESETS), "weak": (weak, PODS)}[kind]
     rows = []
-    for name in chosen:
-        run = config(name) if kind == "presets" else pod(name)
-        where = topology.named(run.topology if kind == "presets" else name)
-        rows.append(row(name, run, where))
-        print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), max_tasks_per_child=1) as one:
+        for found in one.map(compiled, names or usual):
+            rows.append(found)
+            print(json.dumps(found), file=sys.stderr, flush=True)
     print(tables.markdown(rows))
 
 
