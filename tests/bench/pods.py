@@ -77,7 +77,9 @@ def preset(name: str) -> dict[str, object]:
 
 
 def weak(where: str) -> dict[str, object]:
-    return row("vit_b", pod(where), where)
+    found = row("vit_b", pod(where), where)
+    found.pop("hours", None)  # of a schedule that goes with another batch
+    return found
 
 
 def main(kind: str, *names: str) -> None:
