@@ -4,8 +4,8 @@
     python tests/bench/pods.py weak                    ViT-B, 64 pairs a chip, on 16 to 256 chips
     python tests/bench/pods.py presets vit_b,v5e-64    some of them
 
-Each compiles for five to fifteen minutes on one core, in a process of its own, as the compiler
-keeps gigabytes; a line of JSON each on stderr as they come.
+Each compiles for five to twenty minutes on one core, in a process of its own, as the compiler keeps
+gigabytes; a line of JSON each on stderr as they come.
 """
 
 import importlib.util
