@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -70,16 +71,18 @@ class Checkpoints:
         elif several():
             return  # the others are not here: they would be waited for
         else:  # what is under way may still become whole, and the error is told in any case
-            with contextlib.suppress(Exception):
+            with contextlib.suppress(UserError), self._writing():
                 self._manager.wait_until_finished()
         self._manager.close()
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
-        """Says in one line what kept a checkpoint from being written."""
+        """Says in one line what kept a checkpoint from being written, and removes its rest."""
         try:
             yield
         except Exception as error:  # Orbax, TensorStore and file systems raise many kinds
+            if not several():
+                remove_unfinished(self._folder)
             reason = (str(error).strip().splitlines() or [""])[0]
             raise UserError(
                 f"no checkpoint could be written in {self._folder} ({type(error).__name__}: "
@@ -152,6 +155,22 @@ def checkpoint_folder(workdir: str) -> epath.Path:
     """workdir/checkpoints; Orbax wants local paths absolute, and `absolute` spoils `gs://`."""
     path = epath.Path(workdir)
     return (path if "://" in workdir else path.absolute()) / FOLDER
+
+
+def remove_unfinished(folder: epath.Path) -> None:
+    """Removes what a save that failed in this process left in `folder`; a full disk needs it.
+
+    Behind the first error TensorStore's other writes still run: they would add files to a folder
+    under removal, and to the one of the same name when the step is saved again.
+    """
+    for _ in range(100):
+        unfinished = list(folder.glob(f"*{ocp.step.TMP_DIR_SUFFIX}*"))
+        if not unfinished:
+            return
+        for path in unfinished:
+            with contextlib.suppress(OSError):
+                path.rmtree()
+        time.sleep(0.1)
 
 
 def as_dict(state: TrainState) -> dict[str, Any]:
