@@ -10,9 +10,9 @@ def get_config():
     config = bootstrap.defaults()
     for task in ("pretrain", "captioner", "filter"):
         small(config[task])
-    schedule(config.pretrain, steps=900, lr=3e-3)
-    schedule(config.captioner, steps=300, lr=1e-3)
-    schedule(config.filter, steps=400, lr=1e-3)
+    schedule(config.pretrain, steps=1300, lr=3e-3)  # by 900, captions do not tell shapes yet
+    schedule(config.captioner, steps=900, lr=2e-3)
+    schedule(config.filter, steps=800, lr=2e-3)
     config.captioner.max_length = 23  # the prompt is three words more
     config.capfilt.max_length = 23
     config.filter.objectives.positives = "image"
@@ -27,7 +27,7 @@ def small(config):
     smoothing would put a tenth on words at random, just what a nucleus of 0.9 may draw from.
     """
     config.model.preset = "tiny"
-    config.model.changes = {"med": {"mlp": 128}}
+    config.model.changes = {"vit": {"heads": 2}, "med": {"heads": 2, "mlp": 128}}
     config.augment.update(crop=1.0, flip="none", randaugment=False)
     config.max_length = 20
     config.batch_size = 64

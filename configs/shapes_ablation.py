@@ -13,10 +13,9 @@ from ml_collections import ConfigDict
 
 
 def get_config():
-    shapes = runpy.run_path(str(pathlib.Path(__file__).with_name("shapes.py")))
-    config = ConfigDict(shapes["get_config"]())
+    demo = runpy.run_path(str(pathlib.Path(__file__).with_name("shapes.py")))
+    config = ConfigDict(demo["get_config"]())
     config.title = "What each half of CapFilt does, on the embedded world"
     config.seeds = (0, 1, 2)
-    shapes["schedule"](config.pretrain, steps=700, lr=3e-3)
     config.arms = ("none", "random", "filter", "captioner", "both", "human")
     return config

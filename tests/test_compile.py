@@ -202,6 +202,7 @@ def test_the_sweep_prints_the_best_that_fits(monkeypatch, capsys, tiny):
         (32, "none"), (64, "none"), (64, "dots"), (128, "dots"), (128, "full"),
     ]  # fmt: skip
     assert "best: --config.batch_size=64 --config.model.remat=dots" in said.out
+    assert said.err.splitlines()[-1] == "-- compiling: step, batch 128, remat full"
 
 
 @pytest.mark.parametrize(

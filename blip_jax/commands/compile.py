@@ -64,7 +64,7 @@ def run(argv: list[str]) -> int:
     if not all(size.isdecimal() for size in values.batches):
         raise UserError(f"--batches is {','.join(values.batches)!r}; give whole numbers")
     topology.devices(where)  # refuses what cannot be, before anything is printed
-    print(f"{where}, {topology.chips(where)} chips; compiling takes minutes\n", file=sys.stderr)
+    print(f"{where}, {topology.chips(where)} chips", file=sys.stderr)
     fits = programs(config, where, values.programs)
     if values.sweep:
         sizes = [int(size) for size in values.batches]
@@ -79,6 +79,7 @@ def programs(config: ConfigDict, where: str, names: list[str]) -> bool:
 
     rows, missing = [], []
     for name in names:
+        announce(name)
         try:
             rows.append(row(ahead.PROGRAMS[name](config, where), config, where))
         except ahead.DoesNotFit as error:
@@ -88,6 +89,11 @@ def programs(config: ConfigDict, where: str, names: list[str]) -> bool:
     for error in missing:
         print(f"\n{error.program} {advice(error, config, where)}", file=sys.stderr)
     return not missing
+
+
+def announce(what: str) -> None:
+    """Each takes minutes."""
+    print(f"-- compiling: {what}", file=sys.stderr, flush=True)
 
 
 def row(found, config: ConfigDict, where: str) -> dict[str, object]:
@@ -172,6 +178,7 @@ def sweep(config: ConfigDict, where: str, sizes: list[int]) -> bool:
             trial.update(batch_size=size)
             trial.model.remat = policy
             given = {"batch": size, "remat": policy}
+            announce(f"step, batch {size}, remat {policy}")
             try:
                 found = ahead.step(trial, where)
             except UserError as error:
