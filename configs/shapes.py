@@ -10,9 +10,9 @@ def get_config():
     config = bootstrap.defaults()
     for task in ("pretrain", "captioner", "filter"):
         small(config[task])
-    schedule(config.pretrain, steps=1300, lr=3e-3)  # by 900, captions do not tell shapes yet
-    schedule(config.captioner, steps=900, lr=2e-3)
-    schedule(config.filter, steps=800, lr=2e-3)
+    schedule(config.pretrain, steps=900, lr=3e-3)
+    schedule(config.captioner, steps=300, lr=2e-3)
+    schedule(config.filter, steps=400, lr=2e-3)
     config.captioner.max_length = 23  # the prompt is three words more
     config.capfilt.max_length = 23
     config.filter.objectives.positives = "image"

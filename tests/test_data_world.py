@@ -89,7 +89,7 @@ def test_half_true_texts_mention_as_much_as_true_ones():
         ("The CRIMSON  dot upper left", True, False, 3),
         ("a red circle and a small red circle", False, False, 5),  # only one is there
         ("an orange box over a dark backdrop", True, False, 3),
-        ("a red circle on a white background", False, False, 3),
+        ("a red circle on a brown background", False, False, 3),
         (
             "dark background with a tiny red dot top left and a big orange box lower right",
             True,
@@ -131,7 +131,7 @@ def test_pictures_show_the_scene():
     world = World(noise=0)
     picture = render(SCENE, world, np.random.default_rng(0)).astype(int)
     assert picture.shape == (32, 32, 3)
-    np.testing.assert_allclose(picture[2, 30], (20, 20, 25), atol=2)  # background, top right
+    np.testing.assert_allclose(picture[2, 30], (15, 15, 20), atol=2)  # background, top right
     np.testing.assert_allclose(picture[24, 24], (245, 135, 25), atol=10)  # the large square
     red = (picture[:, :, 0] > 150) & (picture[:, :, 1] < 60)
     assert red[:16, :16].sum() == red.sum() and 20 < red.sum() < 60  # the small circle

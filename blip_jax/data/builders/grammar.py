@@ -39,9 +39,9 @@ SIZES = {"small": ("small", "little", "tiny"), "large": ("large", "big", "huge")
 TEXTURES = {"plain": ("plain", "solid"), "striped": ("striped", "lined")}
 BACKGROUNDS = {
     "black": ("black", "dark"),
-    "white": ("white", "bright"),
     "gray": ("gray", "grey"),
-    "tan": ("tan", "beige"),
+    "brown": ("brown", "chocolate"),
+    "maroon": ("maroon", "burgundy"),
 }
 ROWS = {"top": ("top", "upper"), "middle": ("middle",), "bottom": ("bottom", "lower")}
 COLUMNS = {"left": ("left",), "centre": ("centre", "center"), "right": ("right",)}
