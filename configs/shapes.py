@@ -10,7 +10,7 @@ def get_config():
     config = bootstrap.defaults()
     for task in ("pretrain", "captioner", "filter"):
         small(config[task])
-    schedule(config.pretrain, steps=900, lr=3e-3)
+    schedule(config.pretrain, steps=1100, lr=3e-3)
     schedule(config.captioner, steps=300, lr=2e-3)
     schedule(config.filter, steps=400, lr=2e-3)
     config.captioner.max_length = 23  # the prompt is three words more
