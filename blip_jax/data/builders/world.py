@@ -27,8 +27,8 @@ RGB = {
     "pink": (250, 150, 195),
     "cyan": (50, 205, 215),
 }
-# All darker than all objects: where an object may be the brighter or the darker one, no linear map
-# of pixels says anything of its shape, and a small model sits on a plateau for a thousand steps.
+# All darker than all objects: where an object may be the brighter or the darker one, a linear map
+# of pixels says little of its shape, and a small model sits on a plateau for a thousand steps.
 BACKGROUND_RGB = {
     "black": (15, 15, 20),
     "gray": (60, 60, 60),
