@@ -55,8 +55,8 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.11",
     packages=find_packages(include=["blip_jax", "blip_jax.*"]),
-    package_data={"blip_jax.evaluation": ["templates/*"]},
-    entry_points={"console_scripts": ["blip-jax = blip_jax.__main__:main"]},
+    package_data={"blip_jax.metrics": ["templates/*"]},
+    entry_points={"console_scripts": ["blip-jax = blip_jax.cli.main:main"]},
     install_requires=STACK + LIBRARIES,
     extras_require={
         # jax pins the libtpu it was built for; a newer one, installed by name, cannot print

@@ -7,8 +7,8 @@ OUT/view.json is what training reads, README.md the dataset card, statistics.jso
 report/index.html shows a sample. `blip-jax export` writes it out for other programs.
 """
 
-from blip_jax.capfilt import dataset
+from blip_jax.capfilt import assemble
 
 
 def get_config():
-    return dataset.defaults()
+    return assemble.defaults()

@@ -4,7 +4,7 @@
         --config.model=RUN --config.dataset=DIR --config.split=test
 """
 
-from blip_jax import evaluate
+from blip_jax.tasks import evaluate
 
 
 def get_config():

@@ -13,8 +13,8 @@ What cannot be used is counted by its reason (manifest.json, set_aside.jsonl); d
 marked (index.parquet). Stopped or killed, the same command goes on.
 """
 
-from blip_jax.data import imports
+from blip_jax.data import ingest
 
 
 def get_config():
-    return imports.defaults()
+    return ingest.defaults()

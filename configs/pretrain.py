@@ -19,7 +19,7 @@ Hard negatives are drawn among the pairs of one chip, as on the paper's 32 GPUs:
 cut in two (`mesh.tensor`), and each pair of chips has 75.
 """
 
-from blip_jax.errors import UserError
+from blip_jax.runtime.errors import UserError
 from blip_jax.train import config
 
 # Chips of each machine.

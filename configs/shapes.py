@@ -3,7 +3,7 @@
 blip-jax bootstrap --config configs/shapes.py --workdir runs/shapes
 """
 
-from blip_jax import bootstrap
+from blip_jax.capfilt import bootstrap
 
 
 def get_config():

@@ -7,12 +7,12 @@ import multiprocessing
 import sys
 import time
 
-import minute
 import numpy as np
+import tiny_dataset
 from etils import epath
 
-from blip_jax.capfilt import assemble, run, scores
-from blip_jax.data.sources import Pairs, load_view, open_dataset
+from blip_jax.capfilt import mixture, run, storage
+from blip_jax.data.datasets import Pairs, load_view, open_dataset
 from blip_jax.decoding import Decoding
 
 
@@ -22,23 +22,23 @@ def copy(folder: str, target: str) -> None:
             (epath.Path(target) / file.name).write_bytes(file.read_bytes())
 
 
-def made(world: minute.Minute, dataset: str, output: str, rows: int = 8) -> str:
+def made(world: tiny_dataset.Minute, dataset: str, output: str, rows: int = 8) -> str:
     """Captions and scores `dataset` into `output`, in shards of so many rows."""
     models = [
-        {name: (name, minute.trained(world, seed, prompt))}
-        for seed, (name, prompt) in enumerate({"writer": minute.PROMPT, "judge": ""}.items())
+        {name: (name, tiny_dataset.trained(world, seed, prompt))}
+        for seed, (name, prompt) in enumerate({"writer": tiny_dataset.PROMPT, "judge": ""}.items())
     ]
     ways = (Decoding(max_length=16),)
     return run.run(run.Settings(dataset, "train", output, ways, 1, rows, lifetime=5), *models)
 
 
 def main(folder: str) -> None:
-    world = minute.build(f"{folder}/world")
+    world = tiny_dataset.build(f"{folder}/world")
     here, there = f"{folder}/scores", "gs://bucket/capfilt/scores"
     copy(world.web, "gs://bucket/capfilt/web")
     found = []
     for dataset, output in ((world.web, here), ("gs://bucket/capfilt/web", there)):
-        found.append(scores.read(made(world, dataset, output), "train"))
+        found.append(storage.read(made(world, dataset, output), "train"))
     names = [f"scores-train.array_record-{i:05d}-of-00004" for i in range(4)]
     for name in names:
         assert (epath.Path(here) / name).read_bytes() == (epath.Path(there) / name).read_bytes()
@@ -49,9 +49,9 @@ def main(folder: str) -> None:
     made(world, "gs://bucket/capfilt/web", there)
     for name in names:
         assert (epath.Path(here) / name).read_bytes() == (epath.Path(there) / name).read_bytes()
-    source = assemble.Source("gs://bucket/capfilt/web", "train", there)
+    source = mixture.Source("gs://bucket/capfilt/web", "train", there)
     path = "gs://bucket/capfilt/view.json"
-    assemble.write_view(path, None, source, found[1], found[1].scored, 0.0)
+    mixture.write_view(path, None, source, found[1], found[1].scored, 0.0)
     (part,) = load_view(path)
     pairs, images = Pairs(part), open_dataset(world.web, "train")
     assert len(pairs) == found[1].scored.sum()
@@ -61,7 +61,7 @@ def main(folder: str) -> None:
     print("equal")
 
 
-def shared(world: minute.Minute, here: str) -> None:
+def shared(world: tiny_dataset.Minute, here: str) -> None:
     """Two hosts at once in the bucket, one of which dies: the other does what is left."""
     there = "gs://bucket/capfilt/shared/scores"
     shards = epath.Path(made(world, world.web, here, 4))

@@ -8,19 +8,19 @@ import json
 import pathlib
 import sys
 
-import found_data as found
+import malformed_files as found
 import pyarrow
 import pyarrow.parquet
 from etils import epath
 
-from blip_jax.data import imports
+from blip_jax.data import ingest
 
 
 def run(source: str, folder: pathlib.Path) -> dict[str, bytes]:
     """The shards of an import, by name."""
-    config = imports.defaults()
+    config = ingest.defaults()
     config.source, config.workers, config.unit_rows = source, 1, 2
-    imports.run(config, str(folder))
+    ingest.run(config, str(folder))
     return {path.name: path.read_bytes() for path in folder.glob("imported-*")}
 
 

@@ -10,9 +10,9 @@ import numpy as np
 import tiny
 from etils import epath
 
-from blip_jax import convert, inference
+from blip_jax import checkpoints, models
 from blip_jax.data.tokenizer import train_wordpiece
-from blip_jax.errors import UserError
+from blip_jax.runtime.errors import UserError
 
 
 def main(folder: str) -> None:
@@ -20,24 +20,24 @@ def main(folder: str) -> None:
     tokenizer = train_wordpiece(["a photo of the colour dog beach"], words, 100)
     config = tiny.config(med={"vocab": tokenizer.vocab_size, "max_length": 20})
     params = tiny.init(config, kind="captioner")
-    checkpoint = convert.Checkpoint("captioner", config, params, tokenizer=tokenizer)
+    checkpoint = checkpoints.Checkpoint("captioner", config, params, tokenizer=tokenizer)
     bucket = epath.Path("gs://bucket")
-    inference.loading.write(checkpoint, f"{folder}/hf", "hf")
-    inference.loading.write(checkpoint, f"{folder}/x.safetensors", "original")
+    models.loading.write(checkpoint, f"{folder}/hf", "hf")
+    models.loading.write(checkpoint, f"{folder}/x.safetensors", "original")
     for file in epath.Path(f"{folder}/hf").iterdir():
         (bucket / "hf" / file.name).write_bytes(file.read_bytes())
     (bucket / "x.safetensors").write_bytes(epath.Path(f"{folder}/x.safetensors").read_bytes())
-    inference.loading.write(checkpoint, "gs://bucket/run", "jax")
+    models.loading.write(checkpoint, "gs://bucket/run", "jax")
 
     image = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
     sources = [f"{folder}/hf", "gs://bucket/hf", "gs://bucket/x.safetensors", "gs://bucket/run"]
     captions = []
     for source in sources:
         own = {"tokenizer": words} if source.endswith(".safetensors") else {}
-        captions.append(inference.load(source, **own).caption(image, prompt="a photo"))
+        captions.append(models.load(source, **own).caption(image, prompt="a photo"))
     assert captions.count(captions[0]) == len(sources), captions
     try:
-        inference.load("gs://bucket/nowhere")
+        models.load("gs://bucket/nowhere")
     except UserError as error:
         assert str(error) == "gs://bucket/nowhere does not exist"
     print("equal", captions[0])

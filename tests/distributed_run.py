@@ -13,7 +13,7 @@ import pathlib
 import sys
 import time
 
-from blip_jax.__main__ import main
+from blip_jax.cli.main import main
 from blip_jax.train import loop
 
 

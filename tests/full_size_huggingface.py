@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import pytest
 
-from blip_jax import convert, inference, models
+from blip_jax import checkpoints, models, nn
 from blip_jax.data.images import normalize
 from blip_jax.decoding import Decoding
 
@@ -72,8 +72,8 @@ def theirs(name: str, folder, vision: dict | None = None):
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def lm_logits(config: models.BlipConfig, params: dict, pictures, ids):
-    apply = functools.partial(models.Blip(config).apply, {"params": params})
+def lm_logits(config: nn.BlipConfig, params: dict, pictures, ids):
+    apply = functools.partial(nn.Blip(config).apply, {"params": params})
     context = apply(apply(pictures, method="encode_image"), "decoder", method="context")
     return apply(ids, np.ones(ids.shape, bool), context, method="lm_logits")
 
@@ -81,7 +81,7 @@ def lm_logits(config: models.BlipConfig, params: dict, pictures, ids):
 @pytest.fixture(scope="module")
 def captioner(tmp_path_factory):
     folder = tmp_path_factory.mktemp("captioner")
-    return theirs("BlipForConditionalGeneration", folder), inference.load(folder)
+    return theirs("BlipForConditionalGeneration", folder), models.load(folder)
 
 
 def test_captioner_logits_at_base_size(captioner):
@@ -111,7 +111,7 @@ def test_beam_search_writes_the_same_captions_at_base_size(captioner, full):
 
 def test_matching_at_base_size_and_back(tmp_path):
     model = theirs("BlipForImageTextRetrieval", tmp_path / "in")
-    ours = inference.load(tmp_path / "in", quirks=["cls_for_enc"])
+    ours = models.load(tmp_path / "in", quirks=["cls_for_enc"])
     ids = texts(2, 101)
 
     def scores(torch_model):
@@ -120,14 +120,14 @@ def test_matching_at_base_size_and_back(tmp_path):
             logits = torch_model(**given).itm_score.numpy()
             return logits, torch_model(**given, use_itm_head=False).itm_score.numpy()
 
-    match = inference.programs.matcher(ours)
+    match = models.functions.matcher(ours)
     logits, cosine = match(images(2), ids[:, None].astype(np.int32), np.ones((2, 1, 8), bool))
     wanted = scores(model)
     np.testing.assert_allclose(logits[:, 0], wanted[0], atol=1e-4)
     np.testing.assert_allclose(cosine[:, 0], np.diag(wanted[1]), atol=1e-4)
 
-    checkpoint = inference.loading.read(tmp_path / "in")
-    inference.loading.write(checkpoint, str(tmp_path / "out"), "hf")
+    checkpoint = models.loading.read(tmp_path / "in")
+    models.loading.write(checkpoint, str(tmp_path / "out"), "hf")
     back = transformers.BlipForImageTextRetrieval.from_pretrained(tmp_path / "out").eval()
     np.testing.assert_allclose(scores(back)[0], wanted[0], atol=1e-4)
 
@@ -140,9 +140,9 @@ def test_large_by_shape(tmp_path):
         model = transformers.BlipForConditionalGeneration(config)
     values = config.to_dict() | {"architectures": ["BlipForConditionalGeneration"]}
     (tmp_path / "config.json").write_text(json.dumps(values))
-    ours, kind = convert.huggingface.read_config(str(tmp_path))
-    table = convert.huggingface.rules(kind, ours)
-    wanted = convert.rules.source_shapes(models.shapes(ours, kind), table)
+    ours, kind = checkpoints.huggingface.read_config(str(tmp_path))
+    table = checkpoints.huggingface.rules(kind, ours)
+    wanted = checkpoints.rules.source_shapes(nn.shapes(ours, kind), table)
     found = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     assert {name: tuple(shape) for name, shape in wanted.items()} == {
         name: shape for name, shape in found.items() if not name.endswith("position_ids")
@@ -153,7 +153,7 @@ def test_large_forward(tmp_path, full):
     if not full:
         pytest.skip("with --full")
     model = theirs("BlipForConditionalGeneration", tmp_path, LARGE)
-    ours = inference.load(tmp_path)
+    ours = models.load(tmp_path)
     assert dataclasses.asdict(ours.config.vit)["depth"] == 24
     ids = texts(1, DEC)
     with torch.no_grad():

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from blip_jax import convert, models
-from blip_jax.convert import original
+from blip_jax import checkpoints, nn
+from blip_jax.checkpoints import original
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Special:
 
 
 @dataclasses.dataclass(frozen=True)
-class Med(models.MedConfig):
+class Med(nn.MedConfig):
     """A text transformer whose [DEC] and [ENC] may be any ids, not the vocabulary's last two."""
 
     dec_token: int = 0
@@ -41,15 +41,15 @@ class Golden:
         self.special = Special(**meta["special"])
         self.tensors = self.part("param/")
         self.inputs, self.outputs = self.part("in/"), self.part("out/")
-        self.kind = convert.recognise(self.tensors)
+        self.kind = checkpoints.recognise(self.tensors)
 
     def part(self, prefix: str) -> dict[str, np.ndarray]:
         return {k[len(prefix) :]: v for k, v in self.arrays.items() if k.startswith(prefix)}
 
-    def config(self, quirks: tuple[str, ...] = ()) -> models.BlipConfig:
+    def config(self, quirks: tuple[str, ...] = ()) -> nn.BlipConfig:
         vit, med = self.cfg["vit"], self.cfg["med"]
-        return models.BlipConfig(
-            vit=models.ViTConfig(
+        return nn.BlipConfig(
+            vit=nn.ViTConfig(
                 image_size=self.cfg["image"], patch=vit["patch"], width=vit["width"],
                 depth=vit["depth"], heads=vit["heads"],
             ),

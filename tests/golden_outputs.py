@@ -10,16 +10,16 @@ import numpy as np
 import optax
 from golden_file import Golden, image
 
-from blip_jax import losses, models
-from blip_jax.convert import original, rules
+from blip_jax import losses, nn
+from blip_jax.checkpoints import original, rules
 from blip_jax.decoding import Decoding
-from blip_jax.decoding.process import process, seen_tokens
-from blip_jax.inference import programs
-from blip_jax.inference.model import ANSWER
+from blip_jax.decoding.logits import process, seen_tokens
+from blip_jax.models import functions
+from blip_jax.models.model import ANSWER
+from blip_jax.tasks.objectives import Objectives
+from blip_jax.tasks.pairs import ImageText
 from blip_jax.train.state import TrainState
 from blip_jax.train.step import make_step
-from blip_jax.train.tasks.image_text import ImageText
-from blip_jax.train.tasks.objectives import Objectives
 
 Outputs = dict[str, np.ndarray]
 # Moves nothing, and keeps the gradients where they can be read.
@@ -39,7 +39,7 @@ def outputs(golden: Golden) -> Outputs:
 def network(golden: Golden, *quirks: str):
     """What `inference.programs` take: a model, and a function that calls a network's method."""
     config, params = golden.config(quirks), golden.weights.params
-    module = models.network(config, golden.kind)
+    module = nn.network(config, golden.kind)
 
     def apply(method, *args):
         return module.apply({"params": params}, *args, method=method)
@@ -54,9 +54,9 @@ def features(golden: Golden) -> Outputs:
     context = apply("context", tokens, "encoder")
     params, vit = golden.weights.params, model.config.vit
     larger = dataclasses.replace(vit, image_size=golden.cfg["image2"])
-    position = models.resize_position(params["vit"]["position"], larger.tokens)
+    position = nn.resize_position(params["vit"]["position"], larger.tokens)
     resized = {**params, "vit": {**params["vit"], "position": position}}
-    blip = models.Blip(dataclasses.replace(model.config, vit=larger))
+    blip = nn.Blip(dataclasses.replace(model.config, vit=larger))
     image2 = image(inputs["image2"])
     return {
         "image": tokens,
@@ -157,7 +157,7 @@ def captioner(golden: Golden) -> Outputs:
     inputs, mask, prompt = golden.inputs, golden.mask(), golden.inputs["prompt"].astype(np.int32)
     context = apply("context", apply("encode_image", image(inputs["image"])), "decoder")
     logits = apply("lm_logits", inputs["ids"], mask, context)
-    ids = models.first_token(inputs["ids"], golden.special.dec)
+    ids = nn.first_token(inputs["ids"], golden.special.dec)
     loss, weight = losses.lm_loss(logits, ids, mask, int(inputs["prompt_length"]))
     so_far = jnp.asarray(inputs["nucleus_context"])
     following = apply("lm_logits", so_far, jnp.ones(so_far.shape, bool), context)[:, -1]
@@ -177,7 +177,7 @@ def captioner(golden: Golden) -> Outputs:
                 method="beam", beams=beams, max_length=longest, min_length=least,
                 repetition_penalty=float(match[4]),
             )  # fmt: skip
-            written = programs.continued(apply, model, context, prompt, None, options)
+            written = functions.continued(apply, model, context, prompt, None, options)
             found[name] = best(golden, written, name)
             found[f"{name}_score"] = written.score[:, 0]
     return found
@@ -205,9 +205,9 @@ def vqa(golden: Golden) -> Outputs:
     def choose(row: slice, order: np.ndarray) -> np.ndarray:
         some = tuple(x[order] for x in candidates)
         k = int(inputs["k_test"])
-        return order[programs.ranked(apply, model, states[row], mask[row], some, k)[0]]
+        return order[functions.ranked(apply, model, states[row], mask[row], some, k)[0]]
 
-    generated = programs.answers(apply, model, states, mask, ANSWER)
+    generated = functions.answers(apply, model, states, mask, ANSWER)
     return {
         "loss": each.sum() / len(mask),
         "question_states": states,

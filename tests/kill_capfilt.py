@@ -19,12 +19,12 @@ import tempfile
 import time
 
 import conftest  # noqa: F401, as for the tests: CPU devices, no compilation cache
-import found_data
-import minute
+import malformed_files
 import processes
+import tiny_dataset
 
-from blip_jax.__main__ import main as blip_jax
-from blip_jax.data.sources import open_dataset, to_text
+from blip_jax.cli.main import main as blip_jax
+from blip_jax.data.datasets import open_dataset, to_text
 from blip_jax.data.tokenizer import train_wordpiece
 
 CONFIGS = processes.HERE.parent / "configs"
@@ -32,7 +32,7 @@ CONFIGS = processes.HERE.parent / "configs"
 
 def imported(folder: pathlib.Path, shards: int, records: int) -> tuple[str, int]:
     """The dataset of the tars, and how many records they hold."""
-    count = found_data.write_shards(folder / "tars", shards, records)
+    count = malformed_files.write_shards(folder / "tars", shards, records)
     source = f"--config.source={folder}/tars/*.tar"
     argv = ["prepare", f"--config={CONFIGS}/prepare.py", f"--workdir={folder}/images", source]
     assert blip_jax(argv) == 0
@@ -42,10 +42,12 @@ def imported(folder: pathlib.Path, shards: int, records: int) -> tuple[str, int]
 def models(folder: pathlib.Path) -> list[str]:
     """Flags that name a captioner and a filter."""
     texts = [f"picture {number} word" for number in range(300)]
-    words = train_wordpiece([minute.PROMPT, *texts], str(folder / "words"), 200)
-    world = minute.Minute(str(folder), "", "", words)
+    words = train_wordpiece([tiny_dataset.PROMPT, *texts], str(folder / "words"), 200)
+    world = tiny_dataset.Minute(str(folder), "", "", words)
     saved = [
-        minute.save(minute.trained(world, seed, minute.PROMPT), str(folder / name))
+        tiny_dataset.save(
+            tiny_dataset.trained(world, seed, tiny_dataset.PROMPT), str(folder / name)
+        )
         for seed, name in enumerate(("captioner", "filter"))
     ]
     return [f"--config.captioner={saved[0]}", f"--config.filter={saved[1]}"]

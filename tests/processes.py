@@ -12,10 +12,10 @@ import jax
 import numpy as np
 from etils import epath
 
-from blip_jax.data.builders.shapes import ShapesConfig, make_record, prepare
-from blip_jax.data.sources import Part, save_view
+from blip_jax.checkpoints.training import load_parts
+from blip_jax.data.datasets import Part, save_view
+from blip_jax.data.synthetic.builder import ShapesConfig, make_record, prepare
 from blip_jax.data.tokenizer import train_wordpiece
-from blip_jax.train.checkpoint import load_parts
 
 HERE = pathlib.Path(__file__).parent
 IMAGES, BATCH, STEPS = 24, 8, 20

@@ -5,43 +5,43 @@ import json
 import pathlib
 import shutil
 
-import minute
 import numpy as np
 import pytest
-import scored
+import scored_dataset
+import tiny_dataset
 
-from blip_jax.__main__ import main
-from blip_jax.capfilt import assemble, rules, scores
+from blip_jax.capfilt import mixture, selection, storage
 from blip_jax.capfilt import statistics as counted
+from blip_jax.cli.main import main
+from blip_jax.data.datasets import Pairs, Part, load_view
 from blip_jax.data.pipeline import stable_hash, train_batches
-from blip_jax.data.sources import Pairs, Part, load_view
 from blip_jax.data.text import clean_caption
-from blip_jax.evaluation import filtering
+from blip_jax.metrics import filtering
 
 ROOT = pathlib.Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    return minute.build(tmp_path_factory.mktemp("world"))
+    return tiny_dataset.build(tmp_path_factory.mktemp("world"))
 
 
 @pytest.fixture(scope="module")
 def web(world):
     """The world's web, scored, in the folder of the world."""
-    return scored.build(pathlib.Path(world.folder) / "scored")
+    return scored_dataset.build(pathlib.Path(world.folder) / "scored")
 
 
 @pytest.fixture(scope="module")
 def columns(web):
-    return scores.read(web.scores, "train")
+    return storage.read(web.scores, "train")
 
 
 def compose(world, web, columns, kept, share=0.25, folder="views", **options):
     path = f"{world.folder}/{folder}/kept.json"
-    source = assemble.Source(web.images, "train", web.scores)
+    source = mixture.Source(web.images, "train", web.scores)
     human = Part("human", world.human)
-    return path, assemble.write_view(path, human, source, columns, kept, share, **options)
+    return path, mixture.write_view(path, human, source, columns, kept, share, **options)
 
 
 def stream(world, path, count=20):
@@ -56,7 +56,7 @@ def stream(world, path, count=20):
 
 
 def test_the_view_holds_the_kept_texts_in_the_wanted_share(world, web, columns):
-    kept = assemble.keep(columns, scores.ORIGINS, 0.97)
+    kept = mixture.keep(columns, storage.ORIGINS, 0.97)
     path, counts = compose(world, web, columns, kept)
     assert 10 < sum(counts.values()) == kept.sum() < 90 and min(counts.values()) > 0
     found = stream(world, path)
@@ -73,13 +73,13 @@ def test_the_view_holds_the_kept_texts_in_the_wanted_share(world, web, columns):
 
 
 def test_all_texts_can_be_kept(world, web, columns):
-    everything = assemble.keep(columns, scores.ORIGINS, None)
+    everything = mixture.keep(columns, storage.ORIGINS, None)
     _, counts = compose(world, web, columns, everything, folder="everything")
-    assert counts == {"web": scored.ROWS - 2, "synthetic": scored.ROWS - 2}
+    assert counts == {"web": scored_dataset.ROWS - 2, "synthetic": scored_dataset.ROWS - 2}
 
 
 def test_an_empty_selection_leaves_the_human_pairs(world, web, columns):
-    nothing = assemble.keep(columns, scores.ORIGINS, 1.1)
+    nothing = mixture.keep(columns, storage.ORIGINS, 1.1)
     path, counts = compose(world, web, columns, nothing, folder="nothing")
     assert counts == {"web": 0, "synthetic": 0}
     (part,) = load_view(path)
@@ -90,18 +90,20 @@ def test_an_empty_selection_leaves_the_human_pairs(world, web, columns):
 def test_the_plain_view_takes_both_as_they_are(world):
     path = f"{world.folder}/plain/none.json"
     human, web = Part("human", world.human), Part("web", world.web)
-    assemble.write_plain_view(path, human, web, 0.25)
+    mixture.write_plain_view(path, human, web, 0.25)
     found = stream(world, path)
-    aside = {stable_hash(f"web-train-{row:07d}") for row in (minute.BROKEN, minute.EMPTY)}
+    aside = {
+        stable_hash(f"web-train-{row:07d}") for row in (tiny_dataset.BROKEN, tiny_dataset.EMPTY)
+    }
     assert set(found["group"][~found["valid"]].tolist()) == aside
-    assemble.write_plain_view(path, human, None, 1.0)
+    mixture.write_plain_view(path, human, None, 1.0)
     assert [part.name for part in load_view(path)] == ["human"]
 
 
 def test_weights_of_images_make_parts(world, web, columns):
     """An image of weight 2 is drawn twice as often as one of weight 1."""
-    kept = assemble.keep(columns, scores.ORIGINS, None)
-    weights = np.where(np.arange(scored.ROWS) < 60, 2.0, 1.0)
+    kept = mixture.keep(columns, storage.ORIGINS, None)
+    weights = np.where(np.arange(scored_dataset.ROWS) < 60, 2.0, 1.0)
     path, _ = compose(world, web, columns, kept, folder="weighted", weights=weights)
     human, heavy, light = load_view(path)
     assert human.weight == 0.25 and heavy.weight + light.weight == pytest.approx(0.75)
@@ -112,7 +114,7 @@ def test_weights_of_images_make_parts(world, web, columns):
 
 
 def test_a_view_moves_with_its_data(world, web, columns, tmp_path):
-    path, _ = compose(world, web, columns, assemble.keep(columns, scores.ORIGINS, None))
+    path, _ = compose(world, web, columns, mixture.keep(columns, storage.ORIGINS, None))
     wanted = stream(world, path, 4)
     there = str(tmp_path / "there")
     shutil.copytree(world.folder, there)
@@ -152,10 +154,10 @@ def test_every_text_is_counted_once(web, tmp_path):
                "duplicates=near", "weights=laion=0.5", "report=0"]  # fmt: skip
     assert run(web, tmp_path, *(f"--config.{option}" for option in options)) == 0
     found = json.loads((tmp_path / "statistics.json").read_text())
-    for origin, count in (("web", scored.ROWS), ("synthetic", scored.ROWS - 1)):
+    for origin, count in (("web", scored_dataset.ROWS), ("synthetic", scored_dataset.ROWS - 1)):
         assert sum(row[origin] for row in found["verdicts"]) == count
     verdicts = {row["verdict"] for row in found["verdicts"]}
-    assert verdicts == set(rules.VERDICTS) - {"origin left out", "source left out"}
+    assert verdicts == set(selection.VERDICTS) - {"origin left out", "source left out"}
     parts = load_view(str(tmp_path / "view.json"))
     kept = sum(row["kept"] for row in found["texts"])
     assert kept == sum(len(Pairs(part)) for part in parts) == found["images"]["with a kept text"]
@@ -165,8 +167,8 @@ def test_every_text_is_counted_once(web, tmp_path):
         "CC BY 4.0": 160, "CC BY-SA 4.0": 159, "(none said)": 160
     }  # fmt: skip
     histogram = found["scores"]["p_match"]
-    assert sum(histogram["web"]) == scored.ROWS - 2
-    assert sum(histogram["synthetic"]) == scored.ROWS - 2
+    assert sum(histogram["web"]) == scored_dataset.ROWS - 2
+    assert sum(histogram["synthetic"]) == scored_dataset.ROWS - 2
 
 
 def test_a_sweep_is_the_curve_of_the_filter(web, columns, tmp_path):
@@ -175,7 +177,7 @@ def test_a_sweep_is_the_curve_of_the_filter(web, columns, tmp_path):
     options = [f"--config.sweep={tuple(thresholds.tolist())}", "--config.report=0"]
     assert run(web, tmp_path, *options) == 0
     found = json.loads((tmp_path / "statistics.json").read_text())["sweep"]
-    for origin in scores.ORIGINS:
+    for origin in storage.ORIGINS:
         own = columns.where("origin", origin)
         wanted = filtering.curve(columns.p_match[own, 0], web.true[own], thresholds)
         rows = [row for row in found if row["texts"] == origin]
@@ -201,7 +203,7 @@ def test_thresholds_mean_what_they_say_once_calibrated(web, tmp_path):
     assert found["as scored"]["rules"]["calibration"] == {}
     assert found["fitted"]["rules"]["calibration"] == found["as scored"]["truth"]["fit"]
     truth = {row["texts"]: row["noise"] for row in found["fitted"]["truth"]["rows"]}
-    assert truth.keys() == set(scores.ORIGINS)
+    assert truth.keys() == set(storage.ORIGINS)
     for row in found["fitted"]["texts"]:
         assert row["mean P(match)"] == pytest.approx(1 - truth[row["texts"]], abs=0.02)
     for name in ("taken over", "and over"):

@@ -7,12 +7,12 @@ import shutil
 import numpy as np
 import pytest
 
-from blip_jax import bootstrap as boot
-from blip_jax.bootstrap import circle, results
-from blip_jax.bootstrap.config import ARMS
-from blip_jax.capfilt import rules, scores
-from blip_jax.data.sources import load_view, open_dataset
-from blip_jax.errors import UserError
+from blip_jax.capfilt import bootstrap as boot
+from blip_jax.capfilt import selection, storage
+from blip_jax.capfilt.bootstrap import results, run
+from blip_jax.capfilt.bootstrap.config import ARMS
+from blip_jax.data.datasets import load_view, open_dataset
+from blip_jax.runtime.errors import UserError
 
 WEB, TEST = 40, 8  # images
 THRESHOLD = 0.0  # a filter that has learned next to nothing may judge all alike; all pass
@@ -78,7 +78,7 @@ def test_all_arms_are_evaluated_and_reported(whole):
 
 def test_arms_train_on_the_texts_they_stand_for(tmp_path):
     """Every third text of either origin passes; the last row's image does not decode."""
-    walk = circle.Circle(minute_config(threshold=0.5), str(tmp_path), 0)
+    walk = run.Circle(minute_config(threshold=0.5), str(tmp_path), 0)
     walk.data = {name: walk.build(name) for name in ("human", "web")}
     rows = [
         {"key": f"web-train-{row:07d}", "status": "ok", "texts": [
@@ -86,14 +86,14 @@ def test_arms_train_on_the_texts_they_stand_for(tmp_path):
              "itm_logits": np.zeros((1, 2), np.float32),
              "p_match": np.float32([0.9 if (row + place) % 3 == 0 else 0.4]),
              "cosine": np.zeros(1, np.float32), "log_probability": 0.0, "tokens": 3}
-            for place, origin in enumerate(scores.ORIGINS)
+            for place, origin in enumerate(storage.ORIGINS)
         ]} for row in range(WEB)
     ]  # fmt: skip
     for entry in rows[-1]["texts"]:
         entry["p_match"] = np.float32([np.nan])
     (tmp_path / "scores").mkdir()
-    scores.write_shard(scores.shard_path(str(tmp_path / "scores"), "train", 0, 1), rows)
-    scores.finish(str(tmp_path / "scores"), "train", [WEB], "")
+    storage.write_shard(storage.shard_path(str(tmp_path / "scores"), "train", 0, 1), rows)
+    storage.finish(str(tmp_path / "scores"), "train", [WEB], "")
     counts = {arm: walk.view(arm) for arm in ARMS if arm != "none"}
     assert counts == {
         "filter": {"web": 13, "synthetic": 0},
@@ -118,7 +118,7 @@ def test_arms_train_on_the_texts_they_stand_for(tmp_path):
 
 @pytest.mark.slow
 def test_the_table_counts_the_texts_of_each_arm(whole):
-    columns = scores.read(str(whole[0] / "scores"), "train")
+    columns = storage.read(str(whole[0] / "scores"), "train")
     web = columns.where("origin", "web")
     good = columns.p_match[:, 0] >= THRESHOLD
     filtered, written = int((web & good).sum()), int((~web & good).sum())
@@ -145,8 +145,8 @@ def test_a_second_call_does_nothing_again(whole, monkeypatch):
     workdir, table = whole
     before, numbers = markers(workdir), (workdir / "results.json").read_bytes()
     for name in ("train", "evaluate", "prepare", "train_wordpiece"):
-        monkeypatch.setattr(circle, name, lambda *args, **more: pytest.fail("done again"))
-    monkeypatch.setattr(circle.run, "run", lambda *args: pytest.fail("done again"))
+        monkeypatch.setattr(run, name, lambda *args, **more: pytest.fail("done again"))
+    monkeypatch.setattr(run.run, "run", lambda *args: pytest.fail("done again"))
     assert boot.bootstrap(minute_config(), str(workdir)) == table
     assert markers(workdir) == before
     assert (workdir / "results.json").read_bytes() == numbers
@@ -179,7 +179,7 @@ def test_a_workdir_can_be_moved(whole, tmp_path, monkeypatch):
 def test_interrupted_and_called_again_is_uninterrupted(whole, tmp_path, monkeypatch):
     """In mid-CapFilt, in mid-training and in an evaluation. Other arms change no arm's numbers."""
     wanted, config = found(whole[0]), minute_config(arms=("none", "both"))
-    write, shards = scores.write_shard, []
+    write, shards = storage.write_shard, []
 
     def after_one(path, rows, filters):
         if shards:
@@ -189,7 +189,7 @@ def test_interrupted_and_called_again_is_uninterrupted(whole, tmp_path, monkeypa
     def stop(*args, **more):
         raise KeyboardInterrupt
 
-    train = circle.train
+    train = run.train
 
     def two_steps(config, workdir):
         config.steps = 2
@@ -197,9 +197,9 @@ def test_interrupted_and_called_again_is_uninterrupted(whole, tmp_path, monkeypa
         raise KeyboardInterrupt
 
     for module, name, broken, done in (
-        (scores, "write_shard", after_one, "filter"),
-        (circle, "train", two_steps, "view-both"),
-        (circle, "evaluate", stop, "pretrain-both"),
+        (storage, "write_shard", after_one, "filter"),
+        (run, "train", two_steps, "view-both"),
+        (run, "evaluate", stop, "pretrain-both"),
     ):
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
             patch.setattr(module, name, broken)
@@ -242,9 +242,9 @@ def test_two_seeds_give_mean_and_spread(whole, tmp_path):
 
 
 def test_each_seed_draws_its_own_world(tmp_path):
-    built = [circle.Circle(minute_config(), str(tmp_path), seed).build("web") for seed in (0, 0)]
+    built = [run.Circle(minute_config(), str(tmp_path), seed).build("web") for seed in (0, 0)]
     assert built[0] == built[1]
-    other = circle.Circle(minute_config(), str(tmp_path / "other"), 1).build("web")
+    other = run.Circle(minute_config(), str(tmp_path / "other"), 1).build("web")
     first, second = (open_dataset(path, "train") for path in (built[0], other))
     assert all(first[row]["image"] != second[row]["image"] for row in range(WEB))
 
@@ -266,4 +266,4 @@ def test_rows_of_three_seeds():
 
 
 def test_the_threshold_is_the_papers_unless_it_is_said_otherwise():
-    assert rules.THRESHOLD == boot.defaults().threshold == 0.5
+    assert selection.THRESHOLD == boot.defaults().threshold == 0.5

@@ -2,8 +2,8 @@
 
 import pytest
 
-from blip_jax.bootstrap.stages import Stages
-from blip_jax.errors import UserError
+from blip_jax.capfilt.bootstrap.stages import Stages
+from blip_jax.runtime.errors import UserError
 
 
 def test_a_stage_is_done_once(tmp_path):

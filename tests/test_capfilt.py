@@ -6,21 +6,21 @@ import shutil
 import signal
 
 import jax
-import minute
 import numpy as np
 import pyarrow as pa
 import pytest
+import tiny_dataset
 
-from blip_jax.capfilt import run, scores
+from blip_jax.capfilt import run, storage
+from blip_jax.data.datasets import open_dataset, to_text
 from blip_jax.data.images import decode, normalize, resize
-from blip_jax.data.sources import open_dataset, to_text
 from blip_jax.data.text import clean_caption
 from blip_jax.decoding import Decoding
-from blip_jax.errors import UserError
-from blip_jax.inference import load
-from blip_jax.inference.programs import captioner
-from blip_jax.models import Blip
-from blip_jax.train.signals import Interrupted
+from blip_jax.models import load
+from blip_jax.models.functions import captioner
+from blip_jax.nn import Blip
+from blip_jax.runtime.errors import UserError
+from blip_jax.runtime.signals import Interrupted
 
 SHARDS = 4
 WEB_TEXT, SYNTHETIC = 0, 1  # places of a row's texts
@@ -28,15 +28,15 @@ WEB_TEXT, SYNTHETIC = 0, 1  # places of a row's texts
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    return minute.build(tmp_path_factory.mktemp("world"))
+    return tiny_dataset.build(tmp_path_factory.mktemp("world"))
 
 
 @pytest.fixture(scope="module")
 def models(world):
     """A captioner and a filter as their trainings would have left them."""
-    writer = minute.trained(world, 0, minute.PROMPT), f"{world.folder}/captioner"
-    judge = minute.trained(world, 1), f"{world.folder}/filter"
-    paths = [minute.save(*pair) for pair in (writer, judge)]
+    writer = tiny_dataset.trained(world, 0, tiny_dataset.PROMPT), f"{world.folder}/captioner"
+    judge = tiny_dataset.trained(world, 1), f"{world.folder}/filter"
+    paths = [tiny_dataset.save(*pair) for pair in (writer, judge)]
     return [{name: (path, load(path))} for name, path in zip(("writer", "judge"), paths)]
 
 
@@ -56,7 +56,7 @@ def scored(settings, models):
 
 @pytest.fixture(scope="module")
 def columns(scored):
-    return scores.read(scored, "train")
+    return storage.read(scored, "train")
 
 
 def files(folder):
@@ -73,14 +73,14 @@ def synthetic(columns):
 
 def test_each_image_has_its_row_in_order(world, scored):
     source, rows = open_dataset(world.web, "train"), open_dataset(scored, "train")
-    assert len(rows) == len(source) == minute.ROWS
-    for number in range(minute.ROWS):
+    assert len(rows) == len(source) == tiny_dataset.ROWS
+    for number in range(tiny_dataset.ROWS):
         record, row = source[number], rows[number]
         texts = row["texts"]
         assert row["key"] == record["key"]
         assert texts["text"][WEB_TEXT] == record["texts"][0]  # as it was found, not cleaned
         origins = [to_text(origin) for origin in texts["origin"]]
-        assert origins == ["web", "synthetic"][: 1 if number == minute.BROKEN else 2]
+        assert origins == ["web", "synthetic"][: 1 if number == tiny_dataset.BROKEN else 2]
     assert sorted(files(scored)) == [
         f"scores-train.array_record-0000{i}-of-0000{SHARDS}" for i in range(SHARDS)
     ]
@@ -88,10 +88,10 @@ def test_each_image_has_its_row_in_order(world, scored):
 
 def test_all_is_scored_but_what_cannot_be(scored, columns):
     rows = open_dataset(scored, "train")
-    for number in range(minute.ROWS):
+    for number in range(tiny_dataset.ROWS):
         row, texts = rows[number], rows[number]["texts"]
         places = range(len(texts["text"]))
-        unscored = {minute.BROKEN: [WEB_TEXT], minute.EMPTY: [WEB_TEXT]}.get(number, [])
+        unscored = {tiny_dataset.BROKEN: [WEB_TEXT], tiny_dataset.EMPTY: [WEB_TEXT]}.get(number, [])
         for place in places:
             values = [texts[name][place].ravel() for name in ("itm_logits", "p_match", "cosine")]
             values = np.concatenate(values)
@@ -101,10 +101,10 @@ def test_all_is_scored_but_what_cannot_be(scored, columns):
             written = texts["origin"][place] == b"synthetic"
             assert np.isfinite(texts["log_probability"][place]) == written
         status = to_text(row["status"])
-        assert status.startswith("undecodable image: ") == (number == minute.BROKEN), status
-        assert status == "ok" or number == minute.BROKEN
-    assert len(columns.row) == 2 * minute.ROWS - 1
-    assert len(set(synthetic(columns))) > minute.ROWS / 2  # the captioner does look
+        assert status.startswith("undecodable image: ") == (number == tiny_dataset.BROKEN), status
+        assert status == "ok" or number == tiny_dataset.BROKEN
+    assert len(columns.row) == 2 * tiny_dataset.ROWS - 1
+    assert len(set(synthetic(columns))) > tiny_dataset.ROWS / 2  # the captioner does look
 
 
 def test_p_match_is_the_softmax_of_the_logits(scored):
@@ -131,11 +131,11 @@ def test_scores_are_those_of_the_judge_alone(world, models, scored):
         logits = blip.apply(params, ids, mask, context, method="itm_logits")
         return logits[0], (blip.apply(params, ids, mask, method="text_features") @ feature.T)[0, 0]
 
-    for number in (0, 15, minute.EMPTY, minute.ROWS - 1):
+    for number in (0, 15, tiny_dataset.EMPTY, tiny_dataset.ROWS - 1):
         image = normalize(resize(decode(source[number]["image"]), judge.image_size))
         texts = rows[number]["texts"]
         for place, text in enumerate(map(to_text, texts["text"])):
-            if number == minute.EMPTY and place == WEB_TEXT:
+            if number == tiny_dataset.EMPTY and place == WEB_TEXT:
                 continue
             ids, mask = judge.tokenizer.encode([clean_caption(text)], judge.max_length)
             logits, cosine = score(image, ids, mask)
@@ -145,7 +145,7 @@ def test_scores_are_those_of_the_judge_alone(world, models, scored):
 
 
 def test_what_was_set_aside_is_counted_by_reason(columns):
-    found = scores.set_aside(columns)
+    found = storage.set_aside(columns)
     assert found.pop("empty text") == 1
     ((reason, count),) = found.items()
     assert reason.startswith("undecodable image: ") and count == 1
@@ -157,7 +157,7 @@ def test_what_was_set_aside_is_counted_by_reason(columns):
 def test_the_batch_size_changes_no_text(settings, models, columns, tmp_path):
     """Nor does the cut into shards."""
     other = dataclasses.replace(settings, output=str(tmp_path), batch_size=2, shard_rows=30)
-    found = scores.read(run.run(other, *models), "train")
+    found = storage.read(run.run(other, *models), "train")
     for name in ("text", "origin", "status", "key"):
         assert getattr(found, name).to_pylist() == getattr(columns, name).to_pylist()
     for name in ("p_match", "cosine"):
@@ -167,20 +167,20 @@ def test_the_batch_size_changes_no_text(settings, models, columns, tmp_path):
 def test_the_first_of_two_captions_is_the_one(settings, models, columns, tmp_path):
     two = (dataclasses.replace(settings.ways[0], captions=2),)
     other = dataclasses.replace(settings, output=str(tmp_path), ways=two)
-    found = scores.read(run.run(other, *models), "train")
-    assert found.index.max() == 2 and len(found.row) == 3 * minute.ROWS - 2
+    found = storage.read(run.run(other, *models), "train")
+    assert found.index.max() == 2 and len(found.row) == 3 * tiny_dataset.ROWS - 2
     first, second = (
         found.text.filter(pa.array(found.index == place)).to_pylist() for place in (SYNTHETIC, 2)
     )
     assert first == synthetic(columns)
-    assert sum(a == b for a, b in zip(first, second, strict=True)) < minute.ROWS / 3
+    assert sum(a == b for a, b in zip(first, second, strict=True)) < tiny_dataset.ROWS / 3
 
 
 def test_other_seeds_give_other_texts(settings, models, columns, tmp_path):
     other = dataclasses.replace(settings, output=str(tmp_path), seed=1)
-    found = synthetic(scores.read(run.run(other, *models), "train"))
+    found = synthetic(storage.read(run.run(other, *models), "train"))
     same = sum(a == b for a, b in zip(found, synthetic(columns), strict=True))
-    assert same < minute.ROWS / 3
+    assert same < tiny_dataset.ROWS / 3
 
 
 @pytest.mark.parametrize("how", ["error", "signal"])
@@ -188,11 +188,11 @@ def test_interrupted_and_run_again_is_uninterrupted(
     settings, models, scored, tmp_path, monkeypatch, how
 ):
     again = dataclasses.replace(settings, output=str(tmp_path))
-    write, written = scores.write_shard, []
+    write, written = storage.write_shard, []
 
     def once(path, rows, filters):
         if len(written) == 2 and how == "error":
-            temporary = path.parent / scores.WORK / "incomplete-1"
+            temporary = path.parent / storage.WORK / "incomplete-1"
             temporary.write_bytes(b"half a shard")
             raise OSError("the disk is full")
         write(path, rows, filters)
@@ -200,17 +200,17 @@ def test_interrupted_and_run_again_is_uninterrupted(
         if len(written) == 2 and how == "signal":
             os.kill(os.getpid(), signal.SIGINT)
 
-    monkeypatch.setattr(scores, "write_shard", once)
+    monkeypatch.setattr(storage, "write_shard", once)
     with pytest.raises(OSError if how == "error" else Interrupted):
         run.run(again, *models)
     before = files(tmp_path)
     assert len([name for name in before if name.startswith("scores")]) == 2
     assert not (tmp_path / "features.json").exists()  # no dataset yet
-    monkeypatch.setattr(scores, "write_shard", write)
+    monkeypatch.setattr(storage, "write_shard", write)
     changed = {name: os.stat(tmp_path / name).st_mtime_ns for name in written}
     run.run(again, *models)
     assert files(tmp_path) == files(scored)  # byte for byte
-    assert not list((tmp_path / scores.WORK).glob("incomplete-*"))
+    assert not list((tmp_path / storage.WORK).glob("incomplete-*"))
     assert changed == {name: os.stat(tmp_path / name).st_mtime_ns for name in written}
     for name in ("features.json", "dataset_info.json"):
         found = (tmp_path / name).read_text()
@@ -245,10 +245,10 @@ def test_other_settings_need_another_folder(settings, models, scored, changes, n
 
 def test_a_missing_shard_is_named(tmp_path):
     with pytest.raises(UserError, match="lacks scores-train.array_record-00000-of-00001"):
-        scores.finish(str(tmp_path), "train", [3], "")
+        storage.finish(str(tmp_path), "train", [3], "")
 
 
-@pytest.mark.parametrize(("length", "least"), [(minute.LENGTH + 1, 5), (4, 0)])
+@pytest.mark.parametrize(("length", "least"), [(tiny_dataset.LENGTH + 1, 5), (4, 0)])
 def test_captions_longer_than_the_model_or_shorter_than_the_prompt(models, length, least):
     with pytest.raises(UserError, match=f"is {length}; .* tokens and at most the model's 24"):
         captioner(models[0]["writer"][1], [Decoding(max_length=length, min_length=least)])

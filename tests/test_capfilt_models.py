@@ -3,14 +3,14 @@
 import dataclasses
 import json
 
-import minute
 import numpy as np
 import pytest
+import tiny_dataset
 
-from blip_jax.capfilt import assemble, command, provenance, run, scores
-from blip_jax.data.sources import Pairs, load_view, open_dataset, to_text
+from blip_jax.capfilt import command, mixture, provenance, run, storage
+from blip_jax.data.datasets import Pairs, load_view, open_dataset, to_text
 from blip_jax.decoding import Decoding
-from blip_jax.errors import UserError
+from blip_jax.runtime.errors import UserError
 
 NUCLEUS = Decoding(max_length=16)
 BEAM = Decoding(method="beam", beams=2, captions=2, max_length=16)
@@ -19,7 +19,7 @@ TOP_K = Decoding(top_p=1.0, top_k=5, max_length=16)
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    return minute.build(tmp_path_factory.mktemp("world"))
+    return tiny_dataset.build(tmp_path_factory.mktemp("world"))
 
 
 @pytest.fixture(scope="module")
@@ -27,12 +27,12 @@ def models(world):
     """Two captioners and two filters; one of each sees larger images."""
     larger = {"vit": {"image_size": 48}}
     writers = {
-        "small": ("a", minute.trained(world, 0, minute.PROMPT)),
-        "large": ("b", minute.trained(world, 1, **larger)),
+        "small": ("a", tiny_dataset.trained(world, 0, tiny_dataset.PROMPT)),
+        "large": ("b", tiny_dataset.trained(world, 1, **larger)),
     }
     judges = {
-        "strict": ("c", minute.trained(world, 2)),
-        "mild": ("d", minute.trained(world, 3, **larger)),
+        "strict": ("c", tiny_dataset.trained(world, 2)),
+        "mild": ("d", tiny_dataset.trained(world, 3, **larger)),
     }
     return writers, judges
 
@@ -66,10 +66,10 @@ def test_each_captioner_writes_in_each_way(scored):
 
 def test_each_filter_scores_each_text_as_it_does_alone(settings, models, scored, tmp_path):
     writers, judges = models
-    together = scores.read(scored, "train")
+    together = storage.read(scored, "train")
     for number, name in enumerate(judges):
         alone = dataclasses.replace(settings, output=str(tmp_path / name))
-        one = scores.read(run.run(alone, writers, {name: judges[name]}), "train")
+        one = storage.read(run.run(alone, writers, {name: judges[name]}), "train")
         assert one.text.to_pylist() == together.text.to_pylist()
         np.testing.assert_allclose(one.p_match[:, 0], together.p_match[:, number], atol=1e-5)
         np.testing.assert_allclose(one.cosine[:, 0], together.cosine[:, number], atol=1e-5)
@@ -79,7 +79,7 @@ def test_each_filter_scores_each_text_as_it_does_alone(settings, models, scored,
 def test_a_way_more_changes_no_text_of_the_others(settings, models, scored, tmp_path):
     fewer = dataclasses.replace(settings, output=str(tmp_path), ways=(NUCLEUS,))
     found = run.run(fewer, {"small": models[0]["small"]}, models[1])
-    for row in (0, 5, minute.ROWS - 1):
+    for row in (0, 5, tiny_dataset.ROWS - 1):
         assert texts_of(found, row)["text"][1] == texts_of(scored, row)["text"][1]
 
 
@@ -92,12 +92,17 @@ def test_it_says_what_it_was_made_with(settings, models, scored):
     assert len(hashes) == 4 and all(len(value) == 64 for value in hashes)
     assert [way["method"] for way in found["decoding"]] == ["nucleus", "beam", "nucleus"]
     manifest = json.load(open(f"{scored}/manifest.json"))
-    assert manifest["rows"] == sum(shard["rows"] for shard in manifest["shards"]) == minute.ROWS
-    assert sum(shard["status"]["ok"] for shard in manifest["shards"]) == minute.ROWS - 1
+    assert (
+        manifest["rows"] == sum(shard["rows"] for shard in manifest["shards"]) == tiny_dataset.ROWS
+    )
+    assert sum(shard["status"]["ok"] for shard in manifest["shards"]) == tiny_dataset.ROWS - 1
 
 
 def test_another_model_of_the_same_name_needs_another_folder(settings, world, models, scored):
-    other = {"small": ("a", minute.trained(world, 9, minute.PROMPT)), "large": models[0]["large"]}
+    other = {
+        "small": ("a", tiny_dataset.trained(world, 9, tiny_dataset.PROMPT)),
+        "large": models[0]["large"],
+    }
     with pytest.raises(UserError, match=r"begun with other settings \(captioners\)"):
         run.run(settings, other, models[1])
 
@@ -107,19 +112,19 @@ def test_more_texts_than_are_scored_together(world, models, tmp_path):
     many = Decoding(max_length=16, captions=10)
     settings = run.Settings(world.web, "train", str(tmp_path), (many,), 1, 30)
     small, strict = {"small": models[0]["small"]}, {"strict": models[1]["strict"]}
-    columns = scores.read(run.run(settings, small, strict), "train")
+    columns = storage.read(run.run(settings, small, strict), "train")
     again = run.Settings(view(columns, settings, tmp_path), "train", str(tmp_path / "again"), (), 1)
-    found = scores.read(run.run(again, {}, strict), "train")
+    found = storage.read(run.run(again, {}, strict), "train")
     kept = columns.index == 10
-    assert kept.sum() == minute.ROWS - 1 and len(found.row) == kept.sum()
+    assert kept.sum() == tiny_dataset.ROWS - 1 and len(found.row) == kept.sum()
     np.testing.assert_allclose(found.p_match, columns.p_match[kept], atol=1e-5)
 
 
 def view(columns, settings, folder):
     """A view of the last text of each image."""
-    source = assemble.Source(settings.dataset, settings.split, settings.output)
+    source = mixture.Source(settings.dataset, settings.split, settings.output)
     path = str(folder / "view.json")
-    assemble.write_view(path, None, source, columns, columns.index == 10, 0.5)
+    mixture.write_view(path, None, source, columns, columns.index == 10, 0.5)
     return path
 
 
@@ -127,19 +132,19 @@ def view(columns, settings, folder):
 
 
 def test_a_second_round_begins_with_the_texts_of_the_first(world, models, scored, tmp_path):
-    columns = scores.read(scored, "train")
+    columns = storage.read(scored, "train")
     kept = (columns.index % 2 == 0) & columns.scored
     first = str(tmp_path / "view.json")
-    source = assemble.Source(world.web, "train", scored)
-    assemble.write_view(first, None, source, columns, kept, 0.0)
+    source = mixture.Source(world.web, "train", scored)
+    mixture.write_view(first, None, source, columns, kept, 0.0)
     settings = run.Settings(first, "train", str(tmp_path / "scores"), (BEAM,), 1, 16, seed=1)
     writers, judges = {"large": models[0]["large"]}, {"mild": models[1]["mild"]}
     second = run.run(settings, writers, judges)
 
     assert provenance.read(second)["dataset"] == world.web  # rows are the images' own
     rows, before = open_dataset(second, "train"), open_dataset(scored, "train")
-    assert len(rows) == minute.ROWS
-    for row in (0, minute.EMPTY, minute.BROKEN):
+    assert len(rows) == tiny_dataset.ROWS
+    for row in (0, tiny_dataset.EMPTY, tiny_dataset.BROKEN):
         own = np.flatnonzero(kept & (columns.row == row))
         old, new = before[row]["texts"], rows[row]["texts"]
         places = columns.index[own]
@@ -147,17 +152,17 @@ def test_a_second_round_begins_with_the_texts_of_the_first(world, models, scored
             assert list(new[name][: len(own)]) == [old[name][place] for place in places]
         logs = new["log_probability"][: len(own)]
         np.testing.assert_array_equal(logs, [old["log_probability"][place] for place in places])
-        written = 0 if row == minute.BROKEN else 2
+        written = 0 if row == tiny_dataset.BROKEN else 2
         assert len(new["text"]) == len(own) + written
-    one, other = scores.read(second, "train"), columns
+    one, other = storage.read(second, "train"), columns
     carried = np.flatnonzero((one.row == 0) & (one.index == 1))[0]
     assert one.p_match[carried, 0] == pytest.approx(
         other.p_match[np.flatnonzero(kept & (other.row == 0))[1], 1], abs=1e-5
     )
 
     again = str(tmp_path / "again.json")
-    source = assemble.Source(world.web, "train", second)
-    assemble.write_view(again, None, source, one, one.scored, 0.0)
+    source = mixture.Source(world.web, "train", second)
+    mixture.write_view(again, None, source, one, one.scored, 0.0)
     (part,) = load_view(again)
     assert len(Pairs(part)) == one.scored.sum()  # what training reads
 
@@ -204,7 +209,7 @@ def test_ways_that_there_are_not(said, named):
 
 def test_models_have_names(world, tmp_path):
     for name in ("one", "two"):
-        minute.save(minute.trained(world), str(tmp_path / name / "run"))
+        tiny_dataset.save(tiny_dataset.trained(world), str(tmp_path / name / "run"))
     config = command.defaults()
     one, two = (str(tmp_path / name / "run") for name in ("one", "two"))
     assert list(command.models(f"{one}", config)) == ["run"]

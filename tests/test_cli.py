@@ -8,12 +8,12 @@ import subprocess
 import sys
 import time
 
-import minute
 import pytest
+import tiny_dataset
 
-from blip_jax.__main__ import VERBS, main
-from blip_jax.errors import UserError
-from blip_jax.train.checkpoint import load_params
+from blip_jax.checkpoints.training import load_params
+from blip_jax.cli.main import VERBS, main
+from blip_jax.runtime.errors import UserError
 
 ROOT = pathlib.Path(__file__).parents[1]
 CONFIGS = ROOT / "configs"
@@ -40,7 +40,7 @@ def get_config():
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    return minute.build(tmp_path_factory.mktemp("world"))
+    return tiny_dataset.build(tmp_path_factory.mktemp("world"))
 
 
 @pytest.fixture(scope="module")
@@ -205,7 +205,9 @@ def test_what_a_model_needs_is_named(capsys, world, tmp_path, verb, fields, name
 
 def test_capfilt_and_evaluate(capsys, world, tmp_path):
     pytest.importorskip("pycocoevalcap")
-    model = minute.save(minute.trained(world, 0, minute.PROMPT), str(tmp_path / "model"))
+    model = tiny_dataset.save(
+        tiny_dataset.trained(world, 0, tiny_dataset.PROMPT), str(tmp_path / "model")
+    )
     argv = [
         "capfilt", f"--config={CONFIGS / 'capfilt.py'}", f"--workdir={tmp_path / 'capfilt'}",
         f"--config.dataset={world.web}", f"--config.captioner={model}", f"--config.filter={model}",

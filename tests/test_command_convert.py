@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from golden_file import Golden
 
-from blip_jax import inference
-from blip_jax.__main__ import main
+from blip_jax import models
+from blip_jax.cli.main import main
 from blip_jax.data.tokenizer import train_wordpiece
 
 torch = pytest.importorskip("torch")
@@ -68,7 +68,7 @@ def test_a_workdir_of_another_size_gives_the_same_captions_through_hugging_face(
     assert main(["convert", here, hf]) == 0  # the default way out of a workdir
     assert json.loads((tmp_path / "hf" / "config.json").read_text())["model_type"] == "blip"
     capsys.readouterr()
-    models = [inference.load(source) for source in (here, hf)]
+    models = [models.load(source) for source in (here, hf)]
     assert {model.image_size for model in models} == {48}
     image = np.random.default_rng(0).integers(0, 256, (60, 50, 3), dtype=np.uint8)
     options = {"prompt": "a", "max_length": 9, "min_length": 3, "return_scores": True}
@@ -80,7 +80,7 @@ def test_a_workdir_of_another_size_gives_the_same_captions_through_hugging_face(
 def test_the_momentum_encoder_is_resized_too(tmp_path):
     path = saved(tmp_path, "retrieval")
     assert main(["convert", path, str(tmp_path / "here"), HEADS, "--image-size=48"]) == 0
-    found = inference.loading.read(str(tmp_path / "here"))
+    found = models.loading.read(str(tmp_path / "here"))
     sizes = {x["vit"]["position"].shape[1] for x in (found.params, found.momentum)}
     assert sizes == {37} and found.queue.group.shape == (12,)
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(found.momentum))

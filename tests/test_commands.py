@@ -6,14 +6,14 @@ import pathlib
 import subprocess
 import sys
 
-import minute
 import numpy as np
 import pytest
+import tiny_dataset
 from PIL import Image
 
 from blip_jax import models
-from blip_jax.__main__ import COMMANDS, main
-from blip_jax.inference import Model
+from blip_jax.cli.main import COMMANDS, main
+from blip_jax.models import Model
 
 ROOT = pathlib.Path(__file__).parents[1]
 LENGTHS = ["--min-length=1", "--max-length=16"]
@@ -21,24 +21,24 @@ LENGTHS = ["--min-length=1", "--max-length=16"]
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    return minute.build(tmp_path_factory.mktemp("world"))
+    return tiny_dataset.build(tmp_path_factory.mktemp("world"))
 
 
 @pytest.fixture(scope="module")
 def trained(world):
-    return minute.trained(world, 0, minute.PROMPT)
+    return tiny_dataset.trained(world, 0, tiny_dataset.PROMPT)
 
 
 @pytest.fixture(scope="module")
 def workdir(trained, tmp_path_factory):
-    return minute.save(trained, str(tmp_path_factory.mktemp("model")))
+    return tiny_dataset.save(trained, str(tmp_path_factory.mktemp("model")))
 
 
 @pytest.fixture(scope="module")
 def vqa(world, tmp_path_factory):
     """The model and its workdir."""
-    model = minute.trained(world, 0, kind="vqa")
-    return model, minute.save(model, str(tmp_path_factory.mktemp("vqa")))
+    model = tiny_dataset.trained(world, 0, kind="vqa")
+    return model, tiny_dataset.save(model, str(tmp_path_factory.mktemp("vqa")))
 
 
 @pytest.fixture(autouse=True)

@@ -11,9 +11,11 @@ import types
 
 import pytest
 
-from blip_jax.commands import compile as command
-from blip_jax.errors import UserError
-from blip_jax.train import ahead, config, cost, topology
+from blip_jax.cli import compile as command
+from blip_jax.nn import flops
+from blip_jax.runtime.errors import UserError
+from blip_jax.train import config
+from blip_jax.train.aot import compile, topology
 from blip_jax.train.mesh import check_batch
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -89,7 +91,7 @@ def test_without_the_compiler_the_extra_is_named(monkeypatch, tiny, capsys):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     for name in topology.ENVIRONMENT:
         monkeypatch.setenv(name, os.environ.get(name, ""))
-    from blip_jax.__main__ import main
+    from blip_jax.cli.main import main
 
     assert main(["compile", "--config", str(tiny), "--topology", "v5e:2x2"]) == 2
     said = capsys.readouterr()
@@ -123,23 +125,23 @@ def test_an_unknown_preset_is_named():
 
 def test_no_vocabulary_is_loaded_for_bert(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    found = ahead.vocabulary("google-bert/bert-base-uncased")
+    found = compile.vocabulary("google-bert/bert-base-uncased")
     assert (found.vocab_size, found.dec, found.enc) == (30524, 30522, 30523)
     assert found.prompt(config.PROMPT).shape == (4,)  # [DEC] a picture of
     with pytest.raises(UserError, match="nowhere"):
-        ahead.vocabulary("./nowhere")
+        compile.vocabulary("./nowhere")
 
 
 def test_capfilt_programs_have_the_recipes_of_fine_tuning():
     run = pretrain().get_config("vit_l,v5e-64")
     for task, length in (("captioner", 40), ("filter", 35)):
-        model = ahead.abstract(ahead.fine_tuned(run, task))
+        model = compile.abstract(compile.fine_tuned(run, task))
         assert (model.image_size, model.max_length) == (384, length)
         assert model.config.vit.width == 1024
     run = config.defaults("pretrain")
     run.model.preset = "tiny"
     run.model.changes = {"vit": {"image_size": 64}}
-    model = ahead.abstract(ahead.fine_tuned(run, "captioner"))
+    model = compile.abstract(compile.fine_tuned(run, "captioner"))
     assert (model.image_size, model.max_length, model.kind) == (64, 32, "captioner")
 
 
@@ -147,17 +149,17 @@ def test_capfilt_programs_have_the_recipes_of_fine_tuning():
 
 
 def found(rate, peak=2**30):
-    roof = cost.Roofline(32 / rate, 0.0, 0.0)
-    return ahead.Found("step", 4, 32, 1, 1, peak, 1e12, 1e12, 1, {"all-reduce": 10**6}, roof)
+    roof = flops.Roofline(32 / rate, 0.0, 0.0)
+    return compile.Found("step", 4, 32, 1, 1, peak, 1e12, 1e12, 1, {"all-reduce": 10**6}, roof)
 
 
 def called(monkeypatch, capsys, tiny, step, *flags):
-    monkeypatch.setattr(ahead, "step", step)
-    monkeypatch.setitem(ahead.PROGRAMS, "step", step)
+    monkeypatch.setattr(compile, "step", step)
+    monkeypatch.setitem(compile.PROGRAMS, "step", step)
     monkeypatch.setattr(topology, "devices", lambda where: [])
     for name in topology.ENVIRONMENT:
         monkeypatch.setenv(name, os.environ.get(name, ""))
-    from blip_jax.__main__ import main
+    from blip_jax.cli.main import main
 
     line = ["compile", f"--config={tiny}", "--topology=v5e:2x2", "--programs=step", *flags]
     return main(line), capsys.readouterr()
@@ -165,7 +167,7 @@ def called(monkeypatch, capsys, tiny, step, *flags):
 
 def test_what_does_not_fit_is_status_1_and_says_what_would_mend_it(monkeypatch, capsys, tiny):
     def step(run, where):
-        raise ahead.DoesNotFit("step", 20 * 2**30)
+        raise compile.DoesNotFit("step", 20 * 2**30)
 
     status, said = called(monkeypatch, capsys, tiny, step, "--config.model.remat=dots")
     assert status == 1
@@ -181,7 +183,7 @@ def test_what_does_not_fit_is_status_1_and_says_what_would_mend_it(monkeypatch, 
     ],
 )  # fmt: skip
 def test_what_the_compiler_says_of_memory_is_read(message, gib):
-    assert ahead.needed(message) == gib * 2**30
+    assert compile.needed(message) == gib * 2**30
 
 
 def test_the_sweep_prints_the_best_that_fits(monkeypatch, capsys, tiny):
@@ -192,7 +194,7 @@ def test_the_sweep_prints_the_best_that_fits(monkeypatch, capsys, tiny):
     def step(run, where):
         tried.append((run.batch_size, run.model.remat))
         if tried[-1] not in fits:
-            raise ahead.DoesNotFit("step", float("nan"))
+            raise compile.DoesNotFit("step", float("nan"))
         return found(fits[tried[-1]])
 
     flags = "--sweep", "--batches=128,32,64"

@@ -5,15 +5,16 @@ import textwrap
 import pytest
 import tiny
 
-from blip_jax.train import cost, hlo, traffic
-from blip_jax.train.tasks.objectives import Objectives
-from blip_jax.train.topology import CHIPS
+from blip_jax.nn import flops
+from blip_jax.tasks.objectives import Objectives
+from blip_jax.train.aot import hlo, memory_traffic
+from blip_jax.train.aot.topology import CHIPS
 
 # The formula: `tiny` has N = 5 image tokens (patch 8, 16 pixels), V = W = 16, F = 32, L = 2, E = 8
 
 
 def test_a_vit_by_hand():
-    found = cost.vit(tiny.config().vit)
+    found = flops.vit(tiny.config().vit)
     qkv, out, mlp = 2 * 5 * 16 * 48, 2 * 5 * 16 * 16, 2 * (2 * 5 * 16 * 64)
     scores = values = 2 * 5 * 5 * 16
     assert found.dense == 2 * (qkv + out + mlp) == 61_440
@@ -28,15 +29,15 @@ def test_a_vit_by_hand():
 
 def test_texts_by_hand():
     med = tiny.config().med
-    alone = cost.text(med, 7)
+    alone = flops.text(med, 7)
     assert alone.dense == 2 * (2 * 7 * 16 * (48 + 16) + 2 * (2 * 7 * 16 * 32)) == 57_344
     assert alone.mixing == 2 * (2 * (2 * 7 * 7 * 16)) == 6_272
-    grounded = cost.text(med, 7, image_tokens=5)
+    grounded = flops.text(med, 7, image_tokens=5)
     assert grounded.dense - alone.dense == 2 * (2 * (2 * 7 * 16 * 16)) == 14_336
     assert grounded.mixing - alone.mixing == 2 * (2 * (2 * 7 * 5 * 16)) == 4_480
-    assert cost.context(tiny.config()).forward == 2 * 2 * (2 * 5 * 16 * 16) == 10_240
-    assert cost.lm_head(med, 7).forward == 2 * 7 * 16 * 16 + 2 * 7 * 16 * 32 == 10_752
-    assert cost.heads(tiny.config()).forward == 2 * (2 * 16 * 8) == 512
+    assert flops.context(tiny.config()).forward == 2 * 2 * (2 * 5 * 16 * 16) == 10_240
+    assert flops.lm_head(med, 7).forward == 2 * 7 * 16 * 16 + 2 * 7 * 16 * 32 == 10_752
+    assert flops.heads(tiny.config()).forward == 2 * (2 * 16 * 8) == 512
 
 
 def test_a_step_by_hand():
@@ -45,15 +46,15 @@ def test_a_step_by_hand():
     lm = Objectives(("lm",), queue=12)
     pixels = 24_576  # nothing is derived by them
     captioner = 3 * (89_216 + 82_432 + 10_752 + 10_240) - pixels
-    assert cost.step(config, lm, batch=4, length=7) == 4 * captioner
+    assert flops.step(config, lm, batch=4, length=7) == 4 * captioner
     every = Objectives(("itc", "itm", "lm"), queue=12)
     teacher = 89_216 + 63_616 + 512
     keys = 2 * 3 * (2 * 8 * (4 + 12))
     once, back = 10_240, 2 * 2 * 10_240  # both passes read one projection
     online = 3 * (89_216 + 63_616 + 512 + 4 * 82_432 + 10_752) + once + back - pixels
-    assert cost.step(config, every, batch=4, length=7) == 4 * (teacher + keys + online)
+    assert flops.step(config, every, batch=4, length=7) == 4 * (teacher + keys + online)
     apart = tiny.config(med={"sharing": "none"})
-    assert cost.step(apart, every, 4, 7) - cost.step(config, every, 4, 7) == 4 * once
+    assert flops.step(apart, every, 4, 7) - flops.step(config, every, 4, 7) == 4 * once
 
 
 def test_capfilt_by_hand():
@@ -62,20 +63,20 @@ def test_capfilt_by_hand():
     # 2 tokens of prompt and 3 turns; a token's layers and head, with 6 places in the cache.
     layers = 2 * (2 * 16 * (48 + 16) + 2 * 2 * 16 * 32 + 2 * 2 * 16 * 16 + 2 * 2 * 5 * 16)
     token = layers + 2 * (2 * 2 * 6 * 16) + 2 * 16 * (16 + 32)
-    assert cost.captioning(config, prompt=2, length=6) == image + 5 * token
-    assert cost.captioning(config, prompt=2, length=6, captions=2) == image + 8 * token
+    assert flops.captioning(config, prompt=2, length=6) == image + 5 * token
+    assert flops.captioning(config, prompt=2, length=6, captions=2) == image + 8 * token
     texts = 2 * (82_432 + 63_616 + 2 * 16 * 8 + 2 * 16 * 2)
-    assert cost.matching(config, 7, texts=2) == image + texts + 2 * 16 * 8
+    assert flops.matching(config, 7, texts=2) == image + texts + 2 * 16 * 8
 
 
 def test_the_roofline_is_the_longest_of_three():
     chip = CHIPS["v5e"]  # 197 TFLOP/s, 819 GB/s, 200 GB/s
-    found = cost.roofline(chip, flops=197e12, hbm=819e9 / 2, ici=200e9 / 4)
+    found = flops.roofline(chip, flops=197e12, hbm=819e9 / 2, ici=200e9 / 4)
     assert found == pytest.approx((1.0, 0.5, 0.25))
     assert (found.seconds, found.limit) == (1.0, "compute")
-    assert cost.roofline(chip, 1e12, 819e9, 0).limit == "HBM"
-    assert cost.roofline(chip, 1e12, 819e9, 400e9).limit == "ICI"
-    assert cost.roofline(chip, 1e12, 819e9, 400e9).seconds == pytest.approx(2.0)
+    assert flops.roofline(chip, 1e12, 819e9, 0).limit == "HBM"
+    assert flops.roofline(chip, 1e12, 819e9, 400e9).limit == "ICI"
+    assert flops.roofline(chip, 1e12, 819e9, 400e9).seconds == pytest.approx(2.0)
 
 
 # The text of a program: a loop of 12 turns with an all-reduce, others before it, a fusion in both.
@@ -182,7 +183,7 @@ def test_bytes_of_hbm(program):
     """
     turn = X + (64 * 32 * 2 + 4 + 16 * 32 * 4) + 2 * X
     before = (X + 4 * X) + 2 * X + 2 * X  # all-gather, all-to-all, collective-permute
-    assert traffic.hbm_bytes(program) == before + 12 * turn
+    assert memory_traffic.hbm_bytes(program) == before + 12 * turn
 
 
 def test_updates_in_place_cost_what_they_write():
@@ -213,11 +214,13 @@ def test_updates_in_place_cost_what_they_write():
         }
         """)
     row = 8 * 4
-    assert traffic.hbm_bytes(hlo.Program(text)) == row + 4 + row + row  # read b and i, write both
+    assert (
+        memory_traffic.hbm_bytes(hlo.Program(text)) == row + 4 + row + row
+    )  # read b and i, write both
 
 
 def test_flops_of_matrix_products(program):
-    assert traffic.matrix_flops(program) == 12 * 2 * 16 * 64 * 32
+    assert memory_traffic.matrix_flops(program) == 12 * 2 * 16 * 64 * 32
 
 
 @pytest.mark.parametrize(
@@ -254,7 +257,7 @@ def test_flops_of_matrix_products(program):
 def test_products_however_they_are_written(line, shapes, flops):
     instruction = hlo.read(f'  ROOT %x = {line}, metadata={{op_name="a(b"}}')
     assert instruction.root and instruction.operands == ("a", "b")
-    count = traffic.dot if instruction.opcode == "dot" else traffic.convolution
+    count = memory_traffic.dot if instruction.opcode == "dot" else memory_traffic.convolution
     assert count(instruction, *shapes) == flops
 
 

@@ -7,12 +7,12 @@ import jax
 import pytest
 import tiny
 
-from blip_jax import models
-from blip_jax.errors import UserError
+from blip_jax import nn
+from blip_jax.runtime.errors import UserError
 
 
 def shapes(config):
-    return jax.eval_shape(lambda key: models.init(config, key), jax.random.key(0))
+    return jax.eval_shape(lambda key: nn.init(config, key), jax.random.key(0))
 
 
 def count(tree):
@@ -53,7 +53,7 @@ def test_formulas_give_the_published_counts():
 
 @pytest.mark.parametrize(("preset", "width", "depth"), [("base", 768, 12), ("large", 1024, 24)])
 def test_real_sizes_are_blips(preset, width, depth):
-    params = shapes(models.preset(preset))
+    params = shapes(nn.preset(preset))
     assert count(params["vit"]) == vit_count(width, depth)
     parts = med_counts(width)
     # The decoder's own self-attention comes on top of the encoder's.
@@ -61,7 +61,7 @@ def test_real_sizes_are_blips(preset, width, depth):
     heads = 2 * dense(width, 256) if width == 768 else dense(width, 256) + dense(768, 256)
     rest = {k: v for k, v in params.items() if k not in ("vit", "med")}
     assert count(rest) == heads + dense(768, 2) + 1
-    momentum = models.momentum_subtree(params)
+    momentum = nn.momentum_subtree(params)
     kept = sum(v for k, v in parts.items() if k != "lm_head")
     assert count(momentum) == vit_count(width, depth) + kept + heads
 
@@ -76,35 +76,35 @@ def test_real_sizes_are_blips(preset, width, depth):
     ],
 )
 def test_sharing_layouts_have_the_sizes_of_table_3(layout, twice):
-    params = shapes(models.preset("base", med={"sharing": layout}))
+    params = shapes(nn.preset("base", med={"sharing": layout}))
     parts = med_counts(768)
     assert count(params["med"]) == sum(parts.values()) + sum(parts[part] for part in twice)
 
 
 def test_image_size_gives_the_positions():
-    params = shapes(models.preset("base", vit={"image_size": 384}))
+    params = shapes(nn.preset("base", vit={"image_size": 384}))
     assert params["vit"]["position"].shape == (1, 577, 768)
 
 
 def test_special_tokens_are_berts_two_next():
-    med = models.preset("base").med
+    med = nn.preset("base").med
     assert (med.dec_token, med.enc_token) == (30522, 30523)
 
 
 @pytest.mark.parametrize(
     ("make", "named"),
     [
-        (lambda: models.preset("huge"), "huge"),
-        (lambda: models.preset("base", image=384), "'image'"),
-        (lambda: models.preset("base", vit={"dept": 3}), r"model\.vit has no field 'dept'"),
-        (lambda: models.preset("base", med={"sharing": "some"}), "sharing is 'some'"),
-        (lambda: models.preset("base", remat="dot"), "remat is 'dot'"),
-        (lambda: models.preset("base", med={"heads": 7}), r"med\.width 768 .* 7 heads"),
-        (lambda: models.preset("base", vit={"heads": 5}), r"vit\.width 768 .* 5 heads"),
-        (lambda: models.preset("base", quirks=["cls"]), "unknown quirk 'cls'; known: cls_for_enc"),
-        (lambda: models.preset("base", vit={"image_size": 225}), "image_size 225"),
-        (lambda: models.from_dict({"vit": {"dept": 3}}), "'dept'"),
-        (lambda: models.from_dict({"embedding": 3}), "'embedding'"),
+        (lambda: nn.preset("huge"), "huge"),
+        (lambda: nn.preset("base", image=384), "'image'"),
+        (lambda: nn.preset("base", vit={"dept": 3}), r"model\.vit has no field 'dept'"),
+        (lambda: nn.preset("base", med={"sharing": "some"}), "sharing is 'some'"),
+        (lambda: nn.preset("base", remat="dot"), "remat is 'dot'"),
+        (lambda: nn.preset("base", med={"heads": 7}), r"med\.width 768 .* 7 heads"),
+        (lambda: nn.preset("base", vit={"heads": 5}), r"vit\.width 768 .* 5 heads"),
+        (lambda: nn.preset("base", quirks=["cls"]), "unknown quirk 'cls'; known: cls_for_enc"),
+        (lambda: nn.preset("base", vit={"image_size": 225}), "image_size 225"),
+        (lambda: nn.from_dict({"vit": {"dept": 3}}), "'dept'"),
+        (lambda: nn.from_dict({"embedding": 3}), "'embedding'"),
     ],
 )
 def test_a_wrong_config_names_its_field(make, named):
@@ -115,11 +115,11 @@ def test_a_wrong_config_names_its_field(make, named):
 @pytest.mark.parametrize(
     "config",
     [
-        models.preset("base"),
-        models.preset("large", med={"sharing": "none"}, remat="dots"),
-        models.preset("tiny", vit={"drop_path": 0.1}, dtype="bfloat16"),
+        nn.preset("base"),
+        nn.preset("large", med={"sharing": "none"}, remat="dots"),
+        nn.preset("tiny", vit={"drop_path": 0.1}, dtype="bfloat16"),
         tiny.config(),
     ],
 )
 def test_to_dict_goes_through_json_and_back(config):
-    assert models.from_dict(json.loads(json.dumps(models.to_dict(config)))) == config
+    assert nn.from_dict(json.loads(json.dumps(nn.to_dict(config)))) == config

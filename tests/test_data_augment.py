@@ -8,7 +8,7 @@ from PIL import Image
 
 from blip_jax.data import augment, images
 from blip_jax.data.augment import RandAugment, TrainTransform
-from blip_jax.errors import UserError
+from blip_jax.runtime.errors import UserError
 
 IMAGE = ((np.arange(48) * 37 + 11) % 200 + 20).reshape(4, 4, 3).astype(np.uint8)
 GREEN = [[68, 179, 90, 201], [112, 23, 134, 45], [156, 67, 178, 89], [200, 111, 22, 133]]

@@ -9,12 +9,12 @@ import tensorflow_datasets as tfds
 from etils import epath
 
 from blip_jax.data.augment import TrainTransform
-from blip_jax.data.builders.shapes import ShapesConfig, make_record, prepare
+from blip_jax.data.datasets import Pairs, Part, load_view, open_dataset, save_view
 from blip_jax.data.images import decode
 from blip_jax.data.pipeline import REASONS, eval_batches, stable_hash, train_batches
-from blip_jax.data.sources import Pairs, Part, load_view, open_dataset, save_view
+from blip_jax.data.synthetic.builder import ShapesConfig, make_record, prepare
 from blip_jax.data.tokenizer import train_wordpiece
-from blip_jax.errors import UserError
+from blip_jax.runtime.errors import UserError
 
 HUMAN = ShapesConfig(kind="human", train=30, val=0, test=10)
 WEB = ShapesConfig(kind="web", train=50, val=0, test=0)

@@ -7,7 +7,7 @@ import pytest
 
 from blip_jax.data.text import clean_caption, clean_question
 from blip_jax.data.tokenizer import Tokenizer, train_wordpiece
-from blip_jax.errors import UserError
+from blip_jax.runtime.errors import UserError
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "red", "ball", "##s", "of", "picture"]
 

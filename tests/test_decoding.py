@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from blip_jax import models
+from blip_jax import nn
 from blip_jax.decoding import Decoding, generate
-from blip_jax.decoding.process import choose, process
+from blip_jax.decoding.logits import choose, process
 
 PAD, EOS, VOCAB = 0, 3, 64
 GREEDY = Decoding(method="greedy", repetition_penalty=1.0, min_length=4, max_length=12)
@@ -32,7 +32,7 @@ class Captioner:
             self.file.config(), self.file.inputs, self.file.outputs,
         )  # fmt: skip
         self.params = {"params": self.file.weights.params}
-        self._apply = jax.jit(models.Blip(self.config).apply, static_argnames=("role", "method"))
+        self._apply = jax.jit(nn.Blip(self.config).apply, static_argnames=("role", "method"))
         tokens = self.apply(golden_file.image(self.inputs["image"]), method="encode_image")
         self.context = self.apply(tokens, role="decoder", method="context")
         self.prompt = jnp.asarray(self.inputs["prompt"], jnp.int32).at[:, 0].set(62)
@@ -50,7 +50,7 @@ class Captioner:
 
         prompt = self.prompt[rows] if prompt is None else jnp.asarray(prompt)
         room = options.room(prompt.shape[1])
-        cache = models.init_cache(self.config, len(rows), room)
+        cache = nn.init_cache(self.config, len(rows), room)
         keys = jnp.stack([self.keys(row, options.captions, seed) for row in rows])
         write = jax.jit(generate, static_argnums=(0, 4, 5))
         return jax.device_get(write(step, cache, prompt, keys, options, (EOS, PAD), lengths))

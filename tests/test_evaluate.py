@@ -5,17 +5,17 @@ import json
 import math
 
 import jax
-import minute
 import numpy as np
 import pytest
+import tiny_dataset
 
-from blip_jax import evaluate as evaluation
-from blip_jax.data.builders.shapes import make_record
 from blip_jax.data.images import decode
+from blip_jax.data.synthetic.builder import make_record
 from blip_jax.data.text import clean_caption
 from blip_jax.decoding import Decoding
-from blip_jax.errors import UserError
-from blip_jax.inference import batches
+from blip_jax.models import batching
+from blip_jax.runtime.errors import UserError
+from blip_jax.tasks import evaluate as evaluation
 
 TEST = 10  # images, two texts each
 GREEDY = Decoding(method="greedy", repetition_penalty=1.0, max_length=16)
@@ -23,12 +23,12 @@ GREEDY = Decoding(method="greedy", repetition_penalty=1.0, max_length=16)
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    return minute.build(tmp_path_factory.mktemp("world"))
+    return tiny_dataset.build(tmp_path_factory.mktemp("world"))
 
 
 @pytest.fixture(scope="module")
 def model(world):
-    return minute.trained(world, 2, minute.PROMPT)
+    return tiny_dataset.trained(world, 2, tiny_dataset.PROMPT)
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def small(monkeypatch):
 
 
 def records():
-    return [make_record(row, "test", minute.HUMAN) for row in range(TEST)]
+    return [make_record(row, "test", tiny_dataset.HUMAN) for row in range(TEST)]
 
 
 # Batches.
@@ -46,7 +46,7 @@ def records():
 
 def test_padded_batches_cut_and_fill_up():
     first, second = np.arange(5), np.arange(10).reshape(5, 2)
-    found = list(batches.padded_batches(2, first, second))
+    found = list(batching.padded_batches(2, first, second))
     assert [count for count, _ in found] == [2, 2, 1]
     assert [slices[0].tolist() for _, slices in found] == [[0, 1], [2, 3], [4, 4]]
     assert found[2][1][1].tolist() == [[8, 9], [8, 9]]
@@ -74,17 +74,19 @@ def test_mapped_takes_a_single_array_too():
 
 def test_images_leave_out_what_does_not_decode(world, model, small):
     images = evaluation.Images(model, world.web, "train")
-    keys = [f"web-train-{row:07d}" for row in range(minute.ROWS) if row != minute.BROKEN]
+    keys = [
+        f"web-train-{row:07d}" for row in range(tiny_dataset.ROWS) if row != tiny_dataset.BROKEN
+    ]
     assert [record["key"] for record in images.records] == keys
-    assert images.pixels.shape == (minute.ROWS - 1, 16, 16, 3)
-    wanted = decode(make_record(minute.ROWS - 1, "train", minute.WEB)["image"])
+    assert images.pixels.shape == (tiny_dataset.ROWS - 1, 16, 16, 3)
+    wanted = decode(make_record(tiny_dataset.ROWS - 1, "train", tiny_dataset.WEB)["image"])
     np.testing.assert_array_equal(images.pixels[-1], wanted)
     assert len(evaluation.Images(model, world.web, "train", limit=9).records) == 8
 
 
 def test_no_image_that_decodes_is_named(world, model, tmp_path):
     broken = [{**record, "image": b"no image"} for record in records()]
-    directory = minute.write(str(tmp_path / "web"), broken)
+    directory = tiny_dataset.write(str(tmp_path / "web"), broken)
     with pytest.raises(UserError, match="no image .* decodes"):
         evaluation.Images(model, directory, "train")
 
@@ -171,7 +173,7 @@ def test_captions_do_not_depend_on_the_batch(world, model, monkeypatch):
         sampled = dataclasses.replace(GREEDY, method="nucleus")
         written.append(evaluation.write_captions(model, images, sampled))
     assert written[0] == written[1] and len(set(written[0])) > TEST / 2
-    assert not any(text.startswith(minute.PROMPT.strip()) for text in written[0])
+    assert not any(text.startswith(tiny_dataset.PROMPT.strip()) for text in written[0])
 
 
 def test_true_texts_and_noise_are_told_apart():
@@ -181,7 +183,7 @@ def test_true_texts_and_noise_are_told_apart():
     others = full[1:] + full[:1]
     found = evaluation.truthfulness(others, truths)
     assert found["complete"] > 0 and found["true"] == found["right"] == 0
-    web = [make_record(row, "train", minute.WEB) for row in range(200)]
+    web = [make_record(row, "train", tiny_dataset.WEB) for row in range(200)]
     real = [json.loads(record["truth"]) for record in web]
     found = evaluation.truthfulness([r["texts"][0] for r in web], [r["truth"] for r in web])
     assert found["true"] == 100 * np.mean([not truth["noise"] for truth in real])

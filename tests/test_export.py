@@ -8,11 +8,11 @@ import tarfile
 import numpy as np
 import pyarrow.parquet
 import pytest
-import scored
+import scored_dataset
 
-from blip_jax.__main__ import main
 from blip_jax.capfilt import export
-from blip_jax.data.sources import Pairs, load_view, open_dataset, to_text
+from blip_jax.cli.main import main
+from blip_jax.data.datasets import Pairs, load_view, open_dataset, to_text
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -24,7 +24,7 @@ def root(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def web(root):
-    return scored.build(root, ("large", "small"), 2)
+    return scored_dataset.build(root, ("large", "small"), 2)
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +76,7 @@ def check(row, wanted):
         assert [judge["filter"] for judge in text["filters"]] == ["large", "small"]
         assert np.mean(each) == pytest.approx(text["p_match"], rel=1e-5)
     number = int(row["key"][-7:])
-    assert row["source"] == scored.SOURCES[number % 2] and row["width"] == 32
+    assert row["source"] == scored_dataset.SOURCES[number % 2] and row["width"] == 32
     assert row["url"] == f"https://example.org/{number}.png"
     assert row["part"] == ("web x 2" if number % 2 == 0 else "web x 1")
 
@@ -170,7 +170,7 @@ def test_a_part_without_scores_has_texts_alone(web, tmp_path):
     assert main(["export", str(view), str(tmp_path / "out"), "--to", "parquet"]) == 1
     (file,) = (tmp_path / "out" / "data").iterdir()
     rows = pyarrow.parquet.read_table(file).to_pylist()
-    assert len(rows) == scored.ROWS - 1
+    assert len(rows) == scored_dataset.ROWS - 1
     assert (
         rows[3]["texts"][0]["p_match"] is None and rows[3]["caption"] == rows[3]["texts"][0]["text"]
     )

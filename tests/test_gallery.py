@@ -10,14 +10,14 @@ import subprocess
 
 import numpy as np
 import pytest
-import scored
+import scored_dataset
 from PIL import Image
 
-from blip_jax.__main__ import main
-from blip_jax.capfilt import pictures, scores, truth
-from blip_jax.capfilt.rules import VERDICTS, Rules, decide, judged
-from blip_jax.errors import UserError
-from blip_jax.evaluation import gallery
+from blip_jax.capfilt import gallery_entries, labels, storage
+from blip_jax.capfilt.selection import VERDICTS, Rules, decide, judged
+from blip_jax.cli.main import main
+from blip_jax.reports import gallery
+from blip_jax.runtime.errors import UserError
 
 ROOT = pathlib.Path(__file__).parents[1]
 SCRIPT = ROOT / "blip_jax" / "evaluation" / "templates" / "gallery.js"
@@ -27,7 +27,7 @@ BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 
 @pytest.fixture(scope="module")
 def web(tmp_path_factory):
-    return scored.build(tmp_path_factory.mktemp("gallery"))
+    return scored_dataset.build(tmp_path_factory.mktemp("gallery"))
 
 
 @pytest.fixture(scope="module")
@@ -43,11 +43,11 @@ def folder(web, tmp_path_factory):
 @pytest.fixture(scope="module")
 def entries(web):
     """What the page is made of."""
-    columns = scores.read(web.scores, "train")
+    columns = storage.read(web.scores, "train")
     p_match = judged(columns, "p_match", "mean")
     verdict, true = decide(columns, Rules(best=1)), web.true.astype(np.int8)
-    rows = np.arange(scored.ROWS)
-    return list(pictures.of_rows(web.images, "train", columns, rows, p_match, verdict, true))
+    rows = np.arange(scored_dataset.ROWS)
+    return list(gallery_entries.of_rows(web.images, "train", columns, rows, p_match, verdict, true))
 
 
 def data(folder) -> list[dict]:
@@ -74,7 +74,7 @@ def test_the_folder_holds_every_text_with_what_became_of_it(folder, entries):
 def test_pictures_are_small_files(folder):
     found = data(folder)
     thumbs = [row["thumb"] for row in found]
-    assert thumbs[scored.BROKEN] == "" and len(set(thumbs)) == scored.ROWS
+    assert thumbs[scored_dataset.BROKEN] == "" and len(set(thumbs)) == scored_dataset.ROWS
     with Image.open(folder / thumbs[0]) as picture:
         assert picture.format == "JPEG" and picture.size == (32, 32)
     page = (folder / "index.html").read_text()
@@ -238,7 +238,7 @@ def test_a_browser_runs_no_text(tmp_path):
 
 
 def test_the_sample_is_of_images_whose_truth_is_known(monkeypatch):
-    monkeypatch.setattr(truth, "LOOKED_AT", 10)
-    assert truth.looked_at(4).tolist() == [0, 1, 2, 3]
-    rows = truth.looked_at(1000)
+    monkeypatch.setattr(labels, "LOOKED_AT", 10)
+    assert labels.looked_at(4).tolist() == [0, 1, 2, 3]
+    rows = labels.looked_at(1000)
     assert len(rows) == 10 and (np.diff(rows) == 100).all()

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import pytest
 from absl import logging
 
-from blip_jax.errors import UserError
+from blip_jax.runtime.errors import UserError
 from blip_jax.train import logger
 from blip_jax.train.logger import Logger, read_metrics
 

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from blip_jax.models import masks
+from blip_jax.nn import masks
 
 # Two texts of four places: three tokens and a pad, four tokens.
 MASK = jnp.array([[1, 1, 1, 0], [1, 1, 1, 1]], bool)

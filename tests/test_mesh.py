@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, Mesh
 
-from blip_jax.errors import UserError
+from blip_jax.runtime.errors import UserError
 from blip_jax.train.mesh import AXES, across_slices, batch_sharding, own_rows, put_batch
 
 

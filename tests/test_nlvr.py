@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tiny
 
-from blip_jax import models
+from blip_jax import nn
 
 IDS, MASK = tiny.texts(3, seed=5)
 FIRST, SECOND = tiny.images(3, seed=1), tiny.images(3, seed=2)
@@ -30,7 +30,7 @@ def params():
 @functools.partial(jax.jit, static_argnums=0)
 def judged(config, params, first=FIRST, second=SECOND, ids=IDS, mask=MASK):
     """Logits float32 [B, 2]."""
-    network = models.Nlvr(config)
+    network = nn.Nlvr(config)
     call = functools.partial(network.apply, {"params": params})
     tokens = [call(images, method="encode_image") for images in (first, second)]
     contexts = call(*tokens, method="contexts")
@@ -75,7 +75,7 @@ def test_the_mean_of_the_same_twice_is_an_encoder_of_one_image(params, merge_fro
     config = config_of(merge_from)
     same = swapped(without_merge(params), same=True)
     one = {name: same[name] for name in ("vit", "med")}
-    call = functools.partial(models.Blip(config).apply, {"params": one})
+    call = functools.partial(nn.Blip(config).apply, {"params": one})
 
     def states():
         tokens = call(FIRST, method="encode_image")
@@ -137,7 +137,7 @@ def test_a_statement_is_judged_alone_as_in_a_batch_and_pads_do_not_matter(params
 def test_remat_changes_no_number(params):
     def loss(params, config):
         train = {"train": True, "rngs": {"dropout": jax.random.key(4)}}
-        call = functools.partial(models.Nlvr(config).apply, {"params": params})
+        call = functools.partial(nn.Nlvr(config).apply, {"params": params})
         tokens = [call(x, method="encode_image", **train) for x in (FIRST, SECOND)]
         contexts = call(*tokens, method="contexts")
         logits = call(IDS, MASK, contexts, method="logits", **train)

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from blip_jax.errors import UserError
+from blip_jax.runtime.errors import UserError
 from blip_jax.train.optimizer import optimizer, schedule
 
 ADAMW = {"b1": 0.9, "b2": 0.999, "eps": 1e-8, "weight_decay": 0.05, "clip_norm": 0.0}

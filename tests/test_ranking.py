@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from blip_jax.decoding import log_likelihood, shortlist
-from blip_jax.errors import UserError
+from blip_jax.runtime.errors import UserError
 
 FIRST = jnp.array([[0.0, 3.0, 2.0], [5.0, -1.0, 5.0]])
 TOKENS = jnp.array([2, 0, 1, 2])

@@ -8,14 +8,14 @@ import re
 import subprocess
 import sys
 
-import found_data
+import malformed_files
 import numpy as np
 import processes
 import pytest
 import tiny
 from PIL import Image
 
-from blip_jax import convert
+from blip_jax import checkpoints
 from blip_jax.data.tokenizer import train_wordpiece
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -38,8 +38,10 @@ def write_model(kind: str, folder: pathlib.Path, tokenizer) -> None:
     config = tiny.config(vit=VISION, med={"vocab": tokenizer.vocab_size, "max_length": 40})
     if kind == "vqa":
         config = dataclasses.replace(config, med=dataclasses.replace(config.med, sharing="none"))
-    checkpoint = convert.Checkpoint(kind, config, tiny.init(config, kind=kind), tokenizer=tokenizer)
-    convert.write(checkpoint, str(folder), "hf")
+    checkpoint = checkpoints.Checkpoint(
+        kind, config, tiny.init(config, kind=kind), tokenizer=tokenizer
+    )
+    checkpoints.write(checkpoint, str(folder), "hf")
 
 
 def test_in_python(tmp_path, monkeypatch, capsys):
@@ -63,7 +65,7 @@ def cleaned(tmp_path_factory):
     """A folder in which the lines of "Clean and re-caption your own data" were run."""
     folder = tmp_path_factory.mktemp("cleaned")
     tokenizer = train_wordpiece([WORDS], str(folder / "words"), 120)
-    found_data.write_shards(folder / "shards", 2, 60)
+    malformed_files.write_shards(folder / "shards", 2, 60)
     for kind, name in (("captioner", "image-captioning-base"), ("retrieval", "itm-base-coco")):
         write_model(kind, folder / "Salesforce" / f"blip-{name}", tokenizer)
     (folder / "configs").symlink_to(ROOT / "configs")

@@ -9,18 +9,18 @@ import jax
 import numpy as np
 import pytest
 
-from blip_jax import models
-from blip_jax.convert import files, original, rules
-from blip_jax.data.builders.shapes import ShapesConfig, make_record, prepare
-from blip_jax.data.sources import Part, save_view
+from blip_jax import nn
+from blip_jax.checkpoints import original, rules, tensors
+from blip_jax.data.datasets import Part, save_view
+from blip_jax.data.synthetic.builder import ShapesConfig, make_record, prepare
 from blip_jax.data.tokenizer import train_wordpiece
-from blip_jax.errors import UserError
+from blip_jax.runtime.errors import UserError
+from blip_jax.runtime.signals import Interrupted
+from blip_jax.tasks.pairs import select
 from blip_jax.train import config as run_config
 from blip_jax.train import loop
 from blip_jax.train.logger import Logger
 from blip_jax.train.mesh import check_batch, make_mesh
-from blip_jax.train.signals import Interrupted
-from blip_jax.train.tasks.image_text import select
 
 STEPS = 6
 MODEL = {
@@ -179,7 +179,7 @@ def test_a_run_starts_from_another_workdir(world, whole, task, tmp_path):
     state = loop.train(config, str(tmp_path))
     trained = whole[1].params
     kind = {"captioner": "captioner", "filter": "retrieval"}[task]
-    shapes = models.shapes(models.preset("tiny", **MODEL), kind)
+    shapes = nn.shapes(nn.preset("tiny", **MODEL), kind)
     assert jax.tree.structure(state.params) == jax.tree.structure(shapes)
     kept = select(trained, state.params)
     for got, want in zip(jax.tree.leaves(state.params), jax.tree.leaves(kept), strict=True):
@@ -204,7 +204,7 @@ def test_a_run_starts_from_another_workdir(world, whole, task, tmp_path):
 def test_a_run_starts_from_a_vit(world, whole, tmp_path):
     trained = whole[1].params
     vit = rules.save(trained, original.vision(""))
-    files.write(vit, str(tmp_path / "vit.safetensors"), {})
+    tensors.write(vit, str(tmp_path / "vit.safetensors"), {})
     config = tiny_run(world, "pretrain")
     config.initial.vit = str(tmp_path / "vit.safetensors")
     config.steps = 0

@@ -8,8 +8,8 @@ import pytest
 import tiny
 from jax.sharding import PartitionSpec as P
 
-from blip_jax import losses, models
-from blip_jax.errors import UserError
+from blip_jax import losses, nn
+from blip_jax.runtime.errors import UserError
 from blip_jax.train.mesh import make_mesh
 from blip_jax.train.sharding import path_name, shardings, spec_of, table
 from blip_jax.train.state import TrainState
@@ -19,20 +19,20 @@ def state_of(config):
     """Shapes of a whole run's state, with AdamW's moments and the momentum weights."""
 
     def start(key):
-        params = models.init(config, key)
+        params = nn.init(config, key)
         queue = losses.init_queue(64, config.embed, key)
         opt_state = optax.adamw(1e-3).init(params)
-        momentum = models.momentum_subtree(params)
+        momentum = nn.momentum_subtree(params)
         return TrainState(jnp.int32(0), params, momentum, queue, opt_state)
 
     return jax.eval_shape(start, jax.random.key(0))
 
 
 CONFIGS = {
-    "base": models.preset("base"),
-    "large": models.preset("large"),
+    "base": nn.preset("base"),
+    "large": nn.preset("large"),
     **{
-        layout: models.preset("tiny", med={"sharing": layout})
+        layout: nn.preset("tiny", med={"sharing": layout})
         for layout in ("all", "all_but_cross_attention", "all_but_self_attention", "none")
     },
 }

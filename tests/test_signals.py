@@ -5,8 +5,8 @@ import signal
 
 import pytest
 
-from blip_jax.__main__ import VERBS, main
-from blip_jax.train.signals import SIGNALS, Interrupted, Interruptible
+from blip_jax.cli.main import VERBS, main
+from blip_jax.runtime.signals import SIGNALS, Interrupted, Interruptible
 
 
 @pytest.mark.parametrize("number", SIGNALS)

@@ -5,7 +5,7 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
-from stepping import (
+from step_fixture import (
     KEY,
     MOMENTUM,
     NAMES,
@@ -21,8 +21,8 @@ from stepping import (
     undrawn,
 )
 
-from blip_jax import models
-from blip_jax.errors import UserError
+from blip_jax import nn
+from blip_jax.runtime.errors import UserError
 from blip_jax.train.mesh import check_batch, make_mesh
 from blip_jax.train.sharding import path_name
 
@@ -140,7 +140,7 @@ def test_momentum_weights_move_towards_the_steps_weights(single, wanted):
     expected = jax.tree.map(
         lambda slow, w: MOMENTUM * slow + (1 - MOMENTUM) * w,
         momentum,
-        models.momentum_subtree(params),
+        nn.momentum_subtree(params),
     )
     found = wanted[0].momentum
     assert jax.tree.structure(found) == jax.tree.structure(expected)

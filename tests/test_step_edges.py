@@ -7,7 +7,7 @@ import numpy as np
 import optax
 import pytest
 import tiny
-from stepping import (
+from step_fixture import (
     GROUP,
     KEY,
     NAMES,
@@ -21,12 +21,12 @@ from stepping import (
     undrawn,
 )
 
-from blip_jax import losses, models
+from blip_jax import losses, nn
+from blip_jax.tasks.objectives import Objectives
+from blip_jax.tasks.pairs import ImageText
 from blip_jax.train.sharding import path_name
 from blip_jax.train.state import TrainState
 from blip_jax.train.step import make_step
-from blip_jax.train.tasks.image_text import ImageText
-from blip_jax.train.tasks.objectives import Objectives
 
 NOTHING = np.zeros((4, tiny.LENGTH), np.int32)
 FOUR = {
@@ -80,7 +80,7 @@ def test_tasks_of_fewer_losses(names):
     params = tiny.init(task.config)
     momentum = queue = None
     if task.objectives.contrast:
-        momentum = models.momentum_subtree(params)
+        momentum = nn.momentum_subtree(params)
         queue = losses.init_queue(QUEUE, 8, jax.random.key(0))
     state = TrainState(np.int32(0), params, momentum, queue, STILL.init(params))
     state, metrics = jax.device_get(jax.jit(make_step(task, STILL))(state, make_batch(), None))

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import tiny
 
-from blip_jax import models
-from blip_jax.models.attention import LayerNorm
-from blip_jax.models.vit import Block, patches
+from blip_jax import nn
+from blip_jax.nn.attention import LayerNorm
+from blip_jax.nn.vit import Block, patches
 
 IMAGES = tiny.images(3)
 
@@ -23,7 +23,7 @@ def exact():
 
 @functools.partial(jax.jit, static_argnums=0)
 def tokens(config, params):
-    return models.Blip(config).apply({"params": params}, IMAGES, method="encode_image")
+    return nn.Blip(config).apply({"params": params}, IMAGES, method="encode_image")
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +98,7 @@ def test_stochastic_depth_keeps_the_mean(rate):
 def test_stochastic_depth_spares_the_first_layer(params):
     config = tiny.config(vit={"drop_path": 0.9, "depth": 1})
     one = {**params["vit"], "blocks": jax.tree.map(lambda w: w[:1], params["vit"]["blocks"])}
-    blip, values = models.Blip(config), {"params": {**params, "vit": one}}
+    blip, values = nn.Blip(config), {"params": {**params, "vit": one}}
     plain = blip.apply(values, IMAGES, method="encode_image")
     rngs = {"dropout": jax.random.key(0)}
     trained = blip.apply(values, IMAGES, True, method="encode_image", rngs=rngs)
@@ -112,7 +112,7 @@ def test_stochastic_depth_spares_the_first_layer(params):
 def test_resized_position_is_torchs_bicubic(old, new):
     torch = pytest.importorskip("torch")
     position = np.random.default_rng(0).normal(size=(1, old**2 + 1, 6)).astype(np.float32)
-    found = models.resize_position(position, new**2 + 1)
+    found = nn.resize_position(position, new**2 + 1)
     grid = torch.tensor(position[:, 1:].reshape(1, old, old, 6)).permute(0, 3, 1, 2)
     grid = torch.nn.functional.interpolate(grid, (new, new), mode="bicubic", align_corners=False)
     wanted = grid.permute(0, 2, 3, 1).reshape(1, new * new, 6).numpy()
@@ -122,7 +122,7 @@ def test_resized_position_is_torchs_bicubic(old, new):
 def test_resized_position_keeps_cls_and_constants():
     position = np.ones((1, 17, 3), np.float32)
     position[0, 0] = [5, 6, 7]
-    found = models.resize_position(position, 50)
+    found = nn.resize_position(position, 50)
     assert found.shape == (1, 50, 3) and found.dtype == np.float32
     np.testing.assert_array_equal(found[0, 0], [5, 6, 7])
     np.testing.assert_allclose(found[0, 1:], 1, atol=1e-6)

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import tiny
 
-from blip_jax import losses, models
+from blip_jax import losses, nn
 from blip_jax.decoding import Decoding, log_likelihood
-from blip_jax.inference import programs
+from blip_jax.models import functions
 
 CONFIG = tiny.config(med={"sharing": "none"})
 QUESTIONS = tiny.texts(3, seed=1)
@@ -28,7 +28,7 @@ def params():
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def run(config, method, params, *args, **kw):
-    return models.Vqa(config).apply({"params": params}, *args, method=method, **kw)
+    return nn.Vqa(config).apply({"params": params}, *args, method=method, **kw)
 
 
 def read(params, ids=QUESTIONS[0], mask=QUESTIONS[1], config=CONFIG):
@@ -77,9 +77,9 @@ def written(params, question, quirks=()):
     states, _ = read(params, *question)
 
     def apply(method, *args):
-        return models.Vqa(config).apply({"params": params}, *args, method=method)
+        return nn.Vqa(config).apply({"params": params}, *args, method=method)
 
-    generate = jax.jit(lambda states, mask: programs.answers(apply, model, states, mask, OPTIONS))
+    generate = jax.jit(lambda states, mask: functions.answers(apply, model, states, mask, OPTIONS))
     return generate(states, question[1])
 
 
@@ -126,7 +126,7 @@ def test_cached_decoding_is_uncached_decoding(params):
     ids[:, 0] = CONFIG.med.dec_token
     context = read(params)[1]
     whole = run(CONFIG, "lm_logits", params, ids, np.ones((6, 7), bool), context)
-    cache = models.init_cache(CONFIG, 6, 9)  # with room to spare
+    cache = nn.init_cache(CONFIG, 6, 9)  # with room to spare
     found, cache = run(CONFIG, "decode_step", params, ids[:, :3], context, cache, 0)
     found = [found]
     for position in range(3, 7):
@@ -141,13 +141,11 @@ def test_remat_changes_no_number(params):
     ids, mask = ANSWERS
 
     def loss(params, config):
-        call = functools.partial(models.Vqa(config).apply, {"params": params}, train=True)
+        call = functools.partial(nn.Vqa(config).apply, {"params": params}, train=True)
         rngs = {"dropout": jax.random.key(4)}
         tokens = call(IMAGES, method="encode_image", rngs=rngs)
         states = call(tokens, *QUESTIONS, method="question_states", rngs=rngs)
-        context = models.Vqa(config).apply(
-            {"params": params}, states, QUESTIONS[1], method="context"
-        )
+        context = nn.Vqa(config).apply({"params": params}, states, QUESTIONS[1], method="context")
         logits = call(ids, mask, context, method="lm_logits", rngs=rngs)
         loss, weight = losses.lm_loss(logits, ids, mask)
         return (loss * weight).sum() / weight.sum()
@@ -194,11 +192,11 @@ def test_ranked_answers_are_the_likeliest_in_full(params):
         model = SimpleNamespace(config=config)
 
         def apply(method, *args):
-            return models.Vqa(config).apply({"params": params}, *args, method=method)
+            return nn.Vqa(config).apply({"params": params}, *args, method=method)
 
         candidates = jnp.asarray(ids), jnp.asarray(mask)
         return jax.jit(
-            lambda states: programs.ranked(apply, model, states, QUESTIONS[1], candidates, k)
+            lambda states: functions.ranked(apply, model, states, QUESTIONS[1], candidates, k)
         )(states)
 
     index, score = ranked(6)

@@ -6,16 +6,16 @@ import jax
 from etils import epath
 from ml_collections import ConfigDict
 
-from blip_jax.call import command_line
-from blip_jax.capfilt import assemble, scores
+from blip_jax.capfilt import mixture, storage
 from blip_jax.capfilt.inputs import Input
 from blip_jax.capfilt.run import Settings
 from blip_jax.capfilt.run import run as caption_and_score
-from blip_jax.data.sources import Part
+from blip_jax.data.datasets import Part
 from blip_jax.decoding import Decoding
-from blip_jax.errors import UserError
-from blip_jax.evaluation import tables
-from blip_jax.inference import Model, load
+from blip_jax.models import Model, load
+from blip_jax.reports import tables
+from blip_jax.runtime.command_line import command_line
+from blip_jax.runtime.errors import UserError
 
 TOP_K = 50  # of "top_k" where the config says 0
 
@@ -68,16 +68,16 @@ def run(config: ConfigDict, workdir: str) -> None:
     caption_and_score(settings, captioners, models(config.filter, config))
     if jax.process_index():
         return
-    columns = scores.read(output, source.split)
-    kept = assemble.keep(columns, scores.ORIGINS, config.threshold)
+    columns = storage.read(output, source.split)
+    kept = mixture.keep(columns, storage.ORIGINS, config.threshold)
     print(tables.plain(summary(columns, kept)))
-    for reason, count in scores.set_aside(columns).items():
+    for reason, count in storage.set_aside(columns).items():
         print(f"set aside: {count}, {reason}", file=sys.stderr)
     if config.human:
-        origin = assemble.Source(source.dataset, source.split, output)
+        origin = mixture.Source(source.dataset, source.split, output)
         view = str(epath.Path(workdir) / "view.json")
         human = Part(name="human", dataset=config.human)
-        assemble.write_view(view, human, origin, columns, kept, config.human_share)
+        mixture.write_view(view, human, origin, columns, kept, config.human_share)
         print(f"\nview to train on: {view}")
 
 
@@ -115,10 +115,10 @@ def models(named: str, config: ConfigDict) -> dict[str, tuple[str, Model]]:
     return found
 
 
-def summary(columns: scores.Columns, kept) -> list[dict]:
+def summary(columns: storage.Columns, kept) -> list[dict]:
     """Texts in, kept and without a score, by origin."""
     rows = []
-    for origin in scores.ORIGINS:
+    for origin in storage.ORIGINS:
         own = columns.where("origin", origin)
         rows.append({
             "texts": origin,

@@ -12,10 +12,10 @@ from collections.abc import Iterator
 import numpy as np
 from PIL import Image
 
-from blip_jax.capfilt import images as known
-from blip_jax.capfilt import scores
-from blip_jax.data.sources import Part, load_pairs, open_dataset, to_text
-from blip_jax.errors import UserError
+from blip_jax.capfilt import image_index as known
+from blip_jax.capfilt import storage
+from blip_jax.data.datasets import Part, load_pairs, open_dataset, to_text
+from blip_jax.runtime.errors import UserError
 
 # Suffixes of PIL's formats that are not called like the format.
 SUFFIXES = {"jpeg": "jpg", "mpo": "jpg", "tiff": "tif", "jpeg2000": "jp2"}
@@ -134,7 +134,7 @@ class _Stored:
     """The scored texts of a part, by row."""
 
     def __init__(self, part: Part, rows: int):
-        self.part, self.columns = part, scores.read(part.scores, part.split)
+        self.part, self.columns = part, storage.read(part.scores, part.split)
         if len(self.columns.key) != rows:
             raise UserError(
                 f"part {part.name!r}: scores {part.scores} have {len(self.columns.key)} rows, "

@@ -7,8 +7,8 @@ from typing import Any
 
 from etils import epath
 
-from blip_jax.call import command_line
-from blip_jax.data.imports import settings as imports
+from blip_jax.data.ingest import config as ingest_config
+from blip_jax.runtime.command_line import command_line
 
 MANIFEST = "manifest.json"
 
@@ -28,7 +28,7 @@ def commands(dataset: str, prepared: Mapping, provenance: Mapping) -> list[str]:
     found = []
     if "source" in prepared.get("settings", {}):
         argv = ["blip-jax", "prepare", "--config", "configs/prepare.py", "--workdir", dataset]
-        own, usual = prepared["settings"], imports.defaults().to_dict()
+        own, usual = prepared["settings"], ingest_config.defaults().to_dict()
         argv += [f"--config.{name}={value}" for name, value in _changed(own, usual)]
         found.append(shlex.join(argv))
     if provenance.get("command"):

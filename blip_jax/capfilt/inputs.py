@@ -4,9 +4,9 @@ from collections import defaultdict
 
 import numpy as np
 
-from blip_jax.capfilt.work import entry
-from blip_jax.data.sources import load_pairs, load_view, open_dataset, to_text
-from blip_jax.errors import UserError
+from blip_jax.capfilt.generate import entry
+from blip_jax.data.datasets import load_pairs, load_view, open_dataset, to_text
+from blip_jax.runtime.errors import UserError
 
 
 class Input:

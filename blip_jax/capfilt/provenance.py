@@ -10,8 +10,8 @@ import os
 
 from etils import epath
 
-from blip_jax.data.sources import seen_from
-from blip_jax.errors import UserError
+from blip_jax.data.datasets import seen_from
+from blip_jax.runtime.errors import UserError
 
 FILE = "provenance.json"
 

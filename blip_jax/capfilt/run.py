@@ -21,16 +21,16 @@ import tqdm
 from etils import epath
 
 import blip_jax
-from blip_jax.capfilt import provenance, scores
+from blip_jax.capfilt import provenance, storage
+from blip_jax.capfilt.generate import Work
 from blip_jax.capfilt.inputs import Input
-from blip_jax.capfilt.shards import LIFETIME, Shards
-from blip_jax.capfilt.work import Work
+from blip_jax.capfilt.work_queue import LIFETIME, Shards
+from blip_jax.data.datasets import beside
 from blip_jax.data.images import ImageError, decode, resize
-from blip_jax.data.sources import beside
 from blip_jax.decoding import Decoding
-from blip_jax.errors import UserError
-from blip_jax.inference import Model
-from blip_jax.train.signals import Interrupted, Interruptible
+from blip_jax.models import Model
+from blip_jax.runtime.errors import UserError
+from blip_jax.runtime.signals import Interrupted, Interruptible
 
 AHEAD = 4  # batches that are read while the devices work
 
@@ -85,9 +85,9 @@ def run(
     output, split = epath.Path(settings.output), source.split
     output.mkdir(parents=True, exist_ok=True)
     starts = range(0, len(source), settings.shard_rows)
-    scores.check_shards(settings.output, split, len(starts))
+    storage.check_shards(settings.output, split, len(starts))
     _claim(settings, source, captioners, filters)
-    paths = [scores.shard_path(settings.output, split, i, len(starts)) for i in range(len(starts))]
+    paths = [storage.shard_path(settings.output, split, i, len(starts)) for i in range(len(starts))]
     models = [{name: model for name, (_, model) in x.items()} for x in (captioners, filters)]
     size = settings.batch_size * jax.local_device_count()
     work = Work(*models, settings.ways, size, settings.seed)
@@ -107,7 +107,7 @@ def run(
                     break
             if interruption.requested:
                 break
-            scores.write_shard(paths[number], made, len(filters))
+            storage.write_shard(paths[number], made, len(filters))
             shards.finished(number, {"rows": len(made), **times.found(), **counted(made)})
         if interruption.requested and len(shards.done()) < len(paths):
             message = f"stopped with {len(shards.done())} of {len(paths)} shards done"
@@ -230,4 +230,4 @@ def _finish(
     manifest = {"rows": len(source), "shards": shards}
     (folder / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
     description = f"Texts and scores of CapFilt for {source.dataset}, split {source.split}."
-    scores.finish(settings.output, source.split, lengths, description, filters)
+    storage.finish(settings.output, source.split, lengths, description, filters)

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import pyarrow.compute as pc
 
-from blip_jax.capfilt import quality
-from blip_jax.capfilt.columns import Columns, set_aside
-from blip_jax.capfilt.images import Images
-from blip_jax.capfilt.rules import KEPT, VERDICTS, Rules, decide, judged, probability
-from blip_jax.capfilt.scores import ORIGINS
-from blip_jax.capfilt.truth import TRUE, UNKNOWN
-from blip_jax.evaluation import filtering
+from blip_jax.capfilt import filter_quality
+from blip_jax.capfilt.image_index import Images
+from blip_jax.capfilt.labels import TRUE, UNKNOWN
+from blip_jax.capfilt.selection import KEPT, VERDICTS, Rules, decide, judged, probability
+from blip_jax.capfilt.storage import ORIGINS
+from blip_jax.capfilt.table import Columns, set_aside
+from blip_jax.metrics import filtering
 
 _MOST = 20  # sources, licences and captioners that are listed; the rest are summed up
 SCORES = {"p_match": (0.0, 1.0), "cosine": (-1.0, 1.0)}
@@ -78,7 +78,7 @@ def gather(scored: Scored) -> dict[str, Any]:
             {"filter": name, "mean P(match)": _mean(columns.p_match[:, i][columns.scored])}
             for i, name in enumerate(columns.filters)
         ]
-    measured = quality.measure(columns, scored.p_match, kept, scored.truth)
+    measured = filter_quality.measure(columns, scored.p_match, kept, scored.truth)
     return strict(found | ({"truth": measured} if measured else {}))
 
 

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from blip_jax.capfilt.export import ABOUT, NUMBERS, Row
-from blip_jax.errors import UserError
+from blip_jax.runtime.errors import UserError
 
 _GROUP = 64  # rows in memory, and in a group of rows of Parquet
 _A_FOLDER = 1000  # image files in a folder

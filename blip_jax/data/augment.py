@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 from blip_jax.data.images import resize
-from blip_jax.errors import UserError
+from blip_jax.runtime.errors import UserError
 
 FILL = (128, 128, 128)
 MAX_LEVEL = 10

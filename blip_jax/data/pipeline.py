@@ -16,11 +16,11 @@ import grain
 import numpy as np
 
 from blip_jax.data.augment import TrainTransform
+from blip_jax.data.datasets import Pairs, Part, load_view, open_dataset, to_text
 from blip_jax.data.images import ImageError, decode, resize
-from blip_jax.data.sources import Pairs, Part, load_view, open_dataset, to_text
 from blip_jax.data.text import clean_caption
 from blip_jax.data.tokenizer import Tokenizer
-from blip_jax.errors import UserError
+from blip_jax.runtime.errors import UserError
 
 REASONS = ("ok", "undecodable image", "empty text")  # what the batch's 'reason' counts
 

@@ -11,7 +11,7 @@ import numpy as np
 import tokenizers
 from etils import epath
 
-from blip_jax.errors import UserError
+from blip_jax.runtime.errors import UserError
 
 _SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 _EXTRA = ("[DEC]", "[ENC]")

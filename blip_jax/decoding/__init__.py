@@ -1,7 +1,7 @@
 """Text from a step function: one jitted loop, cache in and cache out; and texts ranked."""
 
+from blip_jax.decoding.config import Decoding
 from blip_jax.decoding.loop import generate
-from blip_jax.decoding.options import Decoding
 from blip_jax.decoding.prefill import Generated
 from blip_jax.decoding.ranking import log_likelihood, shortlist
 

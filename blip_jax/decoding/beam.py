@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from blip_jax.decoding.options import Decoding
+from blip_jax.decoding.config import Decoding
+from blip_jax.decoding.logits import process, seen_tokens
 from blip_jax.decoding.prefill import Generated, Prompts, Step, prefill
-from blip_jax.decoding.process import process, seen_tokens
 
 # Beams start as copies. All but the first get this score, so that they do not find the same text.
 BEHIND = -1e9

@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 
 from blip_jax.decoding.beam import search
-from blip_jax.decoding.options import Decoding
+from blip_jax.decoding.config import Decoding
+from blip_jax.decoding.logits import choose, process, seen_tokens
 from blip_jax.decoding.prefill import Generated, Step, prefill
-from blip_jax.decoding.process import choose, process, seen_tokens
 
 
 class _State(NamedTuple):

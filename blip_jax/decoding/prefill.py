@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from blip_jax.decoding.options import Decoding
+from blip_jax.decoding.config import Decoding
 
 # (ids [R, t], cache, tokens that the cache holds) -> (logits float32 [R, t, V], cache). R is a
 # multiple of B; the cache is a pytree with the rows on axis 1 of every leaf.

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from blip_jax import losses
-from blip_jax.errors import UserError
+from blip_jax.runtime.errors import UserError
 
 
 def shortlist(first_logits: jax.Array, first_tokens: jax.Array, k: int) -> jax.Array:

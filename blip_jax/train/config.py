@@ -5,10 +5,10 @@ The ConfigDict is locked: a field that is not here is an error that names its ne
 
 from ml_collections import ConfigDict
 
-from blip_jax import models
-from blip_jax.errors import UserError
-from blip_jax.train.tasks import TASKS
-from blip_jax.train.tasks.objectives import Objectives
+from blip_jax import nn
+from blip_jax.runtime.errors import UserError
+from blip_jax.tasks import TASKS
+from blip_jax.tasks.objectives import Objectives
 
 PROMPT = "a picture of "
 
@@ -66,12 +66,12 @@ def defaults(task: str) -> ConfigDict:
     return config.lock()
 
 
-def model_config(config: ConfigDict, vocab: int) -> models.BlipConfig:
+def model_config(config: ConfigDict, vocab: int) -> nn.BlipConfig:
     """The model of a run; its vocabulary is the tokenizer's."""
     values = changes(config)
     values["med"] = {"vocab": vocab, **values.get("med", {})}
     values.setdefault("remat", config.model.remat)
-    return models.preset(config.model.preset, **values)
+    return nn.preset(config.model.preset, **values)
 
 
 def changes(config: ConfigDict) -> dict:

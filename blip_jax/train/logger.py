@@ -11,7 +11,7 @@ from absl import logging
 from etils import epath
 from tensorboardX import SummaryWriter
 
-from blip_jax.errors import UserError
+from blip_jax.runtime.errors import UserError
 
 FILE = "metrics.jsonl"
 RATE = "images/s"

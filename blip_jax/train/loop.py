@@ -10,24 +10,24 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
-from blip_jax import models
-from blip_jax.convert.initial import initialise
+from blip_jax import nn
+from blip_jax.checkpoints.pretrained_encoders import initialise
+from blip_jax.checkpoints.training import Checkpoints, Meta, load_params
 from blip_jax.data.augment import TrainTransform
 from blip_jax.data.pipeline import REASONS, train_batches
 from blip_jax.data.tokenizer import Tokenizer
-from blip_jax.errors import UserError
-from blip_jax.inference.loading import local
+from blip_jax.models.loading import local
+from blip_jax.runtime.errors import UserError
+from blip_jax.runtime.processes import gathered, several
+from blip_jax.runtime.signals import Interrupted, Interruptible
+from blip_jax.tasks import KINDS
+from blip_jax.tasks.pairs import select
 from blip_jax.train import config as run_config
-from blip_jax.train.checkpoint import Checkpoints, Meta, load_params
-from blip_jax.train.distributed import gathered, several
 from blip_jax.train.logger import Logger
 from blip_jax.train.mesh import check_batch, make_mesh, own_rows, put_batch
 from blip_jax.train.optimizer import schedule
-from blip_jax.train.program import program
-from blip_jax.train.signals import Interrupted, Interruptible
+from blip_jax.train.setup import program
 from blip_jax.train.state import TrainState
-from blip_jax.train.tasks import KINDS
-from blip_jax.train.tasks.image_text import select
 
 
 class Run:
@@ -73,7 +73,7 @@ class Run:
         if config.init_from:
             params = pretrained(config.init_from, self.model, self.kind)
         elif any(config.initial.values()):
-            params = jax.jit(models.init, static_argnums=(0, 2))(self.model, key, self.kind)
+            params = jax.jit(nn.init, static_argnums=(0, 2))(self.model, key, self.kind)
             params = initialised(params, self.model, **config.initial)
         else:
             return self.program.init(key)
@@ -118,7 +118,7 @@ class Run:
     @property
     def meta(self) -> Meta:
         config = self.config
-        return Meta(models.to_dict(self.model), self.kind, config.prompt, config.max_length)
+        return Meta(nn.to_dict(self.model), self.kind, config.prompt, config.max_length)
 
 
 def train(config: ConfigDict, workdir: str, devices: list | None = None) -> TrainState:
@@ -174,14 +174,14 @@ def train(config: ConfigDict, workdir: str, devices: list | None = None) -> Trai
     return state
 
 
-def pretrained(workdir: str, model: models.BlipConfig, kind: str) -> dict:
+def pretrained(workdir: str, model: nn.BlipConfig, kind: str) -> dict:
     """The newest parameters of `workdir` that `kind` has, with positions for its image size.
 
     Raises:
       UserError: it holds another model in more than the image size, or a part is not in it.
     """
     params, meta = load_params(workdir)
-    theirs, ours = models.from_dict(meta.model), model
+    theirs, ours = nn.from_dict(meta.model), model
     same_size = dataclasses.replace(theirs.vit, image_size=ours.vit.image_size)
     for name, a, b in (("vit", same_size, ours.vit), ("med", theirs.med, ours.med)):
         for field in dataclasses.fields(a):
@@ -191,10 +191,10 @@ def pretrained(workdir: str, model: models.BlipConfig, kind: str) -> dict:
                     f"init_from {workdir} has {name}.{field.name} {values[0]}, the config "
                     f"{values[1]}: make them equal"
                 )
-    position = models.resize_position(params["vit"]["position"], ours.vit.tokens)
+    position = nn.resize_position(params["vit"]["position"], ours.vit.tokens)
     params = {**params, "vit": {**params["vit"], "position": position}}
     try:
-        return select(params, models.shapes(model, kind))
+        return select(params, nn.shapes(model, kind))
     except KeyError as error:
         raise UserError(
             f"init_from {workdir} holds a {meta.kind} model without {error}, which a {kind} "
@@ -202,7 +202,7 @@ def pretrained(workdir: str, model: models.BlipConfig, kind: str) -> dict:
         ) from error
 
 
-def initialised(params: dict, model: models.BlipConfig, vit: str, text: str) -> dict:
+def initialised(params: dict, model: nn.BlipConfig, vit: str, text: str) -> dict:
     """Fresh parameters with the networks of other models in their place (paper, section 4.1)."""
     with contextlib.ExitStack() as stack:
         paths = [path and stack.enter_context(local(path)) for path in (vit, text)]

@@ -15,7 +15,7 @@ from typing import Any
 import jax.numpy as jnp
 import optax
 
-from blip_jax.errors import UserError
+from blip_jax.runtime.errors import UserError
 
 NEEDS = {
     "step": ("lr", "min_lr", "warmup_lr", "warmup_steps", "decay_rate", "steps_per_epoch"),

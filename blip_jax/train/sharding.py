@@ -7,7 +7,7 @@ import jax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from blip_jax.errors import UserError
+from blip_jax.runtime.errors import UserError
 
 # Paths are searched, not matched whole, so that the moments of the optimizer and the momentum
 # weights, whose paths end like their parameter's, lie where it lies. The leading None of what is

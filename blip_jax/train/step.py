@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from blip_jax.tasks.pairs import Batch, ImageText
 from blip_jax.train.state import TrainState
-from blip_jax.train.tasks.image_text import Batch, ImageText
 
 Step = Callable[[TrainState, Batch, jax.Array | None], tuple[TrainState, dict[str, jax.Array]]]
 

@@ -16,7 +16,7 @@ import numpy as np
 from array_record.python.array_record_module import ArrayRecordWriter
 from tensorflow_datasets.proto import tf_example_pb2
 
-from blip_jax.capfilt import rules, scores, statistics
+from blip_jax.capfilt import selection, statistics, storage
 
 SHARD = 50_000
 WORDS = "a small red dog with two blue cats on the green table near an old white house".split()
@@ -28,7 +28,7 @@ def write(folder: str, rows: int) -> None:
     texts = [" ".join(rng.choice(WORDS, 11)).encode() for _ in range(20_000)]
     starts = range(0, rows, SHARD)
     for number, start in enumerate(starts):
-        path = scores.shard_path(folder, "train", number, len(starts))
+        path = storage.shard_path(folder, "train", number, len(starts))
         writer = ArrayRecordWriter(str(path), "group_size:1")
         for row in range(start, min(start + SHARD, rows)):
             example = tf_example_pb2.Example()
@@ -50,7 +50,7 @@ def write(folder: str, rows: int) -> None:
             features["texts/tokens"].int64_list.value.extend([13, 13])
             writer.write(example.SerializeToString())
         writer.close()
-    scores.finish(folder, "train", [min(SHARD, rows - start) for start in starts], "")
+    storage.finish(folder, "train", [min(SHARD, rows - start) for start in starts], "")
 
 
 def main() -> None:
@@ -61,13 +61,13 @@ def main() -> None:
         write(folder, rows)
         size = sum(path.stat().st_size for path in pathlib.Path(folder).iterdir()) / 1e6
         print(f"{rows:,} rows, {size:,.0f} MB of shards; memory {memory():,.0f} MB")
-        columns = timed("read", lambda: scores.read(folder, "train"))
+        columns = timed("read", lambda: storage.read(folder, "train"))
     own = sum(getattr(getattr(columns, f.name), "nbytes", 0) for f in dataclasses.fields(columns))
     print(f"{len(columns.row):,} texts in columns of {own / 1e6:,.0f} MB")
-    for title, asked in (("rules", rules.Rules()), ("rules, best 1", rules.Rules(best=1))):
-        verdict = timed(title, lambda asked=asked: rules.decide(columns, asked))
+    for title, asked in (("rules", selection.Rules()), ("rules, best 1", selection.Rules(best=1))):
+        verdict = timed(title, lambda asked=asked: selection.decide(columns, asked))
     unknown = np.full(len(columns.row), -1, np.int8)
-    scored = statistics.Scored(columns, rules.Rules(), verdict, unknown, None)
+    scored = statistics.Scored(columns, selection.Rules(), verdict, unknown, None)
     timed("statistics", lambda: statistics.gather(scored))
     timed("sweep of 11", lambda: statistics.sweep(scored, np.linspace(0, 1, 11)))
 

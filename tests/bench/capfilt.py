@@ -32,10 +32,10 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
 from full_size_huggingface import DEC, theirs  # noqa: E402
 
-from blip_jax import inference  # noqa: E402
-from blip_jax.__main__ import main as blip_jax  # noqa: E402
+from blip_jax import models  # noqa: E402
 from blip_jax.capfilt.inputs import Input  # noqa: E402
 from blip_jax.capfilt.run import Settings, run  # noqa: E402
+from blip_jax.cli.main import main as blip_jax  # noqa: E402
 from blip_jax.data.images import normalize  # noqa: E402
 from blip_jax.decoding import Decoding  # noqa: E402
 
@@ -79,7 +79,7 @@ class Bound:
 
     def __init__(self, models: dict, batch: int):
         self.encoders = [
-            inference.programs.Mapped(lambda apply, x: apply("encode_image", normalize(x)), model)
+            models.functions.Mapped(lambda apply, x: apply("encode_image", normalize(x)), model)
             for model in models.values()
         ]
         shape = (batch, 384, 384, 3)
@@ -169,7 +169,7 @@ def main() -> None:
             (folder / kind).mkdir()
         torch_models = {kind: theirs(names[kind], folder / kind) for kind in names}
         options = {"dtype": "bfloat16"} if args.gpu else {}
-        models = {kind: inference.load(folder / kind, **options) for kind in names}
+        models = {kind: models.load(folder / kind, **options) for kind in names}
         models["captioner"].prompt = PROMPT
         dataset = imported(folder, 2 * count)
         source = Input(dataset, "train", 1)

@@ -38,7 +38,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.rows:
         return search(args.rows)
-    import found_data as found
+    import malformed_files as found
 
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
@@ -98,7 +98,7 @@ def content(folder: pathlib.Path) -> dict[str, bytes]:
 def search(rows: int) -> None:
     import resource
 
-    from blip_jax.data.imports.duplicates import mark
+    from blip_jax.data.ingest.duplicates import mark
 
     rng = np.random.default_rng(0)
     look, content = rng.integers(0, 2**64, (2, rows), np.uint64)

@@ -59,29 +59,29 @@ def written(folder: pathlib.Path, kind: str, preset: str) -> list[pathlib.Path]:
     import jax
     import numpy as np
 
-    from blip_jax import convert, models
+    from blip_jax import checkpoints, nn
 
-    config = models.preset(preset, vit={"image_size": 384})
+    config = nn.preset(preset, vit={"image_size": 384})
     if kind == "vqa":
         med = dataclasses.replace(config.med, sharing="none")
         config = dataclasses.replace(config, med=med)
     rng = np.random.default_rng(0)
     params = jax.tree.map(
-        lambda x: rng.standard_normal(x.shape, np.float32), models.shapes(config, kind)
+        lambda x: rng.standard_normal(x.shape, np.float32), nn.shapes(config, kind)
     )
     momentum = queue = None
     if kind == "pretrain":
         from blip_jax import losses
 
-        momentum = models.momentum_subtree(params)
+        momentum = nn.momentum_subtree(params)
         queue = losses.init_queue(57600, config.embed, jax.random.key(0), random_start=True)
         queue = jax.tree.map(np.asarray, queue)
-    checkpoint = convert.Checkpoint(kind, config, params, momentum, queue)
+    checkpoint = checkpoints.Checkpoint(kind, config, params, momentum, queue)
     paths = {"original": folder / "model.pth", "hf": folder / "huggingface"}
-    if kind not in convert.huggingface.ARCHITECTURES:
+    if kind not in checkpoints.huggingface.ARCHITECTURES:
         del paths["hf"]
     for to, path in paths.items():
-        convert.write(checkpoint, str(path), to)
+        checkpoints.write(checkpoint, str(path), to)
     return list(paths.values())
 
 

@@ -15,13 +15,13 @@ import pathlib
 import sys
 from concurrent.futures import ProcessPoolExecutor
 
-from blip_jax.train import topology
+from blip_jax.train.aot import topology
 
 topology.prepare()
 
-from blip_jax.commands.compile import shown  # noqa: E402
-from blip_jax.evaluation import tables  # noqa: E402
-from blip_jax.train import ahead  # noqa: E402
+from blip_jax.cli.compile import shown  # noqa: E402
+from blip_jax.reports import tables  # noqa: E402
+from blip_jax.train.aot import compile  # noqa: E402
 
 FILE = pathlib.Path(__file__).parents[2] / "configs/pretrain.py"
 PRESETS = [
@@ -52,15 +52,15 @@ def row(name: str, run, where: str) -> dict[str, object]:
     chip, _ = topology.parse(where)
     start = {"run": name, "topology": where, "chips": topology.chips(where)}
     try:
-        found = ahead.step(run, where)
-    except ahead.DoesNotFit as error:
-        return {**start, "peak GiB": f"{shown(error.peak / ahead.GIB)}: does not fit"}
+        found = compile.step(run, where)
+    except compile.DoesNotFit as error:
+        return {**start, "peak GiB": f"{shown(error.peak / compile.GIB)}: does not fit"}
     exchanged = ", ".join(f"{kind} {size / 1e6:,.0f}" for kind, size in sorted(found.ici.items()))
     return {
         **start,
         "pairs a chip": f"{found.batch / found.chips:g}",
-        "arguments GiB": shown(found.arguments / ahead.GIB),
-        "peak GiB": f"{shown(found.peak / ahead.GIB)} of {chip.hbm}",
+        "arguments GiB": shown(found.arguments / compile.GIB),
+        "peak GiB": f"{shown(found.peak / compile.GIB)} of {chip.hbm}",
         "TFLOP (formula)": shown(found.flops / 1e12),
         "TFLOP (compiled)": shown(found.compiled / 1e12),
         "HBM GB": shown(found.hbm / 1e9),

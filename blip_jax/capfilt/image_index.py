@@ -1,0 +1,85 @@
+"""What is known of a dataset's images beside their bytes: `index.parquet`, as `prepare` writes it.
+
+Legend: N images, in the order of the dataset's rows.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
+from etils import epath
+
+from blip_jax.runtime.errors import UserError
+
+FILE = "index.parquet"
+DUPLICATES = ("keep", "exact", "near")
+
+
+@dataclasses.dataclass(frozen=True)
+class Images:
+    """Columns of the index that assembly asks about.
+
+    Attributes:
+      table: pyarrow's table of N rows.
+    """
+
+    table: pa.Table
+
+    def row(self, number: int) -> dict:
+        """What is known of one image."""
+        return {name: self.table[name][number].as_py() for name in COLUMNS}
+
+    def strings(self, name: str) -> tuple[np.ndarray, list[str]]:
+        """Codes, int32 [N], and what they stand for, of "source" or "license"; "" for none."""
+        column = self.table[name].combine_chunks().fill_null("").dictionary_encode()
+        return column.indices.to_numpy(), column.dictionary.to_pylist()
+
+    def weights(self, given: Mapping[str, float]) -> np.ndarray:
+        """float64 [N]: the weight of each image's source, 1 where `given` has none.
+
+        Raises:
+          UserError: no image is of a source that is named.
+        """
+        codes, sources = self.strings("source")
+        unknown = sorted(set(given) - set(sources))
+        if unknown:
+            known = ", ".join(sources[:10])
+            raise UserError(f"no image is of source {unknown[0]!r}; known: {known}")
+        return np.array([given.get(source, 1.0) for source in sources])[codes]
+
+    def duplicates(self, kind: str) -> np.ndarray:
+        """bool [N]: the images that "exact" or "near" drops; none with "keep"."""
+        distance = self.table["distance"].to_numpy()
+        if kind == "near":
+            return distance >= 0
+        return (distance == 0) if kind == "exact" else np.zeros(len(distance), bool)
+
+
+COLUMNS = ("key", "url", "source", "license", "sha256", "width", "height", "duplicate_of",
+           "distance")  # fmt: skip
+
+
+def read(dataset: str, rows: int) -> Images | None:
+    """The index beside a dataset of so many rows; None where there is none.
+
+    Raises:
+      UserError: it is damaged, or of another dataset.
+    """
+    path = epath.Path(dataset) / FILE
+    if not path.exists():
+        return None
+    try:
+        with path.open("rb") as file:
+            table = pa.parquet.read_table(file, columns=list(COLUMNS))
+    except (pa.ArrowException, KeyError, OSError) as error:
+        raise UserError(f"{path} cannot be read: {str(error).splitlines()[0]}") from error
+    if table.num_rows != rows:
+        raise UserError(
+            f"{path} has {table.num_rows} rows, and the scores {rows}: they are of other images"
+        )
+    missing = sorted(set(COLUMNS) - set(table.column_names))
+    if missing:
+        raise UserError(f"{path} has no column {missing[0]!r}: prepare the dataset again")
+    return Images(table)

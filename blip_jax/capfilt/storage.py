@@ -1,0 +1,115 @@
+"""The scored dataset: a TFDS dataset with a row an image, and in it every text with its scores.
+
+Row i describes row i of the dataset it was made from; the images stay there. Nothing is dropped:
+what to keep is decided at assembly. Where they come from is said beside them (provenance.py).
+`read` gives the texts as columns (columns.py).
+"""
+
+import re
+import tempfile
+import uuid
+
+import numpy as np
+import tensorflow_datasets as tfds
+from array_record.python.array_record_module import ArrayRecordWriter
+from etils import epath
+
+from blip_jax.capfilt.table import Columns, read, set_aside  # noqa: F401
+from blip_jax.data.serialization import serializer
+from blip_jax.runtime.errors import UserError
+
+NAME = "scores"
+WORK = "shards"  # folder of what is under way, and of who does it (shards.py)
+INCOMPLETE = "incomplete-"
+ORIGINS = ("web", "synthetic")
+
+
+def features(filters: int = 1) -> tfds.features.FeaturesDict:
+    """What a row holds, scored by so many filters."""
+    kinds = tfds.features
+    each = kinds.Tensor(shape=(filters,), dtype=np.float32)
+    return kinds.FeaturesDict({
+        "key": kinds.Text(),
+        "status": kinds.Text(),  # "ok", or why the image could not be used
+        "texts": kinds.Sequence({
+            "text": kinds.Text(),
+            "origin": kinds.Text(),  # of ORIGINS
+            "model": kinds.Text(),  # name of the captioner; "" for web
+            "method": kinds.Text(),  # how it decoded: "nucleus", "beam", …; "" for web
+            # Of each filter in the order of the provenance; NaN where nothing was scored.
+            "itm_logits": kinds.Tensor(shape=(filters, 2), dtype=np.float32),  # no match, match
+            "p_match": each,  # softmax of the logits
+            "cosine": each,  # of the ITC features
+            "log_probability": kinds.Scalar(np.float32),  # summed over tokens; NaN for web
+            "tokens": kinds.Scalar(np.int32),  # [CLS] and [SEP] counted
+        }),
+    })  # fmt: skip
+
+
+def shard_path(directory: str, split: str, shard: int, shards: int) -> epath.Path:
+    return epath.Path(directory) / f"{NAME}-{split}.array_record-{shard:05d}-of-{shards:05d}"
+
+
+def write_shard(path: epath.Path, rows: list[dict], filters: int = 1) -> None:
+    """Writes rows under a temporary name and renames: a shard is whole or it is not there.
+
+    In a bucket, where nothing is renamed, an object is whole or not there by itself.
+    """
+    serialize, here = serializer(features(filters)), "://" not in str(path)
+    with tempfile.TemporaryDirectory() as folder:
+        place = path.parent / WORK if here else epath.Path(folder)
+        place.mkdir(parents=True, exist_ok=True)
+        temporary = place / f"{INCOMPLETE}{uuid.uuid4().hex[:8]}"
+        writer = ArrayRecordWriter(str(temporary), "group_size:1")
+        for row in rows:
+            writer.write(serialize(row))
+        writer.close()
+        if not here:
+            temporary.copy(path, overwrite=True)
+            return
+        try:
+            temporary.replace(path)
+        except FileNotFoundError:  # another host wrote it, found all done, and tidied up
+            if not path.exists():
+                raise
+
+
+def finish(
+    directory: str, split: str, lengths: list[int], description: str, filters: int = 1
+) -> None:
+    """Writes what TFDS wants beside the shards, once they are all there.
+
+    Raises:
+      UserError: a shard is missing, or there are some of another cut.
+    """
+    paths = [shard_path(directory, split, i, len(lengths)) for i in range(len(lengths))]
+    missing = [path.name for path in paths if not path.exists()]
+    if missing:
+        raise UserError(f"{directory} lacks {missing[0]}; run capfilt on it again")
+    template = tfds.core.ShardedFileTemplate(
+        data_dir=directory, dataset_name=NAME, split=split, filetype_suffix="array_record"
+    )
+    for leftover in (epath.Path(directory) / WORK).glob(f"{INCOMPLETE}*"):
+        leftover.unlink(missing_ok=True)
+    size = sum(path.stat().length for path in paths)
+    info = tfds.core.SplitInfo(
+        name=split, shard_lengths=lengths, num_bytes=size, filename_template=template
+    )
+    tfds.folder_dataset.write_metadata(
+        data_dir=directory,
+        features=features(filters),
+        split_infos=[info],
+        description=description,
+        check_data=False,
+    )
+
+
+def check_shards(directory: str, split: str, shards: int) -> None:
+    """Raises a UserError if the folder holds shards of another number."""
+    for path in epath.Path(directory).glob(f"{NAME}-{split}.array_record-*"):
+        found = re.search(r"-of-(\d+)$", path.name)
+        if found and int(found.group(1)) != shards:
+            raise UserError(
+                f"{directory} holds shards of another run ({path.name}; now {shards} shards): "
+                "use a new folder"
+            )

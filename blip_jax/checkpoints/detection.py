@@ -1,0 +1,91 @@
+"""Which model an original state dict holds, from its names and shapes alone."""
+
+import dataclasses
+import math
+import re
+from collections.abc import Iterable, Mapping
+
+from blip_jax import nn
+from blip_jax.runtime.errors import UserError
+
+HEAD = 64  # width of a head, which no shape tells; that of all published models
+
+
+def recognise(names: Iterable[str]) -> str:
+    """The kind of model that a state dict with these names holds.
+
+    Raises:
+      UserError: none of the original's.
+    """
+    heads = {name.split(".")[0] for name in names}
+    has = {part: part in heads for part in ("text_encoder", "text_decoder", "itm_head")}
+    if "visual_encoder" not in heads or not (has["text_encoder"] or has["text_decoder"]):
+        raise UserError("not a BLIP checkpoint: it has no visual_encoder with a text model")
+    if "cls_head" in heads:
+        return "nlvr"
+    if not has["text_encoder"]:
+        return "captioner"
+    if has["text_decoder"]:
+        return "pretrain" if has["itm_head"] else "vqa"
+    return "retrieval" if has["itm_head"] else "features"
+
+
+def infer_config(
+    shapes: Mapping[str, tuple[int, ...]], heads: Mapping[str, int] | None = None
+) -> nn.BlipConfig:
+    """The configuration that a state dict's shapes tell.
+
+    What they do not tell is taken from the preset "large" for an image width of 1024, else "base".
+
+    Args:
+      shapes: by original name.
+      heads: {"vit": attention heads of the ViT, "med": of the text transformer}; by default as
+        many as make heads of 64, at least one.
+
+    Raises:
+      UserError: not a BLIP checkpoint, or a tensor that is needed is missing or has another rank.
+    """
+    kind = recognise(shapes)
+    text = "text_decoder.bert" if kind == "captioner" else "text_encoder"
+    width, _, patch, _ = _shape(shapes, "visual_encoder.patch_embed.proj.weight", 4)
+    tokens = _shape(shapes, "visual_encoder.pos_embed", 3)[1]
+    vocab, text_width = _shape(shapes, f"{text}.embeddings.word_embeddings.weight", 2)
+    length, _ = _shape(shapes, f"{text}.embeddings.position_embeddings.weight", 2)
+    mlp, _ = _shape(shapes, f"{text}.encoder.layer.0.intermediate.dense.weight", 2)
+    heads = {"vit": max(1, width // HEAD), "med": max(1, text_width // HEAD), **(heads or {})}
+    config = nn.preset("large" if width == 1024 else "base")
+    vit = dataclasses.replace(
+        config.vit,
+        image_size=math.isqrt(tokens - 1) * patch,
+        patch=patch,
+        width=width,
+        depth=_depth(shapes, "visual_encoder.blocks."),
+        heads=heads["vit"],
+    )
+    med = dataclasses.replace(
+        config.med,
+        width=text_width,
+        depth=_depth(shapes, f"{text}.encoder.layer."),
+        heads=heads["med"],
+        mlp=mlp,
+        vocab=vocab,
+        max_length=length,
+        sharing="none" if kind == "vqa" else config.med.sharing,
+    )
+    embed = config.embed
+    if "vision_proj.weight" in shapes:
+        embed, _ = _shape(shapes, "vision_proj.weight", 2)
+    return dataclasses.replace(config, vit=vit, med=med, embed=embed)
+
+
+def _shape(shapes: Mapping[str, tuple[int, ...]], name: str, rank: int) -> tuple[int, ...]:
+    if name not in shapes:
+        raise UserError(f"missing tensor {name}")
+    if len(shapes[name]) != rank:
+        raise UserError(f"wrong shape: {name} is {list(shapes[name])}, of {rank} axes in BLIP")
+    return tuple(shapes[name])
+
+
+def _depth(shapes: Iterable[str], prefix: str) -> int:
+    layer = re.compile(re.escape(prefix) + r"(\d+)\.")
+    return 1 + max((int(found[1]) for name in shapes if (found := layer.match(name))), default=-1)

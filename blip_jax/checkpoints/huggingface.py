@@ -1,0 +1,287 @@
+"""Hugging Face's BLIP folders: config.json, names, and the files of its processor.
+
+Source: models/blip of transformers. Its text models have the original's names.
+"""
+
+import json
+import pathlib
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from blip_jax import nn
+from blip_jax.checkpoints import original
+from blip_jax.checkpoints.rules import MERGE, PATCH, Rule, dense, norm
+from blip_jax.checkpoints.rules import load as load_tree
+from blip_jax.checkpoints.rules import save as save_tree
+from blip_jax.data.images import MEAN, STD
+from blip_jax.data.tokenizer import Tokenizer
+from blip_jax.runtime.errors import UserError
+
+ARCHITECTURES = {
+    "captioner": "BlipForConditionalGeneration",
+    "vqa": "BlipForQuestionAnswering",
+    "retrieval": "BlipForImageTextRetrieval",
+    "aligned": "BlipModel",
+}
+MED_EPS = 1e-12
+BERT = {"pad_token_id": 0, "sep_token_id": 102}  # of bert-base-uncased
+BERT_VOCAB = 30524
+# What its configurations leave out when it has the default value.
+VISION_DEFAULTS = {
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "image_size": 384,
+    "patch_size": 16,
+    "hidden_act": "gelu",
+    "layer_norm_eps": 1e-5,
+}
+TEXT_DEFAULTS = {
+    "vocab_size": 30524,
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 8,
+    "max_position_embeddings": 512,
+    "hidden_act": "gelu",
+    "layer_norm_eps": MED_EPS,
+    "hidden_dropout_prob": 0.0,
+}
+# The sizes of the aligned features, by kind.
+EMBED = {"aligned": ("projection_dim", 512), "retrieval": ("image_text_hidden_size", 256)}
+_TIED = re.compile(r".*\.predictions\.decoder\.(weight|bias)")  # it makes these itself
+
+
+def vision() -> list[Rule]:
+    """The table of `BlipVisionModel`."""
+    block, ours = "vision_model.encoder.layers.*", "vit/blocks"
+    return [
+        Rule("vision_model.embeddings.class_embedding", "vit/cls"),
+        Rule("vision_model.embeddings.position_embedding", "vit/position"),
+        *dense("vision_model.embeddings.patch_embedding", "vit/patch", PATCH),
+        *norm(f"{block}.layer_norm1", f"{ours}/norm1"),
+        *dense(f"{block}.self_attn.qkv", f"{ours}/attention/qkv"),
+        *dense(f"{block}.self_attn.projection", f"{ours}/attention/out", MERGE),
+        *norm(f"{block}.layer_norm2", f"{ours}/norm2"),
+        *dense(f"{block}.mlp.fc1", f"{ours}/mlp_in"),
+        *dense(f"{block}.mlp.fc2", f"{ours}/mlp_out"),
+        *norm("vision_model.post_layernorm", "vit/norm"),
+    ]
+
+
+def rules(kind: str, config: nn.BlipConfig) -> list[Rule]:
+    """The table of a kind's parameters.
+
+    Raises:
+      UserError: a kind that Hugging Face has no class for.
+    """
+    _check_kind(kind)
+    tables = {
+        "captioner": ("text_decoder",),
+        "vqa": ("text_encoder", "text_decoder"),
+        "retrieval": ("text_encoder", "vision_proj", "text_proj", "itm_head"),
+        "aligned": ("text_model",),
+    }
+    wanted = original.rules("pretrain", config)
+    table = vision() + [rule for rule in wanted if rule.name.split(".")[0] in tables[kind]]
+    if kind == "aligned":
+        table += original.text("text_model.", "encoder", config.med)
+        table += dense("text_model.pooler.dense", "pooler")
+        table += dense("visual_projection", "vision_proj") + dense("text_projection", "text_proj")
+        table.append(Rule("logit_scale", "logit_scale"))
+    return table
+
+
+def load(tensors: Mapping[str, np.ndarray], config: nn.BlipConfig, kind: str) -> dict:
+    """The parameters; of a retrieval model, without a temperature.
+
+    Raises:
+      UserError: see `rules.load`.
+    """
+    like = nn.shapes(config, kind)
+    like.pop("temperature", None)
+    return load_tree(tensors, like, rules(kind, config), original.CONSTANT.fullmatch)
+
+
+def save(params: Mapping, config: nn.BlipConfig, kind: str) -> dict[str, np.ndarray]:
+    """The tensors of its file, by name; the inverse of `load`.
+
+    A temperature has no place there and is left out.
+    """
+    params = {name: value for name, value in params.items() if name != "temperature"}
+    tensors = save_tree(params, rules(kind, config))
+    return {name: tensor for name, tensor in tensors.items() if not _TIED.fullmatch(name)}
+
+
+def read_config(folder: str) -> tuple[nn.BlipConfig, str]:
+    """Configuration and kind of a folder's config.json.
+
+    Raises:
+      UserError: it is not BLIP's, or of a shape that is not here.
+    """
+    file = pathlib.Path(folder) / "config.json"
+    try:
+        values = json.loads(file.read_text("utf-8"))
+        model_type = values.get("model_type")
+    except (OSError, ValueError, AttributeError) as error:
+        raise UserError(f"{file} is no Hugging Face configuration") from error
+    if model_type != "blip":
+        raise UserError(f"{file} is of a model of type {model_type!r}; 'blip' is known here")
+    names = values.get("architectures") or []
+    kinds = [kind for kind, name in ARCHITECTURES.items() if name in names]
+    if not kinds:
+        known = ", ".join(ARCHITECTURES.values())
+        raise UserError(f"{file} names the architectures {names}; known: {known}")
+    vision = VISION_DEFAULTS | (values.get("vision_config") or {})
+    text = TEXT_DEFAULTS | (values.get("text_config") or {})
+    _check_config(file, vision, text)
+    return _config(vision, text, values, kinds[0]), kinds[0]
+
+
+def _check_config(file: pathlib.Path, vision: Mapping, text: Mapping) -> None:
+    needed = {
+        "vision_config.intermediate_size": (vision["intermediate_size"], 4 * vision["hidden_size"]),
+        "vision_config.hidden_act": (vision["hidden_act"], "gelu"),
+        "text_config.hidden_act": (text["hidden_act"], "gelu"),
+        "text_config.layer_norm_eps": (text["layer_norm_eps"], MED_EPS),
+    }
+    for name, found in [*vision.items(), *text.items()]:
+        if name.endswith(("size", "_layers", "_heads")) and not isinstance(found, int):
+            raise UserError(f"{file}: {name} is {found!r}; a whole number is known here")
+    for name, (found, want) in needed.items():
+        if found != want:
+            raise UserError(f"{file}: {name} is {found!r}; only {want!r} is known here")
+
+
+def _config(vision: Mapping, text: Mapping, values: Mapping, kind: str) -> nn.BlipConfig:
+    preset = "large" if vision["hidden_size"] == 1024 else "base"
+    name, default = EMBED.get(kind, EMBED["retrieval"])
+    return nn.preset(
+        preset,
+        vit={
+            "image_size": vision["image_size"],
+            "patch": vision["patch_size"],
+            "width": vision["hidden_size"],
+            "depth": vision["num_hidden_layers"],
+            "heads": vision["num_attention_heads"],
+            "eps": vision["layer_norm_eps"],
+        },
+        med={
+            "width": text["hidden_size"],
+            "depth": text["num_hidden_layers"],
+            "heads": text["num_attention_heads"],
+            "mlp": text["intermediate_size"],
+            "vocab": text["vocab_size"],
+            "max_length": text["max_position_embeddings"],
+            "dropout": text["hidden_dropout_prob"],
+            "sharing": "none" if kind == "vqa" else nn.MedConfig.sharing,
+        },
+        embed=values.get(name, default),
+    )
+
+
+def to_config(
+    config: nn.BlipConfig, kind: str, tokenizer: Tokenizer | None = None
+) -> dict[str, Any]:
+    """The values of config.json.
+
+    Args:
+      tokenizer: gives the ids of [PAD] and [SEP]; None: those of bert-base-uncased.
+
+    Raises:
+      UserError: Hugging Face has no such model; or the vocabulary is another one than BERT's, and
+        its tokenizer is not given.
+    """
+    _check_kind(kind)
+    vit, med = config.vit, config.med
+    if kind == "vqa" and vit.width != med.width:
+        raise UserError(
+            f"Hugging Face's VQA model has one width for image and text; here they are "
+            f"{vit.width} and {med.width}"
+        )
+    if tokenizer is None and med.vocab != BERT_VOCAB:
+        raise UserError(
+            f"a Hugging Face folder of a vocabulary of {med.vocab} needs the tokenizer: name its "
+            "folder"
+        )
+    if tokenizer is not None and tokenizer.vocab_size != med.vocab:
+        raise UserError(
+            f"the tokenizer has {tokenizer.vocab_size} tokens, the model's vocabulary {med.vocab}"
+        )
+    ids = BERT if tokenizer is None else {
+        "pad_token_id": tokenizer.pad, "sep_token_id": tokenizer.sep,
+    }  # fmt: skip
+    name, _ = EMBED.get(kind, EMBED["retrieval"])
+    return {
+        "architectures": [ARCHITECTURES[kind]],
+        "model_type": "blip",
+        name: config.embed,
+        "tie_word_embeddings": True,
+        "vision_config": {
+            "model_type": "blip_vision_model",
+            "image_size": vit.image_size,
+            "patch_size": vit.patch,
+            "hidden_size": vit.width,
+            "intermediate_size": 4 * vit.width,
+            "num_hidden_layers": vit.depth,
+            "num_attention_heads": vit.heads,
+            "layer_norm_eps": vit.eps,
+        },
+        "text_config": {
+            "model_type": "blip_text_model",
+            "vocab_size": med.vocab,
+            "hidden_size": med.width,
+            "encoder_hidden_size": vit.width,
+            "intermediate_size": med.mlp,
+            "num_hidden_layers": med.depth,
+            "num_attention_heads": med.heads,
+            "max_position_embeddings": med.max_length,
+            "layer_norm_eps": MED_EPS,
+            "hidden_dropout_prob": med.dropout,
+            "attention_probs_dropout_prob": med.dropout,
+            "bos_token_id": med.dec_token,
+            "eos_token_id": ids["sep_token_id"],
+            "tie_word_embeddings": True,
+            **ids,
+        },
+    }
+
+
+def write_folder(
+    folder: str, config: nn.BlipConfig, kind: str, tokenizer: Tokenizer | None = None
+) -> None:
+    """Writes config.json and what `BlipProcessor` reads: all but the weights."""
+    values = to_config(config, kind, tokenizer)
+    place = pathlib.Path(folder).expanduser()
+    place.mkdir(parents=True, exist_ok=True)
+    _write_json(place / "config.json", values)
+    processor = {
+        "image_processor_type": "BlipImageProcessor",
+        "processor_class": "BlipProcessor",
+        "do_convert_rgb": True,
+        "do_resize": True,
+        "size": {"height": config.vit.image_size, "width": config.vit.image_size},
+        "resample": 3,  # bicubic
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": [round(float(x), 8) for x in MEAN],
+        "image_std": [round(float(x), 8) for x in STD],
+    }
+    _write_json(place / "preprocessor_config.json", processor)
+    if tokenizer is not None:
+        tokenizer.save(str(place))
+
+
+def _write_json(file: pathlib.Path, values: Mapping) -> None:
+    file.write_text(json.dumps(values, indent=2) + "\n", "utf-8")
+
+
+def _check_kind(kind: str) -> None:
+    if kind not in ARCHITECTURES:
+        known = ", ".join(ARCHITECTURES)
+        raise UserError(f"Hugging Face has no {kind!r} model of BLIP; kinds that it has: {known}")

@@ -1,0 +1,277 @@
+"""Checkpoints of the original PyTorch code (salesforce/BLIP): names, constants, queues."""
+
+import re
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from blip_jax import losses, nn
+from blip_jax.checkpoints.rules import (
+    DENSE,
+    FLAT,
+    MERGE,
+    PATCH,
+    SAME,
+    Layout,
+    Rule,
+    dense,
+    flatten,
+    norm,
+    under,
+    unflatten,
+)
+from blip_jax.checkpoints.rules import load as load_tree
+from blip_jax.checkpoints.rules import save as save_tree
+from blip_jax.runtime.errors import UserError
+
+# The parts that each kind's state dict has, by the original's attribute names.
+PARTS = {
+    "pretrain": ("visual_encoder", "text_encoder", "text_decoder", "heads"),
+    "captioner": ("visual_encoder", "text_decoder"),
+    "retrieval": ("visual_encoder", "text_encoder", "heads"),
+    "features": ("visual_encoder", "text_encoder"),
+    "vqa": ("visual_encoder", "text_encoder", "text_decoder"),
+    "nlvr": ("visual_encoder", "text_encoder", "cls_head"),
+}
+CONSTANT = re.compile(r".*\.position_ids")  # a buffer, 0 … length - 1
+# int64 [1] <-> int32 [], int64 [1, Q] <-> int32 [Q]
+_SCALAR = Layout(lambda w, shape: w[0], lambda w: w.astype(np.int64).reshape(1))
+_ROW = Layout(lambda w, shape: w[0], lambda w: w.astype(np.int64).reshape(1, -1))
+_FEATURES = [Rule("image_queue", "image", DENSE), Rule("text_queue", "text", DENSE)]
+QUEUES = {
+    "pretrain": [*_FEATURES, Rule("queue_ptr", "pointer", _SCALAR)],
+    "retrieval": [
+        *_FEATURES,
+        Rule("idx_queue", "group", _ROW),
+        Rule("ptr_queue", "pointer", _SCALAR),
+    ],
+}
+
+
+class Weights(NamedTuple):
+    """What a checkpoint holds; the last two in pre-training and retrieval alone, or None."""
+
+    params: dict
+    momentum: dict | None = None
+    queue: losses.Queue | None = None
+
+
+def vision(name: str, path: str = "vit") -> list[Rule]:
+    """The ViT under `name`; timm's names too."""
+    block, ours = f"{name}blocks.*", f"{path}/blocks"
+    return [
+        Rule(f"{name}cls_token", f"{path}/cls"),
+        Rule(f"{name}pos_embed", f"{path}/position"),
+        *dense(f"{name}patch_embed.proj", f"{path}/patch", PATCH),
+        *norm(f"{block}.norm1", f"{ours}/norm1"),
+        *dense(f"{block}.attn.qkv", f"{ours}/attention/qkv"),
+        *dense(f"{block}.attn.proj", f"{ours}/attention/out", MERGE),
+        *norm(f"{block}.norm2", f"{ours}/norm2"),
+        *dense(f"{block}.mlp.fc1", f"{ours}/mlp_in"),
+        *dense(f"{block}.mlp.fc2", f"{ours}/mlp_out"),
+        *norm(f"{name}norm", f"{path}/norm"),
+    ]
+
+
+def text(name: str, role: str, config: nn.MedConfig, images: int = 1) -> list[Rule]:
+    """A text transformer under `name` in the role "encoder" or "decoder"."""
+    rules = [*embeddings(name, role, config), *self_attention(name, role, config)]
+    rules += feed_forward(name, role, config)
+    cross = nn.part_name(config, "cross_attention", role)
+    theirs, ours = f"{name}encoder.layer.*.crossattention", f"med/layers/layer/{cross}"
+    rules += norm(f"{theirs}.output.LayerNorm", f"{ours}_norm")
+    for number in range(images):  # two of them have numbers in the names
+        twin, tail = (str(number), "_2" * number) if images > 1 else ("", "")
+        context = f"med/{cross}{tail}_context"
+        rules += dense(f"{theirs}.self{twin}.query", f"{ours}{tail}/query")
+        for part in ("key", "value"):
+            source = f"{theirs}.self{twin}.{part}"
+            rules += [
+                Rule(f"{source}.weight", f"{context}/{part}_kernel", DENSE),
+                Rule(f"{source}.bias", f"{context}/{part}_bias", FLAT),
+            ]
+        rules += dense(f"{theirs}.output.dense{twin}", f"{ours}{tail}/out", MERGE)
+    if images > 1:
+        merge = f"{theirs}.output.merge_layer"
+        rules += [
+            Rule(f"{merge}.weight", "med/layers/merge_kernel", DENSE, first=config.merge_from),
+            Rule(f"{merge}.bias", "med/layers/merge_bias", FLAT, first=config.merge_from),
+        ]
+    return rules
+
+
+def embeddings(name: str, role: str, config: nn.MedConfig) -> list[Rule]:
+    path = f"med/{nn.part_name(config, 'embeddings', role)}"
+    return [
+        Rule(f"{name}embeddings.word_embeddings.weight", f"{path}/word", tied=True),
+        Rule(f"{name}embeddings.position_embeddings.weight", f"{path}/position"),
+        *norm(f"{name}embeddings.LayerNorm", f"{path}/norm"),
+    ]
+
+
+def self_attention(name: str, role: str, config: nn.MedConfig) -> list[Rule]:
+    layer = f"{name}encoder.layer.*.attention"
+    ours = f"med/layers/layer/{nn.part_name(config, 'self_attention', role)}"
+    rules = dense(f"{layer}.output.dense", f"{ours}/out", MERGE)
+    rules += norm(f"{layer}.output.LayerNorm", f"{ours}_norm")
+    for number, part in enumerate(("query", "key", "value")):
+        rules += [
+            Rule(f"{layer}.self.{part}.weight", f"{ours}/qkv/kernel[{number}]", DENSE),
+            Rule(f"{layer}.self.{part}.bias", f"{ours}/qkv/bias[{number}]", FLAT),
+        ]
+    return rules
+
+
+def feed_forward(name: str, role: str, config: nn.MedConfig) -> list[Rule]:
+    layer = f"{name}encoder.layer.*"
+    ours = f"med/layers/layer/{nn.part_name(config, 'ffn', role)}"
+    return [
+        *dense(f"{layer}.intermediate.dense", f"{ours}_in"),
+        *dense(f"{layer}.output.dense", f"{ours}_out"),
+        *norm(f"{layer}.output.LayerNorm", f"{ours}_norm"),
+    ]
+
+
+def lm_head(name: str, config: nn.MedConfig) -> list[Rule]:
+    """The prediction head under `name`; its output layer is tied to the word embedding."""
+    word = f"med/{nn.part_name(config, 'embeddings', 'decoder')}/word"
+    return [
+        *dense(f"{name}transform.dense", "med/lm_head/dense"),
+        *norm(f"{name}transform.LayerNorm", "med/lm_head/norm"),
+        Rule(f"{name}bias", "med/lm_head/bias", tied=True),
+        Rule(f"{name}decoder.weight", word, tied=True),
+        Rule(f"{name}decoder.bias", "med/lm_head/bias", tied=True),
+    ]
+
+
+def rules(kind: str, config: nn.BlipConfig) -> list[Rule]:
+    """The table of a kind's parameters.
+
+    Raises:
+      UserError: a kind that the original does not have.
+    """
+    if kind not in PARTS:
+        known = ", ".join(PARTS)
+        raise UserError(f"the original has no {kind!r} checkpoints; kinds that it has: {known}")
+    med, images = config.med, 2 if kind == "nlvr" else 1
+    tables = {
+        "visual_encoder": vision("visual_encoder."),
+        "text_encoder": text("text_encoder.", "encoder", med, images),
+        "text_decoder": text("text_decoder.bert.", "decoder", med)
+        + lm_head("text_decoder.cls.predictions.", med),
+        "heads": [
+            Rule("temp", "temperature", SAME),
+            *dense("vision_proj", "vision_proj"),
+            *dense("text_proj", "text_proj"),
+            *dense("itm_head", "itm_head"),
+        ],
+        "cls_head": dense("cls_head.0", "classifier_in") + dense("cls_head.2", "classifier_out"),
+    }
+    return [rule for part in PARTS[kind] for rule in tables[part]]
+
+
+def momentum_rules(config: nn.BlipConfig) -> list[Rule]:
+    """The table of the momentum encoder's parameters."""
+    return [
+        *vision("visual_encoder_m."),
+        *text("text_encoder_m.", "encoder", config.med),
+        *dense("vision_proj_m", "vision_proj"),
+        *dense("text_proj_m", "text_proj"),
+    ]
+
+
+def _table(kind: str, config: nn.BlipConfig) -> list[Rule]:
+    """All of a file's rules, for a tree of parameters, momentum and queue."""
+    table = under("params", rules(kind, config))
+    if kind in QUEUES:
+        table += under("momentum", momentum_rules(config)) + under("queue", QUEUES[kind])
+    return table
+
+
+def load(
+    tensors: Mapping[str, np.ndarray], config: nn.BlipConfig, kind: str, whole: bool = True
+) -> Weights:
+    """The parameters, and the momentum encoder and queue if the file has them.
+
+    Of a retrieval model there are files without these and without a temperature, for
+    models/blip_itm.py.
+
+    Args:
+      whole: False leaves momentum encoder and queue unread.
+
+    Raises:
+      UserError: see `rules.load`.
+    """
+    table = _table(kind, config)
+    params = nn.shapes(config, kind)
+    if kind == "retrieval" and "temp" not in tensors:
+        del params["temperature"]
+    like = {"params": params}
+    if not whole:
+        unread = re.compile(rf".*_m\..*|.*queue.*|{CONSTANT.pattern}")
+        return Weights(load_tree(tensors, like, table, unread.fullmatch)["params"])
+    if any(name.startswith("visual_encoder_m.") for name in tensors):
+        like["momentum"] = nn.momentum_subtree(params)
+    if "image_queue" in tensors and kind in QUEUES:
+        size = np.shape(tensors["image_queue"])[-1]
+        like["queue"] = _queue_like(size, config.embed, kind)
+    found = load_tree(tensors, like, table, CONSTANT.fullmatch)
+    queue = found.get("queue")
+    if queue is not None:
+        size = len(queue["image"])
+        # Random rows of the start are negatives in the original, so all rows are valid.
+        defaults = {"group": np.full(size, -1, np.int32), "valid": np.ones(size, bool)}
+        queue = losses.Queue(**(defaults | queue))
+    return Weights(found["params"], found.get("momentum"), queue)
+
+
+def _queue_like(size: int, embed: int, kind: str) -> dict[str, np.ndarray]:
+    """What to fill: arrays that take no memory."""
+    features = np.broadcast_to(np.float32(0), (size, embed))
+    like = {"image": features, "text": features, "pointer": np.zeros((), np.int32)}
+    return like | ({"group": np.zeros(size, np.int32)} if kind == "retrieval" else {})
+
+
+def save(weights: Weights, config: nn.BlipConfig, kind: str) -> dict[str, np.ndarray]:
+    """The original's state dict, its constants included; the inverse of `load`."""
+    tree = {"params": weights.params}
+    if weights.momentum is not None:
+        tree["momentum"] = weights.momentum
+    if weights.queue is not None:
+        tree["queue"] = weights.queue._asdict()
+    tensors = save_tree(tree, _table(kind, config))
+    ids = np.arange(config.med.max_length, dtype=np.int64)[None]
+    suffix = ".position_embeddings.weight"
+    names = [name.removesuffix(suffix) for name in tensors if name.endswith(suffix)]
+    return tensors | {f"{name}.position_ids": ids for name in names}
+
+
+def nlvr_from(params: Mapping, fresh: Mapping) -> dict:
+    """NLVR2's parameters at the start of fine-tuning, from pre-trained ones.
+
+    Both cross-attentions begin as copies of the one; merge layers and classifier stay fresh.
+    Source: `load_checkpoint` of the original's models/blip_nlvr.py.
+
+    Args:
+      params: of kind "pretrain", "retrieval" or "features".
+      fresh: `models.init(config, key, "nlvr")`.
+
+    Raises:
+      UserError: shapes that differ (the position embedding is resized), or a missing parameter.
+    """
+    source, started = flatten(params), {}
+    for path, leaf in flatten(fresh).items():
+        origin = path.replace("cross_attention_2", "cross_attention")
+        if path.startswith(("classifier_", "med/layers/merge_")):
+            started[path] = leaf
+            continue
+        if origin not in source:
+            raise UserError(f"the checkpoint to start from has no {origin}")
+        value = np.asarray(source[origin])
+        if path == "vit/position":
+            value = nn.resize_position(value, leaf.shape[1])
+        if value.shape != leaf.shape:
+            raise UserError(f"{origin} is {list(value.shape)}, the model's {list(leaf.shape)}")
+        started[path] = value
+    return unflatten(started)

@@ -1,0 +1,143 @@
+"""Weights that training starts from: an image model's ViT and a BERT.
+
+The paper (section 4.1) starts ViT-B from DeiT and ViT-L from the augreg ViT of ImageNet-21k, and
+the text transformer from bert-base-uncased; cross-attention starts fresh.
+"""
+
+import re
+from collections.abc import Mapping
+
+import numpy as np
+
+from blip_jax import nn
+from blip_jax.checkpoints import original
+from blip_jax.checkpoints import tensors as tensor_files
+from blip_jax.checkpoints.rules import Layout, Rule, flatten, load, unflatten
+from blip_jax.runtime.errors import UserError
+
+# Classifiers of the image models, DeiT's distillation head too.
+_CLASSIFIER = re.compile(r"(head|head_dist|pre_logits)[./].*")
+_SHAPED = Layout(lambda w, shape: w.reshape(shape), lambda w: w)
+# [P, P, 3, D] <-> [P * P * 3, D]
+_CONV = Layout(
+    lambda w, shape: w.reshape(shape),
+    lambda w: w.reshape(round((w.shape[0] // 3) ** 0.5), -1, 3, w.shape[1]),
+)
+# BERT's other heads; BLIP's text transformer has no token types.
+_NOT_TEXT = re.compile(
+    r"(bert\.)?(pooler\..*|embeddings\.(position_ids|token_type_embeddings\.weight))"
+    r"|cls\.seq_relationship\..*"
+)
+_NEW_TOKENS = 2  # [DEC] and [ENC]
+
+
+def augreg() -> list[Rule]:
+    """The table of the original ViT's `.npz` files (google-research/vision_transformer)."""
+    block, ours = "Transformer/encoderblock_*", "vit/blocks"
+    attention = f"{block}/MultiHeadDotProductAttention_1"
+    rules = [
+        Rule("cls", "vit/cls"),
+        Rule("Transformer/posembed_input/pos_embedding", "vit/position"),
+        *_pair("embedding", "vit/patch", _CONV),
+        *_pair(f"{attention}/out", f"{ours}/attention/out"),
+        *_pair(f"{block}/MlpBlock_3/Dense_0", f"{ours}/mlp_in"),
+        *_pair(f"{block}/MlpBlock_3/Dense_1", f"{ours}/mlp_out"),
+    ]
+    for number, part in enumerate(("query", "key", "value")):
+        at, qkv = f"[{number}]", f"{ours}/attention/qkv"
+        rules.append(Rule(f"{attention}/{part}/kernel", f"{qkv}/kernel{at}"))
+        rules.append(Rule(f"{attention}/{part}/bias", f"{qkv}/bias{at}"))
+    norms = {
+        f"{block}/LayerNorm_0": f"{ours}/norm1",
+        f"{block}/LayerNorm_2": f"{ours}/norm2",
+        "Transformer/encoder_norm": "vit/norm",
+    }
+    for name, path in norms.items():
+        rules += [Rule(f"{name}/{part}", f"{path}/{part}") for part in ("scale", "bias")]
+    return rules
+
+
+def _pair(name: str, path: str, kernel: Layout = _SHAPED) -> list[Rule]:
+    return [Rule(f"{name}/kernel", f"{path}/kernel", kernel), Rule(f"{name}/bias", f"{path}/bias")]
+
+
+def initialise(params: Mapping, config: nn.BlipConfig, vit: str = "", text: str = "") -> dict:
+    """`params` with the ViT and the text transformer of other models in their place.
+
+    Args:
+      params: fresh ones, of any kind.
+      vit: a file of timm's names (.pth, .safetensors: DeiT, augreg) or an augreg `.npz`; "": the
+        ViT stays fresh. The position embedding is resized to the model's image size.
+      text: a Hugging Face folder or file of a BERT, with its LM head or without (then that stays
+        fresh). The two tokens that BLIP adds stay fresh.
+
+    Returns: a nested dict; what was replaced is float32 NumPy.
+
+    Raises:
+      UserError: a tensor is missing, has no place, or has another shape.
+    """
+    leaves = flatten(params)
+    for path, read in ((vit, _vit), (text, _text)):
+        if not path:
+            continue
+        try:
+            leaves |= read(path, leaves, config)
+        except UserError as error:
+            message = str(error)
+            raise UserError(message if path in message else f"{path}: {message}") from error
+    return unflatten(leaves)
+
+
+def _vit(path: str, leaves: Mapping, config: nn.BlipConfig) -> dict:
+    tensors = tensor_files.read(path)
+    rules, position = original.vision(""), "pos_embed"
+    if "Transformer/posembed_input/pos_embedding" in tensors:
+        rules, position = augreg(), "Transformer/posembed_input/pos_embedding"
+    like = {name: leaf for name, leaf in leaves.items() if name.startswith("vit/")}
+    shape = tensors.shapes.get(position, ())
+    if len(shape) == 3:  # of any length; another rank is refused as any wrong shape is
+        width = like["vit/position"].shape[-1]
+        like["vit/position"] = np.broadcast_to(np.float32(0), (1, shape[1], width))
+    found = flatten(load(tensors, unflatten(like), rules, _CLASSIFIER.fullmatch))
+    found["vit/position"] = nn.resize_position(found["vit/position"], config.vit.tokens)
+    return found
+
+
+def _text(path: str, leaves: Mapping, config: nn.BlipConfig) -> dict:
+    tensors = _modern(tensor_files.read(path))
+    prefix = "bert." if any(name.startswith("bert.") for name in tensors) else ""
+    headed = any(name.startswith("cls.predictions.") for name in tensors)
+    rules: list[Rule] = []
+    for role in ("encoder", "decoder"):
+        for part in (original.embeddings, original.self_attention, original.feed_forward):
+            rules += part(prefix, role, config.med)
+    # Roles that share a part have the same rules for it.
+    rules = list(dict.fromkeys(rules))
+    if headed:
+        rules += original.lm_head("cls.predictions.", config.med)
+    filled = {rule.path.partition("[")[0] for rule in rules} & leaves.keys()
+    like = {name: leaves[name] for name in filled}
+    grown = [name for name in filled if name.endswith(("embeddings/word", "lm_head/bias"))]
+    for name in grown:
+        size, *rest = leaves[name].shape
+        like[name] = np.broadcast_to(np.float32(0), (size - _NEW_TOKENS, *rest))
+
+    def ignored(name: str) -> bool:
+        unused = name.startswith("cls.predictions.") and "med/lm_head/bias" not in leaves
+        return unused or _NOT_TEXT.fullmatch(name) is not None
+
+    found = flatten(load(tensors, unflatten(like), rules, ignored))
+    for name in grown:
+        found[name] = np.concatenate([found[name], np.asarray(leaves[name])[-_NEW_TOKENS:]])
+    return found
+
+
+def _modern(tensors: tensor_files.Tensors) -> tensor_files.Tensors:
+    """With the names that LayerNorms have today; the published BERTs say gamma and beta."""
+    renamed = {
+        re.sub(r"LayerNorm\.gamma$", "LayerNorm.weight",
+               re.sub(r"LayerNorm\.beta$", "LayerNorm.bias", name)): name
+        for name in tensors
+    }  # fmt: skip
+    shapes = {new: tensors.shapes[old] for new, old in renamed.items()}
+    return tensors.Tensors(shapes, lambda name: tensors[renamed[name]])

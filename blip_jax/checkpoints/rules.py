@@ -1,0 +1,281 @@
+"""Conversion as a table: which tensor of a file goes where in our parameters, and in what layout.
+
+A rule pairs a tensor's name with our path. "*" in the name stands for a layer's number: ours are
+stacked on a leading axis. PyTorch keeps a dense kernel as [out, in]; ours are [in, out], with
+heads apart, and the three of a self-attention in one array.
+"""
+
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from blip_jax.runtime.errors import UserError
+
+
+class Layout(NamedTuple):
+    """How one array changes on its way here, given the shape to have, and back."""
+
+    load: Callable[[np.ndarray, tuple[int, ...]], np.ndarray]
+    save: Callable[[np.ndarray], np.ndarray]
+
+
+def _dense(inputs: int) -> Layout:
+    """[out, in] <-> [*in, *out], the first `inputs` axes being the inputs."""
+
+    def save(w: np.ndarray) -> np.ndarray:
+        return w.reshape(math.prod(w.shape[:inputs]), -1).T
+
+    return Layout(lambda w, shape: w.T.reshape(shape), save)
+
+
+def _patch_side(w: np.ndarray) -> int:
+    return math.isqrt(w.shape[0] // 3)
+
+
+SAME = Layout(lambda w, shape: w, lambda w: w)
+FLAT = Layout(lambda w, shape: w.reshape(shape), lambda w: w.reshape(-1))  # biases
+DENSE = _dense(1)
+MERGE = _dense(2)  # from heads: [D, H * K] <-> [H, K, D]
+# Convolution [D, 3, P, P] <-> [P * P * 3, D]
+PATCH = Layout(
+    lambda w, shape: w.transpose(2, 3, 1, 0).reshape(shape),
+    lambda w: w.reshape(_patch_side(w), -1, 3, w.shape[1]).transpose(3, 2, 0, 1),
+)
+
+
+class Rule(NamedTuple):
+    """One line of a table.
+
+    Attributes:
+      name: of the tensor, with "*" for the layer.
+      path: ours, keys joined by "/". "[1]" behind it: entry 1 of the third axis from the end,
+        where queries, keys and values lie.
+      first: number of the layer that our first one is.
+      tied: may be absent if a tensor that fills the same place is there.
+    """
+
+    name: str
+    path: str
+    layout: Layout = SAME
+    first: int = 0
+    tied: bool = False
+
+
+def dense(name: str, path: str, kernel: Layout = DENSE) -> list[Rule]:
+    """A dense layer with its bias."""
+    return [
+        Rule(f"{name}.weight", f"{path}/kernel", kernel),
+        Rule(f"{name}.bias", f"{path}/bias", FLAT),
+    ]
+
+
+def norm(name: str, path: str) -> list[Rule]:
+    """A LayerNorm."""
+    return [Rule(f"{name}.weight", f"{path}/scale"), Rule(f"{name}.bias", f"{path}/bias")]
+
+
+def under(prefix: str, rules: list[Rule]) -> list[Rule]:
+    """The same rules for a tree that lies under the key `prefix`."""
+    return [rule._replace(path=f"{prefix}/{rule.path}") for rule in rules]
+
+
+class _Place(NamedTuple):
+    """Where one tensor goes; path, layer and part are the same for tied ones."""
+
+    path: str
+    layer: int | None
+    part: int | None
+    rule: Rule
+
+    @property
+    def key(self) -> tuple:
+        return self[:3]
+
+    def of(self, leaf: np.ndarray) -> np.ndarray:
+        """A view of the leaf."""
+        view = leaf[...] if self.layer is None else leaf[self.layer]
+        return view if self.part is None else view[..., self.part, :, :]
+
+    def source_shape(self, leaf: Any) -> tuple[int, ...]:
+        blank = np.broadcast_to(np.zeros((), np.float32), leaf.shape)  # takes no memory
+        return self.rule.layout.save(self.of(blank)).shape
+
+
+def flatten(tree: Mapping, prefix: str = "") -> dict[str, Any]:
+    """Nested dicts to {"a/b": leaf}."""
+    leaves = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            leaves |= flatten(value, f"{prefix}{key}/")
+        else:
+            leaves[f"{prefix}{key}"] = value
+    return leaves
+
+
+def unflatten(leaves: Mapping[str, Any]) -> dict:
+    """The inverse of `flatten`."""
+    tree: dict = {}
+    for path, leaf in leaves.items():
+        *parents, last = path.split("/")
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[last] = leaf
+    return tree
+
+
+def _places(leaves: Mapping[str, Any], rules: list[Rule]) -> Iterator[tuple[str, _Place]]:
+    """(name, place) for all layers of all rules whose path is among the leaves."""
+    for rule in rules:
+        path, bracket, part = rule.path.partition("[")
+        if path not in leaves:  # a model without this head
+            continue
+        part = int(part[:-1]) if bracket else None
+        if "*" not in rule.name:
+            yield rule.name, _Place(path, None, part, rule)
+            continue
+        for layer in range(leaves[path].shape[0]):
+            name = rule.name.replace("*", str(layer + rule.first))
+            yield name, _Place(path, layer, part, rule)
+
+
+def source_shapes(like: Mapping, rules: list[Rule]) -> dict[str, tuple[int, ...]]:
+    """What a file of this model holds: shapes by name.
+
+    Args:
+      like: nested dict of things with a shape.
+    """
+    leaves = flatten(like)
+    return {name: place.source_shape(leaves[place.path]) for name, place in _places(leaves, rules)}
+
+
+def load(
+    tensors: Mapping[str, np.ndarray],
+    like: Mapping,
+    rules: list[Rule],
+    ignored: Callable[[str], object] = lambda name: False,
+) -> dict:
+    """Parameters from a file's tensors, strictly: all of the file, all of the model.
+
+    Each tensor is read once, and the leaves alone are allocated: with tensors that are read when
+    asked for, memory beside the file is that of the parameters.
+
+    Args:
+      tensors: by name, of any float dtype.
+      like: nested dict of things with shape and dtype; what to fill.
+      rules: a table; a name may occur twice, to fill two places.
+      ignored: says of a name that it may be there and is not wanted (`re.Pattern.fullmatch`).
+
+    Returns: nested dict of NumPy arrays with the shapes and dtypes of `like`.
+
+    Raises:
+      UserError: a tensor is missing, has no place, has another shape, or differs in a bit from one
+        that it is tied to; or no tensor fills a parameter.
+    """
+    leaves = flatten(like)
+    places: dict[str, list[_Place]] = {}
+    for name, place in _places(leaves, rules):
+        places.setdefault(name, []).append(place)
+    _check_names(tensors, places, ignored)
+    filled = {place.path for several in places.values() for place in several}
+    if leaves.keys() - filled:
+        raise UserError(f"no tensor of a file fills {_first(sorted(leaves.keys() - filled))}")
+    _check_shapes(tensors, places, leaves)
+    found = {path: _empty(leaf.shape, leaf.dtype) for path, leaf in leaves.items()}
+    # Of the names of tied weights the first fills the place, and the others are held against it.
+    first: dict[tuple, str] = {}
+    fills, ties = [], []
+    for name, several in places.items():
+        for place in several if name in tensors else ():
+            own = first.setdefault(place.key, name) == name
+            (fills if own else ties).append((name, place))
+
+    def value(name: str, place: _Place) -> tuple[np.ndarray, np.ndarray]:
+        slot = place.of(found[place.path])
+        loaded = place.rule.layout.load(np.asarray(tensors[name]), slot.shape)
+        return slot, loaded.astype(slot.dtype, copy=False)
+
+    def fill(name: str, place: _Place) -> None:
+        slot, loaded = value(name, place)
+        slot[...] = loaded
+
+    def same(name: str, place: _Place) -> bool:
+        return _same_bits(*value(name, place))
+
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        for _ in pool.map(lambda pair: fill(*pair), fills):
+            pass
+        for (name, place), equal in zip(
+            ties, pool.map(lambda pair: same(*pair), ties), strict=True
+        ):
+            if not equal:
+                tied = first[place.key]
+                raise UserError(f"tensor {name} differs from {tied}, to which it is tied")
+    return unflatten(found)
+
+
+def _empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """As `np.empty`, at an address that JAX on CPUs takes over without a copy."""
+    dtype, align = np.dtype(dtype), 64
+    size = int(np.prod(shape)) * dtype.itemsize
+    raw = np.empty(size + align, np.uint8)
+    start = -raw.ctypes.data % align
+    return raw[start : start + size].view(dtype).reshape(shape)
+
+
+def _check_shapes(tensors, places: Mapping[str, list[_Place]], leaves: Mapping) -> None:
+    shapes = getattr(tensors, "shapes", None)  # known without reading
+    misshapen = []
+    for name in (name for name in places if name in tensors):
+        shape = tuple(np.shape(tensors[name]) if shapes is None else shapes[name])
+        for want in (place.source_shape(leaves[place.path]) for place in places[name]):
+            if shape != want:
+                misshapen.append(f"{name} is {list(shape)}, the model's {list(want)}")
+    if misshapen:
+        raise UserError(f"wrong shape: {_first(misshapen)}")
+
+
+def _check_names(tensors, places: Mapping[str, list[_Place]], ignored: Callable) -> None:
+    present = {place.key for name in places if name in tensors for place in places[name]}
+    missing = [
+        name
+        for name, several in places.items()
+        if name not in tensors
+        and not all(place.rule.tied and place.key in present for place in several)
+    ]
+    extra = [name for name in tensors if name not in places and not ignored(name)]
+    complaints = []
+    if missing:
+        complaints.append(f"missing tensor {_first(missing)}")
+    if extra:
+        complaints.append(f"no place for tensor {_first(extra)}")
+    if complaints:
+        raise UserError("; ".join(complaints))
+
+
+def _first(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{names[0]} (and {len(names) - 1} more)"
+
+
+def _same_bits(a: np.ndarray, b: np.ndarray) -> bool:
+    bits = np.dtype(f"u{a.itemsize}")
+    return np.array_equal(a.view(bits), b.view(bits))
+
+
+def save(params: Mapping, rules: list[Rule]) -> dict[str, np.ndarray]:
+    """The tensors of a file, by name; the inverse of `load`, bit for bit.
+
+    Arrays are contiguous. Tied weights are under each of their names, as one array.
+    """
+    leaves = {path: np.asarray(leaf) for path, leaf in flatten(params).items()}
+    tensors, saved = {}, {}
+    for name, place in _places(leaves, rules):
+        if place.key not in saved:
+            array = place.rule.layout.save(place.of(leaves[place.path]))
+            saved[place.key] = np.asarray(array, order="C")
+        tensors[name] = saved[place.key]
+    return tensors

@@ -1,0 +1,98 @@
+"""The verb `convert`: checkpoints from one format to another."""
+
+import argparse
+import dataclasses
+import os
+
+from blip_jax.cli import Parser
+from blip_jax.runtime.errors import UserError
+
+FORMATS = {
+    "original": "a .pth file of the original PyTorch code",
+    "hf": "a Hugging Face folder, for transformers' from_pretrained",
+    "jax": "a workdir of this project, for --model and --config.init_from",
+}
+
+
+def parser() -> argparse.ArgumentParser:
+    formats = "; ".join(f"{name}: {what}" for name, what in FORMATS.items())
+    found = Parser(
+        "convert",
+        "Converts a checkpoint. What IN is, is recognised: a workdir, a file of the "
+        "original (.pth, .safetensors), a Hugging Face folder or id; local or gs://.",
+    )
+    found.add_argument("source", metavar="IN")
+    found.add_argument("target", metavar="OUT")
+    found.add_argument(
+        "--to", choices=FORMATS, help=f"{formats}. Default: original for OUT.pth, else jax, or hf "
+        "where IN is jax",
+    )  # fmt: skip
+    found.add_argument("--tokenizer", help="folder or Hugging Face id, in place of IN's own")
+    found.add_argument("--image-size", type=int, help="pixels a side; resizes the positions")
+    found.add_argument(
+        "--heads", metavar="VIT,TEXT", type=_heads,
+        help="attention heads, for an original file of unusual widths (default: width / 64)",
+    )  # fmt: skip
+    return found
+
+
+def _heads(text: str) -> dict[str, int]:
+    vit, med = text.split(",")
+    return {"vit": int(vit), "med": int(med)}
+
+
+def run(argv: list[str]) -> int:
+    """Converts and prints what it was.
+
+    Raises:
+      UserError: IN is not whole, or OUT is taken or cannot hold it.
+    """
+    args = parser().parse_args(argv)
+
+    import jax
+    import numpy as np
+    from etils import epath
+
+    from blip_jax.checkpoints.training import FOLDER
+    from blip_jax.models import loading
+
+    target = epath.Path(args.target)
+    to = args.to
+    if to is None:
+        inside = (epath.Path(args.source) / FOLDER).exists()
+        to = "hf" if inside else "jax"
+        to = "original" if target.suffix in (".pth", ".pt", ".safetensors") else to
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise UserError(f"{target} exists already; give a new name")
+    found = loading.read(args.source, heads=args.heads)
+    if args.image_size:
+        found = at_size(found, args.image_size)
+    if args.tokenizer:
+        found = dataclasses.replace(found, tokenizer=args.tokenizer)
+    loading.write(found, args.target, to)
+
+    arrays = [np.asarray(x) for x in jax.tree.leaves(found.params)]
+    vit, med = found.config.vit, found.config.med
+    beside = [name for name in ("momentum", "queue") if getattr(found, name) is not None]
+    rows = {
+        "kind": found.kind + "".join(f", {name}" for name in beside),
+        "image": f"{vit.image_size} x {vit.image_size}, patch {vit.patch}",
+        "vision": f"{vit.depth} layers, {vit.width} wide, {vit.heads} heads",
+        "text": f"{med.depth} layers, {med.width} wide, {med.heads} heads, {med.vocab} tokens",
+        "parameters": f"{sum(x.size for x in arrays):,} in {len(arrays)} arrays",
+        "written": f"{os.fspath(target)} ({FORMATS[to]})",
+    }
+    for name, value in rows.items():
+        print(f"{name:>12}  {value}")
+    return 0
+
+
+def at_size(found, image_size: int):
+    """The checkpoint for images of another size, its momentum encoder too."""
+    from blip_jax.models import loading
+
+    params, config = loading.at_size(found.params, found.config, image_size)
+    momentum = found.momentum
+    if momentum is not None:
+        momentum, _ = loading.at_size(momentum, found.config, image_size)
+    return dataclasses.replace(found, params=params, momentum=momentum, config=config)

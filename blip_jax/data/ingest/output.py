@@ -1,0 +1,159 @@
+"""The dataset that an import leaves: shards, index, what was set aside, manifest.
+
+Every step of `finish` can be repeated, so that it goes on where a run was killed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import pyarrow
+import pyarrow.compute
+import pyarrow.parquet
+import tabulate
+import tensorflow_datasets as tfds
+from etils import epath
+
+from blip_jax.data.ingest import duplicates, units
+from blip_jax.data.ingest.plan import Unit
+from blip_jax.runtime.errors import UserError
+
+NAME, SPLIT = "imported", "train"
+MANIFEST, ASIDE, INDEX = "manifest.json", "set_aside.jsonl", "index.parquet"
+MARKS = [pyarrow.field("duplicate_of", pyarrow.int64()), pyarrow.field("distance", pyarrow.int8())]
+BATCH = 10_000  # rows of the index in memory
+
+
+def finish(workdir: str, parts: str, cut: Sequence[Unit], asked: dict, near: int) -> dict:
+    """Makes one dataset of the units' files; returns the manifest.
+
+    Args:
+      workdir: where the dataset goes.
+      parts: folder of the units' files, which is removed at last.
+      cut: all units, done.
+      asked: settings and files, for the manifest.
+      near: bits (duplicates.mark).
+
+    Raises:
+      UserError: no record has become a row.
+    """
+    folder = epath.Path(workdir)
+    counts = [
+        json.loads(units.path_of(parts, unit.number, units.COUNTS).read_text()) for unit in cut
+    ]
+    totals = {name: sum(count[name] for count in counts) for name in ("inputs", "rows")}
+    reasons, notes = Counter(), Counter()
+    for count in counts:
+        reasons.update(count["set_aside"])
+        notes.update(count["notes"])
+    if not totals["rows"]:
+        found = ", ".join(f"{reason} {number:,}" for reason, number in reasons.most_common())
+        raise UserError(f"none of the {totals['inputs']:,} records can be used: {found}")
+    full = [unit.number for unit, count in zip(cut, counts) if count["rows"]]
+    for place, number in enumerate(full):
+        shard = folder / f"{NAME}-{SPLIT}.array_record-{place:05d}-of-{len(full):05d}"
+        if not shard.exists():
+            units.path_of(parts, number, units.ROWS).rename(shard)
+    marked = _write_index(folder, parts, full, near)
+    _write_aside(folder, parts, len(cut))
+    _write_metadata(folder, [counts[number] for number in full])
+    manifest = {
+        **totals,
+        "set_aside": dict(sorted(reasons.items())),
+        "notes": dict(sorted(notes.items())),
+        "duplicates": marked,
+        **asked,
+        "units": [dataclasses.asdict(unit) | count for unit, count in zip(cut, counts)],
+    }
+    write_json(folder / MANIFEST, manifest)
+    return manifest
+
+
+def write_json(path: epath.Path, content: dict) -> None:
+    """Writes a file whole or not at all."""
+    temporary = path.parent / f"incomplete-{os.getpid()}-{path.name}"
+    temporary.write_text(json.dumps(content, indent=1) + "\n")
+    temporary.replace(path)
+
+
+def _write_index(folder: epath.Path, parts: str, full: list[int], near: int) -> dict[str, int]:
+    """Joins the units' parts of the index, with the duplicates marked; counts these."""
+    content, look = [], []
+    for batch in _batches(parts, full):
+        content.append(_numbers(pyarrow.compute.utf8_slice_codeunits(batch["sha256"], 0, 16)))
+        look.append(_numbers(batch["phash"]))
+    of, distance = duplicates.mark(np.concatenate(content), np.concatenate(look), near)
+    temporary = folder / f"incomplete-{os.getpid()}-{INDEX}"
+    schema = pyarrow.schema([*units.COLUMNS, *MARKS])
+    row = 0
+    with pyarrow.parquet.ParquetWriter(str(temporary), schema) as writer:
+        for batch in _batches(parts, full):
+            rows = slice(row, row + batch.num_rows)
+            table = pyarrow.Table.from_batches([batch])
+            for field, values in zip(MARKS, (of[rows], distance[rows])):
+                table = table.append_column(field, pyarrow.array(values))
+            writer.write_table(table)
+            row += batch.num_rows
+    temporary.replace(folder / INDEX)
+    return {"exact": int((distance == 0).sum()), "near": int((distance > 0).sum())}
+
+
+def _batches(parts: str, full: list[int]) -> Iterator[pyarrow.RecordBatch]:
+    for number in full:
+        with pyarrow.parquet.ParquetFile(units.path_of(parts, number, units.INDEX)) as table:
+            yield from table.iter_batches(BATCH, use_threads=False)
+
+
+def _numbers(column: pyarrow.Array) -> np.ndarray:
+    """Texts of 16 hex digits as uint64."""
+    return np.frombuffer(bytes.fromhex("".join(column.to_pylist())), ">u8").astype(np.uint64)
+
+
+def _write_aside(folder: epath.Path, parts: str, count: int) -> None:
+    temporary = folder / f"incomplete-{os.getpid()}-{ASIDE}"
+    with temporary.open("wb") as out:
+        for number in range(count):
+            with units.path_of(parts, number, units.ASIDE).open("rb") as part:
+                shutil.copyfileobj(part, out)
+    temporary.replace(folder / ASIDE)
+
+
+def _write_metadata(folder: epath.Path, counts: list[dict]) -> None:
+    """What TFDS wants beside the shards."""
+    template = tfds.core.ShardedFileTemplate(
+        data_dir=folder, dataset_name=NAME, split=SPLIT, filetype_suffix="array_record"
+    )
+    info = tfds.core.SplitInfo(
+        name=SPLIT,
+        shard_lengths=[count["rows"] for count in counts],
+        num_bytes=sum(count["bytes"] for count in counts),
+        filename_template=template,
+    )
+    tfds.folder_dataset.write_metadata(
+        data_dir=str(folder),
+        features=units.FEATURES,
+        split_infos=[info],
+        description="Images and texts as they were found; see manifest.json.",
+        check_data=False,
+    )
+
+
+def table(manifest: dict) -> str:
+    """What became of the input, for a person."""
+    rows = [("records read", manifest["inputs"]), ("rows written", manifest["rows"])]
+    rows += manifest["set_aside"].items()
+    marked = manifest["duplicates"]
+    lines = [
+        tabulate.tabulate(
+            [(name, f"{count:,}") for name, count in rows], colalign=("left", "right")
+        ),
+        f"among the rows: {marked['exact']:,} exact and {marked['near']:,} near duplicates, marked",
+    ]
+    lines += [f"{name}: {count:,}" for name, count in manifest["notes"].items()]
+    return "\n".join(lines)

@@ -1,0 +1,198 @@
+"""From what the user names to files, and from files to units of work."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import glob
+import itertools
+import os
+import re
+from collections.abc import Iterator
+
+from etils import epath
+
+from blip_jax.data.ingest.config import Settings
+from blip_jax.data.ingest.readers import (
+    csv_tables,
+    folders,
+    json_lines,
+    parquet,
+    tfds_datasets,
+    webdataset,
+)
+from blip_jax.runtime.errors import UserError
+
+READERS = {
+    "tar": webdataset,
+    "json": json_lines,
+    "csv": csv_tables,
+    "parquet": parquet,
+    "folder": folders,
+    "tfds": tfds_datasets,
+}
+SUFFIXES = {
+    ".tar": "tar", ".tar.gz": "tar", ".tgz": "tar", ".tar.bz2": "tar", ".tar.xz": "tar",
+    ".json": "json", ".jsonl": "json", ".ndjson": "json", ".csv": "csv", ".tsv": "csv",
+    ".parquet": "parquet",
+}  # fmt: skip
+# A folder stands for the files in it that end in the first of these that there is: img2dataset puts
+# a Parquet file beside each tar, and Hugging Face's image folders have a metadata.jsonl or .csv.
+HELD = (".tar", ".tar.gz", ".tgz", ".parquet", "metadata.jsonl", "metadata.csv")
+
+
+@dataclasses.dataclass(frozen=True)
+class File:
+    """One file or folder of the input, and its size in bytes (0 for a folder)."""
+
+    source: str
+    format: str
+    path: str
+    size: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Unit:
+    """A unit of work: a file, or so many records of it.
+
+    Attributes:
+      number: its place in the order of rows.
+      label: what its rows' keys start with; no two units have the same.
+      source, format, path: of the file.
+      start, first, records: what to read, as the format's reader has planned it: bytes before the
+        first record, its number in the file, and how many there are (-1: all).
+      listing: the file that lists a folder's images.
+    """
+
+    number: int
+    label: str
+    source: str
+    format: str
+    path: str
+    start: int
+    first: int
+    records: int
+    listing: str = ""
+
+
+def files(settings: Settings) -> list[File]:
+    """The files that `source` names, in order.
+
+    Raises:
+      UserError: there is none, or the format of one is not known.
+    """
+    found = []
+    for pattern in filter(None, (part.strip() for part in settings.source.split(","))):
+        paths, name = _expand(pattern), ""
+        if not paths and (named := re.fullmatch(r"([\w.-]+)=(.+)", pattern)):
+            name, pattern = named.groups()
+            paths = _expand(pattern)
+        if not paths and settings.format == "tfds":
+            paths = [pattern]
+        if not paths:
+            raise UserError(f"config.source names {pattern}, and there is no such file")
+        for path in paths:
+            found += _files(path, name or source_name(pattern), settings.format)
+    counts = collections.Counter(file.path for file in found)
+    path, times = max(counts.items(), key=lambda item: item[1], default=("", 0))
+    if times > 1:
+        raise UserError(f"config.source names {path} twice")
+    return found
+
+
+def _expand(pattern: str) -> list[str]:
+    """Paths that fit a pattern, sorted."""
+    if "://" not in pattern:
+        return sorted(glob.glob(os.path.expanduser(pattern), recursive=True))
+    if not glob.has_magic(pattern):
+        return [pattern] if epath.Path(pattern).exists() else []
+    root, rest = re.fullmatch(r"([^*?[]*/)(.*)", pattern).groups()
+    return sorted(os.fspath(path) for path in epath.Path(root).glob(rest))
+
+
+def source_name(pattern: str) -> str:
+    """The name of a source: of its file, or of the last folder before a wildcard."""
+    parts = pattern.split("/")
+    if glob.has_magic(pattern):
+        parts = list(itertools.takewhile(lambda part: not glob.has_magic(part), parts))
+    return _stem("/".join(parts))
+
+
+def _files(path: str, source: str, format: str) -> Iterator[File]:
+    place = epath.Path(path)
+    if not place.is_dir():
+        suffix = next((s for s in SUFFIXES if path.lower().endswith(s)), None)
+        format = format or SUFFIXES.get(suffix, "")
+        if format == "tfds":
+            yield File(source, format, path, 0)
+        elif not format or format == "folder":
+            known = ", ".join(SUFFIXES)
+            raise UserError(f"{path} ends like no known format ({known}); give --config.format")
+        else:
+            yield File(source, format, path, place.stat().length)
+        return
+    if format == "tfds" or (not format and (place / "features.json").exists()):
+        yield File(source, "tfds", path, 0)
+        return
+    own = [suffix for suffix, kind in SUFFIXES.items() if kind == format]
+    for suffix in own if format else HELD:
+        held = sorted(os.fspath(child) for child in place.glob(f"*{suffix}"))
+        if held:
+            for child in held:
+                yield from _files(child, source, format)
+            return
+    if format not in ("", "folder"):
+        raise UserError(f"folder {path} holds no {format} file")
+    yield File(source, "folder", path, 0)
+
+
+def units(found: list[File], settings: Settings, folder: epath.Path) -> list[Unit]:
+    """The units of the files; lists of folders' images are written into `folder`.
+
+    Raises:
+      UserError: a file is none of its format, or lacks images or texts.
+    """
+    cut: list[Unit] = []
+    labels: set[str] = set()
+    for number, file in enumerate(found):
+        listing, path = "", file.path
+        if file.format == "folder":
+            listing = path = os.fspath(folder / f"listing-{number:05d}.jsonl")
+            folders.listed(file.path, epath.Path(listing))
+        try:
+            parts = list(READERS[file.format].plan(path, settings))
+        except OSError as error:
+            raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
+        name = _stem(file.path)
+        for part, (start, first, rows) in enumerate(parts):
+            label = unique(f"{name}-{part:05d}" if len(parts) > 1 else name, labels)
+            cut.append(
+                Unit(len(cut), label, file.source, file.format, file.path,
+                     start, first, rows, listing)
+            )  # fmt: skip
+    if not cut:
+        raise UserError(f"config.source {settings.source} holds no record")
+    return cut
+
+
+def _stem(path: str) -> str:
+    """The last part of a path as a name, without suffix; without a TFDS dataset's version."""
+    parts = [part for part in path.split("/") if not re.fullmatch(r"\.*|\d+\.\d+\.\d+", part)]
+    base = parts[-1].partition(":")[0] if parts else "import"
+    suffix = next((s for s in sorted(SUFFIXES, key=len)[::-1] if base.lower().endswith(s)), "")
+    return as_name(base[: len(base) - len(suffix)])
+
+
+def as_name(text: str) -> str:
+    """A name that files and webdataset members can have: no dots, slashes or double dashes."""
+    return re.sub(r"[\W-]+", "-", text).strip("-")[:100] or "record"
+
+
+def unique(name: str, taken: set[str]) -> str:
+    """The name, with a number behind it if it is taken; takes it."""
+    chosen, number = name, 1
+    while chosen in taken:
+        number += 1
+        chosen = f"{name}-{number}"
+    taken.add(chosen)
+    return chosen

@@ -1,0 +1,98 @@
+"""CSV and TSV: a header line with the fields' names, then a row a record.
+
+Fields of a CSV may be quoted and then hold line ends; those of a TSV are taken as they stand, since
+the lists of Conceptual Captions have single quotes in them.
+"""
+
+from __future__ import annotations
+
+import csv
+import itertools
+from collections.abc import Iterator
+
+from blip_jax.data.ingest.config import Settings
+from blip_jax.data.ingest.readers.image_files import opened
+from blip_jax.data.ingest.readers.json_lines import cuts
+from blip_jax.data.ingest.records import Columns, Fault, Raw
+from blip_jax.runtime.errors import UserError
+
+LONGEST = 1 << 20  # characters of a field; a quote that is never closed ends there
+
+
+class _Rows:
+    """The rows of a file from byte `offset` on; `offset` moves to where the next one starts."""
+
+    def __init__(self, file, delimiter: str, offset: int):
+        self.offset = offset
+        quoting = csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL
+        self._rows = csv.reader(self._lines(file), delimiter=delimiter, quoting=quoting)
+        csv.field_size_limit(LONGEST)
+
+    def _lines(self, file) -> Iterator[str]:
+        file.seek(self.offset)
+        for line in file:
+            self.offset += len(line)
+            yield line.decode("utf-8", "surrogateescape")
+
+    def __iter__(self) -> Iterator[list[str] | Fault]:
+        while True:
+            try:
+                row = next(self._rows)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                row = Fault("broken row", str(error))
+            if row:
+                yield row
+
+    def starts(self) -> Iterator[int]:
+        """Where each row starts (perhaps at blank lines before it)."""
+        start = self.offset
+        for _ in self:
+            yield start
+            start = self.offset
+
+
+def plan(path: str, settings: Settings) -> Iterator[tuple[int, int, int]]:
+    """The units of a file: byte offset, number of the first record, how many records.
+
+    Raises:
+      UserError: the header has no image or text.
+    """
+    with opened(path) as file:
+        names, delimiter, start = _header(file, path, settings)
+        Columns(settings).check(names, path)
+        yield from cuts(_Rows(file, delimiter, start).starts(), settings.unit_rows)
+
+
+def read(unit, settings: Settings) -> Iterator[Raw]:
+    """The records of a unit."""
+    columns = Columns(settings)
+    with opened(unit.path) as file:
+        names, delimiter, _ = _header(file, unit.path, settings)
+        rows = itertools.islice(_Rows(file, delimiter, unit.start), unit.records)
+        for number, row in enumerate(rows, unit.first):
+            name = f"{number:09d}"
+            if isinstance(row, Fault):
+                yield Raw(name, fault=row)
+            elif len(row) != len(names):
+                found = f"{len(row)} fields where {len(names)} have a name"
+                yield Raw(name, fault=Fault("broken row", found))
+            else:
+                yield columns.record(dict(zip(names, row)), name)
+
+
+def _header(file, path: str, settings: Settings) -> tuple[list[str], str, int]:
+    """(fields' names, delimiter, where the first record starts)."""
+    line = file.readline(LONGEST).removeprefix(b"\xef\xbb\xbf")
+    delimiter = "\t" if path.endswith(".tsv") else max(",;\t|", key=line.decode("latin-1").count)
+    if settings.header:
+        return settings.header.split(","), delimiter, 0
+    rows = _Rows(file, delimiter, 0)
+    names = next(iter(rows), [])
+    if isinstance(names, Fault):
+        raise UserError(f"{path} does not start with the names of its fields: {names.detail}")
+    names = [name.lstrip("\ufeff").strip() for name in names]
+    if len(set(names)) != len(names):
+        raise UserError(f"{path} has two fields of one name: {', '.join(names)}")
+    return names, delimiter, rows.offset

@@ -1,0 +1,75 @@
+"""Folders of image files, at any depth, with texts in side-cars of the same name.
+
+x.txt holds a text a line, x.json fields as those of any record.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+from collections.abc import Iterator
+
+from etils import epath
+
+from blip_jax.data.ingest.config import Settings
+from blip_jax.data.ingest.readers.image_files import load
+from blip_jax.data.ingest.readers.json_lines import cuts, lines
+from blip_jax.data.ingest.records import IMAGES, Columns, Fault, Raw, add_texts, as_texts
+
+
+def images(folder: str) -> Iterator[str]:
+    """Paths of the images below a folder, relative to it, in order; hidden ones left out."""
+    root = epath.Path(folder)
+    for here, folders, files in root.walk():
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(files):
+            if name.lower().endswith(IMAGES) and not name.startswith("."):
+                yield os.path.relpath(os.path.join(here, name), root)
+
+
+def listed(folder: str, listing: epath.Path) -> None:
+    """Writes the list of a folder's images, a JSON text a line, unless it is there already.
+
+    What is added to the folder later does not move the units.
+    """
+    if listing.exists():
+        return
+    temporary = listing.parent / f"incomplete-{os.getpid()}-{listing.name}"
+    with temporary.open("w") as file:
+        file.writelines(json.dumps(path) + "\n" for path in images(folder))
+    temporary.rename(listing)
+
+
+def plan(path: str, settings: Settings) -> Iterator[tuple[int, int, int]]:
+    """The units of a listing: byte offset, number of the first image, how many images."""
+    with epath.Path(path).open("rb") as file:
+        yield from cuts((offset for offset, _ in lines(file, 0)), settings.unit_rows)
+
+
+def read(unit, settings: Settings) -> Iterator[Raw]:
+    """The records of a unit."""
+    columns = Columns(settings)
+    with epath.Path(unit.listing).open("rb") as file:
+        file.seek(unit.start)
+        for line in itertools.islice(file, unit.records):
+            path = json.loads(line)
+            stem = os.path.splitext(path)[0]
+            try:
+                fields = json.loads(_sidecar(unit.path, f"{stem}.json") or "{}")
+                fields = fields if isinstance(fields, dict) else {"json": fields}
+            except (ValueError, RecursionError) as error:
+                yield Raw(stem, fault=Fault("broken JSON", f"{stem}.json: {error}"))
+                continue
+            raw = columns.record(fields, stem, kinds=("text", "url"))
+            raw.place = path
+            add_texts(raw, as_texts(_sidecar(unit.path, f"{stem}.txt").splitlines()))
+            yield raw
+
+
+def _sidecar(folder: str, name: str) -> str:
+    """What a side-car holds; "" if there is none."""
+    try:
+        return load(name, folder, folder).decode("utf-8-sig", "surrogateescape")
+    except Fault:
+        return ""

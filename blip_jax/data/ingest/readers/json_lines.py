@@ -1,0 +1,139 @@
+"""JSON lists, as the original's, and JSON lines: an object a record, its image a path or a URL.
+
+Both are read from any byte on, so that a large file is several units.
+"""
+
+from __future__ import annotations
+
+import codecs
+import io
+import itertools
+import json
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from blip_jax.data.ingest.config import Settings
+from blip_jax.data.ingest.readers.image_files import opened
+from blip_jax.data.ingest.records import Columns, Fault, Raw
+from blip_jax.runtime.errors import UserError
+
+CHUNK = 1 << 20
+LONGEST = 1 << 24  # characters of one object
+BEFORE = " \t\r\n["
+BETWEEN = " \t\r\n,"
+DECODER = json.JSONDecoder(strict=False)
+
+
+def cuts(offsets: Iterable[int], rows: int) -> Iterator[tuple[int, int, int]]:
+    """Cuts a file into runs of `rows` records: (offset of the first, its number, how many)."""
+    start = count = 0
+    for number, offset in enumerate(offsets):
+        if number % rows == 0:
+            if number:
+                yield start, number - rows, rows
+            start = offset
+        count = number + 1
+    if count:
+        first = (count - 1) // rows * rows
+        yield start, first, count - first
+
+
+def plan(path: str, settings: Settings) -> Iterator[tuple[int, int, int]]:
+    """The units of a file: byte offset, number of the first record, how many records.
+
+    Raises:
+      UserError: the file is no JSON, or its first record has no image or text.
+    """
+    with opened(path) as file:
+        start, listed = _head(file)
+        file.seek(start)
+        found = _elements(file, path, start, inside=False) if listed else lines(file, start)
+        offsets = (offset for offset, _ in _checked(found, Columns(settings), path))
+        yield from cuts(offsets, settings.unit_rows)
+
+
+def read(unit, settings: Settings) -> Iterator[Raw]:
+    """The records of a unit."""
+    columns = Columns(settings)
+    with opened(unit.path) as file:
+        _, listed = _head(file)
+        file.seek(unit.start)
+        if listed:
+            found = (value for _, value in _elements(file, unit.path, unit.start))
+        else:
+            found = (_parsed(line) for _, line in lines(file, unit.start))
+        for number, value in enumerate(itertools.islice(found, unit.records), unit.first):
+            name = f"{number:09d}"
+            if isinstance(value, dict):
+                yield columns.record(value, name)
+            else:
+                fault = value if isinstance(value, Fault) else Fault("broken JSON", "no object")
+                yield Raw(name, fault=fault)
+
+
+def _checked(found: Iterator[tuple[int, Any]], columns: Columns, path: str) -> Iterator:
+    """The same, once the first is seen to have images and texts."""
+    for number, (offset, value) in enumerate(found):
+        if not number:
+            value = _parsed(value) if isinstance(value, bytes) else value
+            if isinstance(value, dict):
+                columns.check(value, path)
+            elif path.endswith(".json"):
+                raise UserError(f"{path} is neither a JSON list of objects nor an object a line")
+        yield offset, value
+
+
+def _head(file: io.BufferedIOBase) -> tuple[int, bool]:
+    """Where the first value is looked for, and whether the file is a list."""
+    head = file.read(CHUNK)
+    start = len(codecs.BOM_UTF8) if head.startswith(codecs.BOM_UTF8) else 0
+    return start, head[start:].lstrip()[:1] == b"["
+
+
+def _parsed(line: bytes) -> Any:
+    """The line's value; a Fault if it is no JSON."""
+    try:
+        return json.loads(line.decode("utf-8", "surrogateescape"), strict=False)
+    except (ValueError, RecursionError) as error:
+        return Fault("broken JSON", str(error))
+
+
+def lines(file, offset: int) -> Iterator[tuple[int, bytes]]:
+    """(offset, line) of the lines that are not blank."""
+    for line in file:
+        if line.strip():
+            yield offset, line
+        offset += len(line)
+
+
+def _elements(file, path: str, offset: int, inside: bool = True) -> Iterator[tuple[int, Any]]:
+    """(byte offset, value) of a list's elements.
+
+    `file` stands at byte `offset`, `inside` the list at an element, or before the list's [.
+    """
+    decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
+    text, place, ended = "", 0, False
+    while True:
+        while text[place : place + 1] and text[place] in (BETWEEN if inside else BEFORE):
+            inside = inside or text[place] == "["
+            place, offset = place + 1, offset + 1  # all of these are one byte
+        if text[place : place + 1] == "]":
+            return
+        try:
+            value, end = DECODER.raw_decode(text, place)
+            whole = ended or end < len(text)  # else a number might go on
+        except (ValueError, RecursionError) as error:
+            whole = False
+            if len(text) - place > LONGEST or (ended and place < len(text)):
+                message = f"{path} is not JSON near byte {offset}: {error}"
+                raise UserError(message.splitlines()[0]) from error
+        if whole:
+            yield offset, value
+            offset += len(text[place:end].encode("utf-8", "surrogateescape"))
+            place = end
+        elif ended:
+            raise UserError(f"{path} ends at byte {offset} without the ] of its list")
+        else:
+            data = file.read(CHUNK)
+            ended = not data
+            text, place = text[place:] + decoder.decode(data, final=ended), 0

@@ -1,0 +1,67 @@
+"""Parquet files: img2dataset's, Hugging Face's, or tables of paths and texts."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import pyarrow
+import pyarrow.parquet
+from etils import epath
+
+from blip_jax.data.ingest.config import Settings
+from blip_jax.data.ingest.records import Columns, Fault, Raw
+from blip_jax.runtime.errors import UserError
+
+BATCH = 16  # rows decoded at once; they may hold images
+
+
+@contextlib.contextmanager
+def _opened(path: str) -> Iterator[pyarrow.parquet.ParquetFile]:
+    with epath.Path(path).open("rb") as file:
+        try:
+            # Read page by page: a group of rows with images may have gigabytes.
+            yield pyarrow.parquet.ParquetFile(file, buffer_size=1 << 20, pre_buffer=False)
+        except pyarrow.ArrowInvalid as error:
+            raise UserError(f"{path} cannot be read: {error}".splitlines()[0]) from error
+
+
+def plan(path: str, settings: Settings) -> Iterator[tuple[int, int, int]]:
+    """The units of a file: (0, number of the first row, how many rows).
+
+    Raises:
+      UserError: the file is damaged, or has no column of images or texts.
+    """
+    with _opened(path) as table:
+        Columns(settings).check(table.schema_arrow.names, path)
+        total = table.metadata.num_rows
+    for first in range(0, total, settings.unit_rows):
+        yield 0, first, min(settings.unit_rows, total - first)
+
+
+def read(unit, settings: Settings) -> Iterator[Raw]:
+    """The records of a unit."""
+    columns = Columns(settings)
+    with _opened(unit.path) as table:
+        for number, row in _rows(table, unit.first, unit.first + unit.records):
+            name = f"{number:09d}"
+            yield Raw(name, fault=row) if isinstance(row, Fault) else columns.record(row, name)
+
+
+def _rows(table, start: int, stop: int) -> Iterator[tuple[int, dict | Fault]]:
+    """(number, row) from `start` to before `stop`; a Fault for a row whose text is not UTF-8."""
+    number = 0
+    for group in range(table.num_row_groups):
+        rows = table.metadata.row_group(group).num_rows
+        if number + rows <= start or number >= stop:
+            number += rows
+            continue
+        for batch in table.iter_batches(BATCH, row_groups=[group], use_threads=False):
+            for place in range(max(0, start - number), min(batch.num_rows, stop - number)):
+                try:
+                    yield number + place, batch.slice(place, 1).to_pylist()[0]
+                except UnicodeDecodeError as error:
+                    yield number + place, Fault("text not UTF-8", str(error))
+            number += batch.num_rows
+            if number >= stop:
+                break

@@ -1,0 +1,92 @@
+"""TFDS datasets: a folder with features.json, or the name of one that is prepared on this machine.
+
+File format ArrayRecord, so that TensorFlow is not needed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+from etils import epath
+
+from blip_jax.data.ingest.config import Settings
+from blip_jax.data.ingest.records import Columns, Raw, as_text
+from blip_jax.runtime.errors import UserError
+
+
+def _open(path: str, split: str, columns: Columns):
+    """(rows of a split as dicts with encoded images, the features' names)."""
+    try:
+        if (epath.Path(path) / "features.json").exists():
+            builder = tfds.builder_from_directory(path)
+        else:
+            builder = tfds.core.read_only_builder.builder_from_files(path)
+        features = builder.info.features
+        image = columns.find("image", features)
+        decoders = {image: tfds.decode.SkipDecoding()} if image else {}
+        if split not in builder.info.splits:
+            known = ", ".join(builder.info.splits)
+            raise UserError(f"dataset {path} has no split {split!r}; it has {known}")
+        return builder.as_data_source(split, decoders=decoders), list(features)
+    except (UserError, KeyboardInterrupt):
+        raise
+    except Exception as error:  # whatever TFDS raises
+        raise UserError(f"dataset {path} cannot be read: {error}".splitlines()[0]) from error
+
+
+def plan(path: str, settings: Settings) -> Iterator[tuple[int, int, int]]:
+    """The units of a split: (0, number of the first row, how many rows).
+
+    Raises:
+      UserError: there is no such dataset or split, or it has no image or text.
+    """
+    columns = Columns(settings)
+    rows, names = _open(path, settings.split, columns)
+    columns.check(names, path)
+    for first in range(0, len(rows), settings.unit_rows):
+        yield 0, first, min(settings.unit_rows, len(rows) - first)
+
+
+def read(unit, settings: Settings) -> Iterator[Raw]:
+    """The records of a unit."""
+    columns = Columns(settings)
+    rows, _ = _open(unit.path, settings.split, columns)
+    for number in range(unit.first, unit.first + unit.records):
+        record = dict(rows[number])
+        image = columns.find("image", record)
+        content = record.pop(image, None) if image else None
+        fields = {name: _plain(value) for name, value in record.items()}
+        if image:
+            fields[image] = content
+        _unpack(fields)
+        yield columns.record(fields, f"{number:09d}")
+
+
+def _plain(value: Any) -> Any:
+    """What TFDS read, as values of JSON; large arrays as their shapes."""
+    if isinstance(value, dict):
+        return {name: _plain(item) for name, item in value.items()}
+    if isinstance(value, bytes):
+        return as_text(value)
+    if isinstance(value, np.ndarray) and value.size > 1024:
+        return f"{value.dtype} {list(value.shape)}"
+    if isinstance(value, np.ndarray | np.generic):
+        return _plain(value.tolist())
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _unpack(fields: dict[str, Any]) -> None:
+    """Lays open the fields that an earlier import has packed into one."""
+    try:
+        packed = json.loads(fields.get("fields", ""))
+    except (TypeError, ValueError):
+        return
+    if isinstance(packed, dict):
+        del fields["fields"]
+        fields |= packed

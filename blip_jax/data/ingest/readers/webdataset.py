@@ -1,0 +1,118 @@
+"""Tars of webdataset and img2dataset: members of one name and several suffixes are a record.
+
+Read as a stream, packed or not; nothing is ever written to disk under a member's name.
+"""
+
+from __future__ import annotations
+
+import json
+import tarfile
+import zlib
+from collections.abc import Iterator
+from typing import Any
+
+from etils import epath
+
+from blip_jax.data.ingest.config import Settings
+from blip_jax.data.ingest.readers.image_files import is_unsafe
+from blip_jax.data.ingest.records import IMAGES, MAX_BYTES, Columns, Fault, Raw, add_texts, as_texts
+
+TEXTS = ("txt", "text", "caption")  # suffixes of members that are a text
+DAMAGE = (tarfile.TarError, EOFError, zlib.error)  # an OSError is the disk's or the network's
+SMALL = 1 << 16  # bytes up to which another member is kept as a field
+
+
+class _Header(tarfile.TarInfo):
+    """A damaged header in the middle of a file, which tarfile would take for its end, raises."""
+
+    @classmethod
+    def fromtarfile(cls, tar):
+        try:
+            return super().fromtarfile(tar)
+        except (tarfile.InvalidHeaderError, tarfile.TruncatedHeaderError) as error:
+            raise tarfile.ReadError(str(error)) from error
+
+
+def plan(path: str, settings: Settings) -> Iterator[tuple[int, int, int]]:
+    """One unit a file: (0, 0, -1)."""
+    yield 0, 0, -1
+
+
+def read(unit, settings: Settings) -> Iterator[Raw]:
+    """The records of a tar; where it is damaged, a last one says so."""
+    columns = Columns(settings)
+    name, members = "", {}
+    try:
+        for prefix, suffix, data in _members(unit.path):
+            if members and (prefix != name or suffix in members):
+                yield _record(name, members, columns)
+                members = {}
+            name, members[suffix] = prefix, data
+    except DAMAGE as error:
+        if members:  # its last member may be missing
+            yield Raw(name, fault=Fault("broken archive", "the record it broke off in"))
+        yield Raw("", fault=Fault("broken archive", f"{type(error).__name__}: {error}"))
+        return
+    if members:
+        yield _record(name, members, columns)
+
+
+def _members(path: str) -> Iterator[tuple[str, str, bytes | Fault]]:
+    """(name without suffixes, suffixes, content) of each file in it."""
+    with (
+        epath.Path(path).open("rb") as file,
+        tarfile.open(fileobj=file, mode="r|*", tarinfo=_Header, errorlevel=2) as tar,
+    ):
+        for member in tar:
+            tar.members = []  # or it would remember all of them
+            if member.isdir():
+                continue
+            folder, slash, base = member.name.rpartition("/")
+            stem, dot, suffix = base.partition(".")
+            prefix = folder + slash + stem
+            if is_unsafe(member.name):
+                yield prefix, suffix, Fault("unsafe name", member.name)
+            elif not stem or not dot:  # hidden, or of no kind
+                yield prefix + base, "", Fault("file of no record", member.name)
+            elif not member.isfile():
+                yield prefix, suffix, Fault("missing image", f"{member.name} is a link")
+            elif member.size > MAX_BYTES:
+                yield prefix, suffix, Fault("too many bytes", f"{member.size} in {member.name}")
+            else:
+                yield prefix, suffix, tar.extractfile(member).read()
+
+
+def _record(name: str, members: dict[str, bytes | Fault], columns: Columns) -> Raw:
+    """The record of the members, by suffix."""
+    for content in members.values():
+        if isinstance(content, Fault):
+            return Raw(name, fault=content)
+    suffixes = [suffix for suffix in members if f".{suffix}".lower().endswith(IMAGES)]
+    image = columns.own("image") or next(iter(suffixes), None)
+    try:
+        fields = _fields(members, image)
+    except (ValueError, RecursionError) as error:
+        return Raw(name, fault=Fault("broken JSON", str(error)))
+    raw = columns.record(fields, name, kinds=("text", "url"))
+    raw.place = ""  # the URL it once was loaded from
+    for suffix in TEXTS:
+        add_texts(raw, as_texts(members.get(suffix)))
+    raw.image = members.get(image)
+    return raw
+
+
+def _fields(members: dict[str, bytes], image: str | None) -> dict[str, Any]:
+    """What the members say beside image and text.
+
+    Raises:
+      ValueError, RecursionError: the JSON is none.
+    """
+    fields = {}
+    for suffix, data in members.items():
+        if suffix == "json":
+            value = json.loads(data.decode("utf-8", "surrogateescape"))
+            fields |= value if isinstance(value, dict) else {"json": value}
+        elif suffix != image and suffix not in TEXTS:
+            kept = len(data) <= SMALL and b"\0" not in data
+            fields[suffix] = data.decode("utf-8", "replace") if kept else f"{len(data)} bytes"
+    return fields

@@ -1,0 +1,183 @@
+"""A record as it was read, before any check, and which of its fields mean what."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from blip_jax.data.ingest.config import Settings
+from blip_jax.runtime.errors import UserError
+
+# Usual names, in lower case, the first that is there counts.
+USUAL = {
+    "key": ("key", "__key__", "uid", "image_id", "sample_id", "id"),
+    "image": ("image", "jpg", "jpeg", "png", "webp", "img", "path", "image_path", "file_name",
+              "filename", "filepath", "file", "image_file"),
+    "text": ("texts", "text", "captions", "caption", "alt", "alt_text", "alttext", "txt",
+             "description"),
+    "url": ("url", "image_url", "img_url"),
+}  # fmt: skip
+IMAGES = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm",
+          ".jp2", ".avif")  # fmt: skip
+MAX_BYTES = 1 << 27  # of a file in the input; more is not read into memory
+
+
+class Fault(Exception):
+    """Why a record is set aside.
+
+    Attributes:
+      reason: what it is counted under.
+      detail: what was found.
+    """
+
+    def __init__(self, reason: str, detail: str = ""):
+        super().__init__(f"{reason}: {detail}")
+        self.reason, self.detail = reason, detail
+
+
+@dataclasses.dataclass
+class Raw:
+    """An input record. Its texts hold lone surrogates where they are not UTF-8.
+
+    Attributes:
+      name: its own key, or what stands for one; as found.
+      image: the file's bytes; None if there are none, or they are in the file `place`.
+      place: path or URL of the image, as the record has it; "" if the bytes are here.
+      texts, url, truth, fields: its own; `fields` are all that have no other place.
+      fault: why it cannot be used, if that was seen already.
+      records: how many input records it stands for.
+      others: of records joined to it, the fields that differ from its own.
+    """
+
+    name: str
+    image: bytes | None = None
+    place: str = ""
+    texts: list[str] = dataclasses.field(default_factory=list)
+    url: str = ""
+    truth: str = ""
+    fields: dict[str, Any] = dataclasses.field(default_factory=dict)
+    fault: Fault | None = None
+    records: int = 1
+    others: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+
+
+class Columns:
+    """Which fields of a record are its key, image, text and URL."""
+
+    def __init__(self, settings: Settings):
+        self._own = dict(settings.columns)
+        self._textless = settings.textless
+
+    def find(self, kind: str, names: Iterable[str]) -> str | None:
+        """The name among `names` of a kind of column; None if there is none."""
+        names = list(names)
+        if own := self.own(kind):
+            return own if own in names else None
+        lower = {name.lower(): name for name in reversed(names)}
+        return next((lower[usual] for usual in USUAL[kind] if usual in lower), None)
+
+    def own(self, kind: str) -> str:
+        """The name that was given for it; "" if none was."""
+        return self._own.get(kind, "")
+
+    def check(self, names: Iterable[str], path: str) -> None:
+        """Raises a UserError unless a file with these fields has images and texts."""
+        names = list(names)
+        wanted = [("image", "url")] + [("text",)] * (not self._textless)
+        for kinds in wanted:
+            if not any(self.find(kind, names) for kind in kinds):
+                name = self.own(kinds[0])
+                looked = f"no field {name!r}" if name else f"no {kinds[0]} among its fields"
+                found = ", ".join(map(str, names)) or "none"
+                raise UserError(
+                    f"{path} has {looked} ({found}); name it with --config.columns.{kinds[0]}=NAME"
+                )
+
+    def record(
+        self, fields: Mapping[str, Any], name: str, kinds: Iterable[str] = tuple(USUAL)
+    ) -> Raw:
+        """The record of these fields, of which only `kinds` are looked for.
+
+        `name` stands in for a key.
+        """
+        rest = dict(fields)
+        names = {kind: self.find(kind, rest) for kind in kinds}
+        taken = {kind: rest.pop(found, None) for kind, found in names.items() if found}
+        key, url = taken.get("key"), taken.get("url")
+        texts = taken.get("text")
+        if isinstance(texts, list) and any(isinstance(text, Mapping) for text in texts):
+            rest[names["text"]] = texts  # texts with scores, say
+        truth = rest.pop("truth", "")
+        raw = Raw(
+            name=name if key in (None, "") else as_text(key),
+            texts=as_texts(texts),
+            url="" if url is None else as_text(url),
+            truth=as_text(truth) if isinstance(truth, str | bytes) else json.dumps(truth),
+            fields=rest,
+        )
+        image = taken.get("image")
+        if isinstance(image, Mapping):  # of Hugging Face's datasets
+            image = image.get("bytes") or image.get("path")
+        if isinstance(image, bytes | bytearray | memoryview):
+            raw.image = bytes(image)
+        else:
+            raw.place = as_text(image) if "image" in taken else raw.url
+        return raw
+
+
+def as_text(value: Any) -> str:
+    """One text; bytes that are not UTF-8 become lone surrogates."""
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "surrogateescape")
+    return "" if value is None else str(value)
+
+
+def as_texts(value: Any) -> list[str]:
+    """All texts of a field: a text, a list, or objects with a text in them; without blank ones."""
+    if isinstance(value, Mapping):
+        inner = next((value[name] for name in USUAL["text"] + ("raw",) if name in value), None)
+        return as_texts(inner)
+    if isinstance(value, Iterable) and not isinstance(value, str | bytes):
+        return [text for item in value for text in as_texts(item)]
+    text = as_text(value).strip()
+    return [text] if text else []
+
+
+def add_texts(raw: Raw, texts: Iterable[str]) -> None:
+    """Adds texts of a side-car that the record does not have yet, one by one or in one."""
+    known = {" ".join(text.split()) for text in (*raw.texts, " ".join(raw.texts))}
+    raw.texts += [text for text in texts if " ".join(text.split()) not in known]
+
+
+def is_unicode(text: str) -> bool:
+    """Whether it holds no lone surrogates, so that it can be written as UTF-8."""
+    return not re.search("[\ud800-\udfff]", text)
+
+
+def clean(text: str) -> str:
+    """The text with lone surrogates as question marks."""
+    return text.encode("utf-8", "replace").decode()
+
+
+def merged(raws: Iterable[Raw]) -> Iterator[Raw]:
+    """Joins records that follow each other and name the same image.
+
+    The original's lists have a record a caption, the five of an image one behind the other.
+    """
+    held: Raw | None = None
+    for raw in raws:
+        same = held is not None and raw.place and raw.place == held.place
+        if same and not (raw.fault or held.fault):
+            held.texts += raw.texts
+            held.records += 1
+            other = {k: v for k, v in raw.fields.items() if held.fields.get(k) != v}
+            held.others += [other] * bool(other)
+            continue
+        if held is not None:
+            yield held
+        held = raw
+    if held is not None:
+        yield held

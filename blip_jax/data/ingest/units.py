@@ -1,0 +1,181 @@
+"""One unit of work: its records read, checked and written, all or nothing.
+
+A unit leaves four files: rows (ArrayRecord), what the index says of them (Parquet), the records
+set aside (JSON lines), and, renamed into place behind these, the counts (JSON).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+import tensorflow_datasets as tfds
+from array_record.python.array_record_module import ArrayRecordWriter
+from etils import epath
+
+from blip_jax.data.ingest import validation
+from blip_jax.data.ingest.config import Settings
+from blip_jax.data.ingest.plan import READERS, Unit, as_name, unique
+from blip_jax.data.ingest.records import Fault, Raw, clean, merged
+from blip_jax.data.serialization import serializer
+from blip_jax.runtime.errors import UserError
+
+_F = tfds.features
+FEATURES = _F.FeaturesDict({
+    "key": _F.Text(),  # unique in the dataset
+    "image": _F.Image(),  # the bytes as found, unless made smaller
+    "texts": _F.Sequence(_F.Text()),
+    "truth": _F.Text(),  # for measuring; "" unless the input has one
+    "url": _F.Text(),
+    "source": _F.Text(),
+    "sha256": _F.Text(),  # of the bytes as found
+    "phash": _F.Text(),  # perceptual hash, 16 hex digits
+    "width": _F.Scalar(np.int32),  # as found
+    "height": _F.Scalar(np.int32),
+    "fields": _F.Text(),  # JSON: whatever else the input says of it
+})  # fmt: skip
+SERIALIZE = serializer(FEATURES)
+ROWS, INDEX, ASIDE, COUNTS = "rows", "parquet", "aside.jsonl", "json"
+MERGED = "text of the image before"  # such records add a text to a row instead of making one
+GROUP = 1000  # rows of the index written at once
+# What is known of a row while its unit is read; `output` adds the duplicates.
+COLUMNS = pyarrow.schema(
+    [(name, pyarrow.string()) for name in ("key", "url", "source", "sha256", "phash")]
+    + [("width", pyarrow.int32()), ("height", pyarrow.int32()), ("license", pyarrow.string())]
+)
+
+
+class Stopped(Exception):
+    """The unit was left; nothing of it stays."""
+
+
+def path_of(folder: str, unit: int, kind: str) -> epath.Path:
+    """Where a unit's file of a kind is."""
+    return epath.Path(folder) / f"{unit:06d}.{kind}"
+
+
+def is_done(folder: str, unit: int) -> bool:
+    return path_of(folder, unit, COUNTS).exists()
+
+
+def do(unit: Unit, settings: Settings, folder: str, go_on: Callable[[], bool]) -> dict:
+    """Reads a unit and writes its files into `folder`; returns the counts.
+
+    Args:
+      go_on: is asked before each record, and says whether to go on.
+
+    Raises:
+      Stopped: `go_on` said no. UserError: the input cannot be read.
+    """
+    if is_done(folder, unit.number):  # by a process that outlived the last run
+        return json.loads(path_of(folder, unit.number, COUNTS).read_text())
+    names: set[str] = set()
+    with _Files(folder, unit.number) as files, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PIL's, of files that are odd but whole
+        for raw in merged(_read(unit, settings)):
+            if not go_on():
+                raise Stopped
+            try:
+                values, notes = validation.row(raw, _base(unit), settings)
+            except Fault as fault:
+                files.set_aside(unit, raw, fault)
+                continue
+            key = f"{unit.label}--{unique(as_name(raw.name), names)}"
+            values |= {"key": key, "source": clean(unit.source)}
+            files.add(values, validation.licence(raw.fields), raw.records, notes)
+        return files.finish()
+
+
+def _base(unit: Unit) -> str:
+    """The folder that paths in a unit are relative to."""
+    return unit.path if unit.format == "folder" else os.path.dirname(unit.path)
+
+
+def _read(unit: Unit, settings: Settings) -> Iterator[Raw]:
+    try:
+        yield from READERS[unit.format].read(unit, settings)
+    except OSError as error:
+        raise UserError(f"{unit.path} cannot be read: {error.strerror or error}") from error
+
+
+class _Files:
+    """The files of a unit while they are written, under names of this process."""
+
+    def __init__(self, folder: str, unit: int):
+        self._folder, self._unit = folder, unit
+        self._stack = contextlib.ExitStack()
+        self._bytes = self._rows = self._inputs = 0
+        self._reasons: Counter = Counter()
+        self._notes: Counter = Counter()
+        self._index: list[dict] = []
+
+    def __enter__(self) -> _Files:
+        self._writer = ArrayRecordWriter(str(self._temporary(ROWS)), "group_size:1")
+        self._stack.callback(self._writer.close)
+        self._aside = self._stack.enter_context(self._temporary(ASIDE).open("w"))
+        self._table = self._stack.enter_context(
+            pyarrow.parquet.ParquetWriter(str(self._temporary(INDEX)), COLUMNS)
+        )
+        return self
+
+    def __exit__(self, *error) -> None:
+        self._stack.close()
+        for kind in (ROWS, INDEX, ASIDE, COUNTS):
+            self._temporary(kind).unlink(missing_ok=True)
+
+    def _temporary(self, kind: str) -> epath.Path:
+        path = path_of(self._folder, self._unit, kind)
+        return path.parent / f"incomplete-{os.getpid()}-{path.name}"
+
+    def add(self, values: dict, licence: str | None, records: int, notes: Counter) -> None:
+        """Writes a row that stands for so many records."""
+        example = SERIALIZE(values)
+        self._writer.write(example)
+        self._bytes += len(example)
+        self._rows += 1
+        self._inputs += records
+        self._notes.update(notes)
+        if records > 1:
+            self._reasons[MERGED] += records - 1
+        known = {name: values[name] for name in COLUMNS.names if name in values}
+        self._index.append(known | {"license": licence})
+        if len(self._index) == GROUP:
+            self._flush()
+
+    def set_aside(self, unit: Unit, raw: Raw, fault: Fault) -> None:
+        """Writes down why a record is no row."""
+        self._inputs += raw.records
+        self._reasons[fault.reason] += raw.records
+        line = {
+            "source": unit.source, "file": unit.path, "name": raw.name, "url": raw.url,
+            "records": raw.records, "reason": fault.reason, "detail": fault.detail,
+        }  # fmt: skip
+        self._aside.write(json.dumps(line) + "\n")
+
+    def _flush(self) -> None:
+        if self._index:
+            self._table.write_table(pyarrow.Table.from_pylist(self._index, COLUMNS))
+            self._index = []
+
+    def finish(self) -> dict:
+        """Closes the files and puts them in their place; returns the counts."""
+        self._flush()
+        self._stack.close()
+        counts = {
+            "inputs": self._inputs,
+            "rows": self._rows,
+            "bytes": self._bytes,
+            "set_aside": dict(sorted(self._reasons.items())),
+            "notes": {name: count for name, count in sorted(self._notes.items()) if count},
+        }
+        self._temporary(COUNTS).write_text(json.dumps(counts))
+        for kind in (ROWS, INDEX, ASIDE, COUNTS):  # the counts last: with them it is done
+            self._temporary(kind).replace(path_of(self._folder, self._unit, kind))
+        return counts

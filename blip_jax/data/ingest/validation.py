@@ -1,0 +1,131 @@
+"""From a record as it was read to a row, or to the reason why there is none."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import math
+from collections import Counter
+from typing import Any
+
+import imagehash
+import numpy as np
+from PIL import Image
+
+from blip_jax.data.images import ImageError, decode
+from blip_jax.data.ingest.config import Settings
+from blip_jax.data.ingest.readers import image_files
+from blip_jax.data.ingest.records import Fault, Raw, clean, is_unicode
+
+LICENCES = ("license", "licence", "license_name", "license_url", "rights")
+ROBOTS = ("x_robots_tag", "robots_tag")  # fields with a text that names directives
+NO = ("", "0", "0.0", "f", "false", "n", "no", "none", "null", "nan", "[]")
+LONG = 1000  # words; texts above are kept and counted
+JPEG_QUALITY = 95
+
+
+def row(raw: Raw, folder: str, settings: Settings) -> tuple[dict[str, Any], Counter]:
+    """Returns the row of a record (units.FEATURES without key and source), and what to note.
+
+    Args:
+      raw: the record.
+      folder: that relative paths start from, unless settings.images is given.
+
+    Raises:
+      Fault: it cannot be a row.
+    """
+    if raw.fault:
+        raise raw.fault
+    for fields in (raw.fields, *raw.others):
+        _opted_out(fields, settings.opt_out)
+    notes: Counter = Counter()
+    texts = _texts(raw, settings.textless, notes)
+    if raw.image is None and not raw.place:  # img2dataset says why it has none
+        raise Fault("missing image", str(raw.fields.get("status") or "no bytes, path or URL"))
+    data = image_files.load(raw.place, settings.images, folder) if raw.image is None else raw.image
+    try:
+        picture = decode(data)
+    except ImageError as error:
+        raise Fault("undecodable image", str(error)) from error
+    height, width = picture.shape[:2]
+    if min(height, width) < settings.min_side:
+        raise Fault("too small", f"{width}x{height}")
+    values = {
+        "image": data,
+        "texts": texts,
+        "truth": clean(raw.truth),
+        "url": clean(raw.url),
+        "sha256": hashlib.sha256(data).hexdigest(),
+        "phash": str(imagehash.phash(Image.fromarray(picture))),
+        "width": width,
+        "height": height,
+        "fields": json.dumps(_plain(raw.fields | ({"merged": raw.others} if raw.others else {}))),
+    }
+    if settings.resize and min(height, width) > settings.resize:
+        values["image"] = smaller(picture, settings.resize, data)
+        notes["images made smaller"] += 1
+    return values, notes
+
+
+def licence(fields: dict[str, Any]) -> str | None:
+    """The licence that a record's fields name."""
+    lower = {str(name).lower(): value for name, value in fields.items()}
+    found = (lower.get(name) for name in LICENCES)
+    return next((clean(str(value)) for value in found if value not in (None, "")), None)
+
+
+def smaller(picture: np.ndarray, side: int, data: bytes) -> bytes:
+    """The picture with its shorter side brought down to `side`, encoded.
+
+    PNG stays PNG; all else becomes JPEG. Bicubic with anti-aliasing.
+    """
+    height, width = picture.shape[:2]
+    scale = side / min(height, width)
+    size = max(side, round(width * scale)), max(side, round(height * scale))
+    image = Image.fromarray(picture).resize(size, Image.Resampling.BICUBIC)
+    file = io.BytesIO()
+    if data.startswith(b"\x89PNG"):
+        image.save(file, "PNG")
+    else:
+        image.save(file, "JPEG", quality=JPEG_QUALITY)
+    return file.getvalue()
+
+
+def _texts(raw: Raw, textless: bool, notes: Counter) -> list[str]:
+    """The record's texts that can be used."""
+    texts = [text for text in raw.texts if is_unicode(text)]
+    broken = len(raw.texts) - len(texts)
+    if not texts and broken:
+        raise Fault("text not UTF-8", clean(raw.texts[0])[:100])
+    if not texts and not textless:
+        raise Fault("empty text")
+    notes["texts left out: not UTF-8"] += broken
+    notes[f"texts of over {LONG} words"] += sum(len(text.split()) > LONG for text in texts)
+    return texts
+
+
+def _opted_out(fields: dict[str, Any], names: tuple[str, ...]) -> None:
+    """Raises a Fault if a field says that the image is not to be trained on."""
+    for field, value in fields.items():
+        name = str(field).lower().replace("-", "_")
+        said = str(value).strip().lower()
+        if name in names and said not in NO:
+            raise Fault("opted out", f"{field} is {value}")
+        if name in ROBOTS:
+            directives = {part.strip() for part in said.replace(":", ",").split(",")}
+            if found := directives.intersection(names):
+                raise Fault("opted out", f"{field} has {min(found)}")
+
+
+def _plain(value: Any) -> Any:
+    """Values as JSON has them; bytes by their number."""
+    if isinstance(value, dict):
+        return {str(name): _plain(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, bytes):
+        return f"{len(value)} bytes"
+    return value if isinstance(value, str | int | float | bool | None) else str(value)

@@ -1,1 +1,0 @@
-"""Measuring and reporting: arrays and strings in, numbers, tables and one HTML page out."""

@@ -1,0 +1,205 @@
+"""Image-text retrieval: recall at k both ways, and re-ranking of the top k by the ITM head.
+
+Legend: I images, T texts, P image-text pairs to be scored.
+"""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from blip_jax.runtime.errors import UserError
+
+KS = (1, 5, 10)
+# What a pair outside the top k scores in the original's evaluation; below any real score.
+UNSCORED = -100.0
+_ROWS = 512  # queries handled at once, so that COCO's 5,000 x 25,000 needs no second big matrix
+
+ScoreFn = Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+
+def recall(scores, image_of_text, scores_t2i=None) -> dict[str, float]:
+    """Recall at 1, 5 and 10 in percent, image to text and text to image.
+
+    An image counts as a hit when any of its texts is among its first k, a text when its image is.
+    Ties are counted as the *expectation* over a random order of the tied candidates, so a
+    constant matrix scores exactly chance. An image without texts asks no question: it only
+    stands in the gallery.
+
+    Args:
+      scores: float [I, T], larger is more alike; used for both directions unless `scores_t2i`.
+      image_of_text: int [T], the row of the image that each text belongs to.
+      scores_t2i: float [T, I], scores for text to image alone, as `rerank` returns them.
+
+    Returns:
+      'tr@k' (image to text), 'ir@k' (text to image) and 'r@k', their mean; nan if nothing is asked.
+
+    Raises:
+      UserError: shapes that do not agree, an image index out of range, or NaN scores, which would
+        otherwise compare as a perfect rank.
+    """
+    scores = _matrix(scores, "scores")
+    owner = _owners(image_of_text, scores.shape)
+    t2i = scores.T if scores_t2i is None else _matrix(scores_t2i, "scores_t2i")
+    if t2i.shape != scores.shape[::-1]:
+        raise UserError(
+            f"scores_t2i is {t2i.shape}, but [texts, images] is {scores.shape[::-1]}: transpose it"
+        )
+    images = np.arange(scores.shape[0])
+    to_text = _recall_one_way(scores, images, owner)
+    to_image = _recall_one_way(t2i, owner, images)
+    both = (to_text + to_image) / 2
+    names = (("tr", to_text), ("ir", to_image), ("r", both))
+    return {f"{n}@{k}": float(v) for n, values in names for k, v in zip(KS, values, strict=True)}
+
+
+def rerank(similarity, k: int, score_fn: ScoreFn) -> tuple[np.ndarray, np.ndarray]:
+    """Scores the k likeliest candidates of each image and each text by ITM logit + similarity.
+
+    Everything outside the top k stands at -100, as in the original's retrieval evaluation. A pair
+    that is in the top k of both directions is scored once.
+
+    Args:
+      similarity: float [I, T], cosine similarities of the ITC projections.
+      k: candidates kept a query (the paper: 256 on COCO, 128 on Flickr30k); at most all of them.
+      score_fn: given int64 image rows [P] and text rows [P], sorted by image and then by text,
+        returns the ITM head's match logits, float [P]. It is called once and does its own batching.
+
+    Returns:
+      float32 [I, T] for image to text and float32 [T, I] for text to image.
+
+    Raises:
+      UserError: k below 1, NaN similarities, or logits that are not one number a pair.
+    """
+    similarity = _matrix(similarity, "similarity")
+    if k < 1:
+        raise UserError(f"k is {k}; re-ranking needs at least 1 candidate a query")
+    num_images, num_texts = similarity.shape
+    by_image = _top_k(similarity, k)
+    by_text = _top_k(similarity.T, k)
+    flat_i2t = (np.arange(num_images)[:, None] * num_texts + by_image).ravel()
+    flat_t2i = (by_text * num_texts + np.arange(num_texts)[:, None]).ravel()
+    pairs = np.union1d(flat_i2t, flat_t2i)
+    image_index, text_index = pairs // max(num_texts, 1), pairs % max(num_texts, 1)
+    logits = np.zeros(0, np.float32)
+    if pairs.size:
+        logits = np.asarray(score_fn(image_index, text_index), dtype=np.float32)
+    if logits.shape != pairs.shape or np.isnan(logits).any():
+        raise UserError(
+            f"score_fn gave {logits.shape} with {int(np.isnan(logits).sum())} NaN for "
+            f"{pairs.size} pairs; one match logit a pair is wanted"
+        )
+    fused = logits + similarity[image_index, text_index]
+
+    i2t = np.full(similarity.size, UNSCORED, np.float32)
+    t2i = np.full(similarity.size, UNSCORED, np.float32)
+    i2t[flat_i2t] = fused[np.searchsorted(pairs, flat_i2t)]
+    t2i[flat_t2i] = fused[np.searchsorted(pairs, flat_t2i)]
+    return i2t.reshape(similarity.shape), t2i.reshape(similarity.shape).T
+
+
+def galleries(image_of_text, num_images: int, size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Cuts a test set into consecutive galleries of `size` images with all their texts.
+
+    Images left over at the end are not used: a smaller gallery is an easier one.
+
+    Yields:
+      int64 image rows [size] and int64 text rows [any] of one gallery.
+
+    Raises:
+      UserError: `size` below 1 or above the number of images.
+    """
+    if not 1 <= size <= num_images:
+        raise UserError(f"galleries of {size} images do not fit a test set of {num_images} images")
+    owner = np.asarray(image_of_text)
+    for start in range(0, num_images - size + 1, size):
+        inside = (owner >= start) & (owner < start + size)
+        yield np.arange(start, start + size), np.flatnonzero(inside)
+
+
+def evaluate(
+    similarity, image_of_text, *, score_fn: ScoreFn | None = None, k: int = 256, gallery: int = 0
+) -> dict[str, float]:
+    """Recall of ITC similarities, re-ranked when a `score_fn` is given, averaged over galleries.
+
+    Args:
+      similarity: float [I, T].
+      image_of_text: int [T].
+      score_fn: see `rerank`; its indices are rows of the whole test set. None leaves ITC alone.
+      k: candidates a query to re-rank.
+      gallery: images a gallery; 0 is one gallery of all images.
+
+    Returns:
+      What `recall` returns.
+    """
+    similarity = _matrix(similarity, "similarity")
+    owner = _owners(image_of_text, similarity.shape)
+    results = []
+    for images, texts in galleries(owner, len(similarity), gallery or len(similarity)):
+        i2t, t2i = similarity[np.ix_(images, texts)], None
+        if score_fn is not None:
+            i2t, t2i = rerank(i2t, k, lambda i, t, im=images, tx=texts: score_fn(im[i], tx[t]))
+        results.append(recall(i2t, owner[texts] - images[0], t2i))
+    return {name: float(np.mean([r[name] for r in results])) for name in results[0]}
+
+
+def _recall_one_way(scores, query_label, candidate_label) -> np.ndarray:
+    """Percent of queries [len(KS)] with a candidate of their own label in the first k."""
+    hits = []
+    for start in range(0, len(scores), _ROWS):
+        rows = slice(start, start + _ROWS)
+        block = scores[rows]
+        relevant = query_label[rows, None] == candidate_label[None, :]
+        asked = relevant.any(axis=1)
+        block, relevant = block[asked], relevant[asked]
+        best = np.where(relevant, block, -np.inf).max(axis=1, keepdims=True, initial=-np.inf)
+        tied = block == best
+        above = (block > best).sum(axis=1)
+        friends, rivals = (tied & relevant).sum(axis=1), (tied & ~relevant).sum(axis=1)
+        hits.append(np.stack([_hit_chance(k - above, friends, rivals) for k in KS], axis=1))
+    hits = np.concatenate(hits) if hits else np.zeros((0, len(KS)))
+    return 100 * hits.mean(axis=0) if len(hits) else np.full(len(KS), np.nan)
+
+
+def _hit_chance(places, friends, rivals) -> np.ndarray:
+    """P(some friend gets one of `places` when friends and rivals are shuffled); all int [Q]."""
+    miss = np.ones(len(places))
+    for drawn in range(max(KS)):
+        left = np.maximum(friends + rivals - drawn, 1)
+        step = np.maximum(rivals - drawn, 0) / left
+        miss = np.where(drawn < places, miss * step, miss)
+    return 1 - miss
+
+
+def _top_k(scores: np.ndarray, k: int) -> np.ndarray:
+    """Columns of the k largest of each row, int64 [Q, min(k, C)], in no particular order."""
+    k = min(k, scores.shape[1])
+    if k == scores.shape[1]:
+        return np.tile(np.arange(k), (len(scores), 1))
+    chunks = [
+        np.argpartition(-scores[start : start + _ROWS], k, axis=1)[:, :k]
+        for start in range(0, len(scores), _ROWS)
+    ]
+    return np.concatenate(chunks) if chunks else np.zeros((0, k), np.int64)
+
+
+def _matrix(values, name: str) -> np.ndarray:
+    values = np.asarray(values)
+    if values.dtype != np.float64:  # bfloat16 and integers included
+        values = values.astype(np.float32)
+    if values.ndim != 2:
+        raise UserError(f"{name} has shape {values.shape}; a matrix is wanted")
+    if bad := int(np.isnan(values).sum()):
+        raise UserError(f"{name} holds {bad} NaN of {values.size}: has the model diverged?")
+    return values
+
+
+def _owners(image_of_text, shape: tuple[int, int]) -> np.ndarray:
+    owner = np.asarray(image_of_text, dtype=np.int64)
+    if owner.shape != (shape[1],):
+        raise UserError(f"image_of_text has shape {owner.shape}, but scores has {shape[1]} texts")
+    if owner.size and not 0 <= owner.min() <= owner.max() < shape[0]:
+        raise UserError(
+            f"image_of_text names images {owner.min()} to {owner.max()}, "
+            f"but scores has rows 0 to {shape[0] - 1}"
+        )
+    return owner

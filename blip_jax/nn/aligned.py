@@ -1,0 +1,49 @@
+"""Hugging Face's `BlipModel`: image and text embeddings with projections of their own.
+
+No checkpoint of the original has this form; it is here so that theirs can be used.
+B images or texts, S pixels a side, T text tokens, E embedding.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from blip_jax.nn.attention import Projection, layer_norm
+from blip_jax.nn.blip import unit
+from blip_jax.nn.configs import BlipConfig
+from blip_jax.nn.med import Med
+from blip_jax.nn.vit import ViT
+
+
+class Aligned(nn.Module):
+    """`BlipModel` of transformers' models/blip/modeling_blip.py."""
+
+    config: BlipConfig
+
+    def setup(self):
+        vit, med, embed = self.config.vit, self.config.med, (self.config.embed,)
+        self.vit = ViT(self.config)
+        self.med = Med(self.config)
+        self.pooler = Projection((med.width,), med.kernel_std)
+        self.vision_proj = Projection(embed, vit.kernel_std, biased=False)
+        self.text_proj = Projection(embed, med.kernel_std, biased=False)
+
+    def encode_image(self, images: jax.Array, train: bool = False) -> jax.Array:
+        """Normalised float [B, S, S, 3] -> image tokens [B, N, D], [CLS] first."""
+        return self.vit(images, train)
+
+    def image_features(self, tokens: jax.Array) -> jax.Array:
+        """Image tokens -> float32 [B, E] of unit length, aligned with `text_features`."""
+        # The final norm a second time, as there (`BlipVisionModel.forward`).
+        norm = self.vit.variables["params"]["norm"]
+        cls = tokens[:, 0].astype(jnp.float32)
+        return unit(self.vision_proj(layer_norm(cls, **norm, eps=self.config.vit.eps)))
+
+    def text_features(self, ids: jax.Array, mask: jax.Array, train: bool = False) -> jax.Array:
+        """ids int [B, T], mask bool [B, T] -> float32 [B, E] of unit length."""
+        states = self.med.encode(ids, mask, train=train)
+        return unit(self.text_proj(jnp.tanh(self.pooler(states[:, 0].astype(jnp.float32)))))
+
+    def ground(self, ids: jax.Array, mask: jax.Array, tokens: jax.Array) -> jax.Array:
+        """Image-grounded text states [B, T, D]."""
+        return self.med.encode(ids, mask, (self.med.context(tokens, "encoder"),))

@@ -1,0 +1,125 @@
+"""BLIP: a vision transformer, the MED text transformer, and the heads that align and match.
+
+B texts, C images, S pixels a side, N image tokens, T text tokens, E embedding, V vocabulary.
+Texts come tokenised with [CLS] at position 0; each method puts there the token of its role.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from blip_jax.nn.attention import Context, KVCache, Projection
+from blip_jax.nn.configs import BlipConfig
+from blip_jax.nn.med import Med
+from blip_jax.nn.vit import ViT
+
+# What the momentum encoder keeps a slow copy of: all that computes the ITC features. The text
+# encoder's cross-attention comes along unused, as in the original, so that checkpoints match.
+NOT_IN_MOMENTUM = ("decoder_", "lm_head", "itm_head", "temperature")
+
+
+class Blip(nn.Module):
+    """The trunk with all heads of pre-training. `BLIP_Pretrain` of models/blip_pretrain.py."""
+
+    config: BlipConfig
+
+    def setup(self):
+        config = self.config
+        self.vit = ViT(config)
+        self.med = Med(config)
+        self.vision_proj = Projection((config.embed,), config.vit.kernel_std)
+        self.text_proj = Projection((config.embed,), config.med.kernel_std)
+        self.itm_head = Projection((2,), config.med.kernel_std)
+
+    def encode_image(self, images: jax.Array, train: bool = False) -> jax.Array:
+        """Normalised float [C, S, S, 3] -> image tokens [C, N, D], [CLS] first."""
+        return self.vit(images, train)
+
+    def image_features(self, tokens: jax.Array) -> jax.Array:
+        """Image tokens -> float32 [C, E] of unit length, aligned with `text_features`."""
+        return unit(self.vision_proj(tokens[:, 0].astype(jnp.float32)))
+
+    def text_features(self, ids: jax.Array, mask: jax.Array, train: bool = False) -> jax.Array:
+        """ids int [B, T], mask bool [B, T] -> float32 [B, E] of unit length."""
+        states = self.encode_text(ids, mask, train)
+        return unit(self.text_proj(states[:, 0].astype(jnp.float32)))
+
+    def encode_text(self, ids: jax.Array, mask: jax.Array, train: bool = False) -> jax.Array:
+        """Unimodal text states [B, T, D]."""
+        return self.med.encode(ids, mask, train=train)
+
+    def context(self, tokens: jax.Array, role: str) -> Context:
+        """Image tokens -> what cross-attention in `role` ("encoder", "decoder") reads."""
+        return self.med.context(tokens, role)
+
+    def ground(
+        self,
+        ids: jax.Array,
+        mask: jax.Array,
+        context: Context,
+        rows: jax.Array | None = None,
+        train: bool = False,
+    ) -> jax.Array:
+        """Image-grounded text states [B, T, D]; [ENC] takes position 0.
+
+        `rows` says which image each text reads; see `attention.CrossAttention`.
+        """
+        return self.med.encode(grounded(ids, self.config), mask, (context,), rows, train)
+
+    def itm_logits(
+        self,
+        ids: jax.Array,
+        mask: jax.Array,
+        context: Context,
+        rows: jax.Array | None = None,
+        train: bool = False,
+    ) -> jax.Array:
+        """float32 [B, 2]: no match, match."""
+        states = self.ground(ids, mask, context, rows, train)
+        return self.itm_head(states[:, 0].astype(jnp.float32))
+
+    def lm_logits(
+        self, ids: jax.Array, mask: jax.Array, context: Context, train: bool = False
+    ) -> jax.Array:
+        """float32 [B, T, V]: position t predicts token t + 1; [DEC] takes position 0."""
+        ids = first_token(ids, self.config.med.dec_token)
+        return self.med.decode(ids, context, mask, train=train)[0]
+
+    def decode_step(
+        self, ids: jax.Array, context: Context, cache: KVCache, index: jax.Array
+    ) -> tuple[jax.Array, KVCache]:
+        """ids int [B, t] behind the `index` tokens that the cache holds -> (logits, cache)."""
+        return self.med.decode(ids, context, cache=cache, index=index)
+
+
+def unit(x: jax.Array) -> jax.Array:
+    """Unit length along the last axis, with PyTorch's floor of 1e-12 (F.normalize)."""
+    # max(|x|, eps) as sqrt(max(x.x, eps^2)): the gradient at 0 is finite (1 / eps, as PyTorch's).
+    return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(x * x, axis=-1, keepdims=True), 1e-24))
+
+
+def first_token(ids: jax.Array, token: int) -> jax.Array:
+    """ids with position 0 overwritten, as the original does (the paper says: appended)."""
+    return jnp.asarray(ids).at[:, 0].set(token)
+
+
+def grounded(ids: jax.Array, config: BlipConfig) -> jax.Array:
+    """ids of texts to be read with an image: [ENC] at position 0, unless the quirk says [CLS]."""
+    return ids if "cls_for_enc" in config.quirks else first_token(ids, config.med.enc_token)
+
+
+def init_cache(config: BlipConfig, batch: int, length: int) -> KVCache:
+    """An empty KV cache for `length` tokens: zeros [L, B, length, H, K] in the compute dtype."""
+    med = config.med
+    shape = (med.depth, batch, length, med.heads, med.width // med.heads)
+    return KVCache(jnp.zeros(shape, config.dtype), jnp.zeros(shape, config.dtype))
+
+
+def momentum_subtree(params: dict) -> dict:
+    """The part of `params` that the momentum encoder mirrors."""
+    kept = {}
+    for name, value in params.items():
+        if name.startswith(NOT_IN_MOMENTUM):
+            continue
+        kept[name] = momentum_subtree(value) if isinstance(value, dict) else value
+    return kept

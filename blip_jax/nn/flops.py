@@ -1,0 +1,163 @@
+"""What a step costs by formula: FLOPs of the model, and the least time that a chip needs.
+
+A product of [m, k] by [k, n] is 2 m k n FLOPs; nothing else counts. Its backward pass is two such
+products, so that what is trained costs three forward passes, and one more of what is computed
+again (remat).
+
+N image tokens, T text tokens, V image width, W text width, F text MLP, L layers, E embedding, K
+keys of ITC. A layer, forward:
+
+| | products with weights | of attention (scores, then values) |
+|---|---|---|
+| ViT | 24 N V^2: qkv 6, out 2, MLP 16 | 4 N^2 V |
+| text | 8 T W^2 + 4 T W F | 4 T^2 W |
+| cross-attention | 4 T W^2: query, out | 4 T N W |
+"""
+
+import dataclasses
+from typing import NamedTuple
+
+from blip_jax.nn.configs import SHARING, BlipConfig, MedConfig, ViTConfig
+from blip_jax.train.aot.topology import Chip
+
+
+@dataclasses.dataclass(frozen=True)
+class Flops:
+    """Of a forward pass.
+
+    Attributes:
+      dense: products with the weights of layers.
+      mixing: attention's own products.
+      rest: outside of the layers, and so never computed again.
+      last: part of `dense` of which no derivative needs the result: it goes into a sum alone.
+    """
+
+    dense: int = 0
+    mixing: int = 0
+    rest: int = 0
+    last: int = 0
+
+    @property
+    def forward(self) -> int:
+        return self.dense + self.mixing + self.rest
+
+    def trained(self, remat: str) -> int:
+        """Forward, backward, and again what `remat` ("none", "dots", "full") did not keep."""
+        layers = self.dense + self.mixing - self.last
+        return 3 * self.forward + {"none": 0, "dots": self.mixing, "full": layers}[remat]
+
+
+def vit(config: ViTConfig) -> Flops:
+    """One image. The first product, of patches, is `rest`: 2 (N - 1) 3 patch^2 V.
+
+    `last` is the MLP's second product: the layer ends by adding it.
+    """
+    n, v = config.tokens, config.width
+    return Flops(
+        dense=config.depth * 24 * n * v * v,
+        mixing=config.depth * 4 * n * n * v,
+        rest=2 * (n - 1) * 3 * config.patch**2 * v,
+        last=config.depth * 8 * n * v * v,
+    )
+
+
+def text(config: MedConfig, length: int, image_tokens: int = 0) -> Flops:
+    """One text of `length` tokens; with `image_tokens` it attends to so many."""
+    t, w = length, config.width
+    dense, mixing = 8 * t * w * w + 4 * t * w * config.mlp, 4 * t * t * w
+    if image_tokens:
+        dense, mixing = dense + 4 * t * w * w, mixing + 4 * t * image_tokens * w
+    return Flops(config.depth * dense, config.depth * mixing)
+
+
+def context(config: BlipConfig) -> Flops:
+    """Keys and values of one image for all layers: 4 N V W each."""
+    return Flops(
+        rest=config.med.depth * 4 * config.vit.tokens * config.vit.width * config.med.width
+    )
+
+
+def lm_head(config: MedConfig, length: int) -> Flops:
+    return Flops(rest=2 * length * config.width * (config.width + config.vocab))
+
+
+def step(config: BlipConfig, objectives, batch: int, length: int) -> int:
+    """FLOPs of one training step, of all chips together.
+
+    Args:
+      objectives: `train.tasks.image_text.Objectives`.
+      batch: pairs; length: tokens of each text.
+    """
+    tokens, med, names = config.vit.tokens, config.med, objectives.names
+    image, alone = vit(config.vit), text(med, length)
+    grounded = text(med, length, tokens)
+    parts = [image]
+    pair = 0
+    if objectives.contrast:
+        parts += [alone, heads(config)]
+        pair += image.forward + alone.forward + heads(config).forward  # the momentum encoder
+        # Each pair with all keys, both ways: targets, logits, and the logits' backward pass,
+        # which goes to the features alone.
+        pair += 2 * 3 * 2 * config.embed * (batch + objectives.queue)
+    if "itm" in names:
+        parts += [grounded] * 3  # the pair, and each half with a negative
+    if "lm" in names:
+        parts += [grounded, lm_head(med, length)]
+    pair += sum(part.trained(config.remat) for part in parts)
+    # One projection serves both passes if they share it; each goes back through it by itself.
+    roles = len({"itm", "lm"} & set(names))
+    shared = "cross_attention" in SHARING[med.sharing]
+    pair += context(config).forward * (2 * roles + (min(roles, 1) if shared else roles))
+    return batch * (pair - image.rest)  # nothing is derived by the pixels
+
+
+def heads(config: BlipConfig) -> Flops:
+    """The projections to E of one image and one text."""
+    return Flops(rest=2 * config.embed * (config.vit.width + config.med.width))
+
+
+def captioning(config: BlipConfig, prompt: int, length: int, captions: int = 1) -> int:
+    """FLOPs to write `captions` texts of `length` tokens, the prompt counted, for one image.
+
+    The prompt goes in once an image, then a token a turn; attention reads all of the cache.
+    """
+    med = config.med
+    one = text(med, 1, config.vit.tokens)
+    token = one.forward + med.depth * 4 * (length - 1) * med.width + lm_head(med, 1).forward
+    turns = prompt + captions * (length - 1 - prompt)
+    return vit(config.vit).forward + context(config).forward + turns * token
+
+
+def matching(config: BlipConfig, length: int, texts: int) -> int:
+    """FLOPs to score `texts` texts of `length` tokens with one image: ITM and the cosine."""
+    med, embed = config.med, config.embed
+    read = text(med, length, config.vit.tokens).forward + text(med, length).forward
+    read += 2 * med.width * (embed + 2)
+    image = vit(config.vit).forward + context(config).forward + 2 * config.vit.width * embed
+    return image + texts * read
+
+
+class Roofline(NamedTuple):
+    """Seconds that each of a chip's means needs at its peak; with all busy at once, the step's.
+
+    It is a bound from below: vector work (random bits for dropout above all), waiting and what
+    does not overlap come on top.
+    """
+
+    compute: float
+    hbm: float
+    ici: float
+
+    @property
+    def seconds(self) -> float:
+        return max(self)
+
+    @property
+    def limit(self) -> str:
+        """Which of them it is."""
+        return ("compute", "HBM", "ICI")[self.index(self.seconds)]
+
+
+def roofline(chip: Chip, flops: float, hbm: float, ici: float) -> Roofline:
+    """Of one chip's FLOPs, bytes of HBM, and bytes received from other chips."""
+    return Roofline(flops / chip.flops, hbm / (chip.bandwidth * 1e9), ici / (chip.ici * 1e9))

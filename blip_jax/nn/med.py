@@ -1,0 +1,274 @@
+"""MED, the multimodal mixture of encoder-decoder: one text transformer in three roles.
+
+B texts, T tokens, C context rows (images, or questions), N their tokens, L layers, H heads, K head
+width, D width, V vocabulary.
+
+    role       self-attention          cross-attention   is used for
+    encoder    bidirectional           no                ITC (unimodal text)
+    encoder    bidirectional           yes               ITM (image-grounded encoder)
+    decoder    causal, its own layer   yes               LM, captions
+
+Which self-attention runs is a static argument, what may see what is a mask (`masks.py`).
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from blip_jax.nn import masks
+from blip_jax.nn.attention import (
+    Context,
+    CrossAttention,
+    KVCache,
+    LayerNorm,
+    Projection,
+    SelfAttention,
+)
+from blip_jax.nn.configs import BlipConfig, MedConfig, part_name
+from blip_jax.nn.layers import scan_layers
+
+EPS = 1e-12
+
+
+class Med(nn.Module):
+    """The text transformer with its context projections and LM head.
+
+    `images`: context rows that each text reads at once, 2 in NLVR2; each has its own
+    cross-attention.
+    """
+
+    config: BlipConfig
+    images: int = 1
+
+    def setup(self):
+        config, dtype = self.config.med, jnp.dtype(self.config.dtype)
+        for role in ("encoder", "decoder"):  # a shared part is set once, under its common name
+            name = part_name(config, "embeddings", role)
+            if not hasattr(self, name):
+                setattr(self, name, Embeddings(config, dtype))
+            for name in cross_attentions(config, role, self.images):
+                if not hasattr(self, f"{name}_context"):
+                    setattr(self, f"{name}_context", ContextProjection(config, dtype))
+        self.layers = MedLayers(self.config)
+        self.lm_head = LMHead(config, dtype)
+
+    def context(
+        self, tokens: jax.Array, role: str, mask: jax.Array | None = None, number: int = 0
+    ) -> Context:
+        """[C, N, any width], mask bool [C, N] -> what cross-attention `number` of `role` reads."""
+        name = cross_attentions(self.config.med, role, self.images)[number]
+        return Context(*getattr(self, f"{name}_context")(tokens), mask)
+
+    def encode(
+        self,
+        ids: jax.Array,
+        mask: jax.Array,
+        contexts: tuple[Context, ...] = (),
+        rows: jax.Array | None = None,
+        train: bool = False,
+    ) -> jax.Array:
+        """Bidirectional: ids int [B, T], mask bool [B, T] -> states [B, T, D].
+
+        Without `contexts` cross-attention is skipped (unimodal text).
+        `rows`: see `attention.CrossAttention`.
+        """
+        x = self._embeddings("encoder")(ids, 0, train)
+        x, _ = self.layers(x, masks.padding(mask), contexts, rows, role="encoder", train=train)
+        return x
+
+    def decode(
+        self,
+        ids: jax.Array,
+        context: Context,
+        mask: jax.Array | None = None,
+        cache: KVCache | None = None,
+        index: jax.Array | int = 0,
+        rows: jax.Array | None = None,
+        train: bool = False,
+    ) -> tuple[jax.Array, KVCache | None]:
+        """Causal: ids int [B, T] -> (next-token logits float32 [B, T, V], cache).
+
+        Either `mask` (bool [B, T], whole texts) or `cache` with `index`, the number of tokens
+        that it holds already. `rows`: see `attention.CrossAttention`.
+        """
+        embeddings = self._embeddings("decoder")
+        if cache is None:
+            allowed = masks.decoder(mask)
+        else:
+            allowed = masks.cached(index, ids.shape[1], cache.key.shape[2])
+        x = embeddings(ids, index, train)
+        states = self.layers(
+            x, allowed, (context,), rows, cache, index, role="decoder", train=train
+        )
+        x, cache = states
+        return self.lm_head(x, embeddings.word), cache
+
+    def _embeddings(self, role: str) -> nn.Module:
+        return getattr(self, part_name(self.config.med, "embeddings", role))
+
+
+def cross_attentions(config: MedConfig, role: str, images: int = 1) -> list[str]:
+    """Names of the cross-attentions of `role`, one for each image that a text reads."""
+    name = part_name(config, "cross_attention", role)
+    return [name, *(f"{name}_{number}" for number in range(2, images + 1))]
+
+
+class Embeddings(nn.Module):
+    """Word and position embeddings, summed and normed (no token types)."""
+
+    config: MedConfig
+    dtype: jnp.dtype
+
+    def setup(self):
+        config = self.config
+        normal = nn.initializers.normal(config.embedding_std)
+        self.word = self.param("word", normal, (config.vocab, config.width))
+        self.position = self.param("position", normal, (config.max_length, config.width))
+        self.norm = LayerNorm(EPS)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def __call__(self, ids: jax.Array, index: jax.Array | int, train: bool) -> jax.Array:
+        """ids int [B, T], the first at position `index` -> [B, T, D]."""
+        word = jnp.take(self.word, ids, axis=0, mode="clip")
+        position = jax.lax.dynamic_slice_in_dim(self.position, index, ids.shape[1])
+        x = self.norm(word + position).astype(self.dtype)
+        return self.dropout(x, deterministic=not train)
+
+
+class ContextProjection(nn.Module):
+    """Keys and values of every layer's cross-attention, from tokens in one product each.
+
+    The original projects the same tokens again in every pass (models/med.py); here the ITM and LM
+    passes of a step, and all tokens of a caption, read one projection.
+    """
+
+    config: MedConfig
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, tokens: jax.Array) -> tuple[jax.Array, jax.Array]:
+        config = self.config
+        heads = (config.heads, config.width // config.heads)
+        normal = nn.initializers.normal(config.kernel_std)
+        projected = []
+        for name in ("key", "value"):
+            shape = (config.depth, tokens.shape[-1], *heads)
+            kernel = self.param(f"{name}_kernel", normal, shape).astype(self.dtype)
+            bias = self.param(f"{name}_bias", nn.initializers.zeros, (config.depth, *heads))
+            # Turned round after the product: on CPU a product that gives `lchnk` is slower.
+            y = jnp.einsum("cnd,ldhk->cnlhk", tokens.astype(self.dtype), kernel)
+            projected.append((y + bias.astype(self.dtype)).transpose(2, 0, 3, 1, 4))
+        return tuple(projected)
+
+
+class MedLayers(nn.Module):
+    """The stack of layers, scanned."""
+
+    config: BlipConfig
+
+    @nn.compact
+    def __call__(
+        self,
+        x: jax.Array,
+        mask: jax.Array,
+        contexts: tuple[Context, ...],
+        rows: jax.Array | None = None,
+        cache: KVCache | None = None,
+        index: jax.Array | int = 0,
+        *,
+        role: str,
+        train: bool,
+    ) -> tuple[jax.Array, KVCache | None]:
+        config, dtype = self.config.med, jnp.dtype(self.config.dtype)
+        merge = self.merge() if len(contexts) > 1 else None
+        sliced = tuple(Context(0, 0, nn.broadcast) for _ in contexts)
+        inputs = (sliced, 0, 0, nn.broadcast, nn.broadcast, nn.broadcast)
+        layers = scan_layers(MedLayer, self.config, config.depth, inputs)
+        layers = layers(config, dtype, role, train, name="layer")
+        return layers(x, contexts, cache, merge, mask, rows, index)
+
+    def merge(self) -> tuple[jax.Array, jax.Array]:
+        """How each layer makes one of what two images gave: kernel [L, 2 * D, D] and bias [L, D].
+
+        The first `merge_from` layers take the mean, which is the dense layer with halves on its
+        diagonals; in the others it is learned (models/nlvr_encoder.py of the original).
+        """
+        config = self.config.med
+        first, width = min(config.merge_from, config.depth), config.width
+        half = jnp.eye(width) / 2
+        mean = jnp.broadcast_to(jnp.concatenate([half, half]), (first, 2 * width, width))
+        bias = jnp.zeros((first, width))
+        learned = config.depth - first
+        if not learned:
+            return mean, bias
+        normal = nn.initializers.normal(config.kernel_std)
+        kernel = self.param("merge_kernel", normal, (learned, 2 * width, width))
+        offset = self.param("merge_bias", nn.initializers.zeros, (learned, width))
+        return jnp.concatenate([mean, kernel]), jnp.concatenate([bias, offset])
+
+
+class MedLayer(nn.Module):
+    """Self-attention, cross-attention where there is a context, FFN; each post-norm."""
+
+    config: MedConfig
+    dtype: jnp.dtype
+    role: str
+    train: bool
+
+    @nn.compact
+    def __call__(self, x, contexts, cache, merge, mask, rows, index):
+        """x [B, T, D]; contexts, cache and merge: this layer's -> (x, cache)."""
+        config = self.config
+        options = {
+            "heads": config.heads,
+            "kernel_std": config.kernel_std,
+            "output_std": config.output_std,
+            "dtype": self.dtype,
+            "dropout": config.dropout,
+            "train": self.train,
+        }
+        name = part_name(config, "self_attention", self.role)
+        attention = SelfAttention(**options, name=name)
+        y, cache = attention(x, mask, cache, index)
+        x = self.residual(x, y, name)
+        if contexts:
+            names = cross_attentions(config, self.role, len(contexts))
+            read = [
+                CrossAttention(**options, name=name)(x, context, rows)
+                for name, context in zip(names, contexts, strict=True)
+            ]
+            x = self.residual(x, merged(read, merge), names[0])
+        name = part_name(config, "ffn", self.role)
+        y = Projection((config.mlp,), config.kernel_std, dtype=self.dtype, name=f"{name}_in")(x)
+        y = nn.gelu(y, approximate=False)
+        y = Projection((config.width,), config.output_std, dtype=self.dtype, name=f"{name}_out")(y)
+        return self.residual(x, y, name), cache
+
+    def residual(self, x: jax.Array, y: jax.Array, name: str) -> jax.Array:
+        y = nn.Dropout(self.config.dropout, deterministic=not self.train)(y)
+        return LayerNorm(EPS, name=f"{name}_norm")(x + y)
+
+
+def merged(read: list[jax.Array], merge: tuple[jax.Array, jax.Array] | None) -> jax.Array:
+    """What was read of each image [B, T, D], as one [B, T, D]; see `MedLayers.merge`."""
+    if merge is None:
+        return read[0]
+    kernel, bias = (x.astype(read[0].dtype) for x in merge)
+    return jnp.concatenate(read, axis=-1) @ kernel + bias
+
+
+class LMHead(nn.Module):
+    """Dense, GELU, norm, then the tied word embedding with a bias of its own."""
+
+    config: MedConfig
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: jax.Array, word: jax.Array) -> jax.Array:
+        """x [B, T, D], word [V, D] -> logits float32 [B, T, V]."""
+        config = self.config
+        x = Projection((config.width,), config.kernel_std, dtype=self.dtype, name="dense")(x)
+        x = LayerNorm(EPS, name="norm")(nn.gelu(x, approximate=False))
+        bias = self.param("bias", nn.initializers.zeros, (config.vocab,))
+        word = word.astype(self.dtype)
+        return jnp.einsum("btd,vd->btv", x, word, preferred_element_type=jnp.float32) + bias

@@ -1,0 +1,50 @@
+"""Natural language visual reasoning: is a statement true of two images?
+
+B statements, S pixels a side, N image tokens, T text tokens, D text width.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from blip_jax.nn.attention import Context, Projection
+from blip_jax.nn.blip import grounded
+from blip_jax.nn.configs import BlipConfig
+from blip_jax.nn.med import Med
+from blip_jax.nn.vit import ViT
+
+
+class Nlvr(nn.Module):
+    """`BLIP_NLVR` of the original's models/blip_nlvr.py: one cross-attention for each image."""
+
+    config: BlipConfig
+
+    def setup(self):
+        config = self.config.med
+        self.vit = ViT(self.config)
+        self.med = Med(self.config, images=2)
+        self.classifier_in = Projection((config.width,), config.kernel_std)
+        self.classifier_out = Projection((2,), config.kernel_std)
+
+    def encode_image(self, images: jax.Array, train: bool = False) -> jax.Array:
+        """Normalised float [B, S, S, 3] -> image tokens [B, N, W], [CLS] first."""
+        return self.vit(images, train)
+
+    def contexts(self, first: jax.Array, second: jax.Array) -> tuple[Context, Context]:
+        """Tokens of the first and of the second images -> what the statements read."""
+        return tuple(
+            self.med.context(tokens, "encoder", number=number)
+            for number, tokens in enumerate((first, second))
+        )
+
+    def logits(
+        self,
+        ids: jax.Array,
+        mask: jax.Array,
+        contexts: tuple[Context, Context],
+        train: bool = False,
+    ) -> jax.Array:
+        """ids int [B, T], mask bool [B, T] -> float32 [B, 2]: false, true."""
+        states = self.med.encode(grounded(ids, self.config), mask, contexts, train=train)
+        x = jax.nn.relu(self.classifier_in(states[:, 0].astype(jnp.float32)))
+        return self.classifier_out(x)

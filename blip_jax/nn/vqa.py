@@ -1,0 +1,64 @@
+"""Visual question answering: the states of an image-grounded question are a decoder's context.
+
+C images and questions, B answers, S pixels a side, N image tokens, Q question tokens, T answer
+tokens, V vocabulary.
+"""
+
+import flax.linen as nn
+import jax
+
+from blip_jax.nn.attention import Context, KVCache
+from blip_jax.nn.blip import first_token, grounded
+from blip_jax.nn.configs import BlipConfig
+from blip_jax.nn.med import Med
+from blip_jax.nn.vit import ViT
+
+
+class Vqa(nn.Module):
+    """`BLIP_VQA` of the original's models/blip_vqa.py.
+
+    Question encoder and answer decoder share nothing (`med.sharing` is "none"), and the decoder's
+    cross-attention reads states of the text width.
+    """
+
+    config: BlipConfig
+
+    def setup(self):
+        self.vit = ViT(self.config)
+        self.med = Med(self.config)
+
+    def encode_image(self, images: jax.Array, train: bool = False) -> jax.Array:
+        """Normalised float [C, S, S, 3] -> image tokens [C, N, D], [CLS] first."""
+        return self.vit(images, train)
+
+    def question_states(
+        self, tokens: jax.Array, ids: jax.Array, mask: jax.Array, train: bool = False
+    ) -> jax.Array:
+        """Image tokens, ids int [C, Q], mask bool [C, Q] -> states [C, Q, D]."""
+        context = self.med.context(tokens, "encoder")
+        return self.med.encode(grounded(ids, self.config), mask, (context,), train=train)
+
+    def context(self, states: jax.Array, mask: jax.Array) -> Context:
+        """Question states [C, Q, D] and their mask -> what answers read."""
+        return self.med.context(states, "decoder", mask)
+
+    def lm_logits(
+        self,
+        ids: jax.Array,
+        mask: jax.Array,
+        context: Context,
+        rows: jax.Array | None = None,
+        train: bool = False,
+    ) -> jax.Array:
+        """float32 [B, T, V]: position t predicts token t + 1; [DEC] takes position 0.
+
+        `rows` says which question each answer belongs to; see `attention.CrossAttention`.
+        """
+        ids = first_token(ids, self.config.med.dec_token)
+        return self.med.decode(ids, context, mask, rows=rows, train=train)[0]
+
+    def decode_step(
+        self, ids: jax.Array, context: Context, cache: KVCache, index: jax.Array
+    ) -> tuple[jax.Array, KVCache]:
+        """ids int [B, t] behind the `index` tokens that the cache holds -> (logits, cache)."""
+        return self.med.decode(ids, context, cache=cache, index=index)

@@ -1,0 +1,150 @@
+"""A report at scale: one folder that opens offline, with thousands of images to search and sort.
+
+`index.html` is the page; `data/*.js` hold the texts, `thumbs/` small pictures. All of it works from
+the disk (file://), where a page may load scripts and pictures, but no JSON.
+"""
+
+import concurrent.futures
+import itertools
+import json
+import os
+import shutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import cv2
+import tqdm
+
+import blip_jax
+from blip_jax.data.images import ImageError, decode
+from blip_jax.reports import sections
+from blip_jax.reports.templates import template
+from blip_jax.runtime.errors import UserError
+
+THUMB = 192  # pixels, the longer side
+PAGE = 48  # images shown at a time
+_A_FILE = 250  # images in a file of data
+_A_FOLDER = 1000  # thumbnails in a folder
+_THREADS = 4
+
+
+def write_gallery(
+    folder: str, results: Mapping, images: Iterable[Mapping], count: int, progress: bool = False
+) -> str:
+    """Writes the folder, whole or not at all; one that is there already is replaced.
+
+    Args:
+      folder: local.
+      results: 'title'; and, if wanted, 'summary', 'command', 'circle', 'verdicts' (all there are,
+        "kept" first) and 'filter' (as of `report.write_report`).
+      images: the entries, as `capfilt.pictures` yields them: {'key', 'url', 'image': bytes,
+        'texts': [{'text', 'origin', 'model', 'method', 'p_match', 'cosine', 'verdict', 'true'}]}.
+      count: how many images there are.
+      progress: show a bar.
+
+    Returns: the path of the page.
+
+    Raises:
+      UserError: the folder is not local, or something else is in the way.
+    """
+    if "://" in folder:
+        raise UserError(f"a gallery is written to a local folder, not to {folder}")
+    target = Path(os.path.abspath(folder))
+    if target.exists() and not (target / "index.html").exists():
+        raise UserError(f"{folder} exists already and is no gallery: give a new name")
+    unfinished = target.with_name(f".{target.name}-{os.getpid()}")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    (unfinished / "data").mkdir(parents=True)
+    bar = tqdm.tqdm(images, "report", count, unit="image", disable=None if progress else True)
+    try:
+        files = _write_data(unfinished, bar, results)
+        page = _page(results, files, count)
+        (unfinished / "index.html").write_text(page, encoding="utf-8")
+        shutil.rmtree(target, ignore_errors=True)
+        unfinished.rename(target)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return str(target / "index.html")
+
+
+def _page(results: Mapping, files: list[str], count: int) -> str:
+    return template("gallery.html.j2").render(
+        title=results["title"],
+        summary=results.get("summary", ""),
+        command=results.get("command", ""),
+        filter=sections.filter_quality(results.get("filter", {})),
+        files=files,
+        count=count,
+        page=PAGE,
+        verdicts=list(results.get("verdicts", ("kept", "dropped"))),
+        version=blip_jax.__version__,
+    )
+
+
+def _write_data(folder: Path, images: Iterable[Mapping], results: Mapping) -> list[str]:
+    """Writes thumbnails and files of data; returns the latter's names."""
+    verdicts = list(results.get("verdicts", ("kept", "dropped")))
+    files, numbered = [], enumerate(images)
+    with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
+        while some := list(itertools.islice(numbered, _A_FILE)):
+            for number, _ in some[:: max(_A_FOLDER // _A_FILE, 1)]:
+                _thumb_path(folder, number).parent.mkdir(parents=True, exist_ok=True)
+            sizes = pool.map(lambda entry: _thumb(folder, *entry), some)
+            rows = [
+                _row(number, entry, size, verdicts)
+                for (number, entry), size in zip(some, sizes, strict=True)
+            ]
+            files.append(f"data/{len(files):05d}.js")
+            # ASCII and no markup: what it says can only be a string.
+            (folder / files[-1]).write_text(f"gallery.add({json.dumps(rows)});\n")
+    return files
+
+
+def _thumb_path(folder: Path, number: int) -> Path:
+    return folder / "thumbs" / f"{number // _A_FOLDER:04d}" / f"{number:07d}.jpg"
+
+
+def _thumb(folder: Path, number: int, entry: Mapping) -> tuple[int, int] | None:
+    """Writes the picture small; returns width and height of it, or None if it does not decode."""
+    try:
+        picture = decode(entry["image"])
+    except ImageError:
+        return None
+    height, width = picture.shape[:2]
+    if max(height, width) > THUMB:
+        scale = THUMB / max(height, width)
+        size = max(round(width * scale), 1), max(round(height * scale), 1)
+        picture = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+    quality = [cv2.IMWRITE_JPEG_QUALITY, 85]
+    if max(height, width) <= THUMB:  # small ones are looked at pixel by pixel
+        full = cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444
+        quality = [cv2.IMWRITE_JPEG_QUALITY, 95, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, full]
+    _, data = cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), quality)
+    _thumb_path(folder, number).write_bytes(data.tobytes())
+    return picture.shape[1], picture.shape[0]
+
+
+def _row(number: int, entry: Mapping, size: tuple[int, int] | None, verdicts: list[str]) -> dict:
+    """An image as the page's script wants it; short names, for there are many."""
+    return {
+        "key": entry["key"],
+        "url": entry.get("url", ""),
+        "thumb": str(_thumb_path(Path(""), number)) if size else "",
+        "size": size or (0, 0),
+        "texts": [
+            {
+                "text": text["text"],
+                "origin": text["origin"],
+                "by": ", ".join(filter(None, (text.get("model"), text.get("method")))),
+                "verdict": verdicts.index(text["verdict"]),
+                "p": _number(text["p_match"]),
+                "cosine": _number(text["cosine"]),
+                "true": text.get("true"),
+            }
+            for text in entry["texts"]
+        ],
+    }
+
+
+def _number(value: float) -> float | None:
+    return round(value, 4) if value == value else None

@@ -1,0 +1,1 @@
+"""Errors, signals, processes and files: what every other folder may use."""

@@ -1,0 +1,1 @@
+"""Compiles a run for TPUs without one: memory, FLOPs, bytes moved, least step time."""

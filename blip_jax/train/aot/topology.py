@@ -1,0 +1,155 @@
+"""TPU chips and how they are put together, for compiling without one.
+
+A topology is `v5p:4x4x4`: a generation, and chips along each axis of its torus. Google's names of
+machine types count otherwise: **v4-32 and v5p-64 count TensorCores, two a chip** (16 and 32
+chips), v5e-64 and v6e-64 count chips.
+"""
+
+import dataclasses
+import importlib.util
+import math
+import os
+import re
+
+from blip_jax.runtime.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """One chip's abilities, as Google states them.
+
+    Source: "System architecture" of each generation, docs.cloud.google.com/tpu/docs/v4, v5e, v5p
+    and v6e.
+
+    Attributes:
+      flops: peak bfloat16 FLOP/s.
+      hbm: GiB of memory. The compiler keeps some of it; it refuses what it cannot place.
+      bandwidth: GB/s of that memory (1e9 bytes).
+      ici: GB/s out of a chip over all its links to other chips together, one direction.
+      axes: of the torus.
+      cores: by which the machine types' names count.
+    """
+
+    flops: float
+    hbm: float
+    bandwidth: float
+    ici: float
+    axes: int
+    cores: int = 1
+
+
+CHIPS = {
+    "v4": Chip(275e12, 32, 1200, 300, axes=3, cores=2),
+    "v5e": Chip(197e12, 16, 819, 200, axes=2),
+    "v5p": Chip(459e12, 95, 2765, 600, axes=3, cores=2),
+    "v6e": Chip(918e12, 32, 1640, 400, axes=2),
+}
+# The shapes of which machines are made, by their number of chips.
+SHAPES = {
+    2: {4: "2x2", 8: "2x4", 16: "4x4", 32: "4x8", 64: "8x8", 128: "8x16", 256: "16x16"},
+    3: {
+        4: "2x2x1", 8: "2x2x2", 16: "2x2x4", 32: "2x4x4", 64: "4x4x4", 128: "4x4x8", 256: "4x8x8",
+        512: "8x8x8",
+    },
+}  # fmt: skip
+# What the TPU compiler wants to see on a machine that has no TPU. The accelerator's type is a
+# formality: the topology says what is compiled for. The last lets several processes compile.
+ENVIRONMENT = {
+    "JAX_PLATFORMS": "cpu",
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-16",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+}
+
+
+def prepare() -> None:
+    """Sets ENVIRONMENT; before jax is imported."""
+    os.environ.update(ENVIRONMENT)
+
+
+def of_machine(name: str) -> str:
+    """The topology of a machine type: "v5p-64" -> "v5p:2x4x4", "v5e-64" -> "v5e:8x8".
+
+    Raises:
+      UserError: no such generation, or no machine of that size.
+    """
+    found = re.fullmatch(r"(v\w+)-(\d+)", name)
+    if not found or found[1] not in CHIPS:
+        raise UserError(
+            f"unknown topology {name!r}; known: {examples()}, or a machine type: v5p-64"
+        )
+    chip = CHIPS[found[1]]
+    shapes = SHAPES[chip.axes]
+    chips, rest = divmod(int(found[2]), chip.cores)
+    if rest or chips not in shapes:
+        known = ", ".join(f"{found[1]}-{size * chip.cores}" for size in shapes)
+        raise UserError(f"unknown machine type {name!r}; known: {known}")
+    return f"{found[1]}:{shapes[chips]}"
+
+
+def named(name: str) -> str:
+    """A topology, given as one or by its machine type.
+
+    Raises:
+      UserError: it is neither.
+    """
+    name = name if ":" in name else of_machine(name)
+    parse(name)
+    return name
+
+
+def parse(topology: str) -> tuple[Chip, tuple[int, ...]]:
+    """The chip, and chips along each axis.
+
+    Raises:
+      UserError: it is not written as one, or it has no such chip or the wrong number of axes.
+    """
+    name, _, shape = topology.partition(":")
+    if name not in CHIPS or not re.fullmatch(r"[1-9]\d*(x[1-9]\d*)*", shape):
+        raise UserError(f"unknown topology {topology!r}; known: {examples()}")
+    sizes = tuple(int(size) for size in shape.split("x"))
+    if len(sizes) != CHIPS[name].axes:
+        raise UserError(
+            f"topology {topology!r} has {len(sizes)} axes, {name} has {CHIPS[name].axes}; "
+            f"known: {examples()}"
+        )
+    return CHIPS[name], sizes
+
+
+def examples() -> str:
+    """Topologies that there are, two of each generation."""
+    return ", ".join(
+        f"{name}:{SHAPES[chip.axes][size]}" for name, chip in CHIPS.items() for size in (16, 64)
+    )
+
+
+def chips(topology: str) -> int:
+    return math.prod(parse(topology)[1])
+
+
+def devices(topology: str) -> list:
+    """The chips as jax devices, to make meshes and shardings of; nothing runs on them.
+
+    Raises:
+      UserError: the topology is unknown, or the TPU compiler is not installed.
+    """
+    parse(topology)
+    if importlib.util.find_spec("libtpu") is None:
+        raise UserError(
+            "the TPU compiler (libtpu) is missing: install this package's `tpu` extra, "
+            'pip install "blip-jax[tpu]" (Linux, x86-64)'
+        )
+    from jax.experimental import topologies
+
+    # Of a v4 the two halves of a chip would count as devices.
+    options = {"chip_config_name": "megacore"} if topology.startswith("v4:") else {}
+    try:
+        found = topologies.get_topology_desc(platform="tpu", topology_name=topology, **options)
+    except Exception as error:  # the compiler's own, of no kind in particular
+        reason = str(error).strip().splitlines()[-1:]
+        raise UserError(
+            f"the TPU compiler refuses topology {topology!r} ({''.join(reason)[:120]}); "
+            f"known: {examples()}"
+        ) from error
+    return found.devices

@@ -1,0 +1,208 @@
+"""Which texts the rules keep, and why the others are not."""
+
+import dataclasses
+import pathlib
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import scored_dataset
+
+from blip_jax.capfilt import image_index, mixture, provenance, selection, storage
+from blip_jax.capfilt.selection import VERDICTS, Rules
+from blip_jax.capfilt.table import Columns
+from blip_jax.runtime.errors import UserError
+
+nan = np.nan
+COPIES = image_index.Images(
+    pa.table({
+        "source": ["a", "b", "a", "c"], "license": [None] * 4, "duplicate_of": [-1, 0, 0, -1],
+        "distance": pa.array([-1, 0, 2, -1], pa.int8()),
+    })
+)  # fmt: skip
+
+
+def table(p_match, origin="ws" * 9, row=None, cosine=None, text=None, filters=("judge",)):
+    """Texts of images 0, 1, …, of the origins' first letters; p_match [M] or [M, F]."""
+    p_match = np.asarray(p_match, np.float32).reshape(len(p_match), -1)
+    names = {"w": "web", "s": "synthetic"}
+    origin = pa.array([names[letter] for letter in origin[: len(p_match)]]).dictionary_encode()
+    row = np.arange(len(p_match), dtype=np.int32) if row is None else np.array(row, np.int32)
+    index = np.array([row[:i].tolist().count(r) for i, r in enumerate(row)], np.int32)
+    cosine = p_match if cosine is None else np.asarray(cosine, np.float32).reshape(p_match.shape)
+    text = [f"text {i}" for i in range(len(p_match))] if text is None else list(text)
+    status = pa.array(["ok"] * (row.max() + 1)).dictionary_encode()
+    none = pa.array([""] * len(p_match)).dictionary_encode()
+    return Columns(
+        row, index, pa.array(text, pa.large_string()), origin, none, none, p_match, cosine,
+        p_match[:, 0], index, pa.array([str(r) for r in set(row.tolist())], pa.large_string()),
+        status, tuple(filters),
+    )  # fmt: skip
+
+
+def kept(found, *arguments):
+    return np.flatnonzero(selection.decide(found, *arguments) == selection.KEPT).tolist()
+
+
+@pytest.mark.parametrize(
+    ("origins", "threshold", "wanted"),
+    [
+        (("web",), 0.5, [0]),
+        (("web", "synthetic"), 0.5, [0, 3]),
+        (("synthetic",), 0.05, [3, 4]),
+        (("web",), None, [0, 1]),
+        (("synthetic", "web"), 0.0, [0, 1, 3, 4]),
+        ((), 0.0, []),
+    ],
+)
+def test_keep_is_the_authors_rule(origins, threshold, wanted):
+    found = table([0.5, 0.4999, nan, 0.9, 0.1, nan], "wwwsss")
+    assert np.flatnonzero(mixture.keep(found, origins, threshold)).tolist() == wanted
+    assert Rules() == Rules({"web": 0.5, "synthetic": 0.5})
+
+
+def test_each_origin_has_its_own_threshold():
+    found = table([0.6, 0.6, 0.7, 0.7], "wsws")
+    assert kept(found, Rules({"web": 0.65, "synthetic": 0.5})) == [1, 2, 3]
+    assert kept(found, Rules({"web": 0.65})) == [2]
+
+
+def test_thresholds_are_of_the_calibrated_score():
+    """0.5 is then what is true half the time; other origins keep what the filter says."""
+    fit = {"p_match": [0.2, 0.9], "true_share": [0.1, 0.55]}
+    found = table([0.6, 0.9, 0.99, 0.6, 0.9, nan], "wwwssw")
+    assert kept(found, Rules(calibration={"web": fit})) == [1, 2, 3, 4]
+    p_match = selection.probability(found, Rules(calibration={"web": fit}))
+    np.testing.assert_allclose(p_match[[1, 2]], 0.55, atol=1e-6)
+    assert np.isnan(p_match[5])
+    assert 0.1 < p_match[0] < 0.55 and p_match[3] == np.float32(0.6)
+
+
+def test_the_best_of_an_image_are_kept():
+    found = table([0.6, 0.9, 0.8, 0.3, 0.7, 0.7, 0.7], row=[0, 0, 0, 0, 2, 2, 2])
+    assert kept(found, Rules(best=1)) == [1, 4]  # of equals the first
+    assert kept(found, Rules(best=2)) == [1, 2, 4, 5]
+    assert kept(found, Rules(best=9)) == [0, 1, 2, 4, 5, 6]  # 0.3 stays below the threshold
+
+
+def test_a_text_that_is_there_twice_is_one_of_the_best_once():
+    found = table([0.6, 0.9, 0.9, 0.7, 0.9], row=[0, 0, 0, 0, 1], text="abbcb")
+    assert kept(found, Rules(best=2)) == [1, 3, 4]
+    assert kept(found, Rules()) == [0, 1, 2, 3, 4]
+
+
+def test_the_cosine_has_a_floor():
+    found = table([0.9, 0.9, 0.1], cosine=[0.3, 0.2999, 0.9])
+    verdict = selection.decide(found, Rules(cosine=0.3))
+    assert [VERDICTS[code] for code in verdict] == [
+        "kept", "cosine below the floor", "P(match) below the threshold",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("judge", "wanted"), [("mean", [0, 1]), ("min", [0]), ("large", [0, 2]), ("small", [0, 1])]
+)
+def test_one_of_several_filters_or_all_decide(judge, wanted):
+    found = table([[0.6, 0.6], [0.3, 0.8], [0.55, 0.4], [nan, 0.9]], filters=("large", "small"))
+    assert kept(found, Rules(judge=judge)) == wanted + [3] * (judge == "small")
+
+
+@pytest.mark.parametrize(("kind", "wanted"), [("keep", 4), ("exact", 3), ("near", 2)])
+def test_duplicates_leave_their_original(kind, wanted):
+    found = kept(table([0.9] * 4), Rules(duplicates=kind), COPIES)
+    assert len(found) == wanted and found[0] == 0 and found[-1] == 3
+
+
+def test_sources_of_weight_0_are_left_out():
+    assert kept(table([0.9] * 4), Rules(weights={"a": 0, "c": 0.1}), COPIES) == [1, 3]
+    assert COPIES.weights({"c": 0.1}).tolist() == [1, 1, 1, 0.1]
+
+
+def test_the_first_reason_is_said():
+    found = table([0.9, 0.1, nan, 0.9, nan], "wwwss", row=[0, 0, 1, 1, 2])
+    aside = pa.array(["ok", "ok", "no bytes"]).dictionary_encode()
+    found = dataclasses.replace(found, status=aside)
+    verdict = selection.decide(found, Rules({"web": 0.5}))
+    assert [VERDICTS[code] for code in verdict] == [
+        "kept", "P(match) below the threshold", "empty text", "origin left out",
+        "image cannot be used",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("make", "named"),
+    [
+        (lambda: Rules({"webb": 0.5}), "unknown origin 'webb'; known: web, synthetic"),
+        (lambda: Rules(best=-1), "best is -1"),
+        (lambda: Rules(duplicates="all"), "duplicates is 'all'; it must be one of keep, exact"),
+        (lambda: Rules(weights={"a": -1.0}), "weight of source 'a' is -1.0"),
+        (lambda: kept(table([1]), Rules(judge="big")), "no filter 'big'; known: mean, min, judge"),
+        (lambda: kept(table([1]), Rules(duplicates="near")), "no index.parquet"),
+        (lambda: kept(table([1] * 4), Rules(weights={"d": 1.0}), COPIES), "source 'd'; known: a"),
+    ],
+)
+def test_a_wrong_rule_is_named(make, named):
+    with pytest.raises(UserError, match=named):
+        make()
+
+
+# What they are read from.
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    return scored_dataset.build(tmp_path_factory.mktemp("scored"), ("large", "small"), 2)
+
+
+def test_columns_are_what_was_written(world):
+    found = storage.read(world.scores, "train")
+    assert found.filters == ("large", "small") and found.p_match.shape == (718, 2)
+    assert len(found.key) == scored_dataset.ROWS and found.key[5].as_py() == "web-train-0000005"
+    assert found.index.tolist()[:4] == [0, 1, 2, 0]
+    assert found.where("origin", "web").sum() == scored_dataset.ROWS
+    assert found.where("model", "writer").sum() == found.where("method", "nucleus").sum() == 478
+    assert not found.where("model", "nobody").any()
+    assert (np.isnan(found.log_probability) == found.where("origin", "web")).all()
+    logits = np.log(found.p_match / (1 - found.p_match))
+    np.testing.assert_allclose(found.cosine, np.tanh(logits / 4), atol=1e-3)
+    assert (~found.scored).sum() == 4
+    assert storage.set_aside(found) == {"undecodable image: no bytes": 1, "empty text": 3}
+    lengths = [len(text.split()) + 2 for text in found.text.to_pylist()]
+    assert found.tokens.tolist() == lengths
+
+
+def test_an_image_without_texts_is_a_row(tmp_path):
+    rows = [{"key": "a", "status": "ok", "texts": []}, {"key": "b", "status": "ok", "texts": []}]
+    found = storage.read(
+        scored_dataset.write_scores(tmp_path / "scores", rows, ("judge",)), "train"
+    )
+    assert found.key.to_pylist() == ["a", "b"] and found.p_match.shape == (0, 1)
+    assert kept(found, Rules(best=1)) == [] and storage.set_aside(found) == {}
+
+
+def test_where_scores_come_from(world, tmp_path):
+    found = provenance.read(world.scores)
+    assert found["dataset"] == world.images and found["filters"][1]["name"] == "small"
+    assert provenance.read(str(tmp_path)) == {}
+    (tmp_path / provenance.FILE).write_text("{")
+    with pytest.raises(UserError, match="provenance.json is damaged"):
+        provenance.read(str(tmp_path))
+
+
+def test_what_holds_no_scores_is_named(world):
+    with pytest.raises(UserError, match="web holds no scores"):
+        storage.read(world.images, "train")
+
+
+@pytest.mark.parametrize(
+    ("table", "named"),
+    [({"key": ["a"]}, "cannot be read|has no column"), (None, "of other images")],
+)
+def test_a_wrong_index_is_named(world, tmp_path, table, named):
+    path = tmp_path / image_index.FILE
+    if table is None:
+        path.write_bytes((pathlib.Path(world.images) / image_index.FILE).read_bytes())
+    else:
+        pa.parquet.write_table(pa.table(table), path)
+    with pytest.raises(UserError, match=named):
+        image_index.read(str(tmp_path), 1)
