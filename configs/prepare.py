@@ -9,7 +9,7 @@ A list whose images lie elsewhere, its fields named, and two sources in one data
     … --config.source=pairs.csv --config.columns.image=photo --config.columns.text=title
     … --config.source='cc=cc12m/*.tar,sbu=sbu/*.parquet' --config.min_side=128 --config.resize=512
 
-What cannot be used is counted by its reason (manifest.json, set_aside.jsonl); duplicates are
+What cannot be used is counted by its reason (manifest.json, skipped.jsonl); duplicates are
 marked (index.parquet). Stopped or killed, the same command goes on.
 """
 

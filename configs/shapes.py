@@ -27,7 +27,7 @@ def small(config):
     smoothing would put a tenth on words at random, just what a nucleus of 0.9 may draw from.
     """
     config.model.preset = "tiny"
-    config.model.changes = {"vit": {"heads": 2}, "med": {"heads": 2, "mlp": 128}}
+    config.model.changes = {"vit": {"heads": 2}, "med": {"heads": 2, "mlp_dim": 128}}
     config.augment.update(crop=1.0, flip="none", randaugment=False)
     config.max_length = 20
     config.batch_size = 64

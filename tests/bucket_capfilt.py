@@ -12,7 +12,7 @@ import tiny_dataset
 from etils import epath
 
 from blip_jax.capfilt import mixture, run, storage
-from blip_jax.data.datasets import Pairs, load_view, open_dataset
+from blip_jax.data.datasets import RecordSource, load_mixture, open_dataset
 from blip_jax.decoding import Decoding
 
 
@@ -50,10 +50,10 @@ def main(folder: str) -> None:
     for name in names:
         assert (epath.Path(here) / name).read_bytes() == (epath.Path(there) / name).read_bytes()
     source = mixture.Source("gs://bucket/capfilt/web", "train", there)
-    path = "gs://bucket/capfilt/view.json"
+    path = "gs://bucket/capfilt/mixture.json"
     mixture.write_view(path, None, source, found[1], found[1].scored, 0.0)
-    (part,) = load_view(path)
-    pairs, images = Pairs(part), open_dataset(world.web, "train")
+    (part,) = load_mixture(path)
+    pairs, images = RecordSource(part), open_dataset(world.web, "train")
     assert len(pairs) == found[1].scored.sum()
     row = int(found[1].row[found[1].scored][5])
     assert pairs[5]["image"] == images[row]["image"]

@@ -140,9 +140,9 @@ def test_large_by_shape(tmp_path):
         model = transformers.BlipForConditionalGeneration(config)
     values = config.to_dict() | {"architectures": ["BlipForConditionalGeneration"]}
     (tmp_path / "config.json").write_text(json.dumps(values))
-    ours, kind = checkpoints.huggingface.read_config(str(tmp_path))
-    table = checkpoints.huggingface.rules(kind, ours)
-    wanted = checkpoints.rules.source_shapes(nn.shapes(ours, kind), table)
+    ours, model_type = checkpoints.huggingface.read_config(str(tmp_path))
+    table = checkpoints.huggingface.rules(model_type, ours)
+    wanted = checkpoints.rules.source_shapes(nn.param_shapes(ours, model_type), table)
     found = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     assert {name: tuple(shape) for name, shape in wanted.items()} == {
         name: shape for name, shape in found.items() if not name.endswith("position_ids")

@@ -41,7 +41,7 @@ class Golden:
         self.special = Special(**meta["special"])
         self.tensors = self.part("param/")
         self.inputs, self.outputs = self.part("in/"), self.part("out/")
-        self.kind = checkpoints.recognise(self.tensors)
+        self.model_type = checkpoints.recognise(self.tensors)
 
     def part(self, prefix: str) -> dict[str, np.ndarray]:
         return {k[len(prefix) :]: v for k, v in self.arrays.items() if k.startswith(prefix)}
@@ -50,23 +50,23 @@ class Golden:
         vit, med = self.cfg["vit"], self.cfg["med"]
         return nn.BlipConfig(
             vit=nn.ViTConfig(
-                image_size=self.cfg["image"], patch=vit["patch"], width=vit["width"],
+                image_size=self.cfg["image"], patch_size=vit["patch"], width=vit["width"],
                 depth=vit["depth"], heads=vit["heads"],
             ),
             med=Med(
                 dec_token=self.special.dec, enc_token=self.special.enc,
-                width=med["width"], depth=med["depth"], heads=med["heads"], mlp=med["mlp"],
-                vocab=med["vocab"], max_length=med["max_len"], dropout=0.0,
-                sharing="none" if self.kind == "vqa" else "all_but_self_attention",
+                width=med["width"], depth=med["depth"], heads=med["heads"], mlp_dim=med["mlp"],
+                vocab_size=med["vocab"], max_length=med["max_len"], dropout=0.0,
+                sharing="none" if self.model_type == "vqa" else "all_but_self_attention",
             ),
-            embed=self.cfg["embed"],
+            embed_dim=self.cfg["embed"],
             dtype="float32",
             quirks=quirks,
         )  # fmt: skip
 
     @property
     def weights(self) -> original.Weights:
-        return original.load(self.tensors, self.config(), self.kind)
+        return original.load(self.tensors, self.config(), self.model_type)
 
     def mask(self, name: str = "mask") -> np.ndarray:
         return self.inputs[name].astype(bool)

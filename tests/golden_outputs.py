@@ -28,18 +28,18 @@ BEAM = re.compile(r"beam(\d+)_max(\d+)_min(\d+)_rep([\d.]+)")
 
 
 def outputs(golden: Golden) -> Outputs:
-    """All outputs of a file, of whichever kind it is."""
+    """All outputs of a file, of whichever type it is."""
     compute = {
         "features": features, "pretrain": pretrain, "captioner": captioner,
         "retrieval": retrieval, "vqa": vqa, "nlvr": nlvr,
     }  # fmt: skip
-    return compute[golden.kind](golden)
+    return compute[golden.model_type](golden)
 
 
 def network(golden: Golden, *quirks: str):
     """What `inference.programs` take: a model, and a function that calls a network's method."""
     config, params = golden.config(quirks), golden.weights.params
-    module = nn.network(config, golden.kind)
+    module = nn.network(config, golden.model_type)
 
     def apply(method, *args):
         return module.apply({"params": params}, *args, method=method)
@@ -54,7 +54,7 @@ def features(golden: Golden) -> Outputs:
     context = apply("context", tokens, "encoder")
     params, vit = golden.weights.params, model.config.vit
     larger = dataclasses.replace(vit, image_size=golden.cfg["image2"])
-    position = nn.resize_position(params["vit"]["position"], larger.tokens)
+    position = nn.resize_position_embedding(params["vit"]["position"], larger.tokens)
     resized = {**params, "vit": {**params["vit"], "position": position}}
     blip = nn.Blip(dataclasses.replace(model.config, vit=larger))
     image2 = image(inputs["image2"])
@@ -143,12 +143,12 @@ def batch(golden: Golden, pick) -> dict[str, jax.Array]:
 def saved(golden: Golden, state: TrainState) -> Outputs:
     """Parameters, momentum weights and queues of a state, under the original's names."""
     weights = original.Weights(*jax.device_get((state.params, state.momentum, state.queue)))
-    return original.save(weights, golden.config(), golden.kind)
+    return original.save(weights, golden.config(), golden.model_type)
 
 
 def gradients(golden: Golden, state: TrainState) -> Outputs:
     found = jax.device_get(state.opt_state[0].trace)
-    found = rules.save(found, original.rules(golden.kind, golden.config()))
+    found = rules.save(found, original.rules(golden.model_type, golden.config()))
     return {f"grad/{name}": value for name, value in found.items()}
 
 
@@ -157,7 +157,7 @@ def captioner(golden: Golden) -> Outputs:
     inputs, mask, prompt = golden.inputs, golden.mask(), golden.inputs["prompt"].astype(np.int32)
     context = apply("context", apply("encode_image", image(inputs["image"])), "decoder")
     logits = apply("lm_logits", inputs["ids"], mask, context)
-    ids = nn.first_token(inputs["ids"], golden.special.dec)
+    ids = nn.set_first_token(inputs["ids"], golden.special.dec)
     loss, weight = losses.lm_loss(logits, ids, mask, int(inputs["prompt_length"]))
     so_far = jnp.asarray(inputs["nucleus_context"])
     following = apply("lm_logits", so_far, jnp.ones(so_far.shape, bool), context)[:, -1]

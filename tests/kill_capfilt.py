@@ -123,7 +123,7 @@ def compared(folder: pathlib.Path, images: str, records: int) -> dict[str, int]:
     assert len(set(keys)) == len(keys)
     manifest = json.loads((pathlib.Path(images) / "manifest.json").read_text())
     assert manifest["inputs"] == records and manifest["rows"] == len(rows)
-    counts = {"rows": len(rows), **manifest["set_aside"]}
+    counts = {"rows": len(rows), **manifest["skipped"]}
     assert sum(counts.values()) == records, counts
     assert not list((killed / "scores" / "shards").glob("incomplete-*"))
     return counts

@@ -55,7 +55,7 @@ def ways(seed: int) -> dict[str, tuple[bytes, bytes, str]]:
 
 
 # Of the ways, those that leave no row, and under which reason.
-REASONS = {
+SKIP_REASONS = {
     "truncated": "undecodable image",
     "zero bytes": "undecodable image",
     "wrong magic": "undecodable image",

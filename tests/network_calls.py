@@ -18,14 +18,14 @@ TEXTS = [make_record(row, "test", tiny_dataset.HUMAN)["texts"][0] for row in ran
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2), static_argnames="role")
-def run(config, kind, method, params, *args, **role):
-    return nn.network(config, kind).apply({"params": params}, *args, method=method, **role)
+def run(config, model_type, method, params, *args, **role):
+    return nn.network(config, model_type).apply({"params": params}, *args, method=method, **role)
 
 
 def call(model, method, *args, **role):
     """A method of the network, on one device."""
     params = jax.tree.map(np.asarray, model.params)
-    return run(model.config, model.kind, method, params, *args, **role)
+    return run(model.config, model.model_type, method, params, *args, **role)
 
 
 def tokens_of(model, pixels=PIXELS):

@@ -13,7 +13,7 @@ import numpy as np
 from etils import epath
 
 from blip_jax.checkpoints.training import load_parts
-from blip_jax.data.datasets import Part, save_view
+from blip_jax.data.datasets import Component, save_view
 from blip_jax.data.synthetic.builder import ShapesConfig, make_record, prepare
 from blip_jax.data.tokenizer import train_wordpiece
 
@@ -27,12 +27,12 @@ def get_config():
     run = config.defaults("{task}")
     run.model.preset = "tiny"
     run.model.changes = dict(
-        vit=dict(image_size=16, patch=8, width=16, depth=1, heads=2, drop_path=0.1),
-        med=dict(width=16, depth=1, heads=2, mlp=32, max_length=16, dropout=0.1),
-        embed=8, unroll=1,
+        vit=dict(image_size=16, patch_size=8, width=16, depth=1, heads=2, drop_path=0.1),
+        med=dict(width=16, depth=1, heads=2, mlp_dim=32, max_length=16, dropout=0.1),
+        embed_dim=8, scan_unroll=1,
     )
     run.optimizer.update(name="constant", lr=3e-4)
-    run.update(tokenizer="{folder}/tokenizer", view="{folder}/view.json", batch_size=8)
+    run.update(tokenizer="{folder}/tokenizer", view="{folder}/mixture.json", batch_size=8)
     run.update(max_length=12, steps=20, log_every=1, save_every=5, keep_every=10)
     if "{task}" == "pretrain":
         run.objectives.update(queue=20, negative_group=2, alpha_steps=4)
@@ -45,7 +45,7 @@ def build(folder) -> pathlib.Path:
     folder = pathlib.Path(folder)
     shapes = ShapesConfig(kind="human", train=IMAGES, val=0, test=0)
     dataset = prepare(str(folder), shapes)
-    save_view(str(folder / "view.json"), [Part("human", dataset)])
+    save_view(str(folder / "mixture.json"), [Component("human", dataset)])
     texts = [text for i in range(IMAGES) for text in make_record(i, "train", shapes)["texts"]]
     train_wordpiece(texts, str(folder / "tokenizer"), 120)
     for task in ("pretrain", "captioner"):

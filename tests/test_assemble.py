@@ -13,7 +13,7 @@ import tiny_dataset
 from blip_jax.capfilt import mixture, selection, storage
 from blip_jax.capfilt import statistics as counted
 from blip_jax.cli.main import main
-from blip_jax.data.datasets import Pairs, Part, load_view
+from blip_jax.data.datasets import Component, RecordSource, load_mixture
 from blip_jax.data.pipeline import stable_hash, train_batches
 from blip_jax.data.text import clean_caption
 from blip_jax.metrics import filtering
@@ -40,7 +40,7 @@ def columns(web):
 def compose(world, web, columns, kept, share=0.25, folder="views", **options):
     path = f"{world.folder}/{folder}/kept.json"
     source = mixture.Source(web.images, "train", web.scores)
-    human = Part("human", world.human)
+    human = Component("human", world.human)
     return path, mixture.write_view(path, human, source, columns, kept, share, **options)
 
 
@@ -82,14 +82,14 @@ def test_an_empty_selection_leaves_the_human_pairs(world, web, columns):
     nothing = mixture.keep(columns, storage.ORIGINS, 1.1)
     path, counts = compose(world, web, columns, nothing, folder="nothing")
     assert counts == {"web": 0, "synthetic": 0}
-    (part,) = load_view(path)
+    (part,) = load_mixture(path)
     assert part.name == "human" and part.weight == 1.0
     assert stream(world, path, 3)["valid"].all()
 
 
 def test_the_plain_view_takes_both_as_they_are(world):
     path = f"{world.folder}/plain/none.json"
-    human, web = Part("human", world.human), Part("web", world.web)
+    human, web = Component("human", world.human), Component("web", world.web)
     mixture.write_plain_view(path, human, web, 0.25)
     found = stream(world, path)
     aside = {
@@ -97,7 +97,7 @@ def test_the_plain_view_takes_both_as_they_are(world):
     }
     assert set(found["group"][~found["valid"]].tolist()) == aside
     mixture.write_plain_view(path, human, None, 1.0)
-    assert [part.name for part in load_view(path)] == ["human"]
+    assert [part.name for part in load_mixture(path)] == ["human"]
 
 
 def test_weights_of_images_make_parts(world, web, columns):
@@ -105,9 +105,9 @@ def test_weights_of_images_make_parts(world, web, columns):
     kept = mixture.keep(columns, storage.ORIGINS, None)
     weights = np.where(np.arange(scored_dataset.ROWS) < 60, 2.0, 1.0)
     path, _ = compose(world, web, columns, kept, folder="weighted", weights=weights)
-    human, heavy, light = load_view(path)
+    human, heavy, light = load_mixture(path)
     assert human.weight == 0.25 and heavy.weight + light.weight == pytest.approx(0.75)
-    sizes = [len(Pairs(part)) for part in (heavy, light)]
+    sizes = [len(RecordSource(part)) for part in (heavy, light)]
     assert sum(sizes) == kept.sum() and sizes[0] == (kept & (columns.row < 60)).sum()
     each = [part.weight / size for part, size in zip((heavy, light), sizes)]
     assert each[0] == pytest.approx(2 * each[1])
@@ -119,7 +119,9 @@ def test_a_view_moves_with_its_data(world, web, columns, tmp_path):
     there = str(tmp_path / "there")
     shutil.copytree(world.folder, there)
     moved = path.replace(world.folder, there)
-    assert world.folder not in json.dumps([dataclasses.asdict(part) for part in load_view(moved)])
+    assert world.folder not in json.dumps(
+        [dataclasses.asdict(part) for part in load_mixture(moved)]
+    )
     found = stream(world, moved, 4)
     for name in wanted:
         np.testing.assert_array_equal(found[name], wanted[name])
@@ -136,16 +138,16 @@ def run(web, folder, *options):
 
 def test_the_paper_is_the_default(web, columns, tmp_path, capsys):
     assert run(web, tmp_path, "--config.report=0") == 0
-    (part,) = load_view(str(tmp_path / "view.json"))
+    (part,) = load_mixture(str(tmp_path / "mixture.json"))
     assert pathlib.Path(part.dataset).samefile(web.images) and part.weight == 1
     kept = columns.scored & (columns.p_match[:, 0] >= 0.5)
     pairs = {tuple(pair) for pair in np.load(tmp_path / "view.npy").tolist()}
     assert pairs == set(zip(columns.row[kept].tolist(), columns.index[kept].tolist()))
     assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "README.md", "statistics.json", "view.json", "view.npy",
+        "README.md", "statistics.json", "mixture.json", "view.npy",
     ]  # fmt: skip
     out, err = capsys.readouterr()
-    assert f"view to train on: {tmp_path / 'view.json'}" in out
+    assert f"view to train on: {tmp_path / 'mixture.json'}" in out
     assert "set aside: 1, undecodable image: no bytes" in err
 
 
@@ -158,9 +160,13 @@ def test_every_text_is_counted_once(web, tmp_path):
         assert sum(row[origin] for row in found["verdicts"]) == count
     verdicts = {row["verdict"] for row in found["verdicts"]}
     assert verdicts == set(selection.VERDICTS) - {"origin left out", "source left out"}
-    parts = load_view(str(tmp_path / "view.json"))
+    parts = load_mixture(str(tmp_path / "mixture.json"))
     kept = sum(row["kept"] for row in found["texts"])
-    assert kept == sum(len(Pairs(part)) for part in parts) == found["images"]["with a kept text"]
+    assert (
+        kept
+        == sum(len(RecordSource(part)) for part in parts)
+        == found["images"]["with a kept text"]
+    )
     assert sum(row["kept"] for row in found["sources"]) == kept
     assert found["images"]["duplicates"] == {"exact": 10, "near": 10}
     assert {row["texts"]: row["count"] for row in found["licenses"]} == {

@@ -136,7 +136,7 @@ def test_med_scan_is_a_loop(config, params, role):
     blip = nn.Blip(config)
     context = blip.apply({"params": params}, tokens, role, method="context")
     first = config.med.enc_token if role == "encoder" else config.med.dec_token
-    ids = nn.first_token(IDS, first)
+    ids = nn.set_first_token(IDS, first)
     embeddings = Embeddings(config.med, jnp.float32)
     x = embeddings.apply({"params": med["embeddings"]}, ids, 0, False)
     mask = masks.padding(MASK) if role == "encoder" else masks.decoder(MASK)

@@ -11,7 +11,7 @@ from blip_jax.capfilt import bootstrap as boot
 from blip_jax.capfilt import selection, storage
 from blip_jax.capfilt.bootstrap import results, run
 from blip_jax.capfilt.bootstrap.config import ARMS
-from blip_jax.data.datasets import load_view, open_dataset
+from blip_jax.data.datasets import load_mixture, open_dataset
 from blip_jax.runtime.errors import UserError
 
 WEB, TEST = 40, 8  # images
@@ -28,9 +28,9 @@ def minute_config(**changes):
         run = config[task]
         run.model.preset = "tiny"
         run.model.changes = {
-            "vit": {"image_size": 16, "patch": 8, "width": 16, "heads": 4},
-            "med": {"width": 16, "heads": 4, "mlp": 32},
-            "embed": 8,
+            "vit": {"image_size": 16, "patch_size": 8, "width": 16, "heads": 4},
+            "med": {"width": 16, "heads": 4, "mlp_dim": 32},
+            "embed_dim": 8,
         }
         run.augment.update(crop=1.0, flip="none", randaugment=False)
         run.update(batch_size=16, max_length=24, steps=3, log_every=1)
@@ -111,7 +111,7 @@ def test_arms_train_on_the_texts_they_stand_for(tmp_path):
     assert pairs["random"] != pairs["filter"] and (WEB - 1, 0) not in pairs["random"]
     for arm in counts:
         weights = {
-            part.name: part.weight for part in load_view(str(tmp_path / f"views/{arm}.json"))
+            part.name: part.weight for part in load_mixture(str(tmp_path / f"views/{arm}.json"))
         }
         assert weights == ({"human": 1.0} if arm == "human" else {"human": 0.25, "web": 0.75})
 

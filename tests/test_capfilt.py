@@ -144,8 +144,8 @@ def test_scores_are_those_of_the_judge_alone(world, models, scored):
             assert texts["tokens"][place] == mask.sum()
 
 
-def test_what_was_set_aside_is_counted_by_reason(columns):
-    found = storage.set_aside(columns)
+def test_what_was_skipped_is_counted_by_reason(columns):
+    found = storage.skipped(columns)
     assert found.pop("empty text") == 1
     ((reason, count),) = found.items()
     assert reason.startswith("undecodable image: ") and count == 1

@@ -8,7 +8,7 @@ import pytest
 import tiny_dataset
 
 from blip_jax.capfilt import command, mixture, provenance, run, storage
-from blip_jax.data.datasets import Pairs, load_view, open_dataset, to_text
+from blip_jax.data.datasets import RecordSource, load_mixture, open_dataset, to_text
 from blip_jax.decoding import Decoding
 from blip_jax.runtime.errors import UserError
 
@@ -123,7 +123,7 @@ def test_more_texts_than_are_scored_together(world, models, tmp_path):
 def view(columns, settings, folder):
     """A view of the last text of each image."""
     source = mixture.Source(settings.dataset, settings.split, settings.output)
-    path = str(folder / "view.json")
+    path = str(folder / "mixture.json")
     mixture.write_view(path, None, source, columns, columns.index == 10, 0.5)
     return path
 
@@ -134,7 +134,7 @@ def view(columns, settings, folder):
 def test_a_second_round_begins_with_the_texts_of_the_first(world, models, scored, tmp_path):
     columns = storage.read(scored, "train")
     kept = (columns.index % 2 == 0) & columns.scored
-    first = str(tmp_path / "view.json")
+    first = str(tmp_path / "mixture.json")
     source = mixture.Source(world.web, "train", scored)
     mixture.write_view(first, None, source, columns, kept, 0.0)
     settings = run.Settings(first, "train", str(tmp_path / "scores"), (BEAM,), 1, 16, seed=1)
@@ -163,12 +163,12 @@ def test_a_second_round_begins_with_the_texts_of_the_first(world, models, scored
     again = str(tmp_path / "again.json")
     source = mixture.Source(world.web, "train", second)
     mixture.write_view(again, None, source, one, one.scored, 0.0)
-    (part,) = load_view(again)
-    assert len(Pairs(part)) == one.scored.sum()  # what training reads
+    (part,) = load_mixture(again)
+    assert len(RecordSource(part)) == one.scored.sum()  # what training reads
 
 
 def test_a_view_without_scores_is_refused(world, tmp_path):
-    path = tmp_path / "view.json"
+    path = tmp_path / "mixture.json"
     path.write_text(json.dumps({"parts": [{"name": "web", "dataset": world.web}]}))
     with pytest.raises(UserError, match="is of 0 scored datasets; capfilt takes one at a time"):
         run.run(run.Settings(str(path), "train", str(tmp_path / "out")), {}, {"a": ("a", None)})

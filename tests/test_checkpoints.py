@@ -13,7 +13,7 @@ from blip_jax.runtime.errors import UserError
 
 GOLDENS = pathlib.Path(__file__).parent / "goldens"
 HEADS = {"vit": 3, "med": 2}
-KINDS = {
+MODEL_TYPES = {
     "captioner": "captioner",
     "features": "features",
     "nlvr": "nlvr",
@@ -30,9 +30,11 @@ def golden(name: str) -> tuple[dict, nn.BlipConfig]:
     return tensors, infer_config({key: x.shape for key, x in tensors.items()}, HEADS)
 
 
-def sizes(config: nn.BlipConfig, kind: str) -> dict:
-    """Shapes of a state dict of this kind by name."""
-    return rules.source_shapes(nn.shapes(config, kind), original.rules(kind, config))
+def sizes(config: nn.BlipConfig, model_type: str) -> dict:
+    """Shapes of a state dict of this model type by name."""
+    return rules.source_shapes(
+        nn.param_shapes(config, model_type), original.rules(model_type, config)
+    )
 
 
 @pytest.fixture
@@ -40,16 +42,16 @@ def captioner() -> tuple[dict, nn.BlipConfig]:
     return golden("captioner")
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", MODEL_TYPES)
 def test_a_state_dict_comes_back_bit_for_bit(name):
     tensors, config = golden(name)
-    kind = KINDS[name]
-    assert recognise(tensors) == kind
-    weights = original.load(tensors, config, kind)
-    like = nn.shapes(config, kind)
+    model_type = MODEL_TYPES[name]
+    assert recognise(tensors) == model_type
+    weights = original.load(tensors, config, model_type)
+    like = nn.param_shapes(config, model_type)
     assert jax.tree.structure(weights.params) == jax.tree.structure(like)
     assert all(x.dtype == np.float32 for x in jax.tree.leaves(weights.params))
-    saved = original.save(weights, config, kind)
+    saved = original.save(weights, config, model_type)
     assert saved.keys() == tensors.keys()
     for key, tensor in tensors.items():
         assert saved[key].dtype == tensor.dtype and saved[key].shape == tensor.shape, key
@@ -122,14 +124,14 @@ def test_other_sharing_layouts(sharing):
 
 
 @pytest.mark.parametrize("size", ["base", "large"])
-@pytest.mark.parametrize("kind", original.PARTS)
-def test_published_sizes(size, kind):
-    sharing = "none" if kind == "vqa" else "all_but_self_attention"
+@pytest.mark.parametrize("model_type", original.PARTS)
+def test_published_sizes(size, model_type):
+    sharing = "none" if model_type == "vqa" else "all_but_self_attention"
     config = nn.preset(size, vit={"image_size": 384}, med={"sharing": sharing})
-    shapes = sizes(config, kind)
+    shapes = sizes(config, model_type)
     width, depth = {"base": (768, 12), "large": (1024, 24)}[size]
-    text = "text_decoder.bert" if kind == "captioner" else "text_encoder"
-    twin = "0" if kind == "nlvr" else ""
+    text = "text_decoder.bert" if model_type == "captioner" else "text_encoder"
+    twin = "0" if model_type == "nlvr" else ""
     assert shapes["visual_encoder.patch_embed.proj.weight"] == (width, 3, 16, 16)
     assert shapes["visual_encoder.pos_embed"] == (1, 577, width)
     assert shapes[f"visual_encoder.blocks.{depth - 1}.attn.qkv.weight"] == (3 * width, width)
@@ -137,10 +139,10 @@ def test_published_sizes(size, kind):
     assert shapes[f"{layer}.crossattention.self{twin}.key.weight"] == (768, width)
     assert shapes[f"{layer}.attention.self.key.weight"] == (768, 768)
     assert shapes[f"{text}.embeddings.word_embeddings.weight"] == (30524, 768)
-    if kind == "vqa":
+    if model_type == "vqa":
         key = "text_decoder.bert.encoder.layer.11.crossattention.self.key.weight"
         assert shapes[key] == (768, 768)
-    if kind == "nlvr":
+    if model_type == "nlvr":
         merges = [name for name in shapes if name.endswith("merge_layer.weight")]
         assert len(merges) == 6 and shapes[merges[0]] == (768, 1536)
     assert infer_config(shapes) == config
@@ -215,7 +217,7 @@ def test_an_absent_tied_tensor_is_no_loss(captioner):
 
 def test_a_parameter_that_no_rule_fills_is_refused(captioner):
     tensors, config = captioner
-    like = {**nn.shapes(config, "captioner"), "extra": np.zeros(3, np.float32)}
+    like = {**nn.param_shapes(config, "captioner"), "extra": np.zeros(3, np.float32)}
     with pytest.raises(UserError, match="^no tensor of a file fills extra$"):
         table = original.rules("captioner", config)
         rules.load(tensors, like, table, original.CONSTANT.fullmatch)
@@ -246,7 +248,7 @@ def test_nlvr_starts_with_two_copies_of_the_cross_attention():
     config = tiny.config(med={"depth": 8})
     pretrained = tiny.init(config)
     larger = tiny.config(vit={"image_size": 32}, med={"depth": 8})
-    fresh = jax.tree.map(lambda x: np.full(x.shape, 9, np.float32), nn.shapes(larger, "nlvr"))
+    fresh = jax.tree.map(lambda x: np.full(x.shape, 9, np.float32), nn.param_shapes(larger, "nlvr"))
     params = nlvr_from(pretrained, fresh)
     assert jax.tree.structure(params) == jax.tree.structure(fresh)
     layer, old = params["med"]["layers"]["layer"], pretrained["med"]["layers"]["layer"]
@@ -259,7 +261,7 @@ def test_nlvr_starts_with_two_copies_of_the_cross_attention():
         )
     assert (params["med"]["layers"]["merge_kernel"] == 9).all()
     assert (params["classifier_in"]["kernel"] == 9).all()
-    want = nn.resize_position(pretrained["vit"]["position"], 17)
+    want = nn.resize_position_embedding(pretrained["vit"]["position"], 17)
     np.testing.assert_array_equal(params["vit"]["position"], want)
     del pretrained["med"]["cross_attention_context"]
     with pytest.raises(UserError, match="has no med/cross_attention_context/key_bias$"):

@@ -17,7 +17,7 @@ from blip_jax.runtime.errors import UserError
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-KINDS = list(huggingface.ARCHITECTURES)
+MODEL_TYPES = list(huggingface.ARCHITECTURES)
 TEXTS = ["a red circle", "two blue squares left of a circle", "nothing"]
 
 
@@ -28,13 +28,13 @@ def tokenizer(tmp_path_factory):
     return folder, train_wordpiece(TEXTS, folder, 60)
 
 
-def config_of(kind: str, vocab: int = tiny.VOCAB) -> nn.BlipConfig:
-    sharing = "none" if kind == "vqa" else "all_but_self_attention"
-    med = {"vocab": vocab, "sharing": sharing, "heads": 2}
+def config_of(model_type: str, vocab: int = tiny.VOCAB) -> nn.BlipConfig:
+    sharing = "none" if model_type == "vqa" else "all_but_self_attention"
+    med = {"vocab_size": vocab, "sharing": sharing, "heads": 2}
     return tiny.config(vit={"eps": 1e-5, "depth": 3}, med=med)
 
 
-def params_of(config: nn.BlipConfig, kind: str, seed: int = 0) -> dict:
+def params_of(config: nn.BlipConfig, model_type: str, seed: int = 0) -> dict:
     """Random ones; none are zeros."""
     rng = np.random.default_rng(seed)
 
@@ -42,7 +42,7 @@ def params_of(config: nn.BlipConfig, kind: str, seed: int = 0) -> dict:
         mean = 1.0 if path[-1].key == "scale" else 0.0
         return (mean + 0.2 * rng.normal(size=x.shape)).astype(np.float32)
 
-    params = jax.tree_util.tree_map_with_path(draw, nn.shapes(config, kind))
+    params = jax.tree_util.tree_map_with_path(draw, nn.param_shapes(config, model_type))
     return {name: value for name, value in params.items() if name != "temperature"}
 
 
@@ -79,28 +79,30 @@ def from_pretrained(cls, folder: str):
 
 @pytest.fixture
 def exported(tokenizer, tmp_path):
-    """Writes a random model of a kind: (checkpoint, Hugging Face's model of it)."""
+    """Writes a random model of a model type: (checkpoint, Hugging Face's model of it)."""
 
-    def export(kind: str):
-        config = config_of(kind, tokenizer[1].vocab_size)
-        params = params_of(config, kind)
-        checkpoint = checkpoints.Checkpoint(kind, config, params, tokenizer=tokenizer[0])
-        folder = str(tmp_path / kind)
+    def export(model_type: str):
+        config = config_of(model_type, tokenizer[1].vocab_size)
+        params = params_of(config, model_type)
+        checkpoint = checkpoints.Checkpoint(model_type, config, params, tokenizer=tokenizer[0])
+        folder = str(tmp_path / model_type)
         checkpoints.write(checkpoint, folder, "hf")
-        cls = getattr(transformers, huggingface.ARCHITECTURES[kind])
+        cls = getattr(transformers, huggingface.ARCHITECTURES[model_type])
         return checkpoint, from_pretrained(cls, folder), folder
 
     return export
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_what_is_written_loads_there_and_comes_back(kind, exported, tmp_path):
-    checkpoint, model, folder = exported(kind)
+@pytest.mark.parametrize("model_type", MODEL_TYPES)
+def test_what_is_written_loads_there_and_comes_back(model_type, exported, tmp_path):
+    checkpoint, model, folder = exported(model_type)
     again = checkpoints.read(folder)
-    assert (again.kind, again.tokenizer, again.prompt) == (kind, folder, "")
+    assert (again.model_type, again.tokenizer, again.prompt) == (model_type, folder, "")
     # Deviations at initialisation and the like are no matter of a file.
     assert again.config.vit.eps == 1e-5 and again.config.med.heads == 2
-    assert nn.shapes(again.config, kind) == nn.shapes(checkpoint.config, kind)
+    assert nn.param_shapes(again.config, model_type) == nn.param_shapes(
+        checkpoint.config, model_type
+    )
     trees_equal(again.params, checkpoint.params)
     for form in ("safetensors", "shards"):
         theirs = str(tmp_path / form)
@@ -129,8 +131,8 @@ def batch(tokenizer):
     return tiny.images(2), ids, np.ones(ids.shape, bool)
 
 
-def apply(config, params, kind, method, *inputs):
-    model = nn.network(config, kind)
+def apply(config, params, model_type, method, *inputs):
+    model = nn.network(config, model_type)
     with jax.default_matmul_precision("highest"):
         return model.apply({"params": params}, *inputs, method=method)
 
@@ -214,18 +216,18 @@ def test_the_processor_and_generation_there(exported, tokenizer):
     assert found[0, 0] == tokenizer[1].dec and found.shape[1] <= 6
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_full_size_names_and_shapes(kind):
+@pytest.mark.parametrize("model_type", MODEL_TYPES)
+def test_full_size_names_and_shapes(model_type):
     """Against their own class, on PyTorch's device without memory."""
-    config = nn.preset("base", med={"sharing": config_of(kind).med.sharing})
-    values = huggingface.to_config(config, kind)
-    cls = getattr(transformers, huggingface.ARCHITECTURES[kind])
+    config = nn.preset("base", med={"sharing": config_of(model_type).med.sharing})
+    values = huggingface.to_config(config, model_type)
+    cls = getattr(transformers, huggingface.ARCHITECTURES[model_type])
     with torch.device("meta"):
         model = cls(transformers.BlipConfig(**values))
     want = {name: tuple(x.shape) for name, x in model.state_dict().items()}
-    like = nn.shapes(config, kind)
+    like = nn.param_shapes(config, model_type)
     like.pop("temperature", None)
-    assert source_shapes(like, huggingface.rules(kind, config)) == want
+    assert source_shapes(like, huggingface.rules(model_type, config)) == want
 
 
 def test_a_small_vocabulary_needs_its_tokenizer(tokenizer, tmp_path):

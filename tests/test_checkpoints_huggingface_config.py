@@ -20,8 +20,8 @@ def write_config(folder, **changes):
 
 def test_the_published_configuration(tmp_path):
     write_config(tmp_path)
-    config, kind = huggingface.read_config(str(tmp_path))
-    assert (config, kind) == (nn.preset("base"), "captioner")
+    config, model_type = huggingface.read_config(str(tmp_path))
+    assert (config, model_type) == (nn.preset("base"), "captioner")
     text = json.loads((tmp_path / "config.json").read_text())["text_config"]
     ids = {key: value for key, value in text.items() if key.endswith("token_id")}
     assert ids == {
@@ -36,12 +36,12 @@ def test_what_a_configuration_leaves_out_has_their_defaults(tmp_path):
     architectures = ["BlipForQuestionAnswering"]
     values = {"model_type": "blip", "architectures": architectures, "vision_config": None}
     (tmp_path / "config.json").write_text(json.dumps(values))
-    config, kind = huggingface.read_config(str(tmp_path))
+    config, model_type = huggingface.read_config(str(tmp_path))
     theirs = pytest.importorskip("transformers").BlipConfig()
     vision, text = theirs.vision_config, theirs.text_config
-    assert kind == "vqa" and config.med.sharing == "none"
+    assert model_type == "vqa" and config.med.sharing == "none"
     assert (config.vit.eps, config.vit.image_size) == (1e-5, vision.image_size)
-    assert (config.med.heads, config.med.vocab) == (text.num_attention_heads, text.vocab_size)
+    assert (config.med.heads, config.med.vocab_size) == (text.num_attention_heads, text.vocab_size)
     assert config.med.dropout == text.hidden_dropout_prob
     assert config.vit.heads == vision.num_attention_heads
 
@@ -76,10 +76,12 @@ def test_folders_that_are_not_complete(tmp_path):
         checkpoints.read(str(tmp_path))
 
 
-@pytest.mark.parametrize("kind", ["pretrain", "nlvr", "features"])
-def test_kinds_that_it_does_not_have(kind, tmp_path):
-    checkpoint = checkpoints.Checkpoint(kind, tiny.config(), {})
-    with pytest.raises(UserError, match=f"^Hugging Face has no '{kind}' model of BLIP; kinds that"):
+@pytest.mark.parametrize("model_type", ["pretrain", "nlvr", "features"])
+def test_kinds_that_it_does_not_have(model_type, tmp_path):
+    checkpoint = checkpoints.Checkpoint(model_type, tiny.config(), {})
+    with pytest.raises(
+        UserError, match=f"^Hugging Face has no '{model_type}' model of BLIP; supported model types"
+    ):
         checkpoints.write(checkpoint, str(tmp_path), "hf")
 
 

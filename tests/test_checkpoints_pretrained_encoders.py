@@ -85,7 +85,7 @@ def augreg(source: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 def bert(config: nn.MedConfig, prefix: str = "bert.") -> dict[str, np.ndarray]:
     """A BERT of the text transformer's size with all its heads, as it is published."""
-    width, vocab = config.width, config.vocab - 2
+    width, vocab = config.width, config.vocab_size - 2
     tensors = {
         "embeddings.word_embeddings.weight": draw(vocab, width),
         "embeddings.position_embeddings.weight": draw(config.max_length, width),
@@ -103,8 +103,8 @@ def bert(config: nn.MedConfig, prefix: str = "bert.") -> dict[str, np.ndarray]:
             ("attention.self.key", width, width),
             ("attention.self.value", width, width),
             ("attention.output.dense", width, width),
-            ("intermediate.dense", config.mlp, width),
-            ("output.dense", width, config.mlp),
+            ("intermediate.dense", config.mlp_dim, width),
+            ("output.dense", width, config.mlp_dim),
         ):
             tensors[f"{at}.{name}.weight"] = draw(rows, columns)
             tensors[f"{at}.{name}.bias"] = draw(rows)
@@ -153,7 +153,7 @@ def test_a_vit(name, tmp_path):
     back = original.save(original.Weights(found), config, "pretrain")
     for key, tensor in source.items():
         if key == "pos_embed":
-            tensor = nn.resize_position(tensor, 5)
+            tensor = nn.resize_position_embedding(tensor, 5)
         if not key.startswith("head."):
             np.testing.assert_array_equal(back[f"visual_encoder.{key}"], tensor)
 
@@ -199,10 +199,12 @@ def test_a_bert_without_prefix_and_head_leaves_the_head_fresh(tmp_path):
     assert not any(path.startswith("med/lm_head") for path in moved)
 
 
-@pytest.mark.parametrize("kind", ["captioner", "retrieval", "vqa", "nlvr", "features"])
-def test_every_kind_takes_what_it_has(kind, tmp_path):
-    config = tiny.config(med={"sharing": "none" if kind == "vqa" else "all_but_self_attention"})
-    start = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), nn.shapes(config, kind))
+@pytest.mark.parametrize("model_type", ["captioner", "retrieval", "vqa", "nlvr", "features"])
+def test_every_kind_takes_what_it_has(model_type, tmp_path):
+    config = tiny.config(
+        med={"sharing": "none" if model_type == "vqa" else "all_but_self_attention"}
+    )
+    start = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), nn.param_shapes(config, model_type))
     vit, text = written(timm(2), tmp_path, "vit.safetensors"), written(bert(config.med), tmp_path)
     moved = changed(initialise(start, config, vit, text), start)
     fresh = ("cross_att", "merge_", "classifier_", "_proj", "itm_head", "temperature")
@@ -252,8 +254,8 @@ def test_a_bert_that_transformers_saved(tmp_path):
     med = config.med
     theirs = transformers.BertForPreTraining(
         transformers.BertConfig(
-            vocab_size=med.vocab - 2, hidden_size=med.width, num_hidden_layers=med.depth,
-            num_attention_heads=med.heads, intermediate_size=med.mlp,
+            vocab_size=med.vocab_size - 2, hidden_size=med.width, num_hidden_layers=med.depth,
+            num_attention_heads=med.heads, intermediate_size=med.mlp_dim,
             max_position_embeddings=med.max_length,
         )
     )  # fmt: skip

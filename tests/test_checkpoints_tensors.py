@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 import tiny
-from test_convert import HEADS, golden
+from test_checkpoints import HEADS, golden
 
 from blip_jax import checkpoints, losses, nn
 from blip_jax.checkpoints import original, tensors
@@ -187,16 +187,16 @@ def test_a_checkpoint_keeps_heads_prompt_momentum_and_queue(suffix, tmp_path):
     if suffix == "pth":
         pytest.importorskip("torch")
     config, params = tiny.config(), tiny.init(tiny.config())
-    queue = losses.init_queue(5, config.embed, jax.random.key(0), random_start=True)
+    queue = losses.init_queue(5, config.embed_dim, jax.random.key(0), random_start=True)
     queue = losses.Queue(*map(np.asarray, queue))
-    momentum = nn.momentum_subtree(params)
+    momentum = nn.momentum_params(params)
     path = str(tmp_path / f"x.{suffix}")
     written = checkpoints.Checkpoint(
         "pretrain", config, params, momentum, queue, "some-tokenizer", "a drawing of ", 17
     )
     checkpoints.write(written, path, "original")
     found = checkpoints.read(path)
-    assert found.config == config and found.kind == "pretrain" and found.max_length == 17
+    assert found.config == config and found.model_type == "pretrain" and found.max_length == 17
     assert (found.tokenizer, found.prompt) == ("some-tokenizer", "a drawing of ")
     trees_equal((found.params, found.momentum, found.queue), (params, momentum, queue))
 
@@ -206,7 +206,7 @@ def test_an_original_captioner(torch, tmp_path):
     path = str(tmp_path / "x.pth")
     torch.save({"model": {name: torch.from_numpy(x) for name, x in tensors.items()}}, path)
     found = checkpoints.read(path, HEADS)
-    assert (found.kind, found.config) == ("captioner", config)
+    assert (found.model_type, found.config) == ("captioner", config)
     assert (found.prompt, found.tokenizer) == ("a picture of ", "")
     trees_equal(found.params, original.load(tensors, config, "captioner").params)
 

@@ -7,10 +7,10 @@ import numpy as np
 import optax
 import pytest
 
-from blip_jax.checkpoints.training import Checkpoints, Meta
+from blip_jax.checkpoints.training import Metadata, TrainingCheckpoints
 from blip_jax.train.state import TrainState
 
-META = Meta({}, "captioner", "", 12)
+META = Metadata({}, "captioner", "", 12)
 
 
 def state(step):
@@ -19,7 +19,7 @@ def state(step):
 
 
 def save(folder, steps, **options):
-    with Checkpoints(str(folder), **options) as checkpoints:
+    with TrainingCheckpoints(str(folder), **options) as checkpoints:
         for step in steps:
             checkpoints.save(state(step), META)
 
@@ -48,7 +48,7 @@ def test_what_a_crash_left_is_not_chosen_and_cleared_away(tmp_path):
     half = tmp_path / "checkpoints" / "4.orbax-checkpoint-tmp-7"
     (tmp_path / "checkpoints" / "3").rename(half)
     save(tmp_path, [2])
-    with Checkpoints(str(tmp_path)) as checkpoints:
+    with TrainingCheckpoints(str(tmp_path)) as checkpoints:
         restored, position = checkpoints.restore(state(0))
     assert position == restored.step == 2 and names(tmp_path) == ["2"]
     np.testing.assert_array_equal(restored.params["weight"], np.full((2, 3), 2))
@@ -56,12 +56,12 @@ def test_what_a_crash_left_is_not_chosen_and_cleared_away(tmp_path):
 
 def test_state_and_position_come_back_together(tmp_path):
     save(tmp_path, [1, 5], keep=2)
-    with Checkpoints(str(tmp_path)) as checkpoints:
+    with TrainingCheckpoints(str(tmp_path)) as checkpoints:
         restored, position = checkpoints.restore(state(0))
         assert position == restored.step == 5
     assert names(tmp_path) == ["1", "5"]
 
 
 def test_there_may_be_none(tmp_path):
-    with Checkpoints(str(tmp_path)) as checkpoints:
+    with TrainingCheckpoints(str(tmp_path)) as checkpoints:
         assert checkpoints.restore(state(0)) is None

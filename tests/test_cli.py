@@ -27,11 +27,11 @@ def get_config():
     run = config.defaults("pretrain")
     run.model.preset = "tiny"
     run.model.changes = dict(
-        vit=dict(image_size=16, patch=8, width=16, heads=4),
-        med=dict(width=16, heads=4, mlp=32), embed=8,
+        vit=dict(image_size=16, patch_size=8, width=16, heads=4),
+        med=dict(width=16, heads=4, mlp_dim=32), embed_dim=8,
     )
     run.augment.update(crop=1.0, flip="none", randaugment=False)
-    run.update(tokenizer="{folder}/tokenizer", view="{folder}/view.json", max_length=24)
+    run.update(tokenizer="{folder}/tokenizer", view="{folder}/mixture.json", max_length=24)
     run.update(batch_size=16, steps=3, log_every=1)
     run.objectives.update(queue=16, negative_group=2)
     return run
@@ -47,7 +47,7 @@ def world(tmp_path_factory):
 def config(world):
     parts = [{"name": "human", "dataset": world.human}]
     folder = pathlib.Path(world.folder)
-    (folder / "view.json").write_text(json.dumps({"parts": parts}))
+    (folder / "mixture.json").write_text(json.dumps({"parts": parts}))
     (folder / "train.py").write_text(TRAIN.replace("{folder}", world.folder))
     return str(folder / "train.py")
 
@@ -166,7 +166,7 @@ def test_ctrl_c_is_one_line_and_130(capsys, config, monkeypatch, message):
 @pytest.mark.parametrize(
     ("override", "named"),
     [
-        ("view=/nowhere/view.json", "view file /nowhere/view.json does not exist"),
+        ("view=/nowhere/mixture.json", "view file /nowhere/mixture.json does not exist"),
         ("tokenizer=/nowhere", "tokenizer folder /nowhere does not exist"),
         ("init_from=/nowhere", "no checkpoint in /nowhere"),
         ("model.preset=huge", "unknown model preset 'huge'"),
@@ -219,7 +219,7 @@ def test_capfilt_and_evaluate(capsys, world, tmp_path):
     rows = {line.split()[0]: line.split()[1:] for line in out.splitlines() if line.strip()}
     assert rows["web"][:3] == ["30", "28", "2"] and rows["synthetic"][:3] == ["29", "29", "0"]
     assert "set aside: 1, empty text" in err
-    assert (tmp_path / "capfilt" / "view.json").exists()
+    assert (tmp_path / "capfilt" / "mixture.json").exists()
     argv = [
         "evaluate", f"--config={CONFIGS / 'evaluate.py'}", f"--workdir={tmp_path / 'found'}",
         f"--config.model={model}", f"--config.dataset={world.human}", "--config.rerank=0",
@@ -273,4 +273,4 @@ def test_ctrl_c_in_training_saves_and_the_same_command_goes_on(config, tmp_path)
     assert main(argv) == 0
     logged = [json.loads(row)["step"] for row in open(workdir / "metrics.jsonl")]
     assert logged == list(range(1, stopped + 3))  # each step once
-    assert load_params(str(workdir))[1].kind == "pretrain"
+    assert load_params(str(workdir))[1].model_type == "pretrain"

@@ -17,7 +17,7 @@ torch = pytest.importorskip("torch")
 
 GOLDENS = pathlib.Path(__file__).parent / "goldens"
 HEADS = "--heads=3,2"  # of the golden files' models
-KINDS = ["captioner", "features", "nlvr", "pretrain_step", "retrieval", "vqa"]
+MODEL_TYPES = ["captioner", "features", "nlvr", "pretrain_step", "retrieval", "vqa"]
 
 
 def state_dict(name: str) -> dict:
@@ -40,7 +40,7 @@ def fails(capsys, *argv: str) -> str:
     return message
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", MODEL_TYPES)
 def test_there_and_back_is_equal_bit_for_bit(name, tmp_path, capsys):
     path = saved(tmp_path, name)
     assert main(["convert", path, str(tmp_path / "here"), HEADS]) == 0

@@ -37,7 +37,7 @@ def workdir(trained, tmp_path_factory):
 @pytest.fixture(scope="module")
 def vqa(world, tmp_path_factory):
     """The model and its workdir."""
-    model = tiny_dataset.trained(world, 0, kind="vqa")
+    model = tiny_dataset.trained(world, 0, model_type="vqa")
     return model, tiny_dataset.save(model, str(tmp_path_factory.mktemp("vqa")))
 
 

@@ -29,7 +29,7 @@ TINY = """
     def get_config():
         run = config.defaults("pretrain")
         run.model.preset = "tiny"
-        run.model.changes = {"med": {"dropout": 0.1}, "unroll": 1}
+        run.model.changes = {"med": {"dropout": 0.1}, "scan_unroll": 1}
         run.update(batch_size=32)
         run.objectives.update(queue=64, negative_group=4)
         run.mesh.fsdp = 2
@@ -142,7 +142,7 @@ def test_capfilt_programs_have_the_recipes_of_fine_tuning():
     run.model.preset = "tiny"
     run.model.changes = {"vit": {"image_size": 64}}
     model = compile.abstract(compile.fine_tuned(run, "captioner"))
-    assert (model.image_size, model.max_length, model.kind) == (64, 32, "captioner")
+    assert (model.image_size, model.max_length, model.model_type) == (64, 32, "captioner")
 
 
 # The verb

@@ -61,7 +61,7 @@ def test_real_sizes_are_blips(preset, width, depth):
     heads = 2 * dense(width, 256) if width == 768 else dense(width, 256) + dense(768, 256)
     rest = {k: v for k, v in params.items() if k not in ("vit", "med")}
     assert count(rest) == heads + dense(768, 2) + 1
-    momentum = nn.momentum_subtree(params)
+    momentum = nn.momentum_params(params)
     kept = sum(v for k, v in parts.items() if k != "lm_head")
     assert count(momentum) == vit_count(width, depth) + kept + heads
 

@@ -9,9 +9,9 @@ import tensorflow_datasets as tfds
 from etils import epath
 
 from blip_jax.data.augment import TrainTransform
-from blip_jax.data.datasets import Pairs, Part, load_view, open_dataset, save_view
+from blip_jax.data.datasets import Component, RecordSource, load_mixture, open_dataset, save_view
 from blip_jax.data.images import decode
-from blip_jax.data.pipeline import REASONS, eval_batches, stable_hash, train_batches
+from blip_jax.data.pipeline import SKIP_REASONS, eval_batches, stable_hash, train_batches
 from blip_jax.data.synthetic.builder import ShapesConfig, make_record, prepare
 from blip_jax.data.tokenizer import train_wordpiece
 from blip_jax.runtime.errors import UserError
@@ -71,7 +71,7 @@ def world(tmp_path_factory):
 
 def stream(world, parts=None, **changes):
     human, web, tokenizer = world
-    parts = parts or [Part("human", human, weight=1), Part("web", web, weight=3)]
+    parts = parts or [Component("human", human, weight=1), Component("web", web, weight=3)]
     settings = {"batch_size": 8, "image_size": 16, "max_length": 20, "seed": 3, **changes}
     return train_batches(parts, tokenizer, **settings)
 
@@ -110,7 +110,7 @@ def test_the_seed_decides_everything(world):
 
 
 def test_two_parts_of_one_dataset_go_through_it_in_different_orders(world):
-    twice = [Part("once", world[0]), Part("again", world[0])]
+    twice = [Component("once", world[0]), Component("again", world[0])]
     groups = np.concatenate([batch["group"] for batch in take(stream(world, twice), 30)])
     once, again = (groups[first::2].tolist() for first in (0, 1))
     epochs = [once[start : start + 30] for start in (0, 30, 60)]
@@ -155,7 +155,7 @@ def test_parts_are_mixed_by_weight_and_every_epoch_is_whole_and_shuffled_anew(wo
 
 def test_what_is_read_is_the_record_and_one_of_its_texts(world):
     human, _, tokenizer = world
-    parts = [Part("human", human)]
+    parts = [Component("human", human)]
     by_group = {
         stable_hash(r["key"]): r for r in (make_record(i, "train", HUMAN) for i in range(30))
     }
@@ -175,7 +175,7 @@ def test_what_is_read_is_the_record_and_one_of_its_texts(world):
     assert chosen == {0, 1, 2, 3, 4}
 
 
-def test_unusable_records_are_set_aside_and_say_why(world, tmp_path):
+def test_unusable_records_are_skipped_and_say_why(world, tmp_path):
     _, _, tokenizer = world
     good = make_record(0, "train", HUMAN)
     rows = [
@@ -186,9 +186,9 @@ def test_unusable_records_are_set_aside_and_say_why(world, tmp_path):
     ]
     directory = write(tmp_path, rows, RECORDS)
     found = {}
-    for batch in take(stream(world, [Part("mixed", directory)], batch_size=4), 3):
+    for batch in take(stream(world, [Component("mixed", directory)], batch_size=4), 3):
         for row in range(4):
-            found[int(batch["group"][row])] = REASONS[batch["reason"][row]]
+            found[int(batch["group"][row])] = SKIP_REASONS[batch["reason"][row]]
             assert batch["valid"][row] == (batch["reason"][row] == 0)
             if not batch["valid"][row]:
                 assert not batch["image"][row].any()
@@ -220,18 +220,20 @@ def test_a_view_file_names_pairs_of_a_scored_dataset(world, tmp_path):
     scores = scored(world, tmp_path)
     np.save(tmp_path / "kept.npy", np.array([[4, 1], [29, 0], [4, 0]], np.int32))
     relative = str(pathlib.Path(scores).relative_to(tmp_path))
-    view = str(tmp_path / "view.json")
-    save_view(view, [Part("kept", human, scores=relative, pairs="kept.npy"), Part("web", web)])
-    kept, plain = load_view(view)
-    assert kept.scores == scores and plain == Part("web", web)
-    pairs = Pairs(kept)
+    view = str(tmp_path / "mixture.json")
+    save_view(
+        view, [Component("kept", human, scores=relative, pairs="kept.npy"), Component("web", web)]
+    )
+    kept, plain = load_mixture(view)
+    assert kept.scores == scores and plain == Component("web", web)
+    pairs = RecordSource(kept)
     assert [(r["key"], r["texts"]) for r in map(pairs.__getitem__, range(len(pairs)))] == [
         ("human-train-0000004", ["new 4"]),
         ("human-train-0000029", ["web 29"]),
         ("human-train-0000004", ["web 4"]),
     ]
     assert pairs[1]["image"] == make_record(29, "train", HUMAN)["image"]
-    everything = Pairs(Part("all", human, scores=scores))
+    everything = RecordSource(Component("all", human, scores=scores))
     assert len(everything) == 30 and everything[7]["texts"] == ["web 7", "new 7"]
     assert next(stream(world, view))["valid"].all()
 
@@ -259,8 +261,8 @@ def test_what_is_missing_or_does_not_fit_is_named(world, tmp_path):
     with pytest.raises(UserError, match="has no split 'val'; it has test, train"):
         open_dataset(human, "val")
     with pytest.raises(UserError, match="view file .*none.json does not exist"):
-        load_view(str(tmp_path / "none.json"))
-    view = tmp_path / "view.json"
+        load_mixture(str(tmp_path / "none.json"))
+    view = tmp_path / "mixture.json"
     for content, message in (
         ("{", "is not a view"),
         ('{"parts": [{"name": "a", "dataset": "b", "wieght": 1}]}', "wieght"),
@@ -269,7 +271,7 @@ def test_what_is_missing_or_does_not_fit_is_named(world, tmp_path):
     ):
         view.write_text(content)
         with pytest.raises(UserError, match=message):
-            load_view(str(view))
+            load_mixture(str(view))
     with pytest.raises(UserError, match="batch_size is 0; it must be 1 or more"):
         stream(world, batch_size=0)
     pairs = tmp_path / "pairs.npy"
@@ -280,16 +282,16 @@ def test_what_is_missing_or_does_not_fit_is_named(world, tmp_path):
     ):
         np.save(pairs, array)
         with pytest.raises(UserError, match=message):
-            Pairs(Part("a", human, pairs=str(pairs)))
+            RecordSource(Component("a", human, pairs=str(pairs)))
     np.save(pairs, np.array([[0, 5]], np.int32))
     with pytest.raises(UserError, match="names text 5 of row 0, which has 5"):
-        Pairs(Part("a", human, pairs=str(pairs)))[0]
+        RecordSource(Component("a", human, pairs=str(pairs)))[0]
 
 
 def test_scores_of_another_dataset_are_refused(world, tmp_path):
     human, web, _ = world
     scores = scored(world, tmp_path, keys=[f"other-{i}" for i in range(30)])
     with pytest.raises(UserError, match="have 30 rows, dataset .* has 50"):
-        Pairs(Part("a", web, scores=scores))
+        RecordSource(Component("a", web, scores=scores))
     with pytest.raises(UserError, match="'human-train-0000000' in the dataset and 'other-0'"):
-        Pairs(Part("a", human, scores=scores))[0]
+        RecordSource(Component("a", human, scores=scores))[0]

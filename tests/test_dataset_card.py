@@ -10,7 +10,7 @@ from huggingface_hub import DatasetCard
 
 from blip_jax.capfilt import dataset_card, history, provenance
 from blip_jax.cli.main import main
-from blip_jax.data.datasets import Pairs, load_view
+from blip_jax.data.datasets import RecordSource, load_mixture
 from blip_jax.data.ingest import config as ingest_config
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -23,7 +23,7 @@ def folder(tmp_path_factory):
     world = scored_dataset.build(root, ("large", "small"), 2)
     settings = ingest_config.defaults().to_dict() | {"source": "shards/*.tar", "min_side": 200}
     settings["columns"] = sorted((settings["columns"] | {"text": "alt"}).items())  # as it is stored
-    counts = {"inputs": 1250, "rows": 240, "set_aside": {"too small": 1000, "opted out": 10}}
+    counts = {"inputs": 1250, "rows": 240, "skipped": {"too small": 1000, "opted out": 10}}
     manifest = pathlib.Path(world.images) / history.MANIFEST
     manifest.write_text(json.dumps(counts | {"settings": settings}))
     found = json.loads((pathlib.Path(world.scores) / provenance.FILE).read_text())
@@ -49,7 +49,9 @@ def test_the_card_says_what_statistics_say(folder):
     )  # fmt: skip
     kept = sum(row["kept"] for row in found["texts"])
     assert f"{kept} texts of {found['images']['with a kept text']} images" in text
-    assert kept == sum(len(Pairs(part)) for part in load_view(str(folder / "view.json")))
+    assert kept == sum(
+        len(RecordSource(part)) for part in load_mixture(str(folder / "mixture.json"))
+    )
     for heading in ("Texts", "What was left out", "Scores", "Noise", "Licences", "How it was made"):
         assert text.count(f"## {heading}\n") == 1, heading
     for row in found["verdicts"] + found["sweep"] + found["truth"]["rows"]:

@@ -12,7 +12,7 @@ import scored_dataset
 
 from blip_jax.capfilt import export
 from blip_jax.cli.main import main
-from blip_jax.data.datasets import Pairs, load_view, open_dataset, to_text
+from blip_jax.data.datasets import RecordSource, load_mixture, open_dataset, to_text
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -34,15 +34,15 @@ def view(root, web):
     options = ["report=0", "threshold.web=0.4", "threshold.synthetic=0.4", "weights=laion=2"]
     options = [f"--config.{option}" for option in [*options, f"scores={web.scores}"]]
     assert main(argv + options) == 0
-    return str(root / "out" / "view.json")
+    return str(root / "out" / "mixture.json")
 
 
 @pytest.fixture(scope="module")
 def wanted(view):
     """{key: {text}} and {key: image bytes} as training reads them."""
     texts, images = {}, {}
-    for part in load_view(view):
-        pairs = Pairs(part)
+    for part in load_mixture(view):
+        pairs = RecordSource(part)
         for number in range(len(pairs)):
             record = pairs[number]
             texts.setdefault(record["key"], []).append(record["texts"][0])
@@ -165,7 +165,7 @@ def test_without_images_nothing_but_the_list_is_written(view, wanted, tmp_path):
 
 def test_a_part_without_scores_has_texts_alone(web, tmp_path):
     """And what is no image is left out, and named."""
-    view = tmp_path / "view.json"
+    view = tmp_path / "mixture.json"
     view.write_text(json.dumps({"parts": [{"name": "plain", "dataset": web.images}]}))
     assert main(["export", str(view), str(tmp_path / "out"), "--to", "parquet"]) == 1
     (file,) = (tmp_path / "out" / "data").iterdir()

@@ -9,7 +9,7 @@ import pyarrow.parquet
 import pytest
 from ingest_fixture import TEXTS, check_rows, pictures, run
 
-from blip_jax.data.datasets import Part
+from blip_jax.data.datasets import Component
 from blip_jax.data.ingest.plan import as_name, source_name
 from blip_jax.data.pipeline import train_batches
 from blip_jax.data.tokenizer import train_wordpiece
@@ -66,14 +66,14 @@ def test_the_originals_lists(tmp_path):
     check_rows(rows)
     assert [row["key"] for row in rows] == ["coco--coco_0", "coco--coco_1", "coco--coco_2"]
     assert json.loads(rows[1]["fields"]) == {"id": 0, "merged": [{"id": 7}]}
-    assert (manifest["inputs"], manifest["set_aside"]) == (4, {"text of the image before": 1})
+    assert (manifest["inputs"], manifest["skipped"]) == (4, {"text of the image before": 1})
     web = [{"url": f"https://a.b/c/{seed}.jpg?d=e", "caption": TEXTS[seed]} for seed in range(3)]
     (tmp_path / "web.json").write_text(json.dumps([*web, {"url": "https://a.b/9.jpg",
                                                           "caption": "gone"}]))  # fmt: skip
     manifest, rows, _ = run(tmp_path, tmp_path / "web.json", "web", images=str(folder))
     check_rows(rows)
     assert rows[2]["url"] == "https://a.b/c/2.jpg?d=e"
-    assert manifest["set_aside"] == {"missing image": 1}
+    assert manifest["skipped"] == {"missing image": 1}
 
 
 @pytest.mark.parametrize("mode", ["w", "w:gz"])
@@ -94,7 +94,7 @@ def test_tars_of_webdataset(tmp_path, mode):
     assert [row["truth"] for row in rows] == ["", "", "dog"]
     assert json.loads(rows[0]["fields"]) == {"cls": "7"}
     assert (rows[1]["url"], json.loads(rows[1]["fields"])) == ("http://u", {"w": 1.5})
-    assert manifest["set_aside"] == {
+    assert manifest["skipped"] == {
         "broken JSON": 1, "file of no record": 1, "missing image": 1}  # fmt: skip
 
 
@@ -120,8 +120,8 @@ def test_parquet_with_images_inside(tmp_path):
     manifest, rows, _ = run(tmp_path, tmp_path / "own.parquet", "own")
     check_rows(rows, [[texts[0]] for texts in TEXTS])
     assert rows[0]["width"] == 48 and json.loads(rows[0]["fields"])["width"] == 9
-    assert manifest["set_aside"] == {"missing image": 1}
-    aside = (tmp_path / "own" / "set_aside.jsonl").read_text()
+    assert manifest["skipped"] == {"missing image": 1}
+    aside = (tmp_path / "own" / "skipped.jsonl").read_text()
     assert json.loads(aside)["detail"] == "failed_to_download"
     hub = [
         {"image": {"bytes": found.jpeg(seed), "path": "x.jpg"}, "alt_text": TEXTS[seed]}
@@ -143,7 +143,7 @@ def test_folders_with_side_cars(tmp_path):
     (folder / "z" / "3.png").write_bytes(found.encoded(found.picture(3), "PNG"))
     manifest, rows, index = run(tmp_path, folder)
     check_rows(rows)
-    assert manifest["set_aside"] == {"empty text": 1}
+    assert manifest["skipped"] == {"empty text": 1}
     assert [row["key"] for row in rows] == ["images--0", "images--1", "images--2"]
     assert [entry["license"] for entry in index] == [None, None, "CC-BY"]
     lines = [{"file_name": f"{seed}.jpg", "text": TEXTS[seed]} for seed in range(3)]
@@ -171,7 +171,7 @@ def test_an_import_is_trained_on(tmp_path):
     found.write_shards(tmp_path / "in", 2, 20, broken=5)
     run(tmp_path, tmp_path / "in")
     tokenizer = train_wordpiece(["picture 0 1 2 3"], str(tmp_path / "tokenizer"), 60)
-    part = Part("web", str(tmp_path / "out"))
+    part = Component("web", str(tmp_path / "out"))
     batch = next(train_batches([part], tokenizer, batch_size=8, image_size=32, num_threads=1))
     assert batch["image"].shape == (8, 32, 32, 3) and batch["valid"].all()
 

@@ -75,8 +75,8 @@ def is_alive(pid):
 def test_the_counts_and_the_shards(tars, whole, tmp_path):
     manifest = json.loads(whole["manifest.json"])
     assert manifest["inputs"] == SHARDS * RECORDS + 1
-    assert manifest["inputs"] == manifest["rows"] + sum(manifest["set_aside"].values())
-    assert len(whole["set_aside.jsonl"].splitlines()) == sum(manifest["set_aside"].values())
+    assert manifest["inputs"] == manifest["rows"] + sum(manifest["skipped"].values())
+    assert len(whole["skipped.jsonl"].splitlines()) == sum(manifest["skipped"].values())
     assert [name for name in whole if "-of-00012" in name] and len(manifest["units"]) == 14
     assert not [name for name in whole if name.startswith("incomplete")]
 

@@ -37,14 +37,14 @@ def test_ten_ways_of_being_broken(tmp_path):
         found.write_tar(tmp_path / "in" / f"{number}.tar", [sample])
     before = sorted(tmp_path.rglob("*"))
     manifest, rows, _ = run(tmp_path, tmp_path / "in")
-    counted = {way: next(iter(unit["set_aside"]), "") for way, unit in zip(ways, manifest["units"])}
-    assert counted == {way: found.REASONS.get(way, "") for way in ways}
+    counted = {way: next(iter(unit["skipped"]), "") for way, unit in zip(ways, manifest["units"])}
+    assert counted == {way: found.SKIP_REASONS.get(way, "") for way in ways}
     new = [path for path in tmp_path.rglob("*") if path not in before]
     assert all("out" in path.parts for path in new) and not list(tmp_path.parent.glob("0*"))
     picture = np.asarray(found.picture(3)).astype(float)
     grey = np.asarray(found.picture(3).convert("L")).astype(float)
     wanted = [("animated GIF", picture, 20), ("CMYK", picture, 4), ("16-bit PNG", grey, 0.5)]
-    kept = [way for way in ways if way not in found.REASONS]
+    kept = [way for way in ways if way not in found.SKIP_REASONS]
     for way, image, tolerance in wanted:
         seen = decode(rows[kept.index(way)]["image"]).astype(float)
         seen = seen if image.ndim == 3 else seen.mean(-1)
@@ -122,12 +122,12 @@ def test_damaged_lines_rows_and_archives_are_counted(tmp_path):
     (folder / "x.jsonl").write_bytes(b"\n".join(lines))
     manifest, rows, _ = run(tmp_path, folder / "x.jsonl", "lines", unit_rows=2)
     check_rows(rows)
-    assert manifest["set_aside"] == {"broken JSON": 2, "text not UTF-8": 1}
+    assert manifest["skipped"] == {"broken JSON": 2, "text not UTF-8": 1}
     table = b'image,caption\r\n0.jpg,"a red\r\nball"\r\n1.jpg\r\n\r\n2.jpg,"a dog'
     (folder / "x.csv").write_bytes(b"\xef\xbb\xbf" + table)
     manifest, rows, _ = run(tmp_path, folder / "x.csv", "rows", unit_rows=1)
     assert [row["texts"] for row in rows] == [["a red\r\nball"], ["a dog"]]
-    assert manifest["set_aside"] == {"broken row": 1}
+    assert manifest["skipped"] == {"broken row": 1}
     samples = [(f"{n}", {"txt": b"a", "jpg": found.jpeg(n)}) for n in range(3)]
     whole = found.write_tar(folder / "0.tar", samples).read_bytes()
     with tarfile.open(folder / "0.tar") as tar:
@@ -138,7 +138,7 @@ def test_damaged_lines_rows_and_archives_are_counted(tmp_path):
     (folder / "3.tar").write_bytes(b"")
     manifest, rows, _ = run(tmp_path, folder / "*.tar", "tars")
     assert [unit["rows"] for unit in manifest["units"]] == [3, 1, 1, 0]
-    assert [unit["set_aside"] for unit in manifest["units"]] == [
+    assert [unit["skipped"] for unit in manifest["units"]] == [
         {}, {"broken archive": 2}, {"broken archive": 2}, {"broken archive": 1}]  # fmt: skip
 
 

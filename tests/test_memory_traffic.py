@@ -37,7 +37,7 @@ def step():
 def test_of_the_batch_momentum_features_alone_are_gathered(step):
     """Once, whatever the queue's length; each device receives those of the seven others."""
     made, compiled = step
-    a_pair = 2 * 4 * made.task.config.embed + 1  # two features, and whether it counts
+    a_pair = 2 * 4 * made.task.config.embed_dim + 1  # two features, and whether it counts
     others = PAIRS // DEVICES * (DEVICES - 1)
     found = compiled.collectives()
     assert found.pop("all-gather") == others * a_pair

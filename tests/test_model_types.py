@@ -1,4 +1,4 @@
-"""The kinds of model: what each has, how many parameters at the published sizes, and where."""
+"""Model types: what each has, how many parameters at the published sizes, and where."""
 
 import functools
 import math
@@ -21,7 +21,7 @@ DECODER = {"decoder_self_attention", "decoder_self_attention_norm"}
 CROSS = {"cross_attention", "cross_attention_norm"}
 FFN = {"ffn_in", "ffn_out", "ffn_norm"}
 TEXT = {"embeddings", "layers", "cross_attention_context"}
-# kind: (top of the tree beside vit and med, med, its layers).
+# model_type: (top of the tree beside vit and med, med, its layers).
 WANTED = {
     "pretrain": (HEADS, TEXT | {"lm_head"}, ENCODER | DECODER | CROSS | FFN),
     "captioner": (set(), TEXT | {"lm_head"}, DECODER | CROSS | FFN),
@@ -40,17 +40,17 @@ WANTED = {
 }
 
 
-def config_of(kind, preset="tiny", **changes):
-    med = {"sharing": "none"} if kind == "vqa" else {}
+def config_of(model_type, preset="tiny", **changes):
+    med = {"sharing": "none"} if model_type == "vqa" else {}
     if preset == "tiny":
         return tiny.config(med=med, **changes)
     return nn.preset(preset, med=med, **changes)
 
 
 @functools.cache
-def shapes(kind, preset="tiny", size=16):
-    vit = {"image_size": size} | ({"patch": 8} if preset == "tiny" else {})
-    return nn.shapes(config_of(kind, preset, vit=vit), kind)
+def shapes(model_type, preset="tiny", size=16):
+    vit = {"image_size": size} | ({"patch_size": 8} if preset == "tiny" else {})
+    return nn.param_shapes(config_of(model_type, preset, vit=vit), model_type)
 
 
 def paths(tree):
@@ -62,13 +62,13 @@ def count(tree):
 
 
 def test_all_kinds_are_here():
-    assert {*WANTED, "vqa"} == set(nn.KINDS)
+    assert {*WANTED, "vqa"} == set(nn.MODEL_TYPES)
 
 
-@pytest.mark.parametrize("kind", WANTED)
-def test_a_kind_has_its_parts_and_no_others(kind):
-    top, med, layer = WANTED[kind]
-    params = shapes(kind)
+@pytest.mark.parametrize("model_type", WANTED)
+def test_a_kind_has_its_parts_and_no_others(model_type):
+    top, med, layer = WANTED[model_type]
+    params = shapes(model_type)
     assert set(params) == {"vit", "med"} | top
     assert set(params["med"]) == med
     assert set(params["med"]["layers"]["layer"]) == layer
@@ -86,18 +86,23 @@ def test_question_encoder_and_answer_decoder_have_nothing_in_common():
 
 def test_parts_of_pretraining_make_up_all_of_it():
     whole = paths(shapes("pretrain"))
-    parts = {kind: paths(shapes(kind)) for kind in ("captioner", "retrieval", "features")}
+    parts = {
+        model_type: paths(shapes(model_type))
+        for model_type in ("captioner", "retrieval", "features")
+    }
     for part in parts.values():
         assert part.items() <= whole.items()
     assert parts["features"].items() < parts["retrieval"].items()
     assert parts["captioner"] | parts["retrieval"] == whole
 
 
-@pytest.mark.parametrize("kind", nn.KINDS)
-def test_shapes_are_those_of_init(kind):
-    made = jax.jit(nn.init, static_argnums=(0, 2))(config_of(kind), jax.random.key(1), kind)
+@pytest.mark.parametrize("model_type", nn.MODEL_TYPES)
+def test_shapes_are_those_of_init(model_type):
+    made = jax.jit(nn.init, static_argnums=(0, 2))(
+        config_of(model_type), jax.random.key(1), model_type
+    )
     assert jax.tree.map(lambda x: (x.shape, x.dtype), made) == jax.tree.map(
-        lambda x: (x.shape, np.dtype("float32")), shapes(kind)
+        lambda x: (x.shape, np.dtype("float32")), shapes(model_type)
     )
     start = {"temperature": 0.07, "logit_scale": math.log(1 / 0.07)}
     for path, leaf in paths(made).items():
@@ -109,8 +114,8 @@ def test_shapes_are_those_of_init(kind):
 
 
 def test_an_unknown_kind_is_named():
-    for call in (nn.network, nn.shapes):
-        with pytest.raises(UserError, match="unknown kind of model 'captioning'; known: pretrain,"):
+    for call in (nn.network, nn.param_shapes):
+        with pytest.raises(UserError, match="unknown model type 'captioning'; known: pretrain,"):
             call(tiny.config(), "captioning")
 
 
@@ -144,20 +149,20 @@ TEXT_COUNT = {
 
 
 @pytest.mark.parametrize("preset", ["base", "large"])
-@pytest.mark.parametrize("kind", nn.KINDS)
-def test_real_sizes(kind, preset):
-    wanted = VIT[preset] + MORE[preset] + TEXT_COUNT[kind]
+@pytest.mark.parametrize("model_type", nn.MODEL_TYPES)
+def test_real_sizes(model_type, preset):
+    wanted = VIT[preset] + MORE[preset] + TEXT_COUNT[model_type]
     if preset == "large":
-        wanted += 2 * LARGE if kind == "nlvr" else LARGE
-    if kind in ("pretrain", "retrieval"):
+        wanted += 2 * LARGE if model_type == "nlvr" else LARGE
+    if model_type in ("pretrain", "retrieval"):
         wanted += PROJECTION[preset] + 768 * 2 + 2 + 1
-    if kind == "aligned":
+    if model_type == "aligned":
         wanted += PROJECTION[preset] - 2 * 256 + 1
-    assert count(shapes(kind, preset, 384)) == wanted
+    assert count(shapes(model_type, preset, 384)) == wanted
 
 
 @pytest.mark.parametrize(
-    ("kind", "preset", "published", "extra"),
+    ("model_type", "preset", "published", "extra"),
     [
         # model.safetensors of Salesforce's repositories at Hugging Face. Its text decoders count
         # the word embedding again as the LM head's kernel.
@@ -167,18 +172,18 @@ def test_real_sizes(kind, preset):
         ("retrieval", "base", 223_744_258, -1),  # it has no temperature
     ],
 )
-def test_published_sizes(kind, preset, published, extra):
-    assert count(shapes(kind, preset, 384)) == published - extra
+def test_published_sizes(model_type, preset, published, extra):
+    assert count(shapes(model_type, preset, 384)) == published - extra
 
 
 # Where they lie on a mesh.
 
 
 @pytest.mark.parametrize("preset", ["base", "large"])
-@pytest.mark.parametrize("kind", nn.KINDS)
-def test_every_parameter_has_a_rule_and_what_is_large_is_cut(kind, preset):
+@pytest.mark.parametrize("model_type", nn.MODEL_TYPES)
+def test_every_parameter_has_a_rule_and_what_is_large_is_cut(model_type, preset):
     mesh = make_mesh({"data": 2, "fsdp": 2, "tensor": 2})
-    params = {"params": shapes(kind, preset, 384)}
+    params = {"params": shapes(model_type, preset, 384)}
     placed = paths(shardings(params, mesh))
     for path, leaf in paths(params).items():
         piece = math.prod(placed[path].shard_shape(leaf.shape))
@@ -199,17 +204,17 @@ def test_specs_of_what_only_some_kinds_have():
 # Half precision, for all that is no `Blip`.
 
 
-@pytest.mark.parametrize("kind", ["vqa", "nlvr", "aligned"])
-def test_bfloat16_is_near_float32(kind):
+@pytest.mark.parametrize("model_type", ["vqa", "nlvr", "aligned"])
+def test_bfloat16_is_near_float32(model_type):
     ids, mask = tiny.texts(3)
-    params = tiny.init(config_of(kind), 1, kind)
+    params = tiny.init(config_of(model_type), 1, model_type)
 
     def outputs(dtype):
-        network = nn.network(config_of(kind, dtype=dtype), kind)
-        run = jax.jit(functools.partial(network.apply, method=nn.KINDS[kind].paths))
+        network = nn.network(config_of(model_type, dtype=dtype), model_type)
+        run = jax.jit(functools.partial(network.apply, method=nn.MODEL_TYPES[model_type].paths))
         return jax.tree.leaves(run({"params": params}, tiny.images(3), ids, mask))
 
-    if kind == "aligned":  # its states are in the compute dtype, all else is float32
+    if model_type == "aligned":  # its states are in the compute dtype, all else is float32
         assert [x.dtype for x in outputs("bfloat16")][-1] == jnp.bfloat16
     for found, wanted in zip(outputs("bfloat16"), outputs("float32"), strict=True):
         # Some dozen roundings to 8 bits.

@@ -19,8 +19,10 @@ def world(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def model(world):
-    """Of a kind, made once."""
-    return functools.cache(lambda kind, seed=2: tiny_dataset.trained(world, seed, "", kind))
+    """Makes a model of a type once."""
+    return functools.cache(
+        lambda model_type, seed=2: tiny_dataset.trained(world, seed, "", model_type)
+    )
 
 
 # Matching
@@ -110,9 +112,9 @@ def test_aligned_features(model):
 # Hidden states
 
 
-@pytest.mark.parametrize("kind", ["features", "pretrain"])
-def test_states_of_images_of_texts_and_of_both(model, kind):
-    features = model(kind)
+@pytest.mark.parametrize("model_type", ["features", "pretrain"])
+def test_states_of_images_of_texts_and_of_both(model, model_type):
+    features = model(model_type)
     ids, mask = features.tokenizer.encode(TEXTS, 24)
     images = features.states(FILES)
     assert images.shape == (10, 5, 16)

@@ -25,8 +25,10 @@ def world(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def model(world):
-    """Of a kind, made once."""
-    return functools.cache(lambda kind, seed=2: tiny_dataset.trained(world, seed, "", kind))
+    """Makes a model of a type once."""
+    return functools.cache(
+        lambda model_type, seed=2: tiny_dataset.trained(world, seed, "", model_type)
+    )
 
 
 # Captions

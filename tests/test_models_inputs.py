@@ -27,8 +27,8 @@ def world(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def model(world):
-    """Of a kind, made once."""
-    return functools.cache(lambda kind: tiny_dataset.trained(world, 2, "", kind))
+    """Makes a model of a type once."""
+    return functools.cache(lambda model_type: tiny_dataset.trained(world, 2, "", model_type))
 
 
 # Kinds and methods
@@ -44,15 +44,17 @@ METHODS = {
 }
 
 
-@pytest.mark.parametrize("kind", nn.KINDS)
-def test_what_a_kind_cannot_do_is_said_before_anything_is_loaded(kind):
-    nothing = Model({}, tiny.config(), "/nowhere", kind=kind)
-    for method, (kinds, args) in METHODS.items():
-        if kind in kinds:
+@pytest.mark.parametrize("model_type", nn.MODEL_TYPES)
+def test_what_a_kind_cannot_do_is_said_before_anything_is_loaded(model_type):
+    nothing = Model({}, tiny.config(), "/nowhere", model_type=model_type)
+    for method, (model_types, args) in METHODS.items():
+        if model_type in model_types:
             continue
         message = refused(getattr(nothing, method), *args)
-        assert message.startswith(f"a {kind} model is none that ")
-        assert set(re.findall(r"\w+", message.rpartition("of kind")[2])) - {"or"} == kinds
+        assert message.startswith(f"a {model_type} model is none that ")
+        assert (
+            set(re.findall(r"\w+", message.rpartition("of model_type")[2])) - {"or"} == model_types
+        )
 
 
 # Images that are none
@@ -103,7 +105,7 @@ def test_float_arrays_are_refused_whole(model):
 
 
 @pytest.mark.parametrize(
-    ("kind", "method", "args", "message"),
+    ("model_type", "method", "args", "message"),
     [
         ("retrieval", "match", (FILES[:2], TEXTS[:3]), "2 images and 3 texts: give one an image"),
         ("retrieval", "match", (FILES[:2], "a dog"), "2 images and 1 texts: give one an image"),
@@ -124,8 +126,8 @@ def test_float_arrays_are_refused_whole(model):
         ("nlvr", "judge", ([], [], []), "no images: give one at least"),
     ],
 )
-def test_counts_that_do_not_go_together(model, kind, method, args, message):
-    assert refused(getattr(model(kind), method), *args).startswith(message)
+def test_counts_that_do_not_go_together(model, model_type, method, args, message):
+    assert refused(getattr(model(model_type), method), *args).startswith(message)
 
 
 @pytest.mark.parametrize(
@@ -194,11 +196,11 @@ CALLS = {
 }
 
 
-@pytest.mark.parametrize("kind", CALLS)
-def test_a_second_call_compiles_nothing(world, kind, traces):
-    fresh = tiny_dataset.trained(world, 5, "", kind)
+@pytest.mark.parametrize("model_type", CALLS)
+def test_a_second_call_compiles_nothing(world, model_type, traces):
+    fresh = tiny_dataset.trained(world, 5, "", model_type)
     fresh.max_length = 16  # one length of text
-    for method, first, second, options in CALLS[kind]:
+    for method, first, second, options in CALLS[model_type]:
         before = len(traces)
         getattr(fresh, method)(*first, **options)
         traced = len(traces)

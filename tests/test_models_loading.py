@@ -22,8 +22,10 @@ def world(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def model(world):
-    """Of a kind, made once."""
-    return functools.cache(lambda kind, seed=2: tiny_dataset.trained(world, seed, "", kind))
+    """Makes a model of a type once."""
+    return functools.cache(
+        lambda model_type, seed=2: tiny_dataset.trained(world, seed, "", model_type)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +39,11 @@ def workdir(world, tmp_path_factory):
 def test_a_workdir_is_the_model_that_was_trained(world, workdir, form):
     wanted = tiny_dataset.trained(world, 4, tiny_dataset.PROMPT, "captioner")
     found = models.load(form(workdir))
-    assert (found.kind, found.prompt, found.max_length) == ("captioner", tiny_dataset.PROMPT, 24)
+    assert (found.model_type, found.prompt, found.max_length) == (
+        "captioner",
+        tiny_dataset.PROMPT,
+        24,
+    )
     assert found.config == wanted.config and found.image_size == 16
     assert found.tokenizer.vocab_size == world.tokenizer.vocab_size
     jax.tree.map(np.testing.assert_array_equal, found.params, wanted.params)
@@ -49,13 +55,13 @@ def test_loading_at_another_size(world, workdir):
     small, large = (models.load(workdir, image_size=size) for size in (None, 32))
     assert (small.image_size, large.image_size) == (16, 32)
     before, after = (np.asarray(x.params["vit"]["position"]) for x in (small, large))
-    np.testing.assert_array_equal(after, nn.resize_position(before, 17))
+    np.testing.assert_array_equal(after, nn.resize_position_embedding(before, 17))
     assert before.shape == (1, 5, 16)
     for name, leaf in large.params["vit"].items():
         if name != "position":
             jax.tree.map(np.testing.assert_array_equal, leaf, small.params["vit"][name])
     assert len(large.caption(FILES[:2], **SHORT)) == 2
-    assert "image_size 20 is not a multiple of patch 8" in refused(
+    assert "image_size 20 is not a multiple of patch_size 8" in refused(
         models.load, workdir, image_size=20
     )
 
@@ -78,7 +84,7 @@ def test_a_checkpoint_of_the_original(world, model, tmp_path):
     checkpoint = checkpoints.Checkpoint("captioner", captioner.config, params, prompt="a ")
     checkpoints.write(checkpoint, str(tmp_path / "model.safetensors"), "original")
     found = models.load(tmp_path / "model.safetensors", tokenizer=f"{world.folder}/tokenizer")
-    assert (found.kind, found.prompt) == ("captioner", "a ")
+    assert (found.model_type, found.prompt) == ("captioner", "a ")
     given = dict(SHORT, prompt="", batch_size=8)
     assert found.caption(FILES[:3], **given) == captioner.caption(FILES[:3], **given)
     unknown = models.load(tmp_path / "model.safetensors")

@@ -48,7 +48,7 @@ def test_queue_is_valid_only_where_it_was_written():
     assert queue.pointer == 3
 
 
-def test_queue_remembers_which_pairs_were_set_aside():
+def test_queue_remembers_which_pairs_were_skipped():
     queue = filled(3, [numbered(0, 3), numbered(3, 2, valid=jnp.array([False, True]))])
     assert np.asarray(queue.valid).tolist() == [False, True, True]
 

@@ -19,7 +19,7 @@ from blip_jax import checkpoints
 from blip_jax.data.tokenizer import train_wordpiece
 
 ROOT = pathlib.Path(__file__).parents[1]
-VISION = {"image_size": 32, "patch": 8}
+VISION = {"image_size": 32, "patch_size": 8}
 WORDS = "a photo of the colour is it sunny what doing yes sleeping dog asleep beach at noon picture"
 # What a training on two cores is made smaller by; the rest of its line stays as it is written.
 SMALL = """--config.model.preset=tiny --config.tokenizer=words --config.batch_size=8
@@ -33,13 +33,13 @@ def chapter(title: str, language: str) -> str:
     return re.search(rf"```{language}\n(.*?)```", text, re.DOTALL)[1]
 
 
-def write_model(kind: str, folder: pathlib.Path, tokenizer) -> None:
+def write_model(model_type: str, folder: pathlib.Path, tokenizer) -> None:
     """A tiny model with random weights, as a Hugging Face folder."""
-    config = tiny.config(vit=VISION, med={"vocab": tokenizer.vocab_size, "max_length": 40})
-    if kind == "vqa":
+    config = tiny.config(vit=VISION, med={"vocab_size": tokenizer.vocab_size, "max_length": 40})
+    if model_type == "vqa":
         config = dataclasses.replace(config, med=dataclasses.replace(config.med, sharing="none"))
     checkpoint = checkpoints.Checkpoint(
-        kind, config, tiny.init(config, kind=kind), tokenizer=tokenizer
+        model_type, config, tiny.init(config, model_type=model_type), tokenizer=tokenizer
     )
     checkpoints.write(checkpoint, str(folder), "hf")
 
@@ -49,8 +49,8 @@ def test_in_python(tmp_path, monkeypatch, capsys):
     rng = np.random.default_rng(0)
     for name in ("dog.jpg", "beach.png"):
         Image.fromarray(rng.integers(0, 256, (50, 60, 3), dtype=np.uint8)).save(tmp_path / name)
-    for kind in ("captioner", "retrieval", "vqa"):
-        write_model(kind, tmp_path / f"blip-{kind}", tokenizer)
+    for model_type in ("captioner", "retrieval", "vqa"):
+        write_model(model_type, tmp_path / f"blip-{model_type}", tokenizer)
     monkeypatch.chdir(tmp_path)
     names: dict = {}
     exec(compile(chapter("In Python", "python"), "README.md", "exec"), names)  # noqa: S102 - ours
@@ -66,8 +66,11 @@ def cleaned(tmp_path_factory):
     folder = tmp_path_factory.mktemp("cleaned")
     tokenizer = train_wordpiece([WORDS], str(folder / "words"), 120)
     malformed_files.write_shards(folder / "shards", 2, 60)
-    for kind, name in (("captioner", "image-captioning-base"), ("retrieval", "itm-base-coco")):
-        write_model(kind, folder / "Salesforce" / f"blip-{name}", tokenizer)
+    for model_type, name in (
+        ("captioner", "image-captioning-base"),
+        ("retrieval", "itm-base-coco"),
+    ):
+        write_model(model_type, folder / "Salesforce" / f"blip-{name}", tokenizer)
     (folder / "configs").symlink_to(ROOT / "configs")
     lines = chapter("Clean and re-caption your own data", "bash").strip()
     assert lines.splitlines()[-1].startswith("blip-jax train ")
@@ -83,8 +86,8 @@ def cleaned(tmp_path_factory):
 
 def test_from_tars_to_a_training(cleaned):
     manifest = json.loads((cleaned / "data/mine/manifest.json").read_text())
-    assert manifest["inputs"] == manifest["rows"] + sum(manifest["set_aside"].values())
-    assert manifest["rows"] > 100 and manifest["set_aside"]
+    assert manifest["inputs"] == manifest["rows"] + sum(manifest["skipped"].values())
+    assert manifest["rows"] > 100 and manifest["skipped"]
     found = json.loads((cleaned / "runs/mine/statistics.json").read_text())
     assert found["images"]["count"] == manifest["rows"]
     assert len(found["commands"]) == 3  # those that led to it, for the card

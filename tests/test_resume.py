@@ -11,7 +11,7 @@ import pytest
 
 from blip_jax import nn
 from blip_jax.checkpoints import original, rules, tensors
-from blip_jax.data.datasets import Part, save_view
+from blip_jax.data.datasets import Component, save_view
 from blip_jax.data.synthetic.builder import ShapesConfig, make_record, prepare
 from blip_jax.data.tokenizer import train_wordpiece
 from blip_jax.runtime.errors import UserError
@@ -24,12 +24,14 @@ from blip_jax.train.mesh import check_batch, make_mesh
 
 STEPS = 6
 MODEL = {
-    "vit": {"image_size": 16, "patch": 8, "width": 16, "depth": 1, "heads": 2, "drop_path": 0.1},
+    "vit": {
+        "image_size": 16, "patch_size": 8, "width": 16, "depth": 1, "heads": 2, "drop_path": 0.1,
+    },  # fmt: skip
     "med": {
-        "width": 16, "depth": 1, "heads": 2, "mlp": 32, "max_length": 16, "dropout": 0.1,
+        "width": 16, "depth": 1, "heads": 2, "mlp_dim": 32, "max_length": 16, "dropout": 0.1,
     },
-    "embed": 8,
-    "unroll": 1,
+    "embed_dim": 8,
+    "scan_unroll": 1,
 }  # fmt: skip
 
 
@@ -39,7 +41,7 @@ def world(tmp_path_factory):
     folder = tmp_path_factory.mktemp("world")
     shapes = ShapesConfig(kind="human", train=24, val=0, test=0)
     dataset = prepare(str(folder), shapes)
-    save_view(str(folder / "view.json"), [Part("human", dataset)])
+    save_view(str(folder / "mixture.json"), [Component("human", dataset)])
     texts = [text for i in range(24) for text in make_record(i, "train", shapes)["texts"]]
     train_wordpiece(texts, str(folder / "tokenizer"), 120)
     return folder
@@ -58,7 +60,7 @@ def tiny_run(world, task="pretrain", **changes):
     config.optimizer.update(name="constant", lr=1e-3)
     config.mesh.update(data=4, fsdp=2)
     config.update(
-        tokenizer=str(world / "tokenizer"), view=str(world / "view.json"), batch_size=8,
+        tokenizer=str(world / "tokenizer"), view=str(world / "mixture.json"), batch_size=8,
         max_length=12, steps=STEPS, log_every=1, save_every=4, **changes,
     )  # fmt: skip
     return config
@@ -104,7 +106,7 @@ def test_a_run_learns_and_reports_each_step(whole):
     assert [line["step"] for line in lines] == list(range(1, STEPS + 1))
     for line in lines:
         assert line["loss"] == pytest.approx(line["itc"] + line["itm"] + line["lm"], rel=1e-5)
-        assert line["learning_rate"] == pytest.approx(1e-3) and line["set_aside"] == 0
+        assert line["learning_rate"] == pytest.approx(1e-3) and line["skipped"] == 0
     assert lines[-1]["lm"] < lines[0]["lm"]
     assert state.step == STEPS and state.queue.pointer == STEPS * 8 % 20
     assert (workdir / "tokenizer" / "vocab.txt").is_file()
@@ -178,8 +180,8 @@ def test_a_run_starts_from_another_workdir(world, whole, task, tmp_path):
     config.steps = 0
     state = loop.train(config, str(tmp_path))
     trained = whole[1].params
-    kind = {"captioner": "captioner", "filter": "retrieval"}[task]
-    shapes = nn.shapes(nn.preset("tiny", **MODEL), kind)
+    model_type = {"captioner": "captioner", "filter": "retrieval"}[task]
+    shapes = nn.param_shapes(nn.preset("tiny", **MODEL), model_type)
     assert jax.tree.structure(state.params) == jax.tree.structure(shapes)
     kept = select(trained, state.params)
     for got, want in zip(jax.tree.leaves(state.params), jax.tree.leaves(kept), strict=True):
@@ -238,14 +240,18 @@ def test_init_from_a_missing_workdir_is_named(config, tmp_path):
 
 def test_init_from_another_model_is_named(config, whole, tmp_path):
     config.init_from = str(whole[0])
-    config.model.changes = {**MODEL, "med": {**MODEL["med"], "mlp": 64}}
-    with pytest.raises(UserError, match=r"med\.mlp 32"):
+    config.model.changes = {**MODEL, "med": {**MODEL["med"], "mlp_dim": 64}}
+    with pytest.raises(UserError, match=r"med\.mlp_dim 32"):
         loop.train(config, str(tmp_path))
 
 
 @pytest.mark.parametrize(
     "changes",
-    [{"med": {**MODEL["med"], "mlp": 64}}, {"vit": {**MODEL["vit"], "depth": 2}}, {"embed": 4}],
+    [
+        {"med": {**MODEL["med"], "mlp_dim": 64}},
+        {"vit": {**MODEL["vit"], "depth": 2}},
+        {"embed_dim": 4},
+    ],
 )
 def test_a_checkpoint_of_another_model_is_named(config, whole, changes):
     config.update(steps=STEPS + 1)
@@ -255,7 +261,7 @@ def test_a_checkpoint_of_another_model_is_named(config, whole, changes):
 
 
 def test_a_missing_view_is_named(config, tmp_path):
-    config.view = str(tmp_path / "views" / "none.json")
+    config.mixture = str(tmp_path / "views" / "none.json")
     with pytest.raises(UserError, match=r"view file .*none\.json does not exist"):
         loop.train(config, str(tmp_path))
 

@@ -166,7 +166,7 @@ def test_columns_are_what_was_written(world):
     logits = np.log(found.p_match / (1 - found.p_match))
     np.testing.assert_allclose(found.cosine, np.tanh(logits / 4), atol=1e-3)
     assert (~found.scored).sum() == 4
-    assert storage.set_aside(found) == {"undecodable image: no bytes": 1, "empty text": 3}
+    assert storage.skipped(found) == {"undecodable image: no bytes": 1, "empty text": 3}
     lengths = [len(text.split()) + 2 for text in found.text.to_pylist()]
     assert found.tokens.tolist() == lengths
 
@@ -177,7 +177,7 @@ def test_an_image_without_texts_is_a_row(tmp_path):
         scored_dataset.write_scores(tmp_path / "scores", rows, ("judge",)), "train"
     )
     assert found.key.to_pylist() == ["a", "b"] and found.p_match.shape == (0, 1)
-    assert kept(found, Rules(best=1)) == [] and storage.set_aside(found) == {}
+    assert kept(found, Rules(best=1)) == [] and storage.skipped(found) == {}
 
 
 def test_where_scores_come_from(world, tmp_path):

@@ -20,9 +20,9 @@ def state_of(config):
 
     def start(key):
         params = nn.init(config, key)
-        queue = losses.init_queue(64, config.embed, key)
+        queue = losses.init_queue(64, config.embed_dim, key)
         opt_state = optax.adamw(1e-3).init(params)
-        momentum = nn.momentum_subtree(params)
+        momentum = nn.momentum_params(params)
         return TrainState(jnp.int32(0), params, momentum, queue, opt_state)
 
     return jax.eval_shape(start, jax.random.key(0))

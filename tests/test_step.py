@@ -140,7 +140,7 @@ def test_momentum_weights_move_towards_the_steps_weights(single, wanted):
     expected = jax.tree.map(
         lambda slow, w: MOMENTUM * slow + (1 - MOMENTUM) * w,
         momentum,
-        nn.momentum_subtree(params),
+        nn.momentum_params(params),
     )
     found = wanted[0].momentum
     assert jax.tree.structure(found) == jax.tree.structure(expected)
@@ -166,7 +166,7 @@ def test_queue_takes_the_momentum_features(single, wanted):
     assert queue.pointer == (9 + PAIRS) % QUEUE and wanted[0].step == 4
 
 
-def test_pairs_set_aside_change_nothing(single, wanted):
+def test_pairs_skipped_change_nothing(single, wanted):
     batch = make_batch()
     batch["image"][6] += 5.0
     batch["ids"][6, 1:] = 9

@@ -80,7 +80,7 @@ def test_tasks_of_fewer_losses(names):
     params = tiny.init(task.config)
     momentum = queue = None
     if task.objectives.contrast:
-        momentum = nn.momentum_subtree(params)
+        momentum = nn.momentum_params(params)
         queue = losses.init_queue(QUEUE, 8, jax.random.key(0))
     state = TrainState(np.int32(0), params, momentum, queue, STILL.init(params))
     state, metrics = jax.device_get(jax.jit(make_step(task, STILL))(state, make_batch(), None))

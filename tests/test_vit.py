@@ -36,8 +36,8 @@ def params(config):
     return tiny.init(config)
 
 
-@pytest.mark.parametrize("unroll", [1, 2])
-def test_scan_is_a_loop(config, params, unroll):
+@pytest.mark.parametrize("scan_unroll", [1, 2])
+def test_scan_is_a_loop(config, params, scan_unroll):
     vit = params["vit"]
     x = patches(IMAGES, 8) @ vit["patch"]["kernel"] + vit["patch"]["bias"]
     x = np.concatenate([np.repeat(vit["cls"], len(x), 0), x], 1) + vit["position"]
@@ -46,7 +46,7 @@ def test_scan_is_a_loop(config, params, unroll):
         layer = jax.tree.map(lambda w, n=number: w[n], vit["blocks"])
         x, _ = block.apply({"params": layer}, x, 0.0)
     x = LayerNorm(1e-6).apply({"params": vit["norm"]}, x)
-    scanned = tokens(tiny.config(unroll=unroll), params)
+    scanned = tokens(tiny.config(scan_unroll=scan_unroll), params)
     np.testing.assert_allclose(scanned, x, atol=1e-5)
 
 
@@ -112,7 +112,7 @@ def test_stochastic_depth_spares_the_first_layer(params):
 def test_resized_position_is_torchs_bicubic(old, new):
     torch = pytest.importorskip("torch")
     position = np.random.default_rng(0).normal(size=(1, old**2 + 1, 6)).astype(np.float32)
-    found = nn.resize_position(position, new**2 + 1)
+    found = nn.resize_position_embedding(position, new**2 + 1)
     grid = torch.tensor(position[:, 1:].reshape(1, old, old, 6)).permute(0, 3, 1, 2)
     grid = torch.nn.functional.interpolate(grid, (new, new), mode="bicubic", align_corners=False)
     wanted = grid.permute(0, 2, 3, 1).reshape(1, new * new, 6).numpy()
@@ -122,7 +122,7 @@ def test_resized_position_is_torchs_bicubic(old, new):
 def test_resized_position_keeps_cls_and_constants():
     position = np.ones((1, 17, 3), np.float32)
     position[0, 0] = [5, 6, 7]
-    found = nn.resize_position(position, 50)
+    found = nn.resize_position_embedding(position, 50)
     assert found.shape == (1, 50, 3) and found.dtype == np.float32
     np.testing.assert_array_equal(found[0, 0], [5, 6, 7])
     np.testing.assert_allclose(found[0, 1:], 1, atol=1e-6)

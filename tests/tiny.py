@@ -14,20 +14,20 @@ IMAGE, LENGTH, VOCAB = 16, 7, 32
 
 def config(vit: dict | None = None, med: dict | None = None, **changes) -> nn.BlipConfig:
     """A model 16 wide and 2 deep, of 5 image tokens, without dropout, in float32."""
-    vit = {"image_size": IMAGE, "patch": 8, "width": 16, "heads": 4, **(vit or {})}
+    vit = {"image_size": IMAGE, "patch_size": 8, "width": 16, "heads": 4, **(vit or {})}
     med = {
-        "width": 16, "heads": 4, "mlp": 32, "vocab": VOCAB, "max_length": 12,
+        "width": 16, "heads": 4, "mlp_dim": 32, "vocab_size": VOCAB, "max_length": 12,
         **(med or {}),
     }  # fmt: skip
-    return nn.preset("tiny", vit=vit, med=med, **{"embed": 8, "unroll": 1, **changes})
+    return nn.preset("tiny", vit=vit, med=med, **{"embed_dim": 8, "scan_unroll": 1, **changes})
 
 
-def init(config: nn.BlipConfig, seed: int = 0, kind: str = "pretrain") -> dict:
+def init(config: nn.BlipConfig, seed: int = 0, model_type: str = "pretrain") -> dict:
     """Random parameters of a trained model's sizes, made without compiling anything.
 
     None are zeros: biases that are 0 would hide a path that leaves them out.
     """
-    shapes = nn.shapes(config, kind)
+    shapes = nn.param_shapes(config, model_type)
     zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
     start = {"scale": 1.0, "temperature": 0.07, "logit_scale": 2.6592}
 

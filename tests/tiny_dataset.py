@@ -13,7 +13,7 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from etils import epath
 
 from blip_jax import nn
-from blip_jax.checkpoints.training import Checkpoints, Meta
+from blip_jax.checkpoints.training import Metadata, TrainingCheckpoints
 from blip_jax.data.synthetic.builder import ShapesConfig, make_record, prepare
 from blip_jax.data.synthetic.scenes import World
 from blip_jax.data.tokenizer import Tokenizer, train_wordpiece
@@ -81,21 +81,21 @@ def write(directory: str, records: list[dict]) -> str:
 
 
 def trained(
-    world: Minute, seed: int = 0, prompt: str = "", kind: str = "pretrain", **changes
+    world: Minute, seed: int = 0, prompt: str = "", model_type: str = "pretrain", **changes
 ) -> Model:
     """A model with random weights; `changes` are of its configuration."""
-    med = {"vocab": world.tokenizer.vocab_size, "max_length": LENGTH}
-    med |= {"sharing": "none"} if kind == "vqa" else {}
+    med = {"vocab_size": world.tokenizer.vocab_size, "max_length": LENGTH}
+    med |= {"sharing": "none"} if model_type == "vqa" else {}
     config = tiny.config(med=med, **changes)
-    described = {"kind": kind, "prompt": prompt, "max_length": LENGTH}
-    return Model(tiny.init(config, seed, kind), config, world.tokenizer, **described)
+    described = {"model_type": model_type, "prompt": prompt, "max_length": LENGTH}
+    return Model(tiny.init(config, seed, model_type), config, world.tokenizer, **described)
 
 
 def save(model: Model, workdir: str) -> str:
     """Writes the workdir that a training of `model` would have left; returns it."""
     state = TrainState(np.int32(1), model.params, None, None, optax.identity().init({}))
-    meta = Meta(nn.to_dict(model.config), model.kind, model.prompt, model.max_length)
-    with Checkpoints(workdir) as checkpoints:
+    meta = Metadata(nn.to_dict(model.config), model.model_type, model.prompt, model.max_length)
+    with TrainingCheckpoints(workdir) as checkpoints:
         checkpoints.save(state, meta)
     model.tokenizer.save(f"{workdir}/tokenizer")
     return workdir

@@ -24,7 +24,7 @@ from blip_jax.capfilt import (
 from blip_jax.capfilt import statistics as counted
 from blip_jax.capfilt.selection import VERDICTS, Rules, decide, probability
 from blip_jax.capfilt.table import Columns
-from blip_jax.data.datasets import Part
+from blip_jax.data.datasets import Component
 from blip_jax.reports import tables
 from blip_jax.reports.gallery import write_gallery
 from blip_jax.runtime.errors import UserError
@@ -57,7 +57,7 @@ def defaults() -> ConfigDict:
 
 
 def run(config: ConfigDict, workdir: str) -> None:
-    """Writes `workdir/view.json` with its lists, statistics.json, README.md, and report/.
+    """Writes `workdir/mixture.json` with its lists, statistics.json, README.md, and report/.
 
     Raises:
       UserError: a field that must be given is empty, names nothing, or is out of range.
@@ -75,10 +75,10 @@ def run(config: ConfigDict, workdir: str) -> None:
     scored = choose(config, dataset, split)
     folder = epath.Path(workdir)
     folder.mkdir(parents=True, exist_ok=True)
-    human = Part(name="human", dataset=config.human) if config.human else None
+    human = Component(name="human", dataset=config.human) if config.human else None
     index = scored.images
     mixture.write_view(
-        str(folder / "view.json"),
+        str(folder / "mixture.json"),
         human,
         mixture.Source(dataset, split, config.scores),
         scored.columns,
@@ -91,7 +91,7 @@ def run(config: ConfigDict, workdir: str) -> None:
         found["sweep"] = counted.sweep(scored, config.sweep)
     prepared = history.manifest(dataset)
     if "inputs" in prepared:
-        found["prepared"] = {name: prepared[name] for name in ("inputs", "rows", "set_aside")}
+        found["prepared"] = {name: prepared[name] for name in ("inputs", "rows", "skipped")}
     commands = history.commands(dataset, prepared, origin)
     found |= {"provenance": origin, "commands": commands}
     (folder / "statistics.json").write_text(json.dumps(found, indent=1) + "\n")
@@ -100,7 +100,7 @@ def run(config: ConfigDict, workdir: str) -> None:
     _tell(found)
     if config.report:
         print(f"\nreport: {report(config, workdir, dataset, split, scored, found)}")
-    print(f"view to train on: {folder / 'view.json'}")
+    print(f"view to train on: {folder / 'mixture.json'}")
 
 
 def choose(config: ConfigDict, dataset: str, split: str) -> counted.Scored:
@@ -181,7 +181,7 @@ def _tell(found: Mapping[str, Any]) -> None:
     ):
         if rows:
             print(f"\n{title}\n\n{tables.plain(rows)}")
-    for reason, count in found["images"]["set aside"].items():
+    for reason, count in found["images"]["skipped"].items():
         print(f"set aside: {count}, {reason}", file=sys.stderr)
 
 

@@ -10,7 +10,7 @@ from blip_jax.capfilt import mixture, storage
 from blip_jax.capfilt.inputs import Input
 from blip_jax.capfilt.run import Settings
 from blip_jax.capfilt.run import run as caption_and_score
-from blip_jax.data.datasets import Part
+from blip_jax.data.datasets import Component
 from blip_jax.decoding import Decoding
 from blip_jax.models import Model, load
 from blip_jax.reports import tables
@@ -44,7 +44,7 @@ def defaults() -> ConfigDict:
 
 
 def run(config: ConfigDict, workdir: str) -> None:
-    """Writes `workdir/scores` (a TFDS dataset) and, with `human`, `workdir/view.json`.
+    """Writes `workdir/scores` (a TFDS dataset) and, with `human`, `workdir/mixture.json`.
 
     Raises:
       UserError: a field that must be given is empty, or names nothing.
@@ -71,12 +71,12 @@ def run(config: ConfigDict, workdir: str) -> None:
     columns = storage.read(output, source.split)
     kept = mixture.keep(columns, storage.ORIGINS, config.threshold)
     print(tables.plain(summary(columns, kept)))
-    for reason, count in storage.set_aside(columns).items():
+    for reason, count in storage.skipped(columns).items():
         print(f"set aside: {count}, {reason}", file=sys.stderr)
     if config.human:
         origin = mixture.Source(source.dataset, source.split, output)
-        view = str(epath.Path(workdir) / "view.json")
-        human = Part(name="human", dataset=config.human)
+        view = str(epath.Path(workdir) / "mixture.json")
+        human = Component(name="human", dataset=config.human)
         mixture.write_view(view, human, origin, columns, kept, config.human_share)
         print(f"\nview to train on: {view}")
 

@@ -14,7 +14,7 @@ from PIL import Image
 
 from blip_jax.capfilt import image_index as known
 from blip_jax.capfilt import storage
-from blip_jax.data.datasets import Part, load_pairs, open_dataset, to_text
+from blip_jax.data.datasets import Component, load_pairs, open_dataset, to_text
 from blip_jax.runtime.errors import UserError
 
 # Suffixes of PIL's formats that are not called like the format.
@@ -67,7 +67,7 @@ class Row:
         return best["text"]
 
 
-def count(parts: list[Part]) -> int:
+def count(parts: list[Component]) -> int:
     """How many images have texts in these parts, at most."""
     total = 0
     for part in parts:
@@ -76,7 +76,7 @@ def count(parts: list[Part]) -> int:
     return total
 
 
-def rows(parts: list[Part], with_images: bool) -> Iterator[Row]:
+def rows(parts: list[Component], with_images: bool) -> Iterator[Row]:
     """The rows of the parts, in the order of their datasets; images without a text are left out.
 
     Raises:
@@ -86,7 +86,7 @@ def rows(parts: list[Part], with_images: bool) -> Iterator[Row]:
         yield from _rows(part, with_images)
 
 
-def _rows(part: Part, with_images: bool) -> Iterator[Row]:
+def _rows(part: Component, with_images: bool) -> Iterator[Row]:
     source = open_dataset(part.dataset, part.split)
     index = known.read(part.dataset, len(source))
     stored = _Stored(part, len(source)) if part.scores else None
@@ -133,7 +133,7 @@ def _unscored(text: str) -> dict:
 class _Stored:
     """The scored texts of a part, by row."""
 
-    def __init__(self, part: Part, rows: int):
+    def __init__(self, part: Component, rows: int):
         self.part, self.columns = part, storage.read(part.scores, part.split)
         if len(self.columns.key) != rows:
             raise UserError(

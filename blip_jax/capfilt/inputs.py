@@ -5,7 +5,7 @@ from collections import defaultdict
 import numpy as np
 
 from blip_jax.capfilt.generate import entry
-from blip_jax.data.datasets import load_pairs, load_view, open_dataset, to_text
+from blip_jax.data.datasets import load_mixture, load_pairs, open_dataset, to_text
 from blip_jax.runtime.errors import UserError
 
 
@@ -39,7 +39,7 @@ class Input:
         self._rows = open_dataset(dataset, split)
 
     def _open_view(self, path: str) -> tuple[str, str]:
-        parts = [part for part in load_view(path) if part.scores]
+        parts = [part for part in load_mixture(path) if part.scores]
         sources = sorted({(part.dataset, part.split, part.scores) for part in parts})
         if len(sources) != 1:
             raise UserError(

@@ -7,7 +7,7 @@ import numpy as np
 from etils import epath
 
 from blip_jax.capfilt import selection, storage
-from blip_jax.data.datasets import Part, beside, save_view
+from blip_jax.data.datasets import Component, beside, save_view
 from blip_jax.runtime.errors import UserError
 
 
@@ -34,7 +34,7 @@ class Source:
 
 def write_view(
     path: str,
-    human: Part | None,
+    human: Component | None,
     source: Source,
     columns: storage.Columns,
     kept: np.ndarray,
@@ -68,7 +68,7 @@ def write_view(
     if human is not None:
         beside_human = beside(human.dataset, file.parent)
         parts.append(dataclasses.replace(human, dataset=beside_human, weight=share))
-    whole = Part(
+    whole = Component(
         name="web",
         dataset=beside(source.dataset, file.parent),
         split=source.split,
@@ -97,7 +97,7 @@ def _save_pairs(path: epath.Path, columns: storage.Columns, kept: np.ndarray) ->
         np.save(stream, pairs.astype(np.int32))
 
 
-def write_plain_view(path: str, human: Part, web: Part | None, share: float) -> None:
+def write_plain_view(path: str, human: Component, web: Component | None, share: float) -> None:
     """Writes the view of two datasets as they are, `share` of a batch from `human`."""
     file = epath.Path(path)
     file.parent.mkdir(parents=True, exist_ok=True)

@@ -16,7 +16,7 @@ from blip_jax.capfilt.image_index import Images
 from blip_jax.capfilt.labels import TRUE, UNKNOWN
 from blip_jax.capfilt.selection import KEPT, VERDICTS, Rules, decide, judged, probability
 from blip_jax.capfilt.storage import ORIGINS
-from blip_jax.capfilt.table import Columns, set_aside
+from blip_jax.capfilt.table import Columns, skipped
 from blip_jax.metrics import filtering
 
 _MOST = 20  # sources, licences and captioners that are listed; the rest are summed up
@@ -88,7 +88,7 @@ def _images(scored: Scored) -> dict[str, Any]:
         "count": len(usable),
         "usable": int(usable.sum()),
         "with a kept text": len(np.unique(columns.row[scored.kept])),
-        "set aside": set_aside(columns),
+        "skipped": skipped(columns),
     }
     if scored.images is not None:
         exact, near = (scored.images.duplicates(kind) for kind in ("exact", "near"))

@@ -14,7 +14,7 @@ import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordWriter
 from etils import epath
 
-from blip_jax.capfilt.table import Columns, read, set_aside  # noqa: F401
+from blip_jax.capfilt.table import Columns, read, skipped  # noqa: F401
 from blip_jax.data.serialization import serializer
 from blip_jax.runtime.errors import UserError
 

@@ -63,7 +63,7 @@ class Columns:
         return ~np.isnan(self.p_match).any(axis=1)
 
 
-def set_aside(columns: Columns) -> dict[str, int]:
+def skipped(columns: Columns) -> dict[str, int]:
     """Images that could not be used and texts without a score, by reason; {} if there are none."""
     counted = pc.value_counts(columns.status).to_pylist()
     reasons = {entry["values"]: entry["counts"] for entry in counted if entry["values"] != "ok"}

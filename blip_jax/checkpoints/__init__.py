@@ -1,4 +1,4 @@
-"""Checkpoints of the original PyTorch code and of Hugging Face, in and out.
+"""TrainingCheckpoints of the original PyTorch code and of Hugging Face, in and out.
 
 checkpoint = convert.read("model_base_caption_capfilt_large.pth")
 convert.write(checkpoint, "blip-base", to="hf")
@@ -33,7 +33,7 @@ class Checkpoint:
     """A model and what is needed to use it.
 
     Attributes:
-      kind: of `models.KINDS`.
+      model_type: of `nn.MODEL_TYPES`.
       params: nested dict of float32 arrays.
       momentum, queue: to go on training from; None where there are none.
       tokenizer: one, or a folder or Hugging Face id; "" if it is not known.
@@ -41,7 +41,7 @@ class Checkpoint:
       max_length: tokens of its training texts.
     """
 
-    kind: str
+    model_type: str
     config: nn.BlipConfig
     params: dict
     momentum: dict | None = None
@@ -75,32 +75,32 @@ def read(path: str, heads: Mapping[str, int] | None = None, whole: bool = True) 
 
 
 def _read_huggingface(folder: pathlib.Path) -> Checkpoint:
-    config, kind = huggingface.read_config(str(folder))
-    params = huggingface.load(tensor_files.read(str(folder)), config, kind)
+    config, model_type = huggingface.read_config(str(folder))
+    params = huggingface.load(tensor_files.read(str(folder)), config, model_type)
     own = any((folder / name).is_file() for name in _VOCABULARY_FILES)
     tokenizer = str(folder) if own else _default_tokenizer(config)
-    length = MAX_LENGTH.get(kind, Checkpoint.max_length)
-    return Checkpoint(kind, config, params, tokenizer=tokenizer, max_length=length)
+    length = MAX_LENGTH.get(model_type, Checkpoint.max_length)
+    return Checkpoint(model_type, config, params, tokenizer=tokenizer, max_length=length)
 
 
 def _read_original(file: pathlib.Path, heads: Mapping[str, int] | None, whole: bool) -> Checkpoint:
     tensors = tensor_files.read(str(file))
-    kind = recognise(tensors)
+    model_type = recognise(tensors)
     about = tensors.extras.get("blip_jax") or {}
     try:
         config = nn.from_dict(about["config"]) if about else infer_config(tensors.shapes, heads)
-        prompt = str(about.get("prompt", PROMPT if kind == "captioner" else ""))
+        prompt = str(about.get("prompt", PROMPT if model_type == "captioner" else ""))
         tokenizer = str(about.get("tokenizer", ""))
-        length = int(about.get("max_length", MAX_LENGTH.get(kind, Checkpoint.max_length)))
+        length = int(about.get("max_length", MAX_LENGTH.get(model_type, Checkpoint.max_length)))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError("what it says of itself under 'blip_jax' cannot be read") from error
-    weights = original.load(tensors, config, kind, whole)
+    weights = original.load(tensors, config, model_type, whole)
     tokenizer = tokenizer or _default_tokenizer(config)
-    return Checkpoint(kind, config, *weights, tokenizer, prompt, length)
+    return Checkpoint(model_type, config, *weights, tokenizer, prompt, length)
 
 
 def _default_tokenizer(config: nn.BlipConfig) -> str:
-    return TOKENIZER if config.med.vocab == huggingface.BERT_VOCAB else ""
+    return TOKENIZER if config.med.vocab_size == huggingface.BERT_VOCAB else ""
 
 
 def write(checkpoint: Checkpoint, path: str, to: str) -> None:
@@ -112,23 +112,23 @@ def write(checkpoint: Checkpoint, path: str, to: str) -> None:
       to: "original" or "hf" (which has no momentum, no queue and no temperature).
 
     Raises:
-      UserError: the format has no such kind of model, or the tokenizer is needed and unknown.
+      UserError: the format has no such model type, or the tokenizer is needed and unknown.
     """
     if to not in FORMATS:
         raise UserError(f"unknown format {to!r}; known: {', '.join(FORMATS)}")
-    kind, config = checkpoint.kind, checkpoint.config
+    model_type, config = checkpoint.model_type, checkpoint.config
     if to == "hf":
         tokenizer = checkpoint.tokenizer or None
         if isinstance(tokenizer, str):
             tokenizer = Tokenizer.load(tokenizer)
-        tensors = huggingface.save(checkpoint.params, config, kind)
-        huggingface.write_folder(path, config, kind, tokenizer)
+        tensors = huggingface.save(checkpoint.params, config, model_type)
+        huggingface.write_folder(path, config, model_type, tokenizer)
         tensor_files.write(tensors, str(pathlib.Path(path).expanduser() / "model.safetensors"), {})
         return
     weights = original.Weights(checkpoint.params, checkpoint.momentum, checkpoint.queue)
-    about = {"kind": kind, "config": nn.to_dict(config)}
+    about = {"model_type": model_type, "config": nn.to_dict(config)}
     about |= {"prompt": checkpoint.prompt, "max_length": checkpoint.max_length}
     tokenizer = checkpoint.tokenizer
     if isinstance(tokenizer, str) and not pathlib.Path(tokenizer).expanduser().is_dir():
         about["tokenizer"] = tokenizer
-    tensor_files.write(original.save(weights, config, kind), path, {"blip_jax": about})
+    tensor_files.write(original.save(weights, config, model_type), path, {"blip_jax": about})

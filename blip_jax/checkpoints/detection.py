@@ -12,7 +12,7 @@ HEAD = 64  # width of a head, which no shape tells; that of all published models
 
 
 def recognise(names: Iterable[str]) -> str:
-    """The kind of model that a state dict with these names holds.
+    """The model type that a state dict with these names holds.
 
     Raises:
       UserError: none of the original's.
@@ -45,19 +45,19 @@ def infer_config(
     Raises:
       UserError: not a BLIP checkpoint, or a tensor that is needed is missing or has another rank.
     """
-    kind = recognise(shapes)
-    text = "text_decoder.bert" if kind == "captioner" else "text_encoder"
-    width, _, patch, _ = _shape(shapes, "visual_encoder.patch_embed.proj.weight", 4)
+    model_type = recognise(shapes)
+    text = "text_decoder.bert" if model_type == "captioner" else "text_encoder"
+    width, _, patch_size, _ = _shape(shapes, "visual_encoder.patch_embed.proj.weight", 4)
     tokens = _shape(shapes, "visual_encoder.pos_embed", 3)[1]
-    vocab, text_width = _shape(shapes, f"{text}.embeddings.word_embeddings.weight", 2)
+    vocab_size, text_width = _shape(shapes, f"{text}.embeddings.word_embeddings.weight", 2)
     length, _ = _shape(shapes, f"{text}.embeddings.position_embeddings.weight", 2)
-    mlp, _ = _shape(shapes, f"{text}.encoder.layer.0.intermediate.dense.weight", 2)
+    mlp_dim, _ = _shape(shapes, f"{text}.encoder.layer.0.intermediate.dense.weight", 2)
     heads = {"vit": max(1, width // HEAD), "med": max(1, text_width // HEAD), **(heads or {})}
     config = nn.preset("large" if width == 1024 else "base")
     vit = dataclasses.replace(
         config.vit,
-        image_size=math.isqrt(tokens - 1) * patch,
-        patch=patch,
+        image_size=math.isqrt(tokens - 1) * patch_size,
+        patch_size=patch_size,
         width=width,
         depth=_depth(shapes, "visual_encoder.blocks."),
         heads=heads["vit"],
@@ -67,15 +67,15 @@ def infer_config(
         width=text_width,
         depth=_depth(shapes, f"{text}.encoder.layer."),
         heads=heads["med"],
-        mlp=mlp,
-        vocab=vocab,
+        mlp_dim=mlp_dim,
+        vocab_size=vocab_size,
         max_length=length,
-        sharing="none" if kind == "vqa" else config.med.sharing,
+        sharing="none" if model_type == "vqa" else config.med.sharing,
     )
-    embed = config.embed
+    embed_dim = config.embed_dim
     if "vision_proj.weight" in shapes:
-        embed, _ = _shape(shapes, "vision_proj.weight", 2)
-    return dataclasses.replace(config, vit=vit, med=med, embed=embed)
+        embed_dim, _ = _shape(shapes, "vision_proj.weight", 2)
+    return dataclasses.replace(config, vit=vit, med=med, embed_dim=embed_dim)
 
 
 def _shape(shapes: Mapping[str, tuple[int, ...]], name: str, rank: int) -> tuple[int, ...]:

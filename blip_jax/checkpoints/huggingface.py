@@ -51,7 +51,7 @@ TEXT_DEFAULTS = {
     "layer_norm_eps": MED_EPS,
     "hidden_dropout_prob": 0.0,
 }
-# The sizes of the aligned features, by kind.
+# The sizes of the aligned features, by model_type.
 EMBED = {"aligned": ("projection_dim", 512), "retrieval": ("image_text_hidden_size", 256)}
 _TIED = re.compile(r".*\.predictions\.decoder\.(weight|bias)")  # it makes these itself
 
@@ -73,13 +73,13 @@ def vision() -> list[Rule]:
     ]
 
 
-def rules(kind: str, config: nn.BlipConfig) -> list[Rule]:
-    """The table of a kind's parameters.
+def rules(model_type: str, config: nn.BlipConfig) -> list[Rule]:
+    """The table of a model type's parameters.
 
     Raises:
-      UserError: a kind that Hugging Face has no class for.
+      UserError: a model type that Hugging Face has no class for.
     """
-    _check_kind(kind)
+    _check_model_type(model_type)
     tables = {
         "captioner": ("text_decoder",),
         "vqa": ("text_encoder", "text_decoder"),
@@ -87,8 +87,8 @@ def rules(kind: str, config: nn.BlipConfig) -> list[Rule]:
         "aligned": ("text_model",),
     }
     wanted = original.rules("pretrain", config)
-    table = vision() + [rule for rule in wanted if rule.name.split(".")[0] in tables[kind]]
-    if kind == "aligned":
+    table = vision() + [rule for rule in wanted if rule.name.split(".")[0] in tables[model_type]]
+    if model_type == "aligned":
         table += original.text("text_model.", "encoder", config.med)
         table += dense("text_model.pooler.dense", "pooler")
         table += dense("visual_projection", "vision_proj") + dense("text_projection", "text_proj")
@@ -96,29 +96,29 @@ def rules(kind: str, config: nn.BlipConfig) -> list[Rule]:
     return table
 
 
-def load(tensors: Mapping[str, np.ndarray], config: nn.BlipConfig, kind: str) -> dict:
+def load(tensors: Mapping[str, np.ndarray], config: nn.BlipConfig, model_type: str) -> dict:
     """The parameters; of a retrieval model, without a temperature.
 
     Raises:
       UserError: see `rules.load`.
     """
-    like = nn.shapes(config, kind)
+    like = nn.param_shapes(config, model_type)
     like.pop("temperature", None)
-    return load_tree(tensors, like, rules(kind, config), original.CONSTANT.fullmatch)
+    return load_tree(tensors, like, rules(model_type, config), original.CONSTANT.fullmatch)
 
 
-def save(params: Mapping, config: nn.BlipConfig, kind: str) -> dict[str, np.ndarray]:
+def save(params: Mapping, config: nn.BlipConfig, model_type: str) -> dict[str, np.ndarray]:
     """The tensors of its file, by name; the inverse of `load`.
 
     A temperature has no place there and is left out.
     """
     params = {name: value for name, value in params.items() if name != "temperature"}
-    tensors = save_tree(params, rules(kind, config))
+    tensors = save_tree(params, rules(model_type, config))
     return {name: tensor for name, tensor in tensors.items() if not _TIED.fullmatch(name)}
 
 
 def read_config(folder: str) -> tuple[nn.BlipConfig, str]:
-    """Configuration and kind of a folder's config.json.
+    """Configuration and model type of a folder's config.json.
 
     Raises:
       UserError: it is not BLIP's, or of a shape that is not here.
@@ -132,14 +132,14 @@ def read_config(folder: str) -> tuple[nn.BlipConfig, str]:
     if model_type != "blip":
         raise UserError(f"{file} is of a model of type {model_type!r}; 'blip' is known here")
     names = values.get("architectures") or []
-    kinds = [kind for kind, name in ARCHITECTURES.items() if name in names]
-    if not kinds:
+    model_types = [model_type for model_type, name in ARCHITECTURES.items() if name in names]
+    if not model_types:
         known = ", ".join(ARCHITECTURES.values())
         raise UserError(f"{file} names the architectures {names}; known: {known}")
     vision = VISION_DEFAULTS | (values.get("vision_config") or {})
     text = TEXT_DEFAULTS | (values.get("text_config") or {})
     _check_config(file, vision, text)
-    return _config(vision, text, values, kinds[0]), kinds[0]
+    return _config(vision, text, values, model_types[0]), model_types[0]
 
 
 def _check_config(file: pathlib.Path, vision: Mapping, text: Mapping) -> None:
@@ -157,14 +157,14 @@ def _check_config(file: pathlib.Path, vision: Mapping, text: Mapping) -> None:
             raise UserError(f"{file}: {name} is {found!r}; only {want!r} is known here")
 
 
-def _config(vision: Mapping, text: Mapping, values: Mapping, kind: str) -> nn.BlipConfig:
+def _config(vision: Mapping, text: Mapping, values: Mapping, model_type: str) -> nn.BlipConfig:
     preset = "large" if vision["hidden_size"] == 1024 else "base"
-    name, default = EMBED.get(kind, EMBED["retrieval"])
+    name, default = EMBED.get(model_type, EMBED["retrieval"])
     return nn.preset(
         preset,
         vit={
             "image_size": vision["image_size"],
-            "patch": vision["patch_size"],
+            "patch_size": vision["patch_size"],
             "width": vision["hidden_size"],
             "depth": vision["num_hidden_layers"],
             "heads": vision["num_attention_heads"],
@@ -174,18 +174,18 @@ def _config(vision: Mapping, text: Mapping, values: Mapping, kind: str) -> nn.Bl
             "width": text["hidden_size"],
             "depth": text["num_hidden_layers"],
             "heads": text["num_attention_heads"],
-            "mlp": text["intermediate_size"],
-            "vocab": text["vocab_size"],
+            "mlp_dim": text["intermediate_size"],
+            "vocab_size": text["vocab_size"],
             "max_length": text["max_position_embeddings"],
             "dropout": text["hidden_dropout_prob"],
-            "sharing": "none" if kind == "vqa" else nn.MedConfig.sharing,
+            "sharing": "none" if model_type == "vqa" else nn.MedConfig.sharing,
         },
-        embed=values.get(name, default),
+        embed_dim=values.get(name, default),
     )
 
 
 def to_config(
-    config: nn.BlipConfig, kind: str, tokenizer: Tokenizer | None = None
+    config: nn.BlipConfig, model_type: str, tokenizer: Tokenizer | None = None
 ) -> dict[str, Any]:
     """The values of config.json.
 
@@ -196,35 +196,36 @@ def to_config(
       UserError: Hugging Face has no such model; or the vocabulary is another one than BERT's, and
         its tokenizer is not given.
     """
-    _check_kind(kind)
+    _check_model_type(model_type)
     vit, med = config.vit, config.med
-    if kind == "vqa" and vit.width != med.width:
+    if model_type == "vqa" and vit.width != med.width:
         raise UserError(
             f"Hugging Face's VQA model has one width for image and text; here they are "
             f"{vit.width} and {med.width}"
         )
-    if tokenizer is None and med.vocab != BERT_VOCAB:
+    if tokenizer is None and med.vocab_size != BERT_VOCAB:
         raise UserError(
-            f"a Hugging Face folder of a vocabulary of {med.vocab} needs the tokenizer: name its "
-            "folder"
+            f"a Hugging Face folder of a vocabulary of {med.vocab_size} needs the tokenizer: "
+            "name its folder"
         )
-    if tokenizer is not None and tokenizer.vocab_size != med.vocab:
+    if tokenizer is not None and tokenizer.vocab_size != med.vocab_size:
         raise UserError(
-            f"the tokenizer has {tokenizer.vocab_size} tokens, the model's vocabulary {med.vocab}"
+            f"the tokenizer has {tokenizer.vocab_size} tokens, the model's vocabulary "
+            f"{med.vocab_size}"
         )
     ids = BERT if tokenizer is None else {
         "pad_token_id": tokenizer.pad, "sep_token_id": tokenizer.sep,
     }  # fmt: skip
-    name, _ = EMBED.get(kind, EMBED["retrieval"])
+    name, _ = EMBED.get(model_type, EMBED["retrieval"])
     return {
-        "architectures": [ARCHITECTURES[kind]],
+        "architectures": [ARCHITECTURES[model_type]],
         "model_type": "blip",
-        name: config.embed,
+        name: config.embed_dim,
         "tie_word_embeddings": True,
         "vision_config": {
             "model_type": "blip_vision_model",
             "image_size": vit.image_size,
-            "patch_size": vit.patch,
+            "patch_size": vit.patch_size,
             "hidden_size": vit.width,
             "intermediate_size": 4 * vit.width,
             "num_hidden_layers": vit.depth,
@@ -233,10 +234,10 @@ def to_config(
         },
         "text_config": {
             "model_type": "blip_text_model",
-            "vocab_size": med.vocab,
+            "vocab_size": med.vocab_size,
             "hidden_size": med.width,
             "encoder_hidden_size": vit.width,
-            "intermediate_size": med.mlp,
+            "intermediate_size": med.mlp_dim,
             "num_hidden_layers": med.depth,
             "num_attention_heads": med.heads,
             "max_position_embeddings": med.max_length,
@@ -252,10 +253,10 @@ def to_config(
 
 
 def write_folder(
-    folder: str, config: nn.BlipConfig, kind: str, tokenizer: Tokenizer | None = None
+    folder: str, config: nn.BlipConfig, model_type: str, tokenizer: Tokenizer | None = None
 ) -> None:
     """Writes config.json and what `BlipProcessor` reads: all but the weights."""
-    values = to_config(config, kind, tokenizer)
+    values = to_config(config, model_type, tokenizer)
     place = pathlib.Path(folder).expanduser()
     place.mkdir(parents=True, exist_ok=True)
     _write_json(place / "config.json", values)
@@ -281,7 +282,9 @@ def _write_json(file: pathlib.Path, values: Mapping) -> None:
     file.write_text(json.dumps(values, indent=2) + "\n", "utf-8")
 
 
-def _check_kind(kind: str) -> None:
-    if kind not in ARCHITECTURES:
+def _check_model_type(model_type: str) -> None:
+    if model_type not in ARCHITECTURES:
         known = ", ".join(ARCHITECTURES)
-        raise UserError(f"Hugging Face has no {kind!r} model of BLIP; kinds that it has: {known}")
+        raise UserError(
+            f"Hugging Face has no {model_type!r} model of BLIP; supported model types: {known}"
+        )

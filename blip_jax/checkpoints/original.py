@@ -1,4 +1,4 @@
-"""Checkpoints of the original PyTorch code (salesforce/BLIP): names, constants, queues."""
+"""TrainingCheckpoints of the original PyTorch code (salesforce/BLIP): names, constants, queues."""
 
 import re
 from collections.abc import Mapping
@@ -25,7 +25,7 @@ from blip_jax.checkpoints.rules import load as load_tree
 from blip_jax.checkpoints.rules import save as save_tree
 from blip_jax.runtime.errors import UserError
 
-# The parts that each kind's state dict has, by the original's attribute names.
+# The parts that each model_type's state dict has, by the original's attribute names.
 PARTS = {
     "pretrain": ("visual_encoder", "text_encoder", "text_decoder", "heads"),
     "captioner": ("visual_encoder", "text_decoder"),
@@ -78,7 +78,7 @@ def text(name: str, role: str, config: nn.MedConfig, images: int = 1) -> list[Ru
     """A text transformer under `name` in the role "encoder" or "decoder"."""
     rules = [*embeddings(name, role, config), *self_attention(name, role, config)]
     rules += feed_forward(name, role, config)
-    cross = nn.part_name(config, "cross_attention", role)
+    cross = nn.param_group_name(config, "cross_attention", role)
     theirs, ours = f"{name}encoder.layer.*.crossattention", f"med/layers/layer/{cross}"
     rules += norm(f"{theirs}.output.LayerNorm", f"{ours}_norm")
     for number in range(images):  # two of them have numbers in the names
@@ -102,7 +102,7 @@ def text(name: str, role: str, config: nn.MedConfig, images: int = 1) -> list[Ru
 
 
 def embeddings(name: str, role: str, config: nn.MedConfig) -> list[Rule]:
-    path = f"med/{nn.part_name(config, 'embeddings', role)}"
+    path = f"med/{nn.param_group_name(config, 'embeddings', role)}"
     return [
         Rule(f"{name}embeddings.word_embeddings.weight", f"{path}/word", tied=True),
         Rule(f"{name}embeddings.position_embeddings.weight", f"{path}/position"),
@@ -112,7 +112,7 @@ def embeddings(name: str, role: str, config: nn.MedConfig) -> list[Rule]:
 
 def self_attention(name: str, role: str, config: nn.MedConfig) -> list[Rule]:
     layer = f"{name}encoder.layer.*.attention"
-    ours = f"med/layers/layer/{nn.part_name(config, 'self_attention', role)}"
+    ours = f"med/layers/layer/{nn.param_group_name(config, 'self_attention', role)}"
     rules = dense(f"{layer}.output.dense", f"{ours}/out", MERGE)
     rules += norm(f"{layer}.output.LayerNorm", f"{ours}_norm")
     for number, part in enumerate(("query", "key", "value")):
@@ -125,7 +125,7 @@ def self_attention(name: str, role: str, config: nn.MedConfig) -> list[Rule]:
 
 def feed_forward(name: str, role: str, config: nn.MedConfig) -> list[Rule]:
     layer = f"{name}encoder.layer.*"
-    ours = f"med/layers/layer/{nn.part_name(config, 'ffn', role)}"
+    ours = f"med/layers/layer/{nn.param_group_name(config, 'ffn', role)}"
     return [
         *dense(f"{layer}.intermediate.dense", f"{ours}_in"),
         *dense(f"{layer}.output.dense", f"{ours}_out"),
@@ -135,7 +135,7 @@ def feed_forward(name: str, role: str, config: nn.MedConfig) -> list[Rule]:
 
 def lm_head(name: str, config: nn.MedConfig) -> list[Rule]:
     """The prediction head under `name`; its output layer is tied to the word embedding."""
-    word = f"med/{nn.part_name(config, 'embeddings', 'decoder')}/word"
+    word = f"med/{nn.param_group_name(config, 'embeddings', 'decoder')}/word"
     return [
         *dense(f"{name}transform.dense", "med/lm_head/dense"),
         *norm(f"{name}transform.LayerNorm", "med/lm_head/norm"),
@@ -145,16 +145,18 @@ def lm_head(name: str, config: nn.MedConfig) -> list[Rule]:
     ]
 
 
-def rules(kind: str, config: nn.BlipConfig) -> list[Rule]:
-    """The table of a kind's parameters.
+def rules(model_type: str, config: nn.BlipConfig) -> list[Rule]:
+    """The table of a model type's parameters.
 
     Raises:
-      UserError: a kind that the original does not have.
+      UserError: a model type that the original does not have.
     """
-    if kind not in PARTS:
+    if model_type not in PARTS:
         known = ", ".join(PARTS)
-        raise UserError(f"the original has no {kind!r} checkpoints; kinds that it has: {known}")
-    med, images = config.med, 2 if kind == "nlvr" else 1
+        raise UserError(
+            f"the original has no {model_type!r} checkpoints; supported model types: {known}"
+        )
+    med, images = config.med, 2 if model_type == "nlvr" else 1
     tables = {
         "visual_encoder": vision("visual_encoder."),
         "text_encoder": text("text_encoder.", "encoder", med, images),
@@ -168,7 +170,7 @@ def rules(kind: str, config: nn.BlipConfig) -> list[Rule]:
         ],
         "cls_head": dense("cls_head.0", "classifier_in") + dense("cls_head.2", "classifier_out"),
     }
-    return [rule for part in PARTS[kind] for rule in tables[part]]
+    return [rule for part in PARTS[model_type] for rule in tables[part]]
 
 
 def momentum_rules(config: nn.BlipConfig) -> list[Rule]:
@@ -181,16 +183,16 @@ def momentum_rules(config: nn.BlipConfig) -> list[Rule]:
     ]
 
 
-def _table(kind: str, config: nn.BlipConfig) -> list[Rule]:
+def _table(model_type: str, config: nn.BlipConfig) -> list[Rule]:
     """All of a file's rules, for a tree of parameters, momentum and queue."""
-    table = under("params", rules(kind, config))
-    if kind in QUEUES:
-        table += under("momentum", momentum_rules(config)) + under("queue", QUEUES[kind])
+    table = under("params", rules(model_type, config))
+    if model_type in QUEUES:
+        table += under("momentum", momentum_rules(config)) + under("queue", QUEUES[model_type])
     return table
 
 
 def load(
-    tensors: Mapping[str, np.ndarray], config: nn.BlipConfig, kind: str, whole: bool = True
+    tensors: Mapping[str, np.ndarray], config: nn.BlipConfig, model_type: str, whole: bool = True
 ) -> Weights:
     """The parameters, and the momentum encoder and queue if the file has them.
 
@@ -203,19 +205,19 @@ def load(
     Raises:
       UserError: see `rules.load`.
     """
-    table = _table(kind, config)
-    params = nn.shapes(config, kind)
-    if kind == "retrieval" and "temp" not in tensors:
+    table = _table(model_type, config)
+    params = nn.param_shapes(config, model_type)
+    if model_type == "retrieval" and "temp" not in tensors:
         del params["temperature"]
     like = {"params": params}
     if not whole:
         unread = re.compile(rf".*_m\..*|.*queue.*|{CONSTANT.pattern}")
         return Weights(load_tree(tensors, like, table, unread.fullmatch)["params"])
     if any(name.startswith("visual_encoder_m.") for name in tensors):
-        like["momentum"] = nn.momentum_subtree(params)
-    if "image_queue" in tensors and kind in QUEUES:
+        like["momentum"] = nn.momentum_params(params)
+    if "image_queue" in tensors and model_type in QUEUES:
         size = np.shape(tensors["image_queue"])[-1]
-        like["queue"] = _queue_like(size, config.embed, kind)
+        like["queue"] = _queue_like(size, config.embed_dim, model_type)
     found = load_tree(tensors, like, table, CONSTANT.fullmatch)
     queue = found.get("queue")
     if queue is not None:
@@ -226,21 +228,21 @@ def load(
     return Weights(found["params"], found.get("momentum"), queue)
 
 
-def _queue_like(size: int, embed: int, kind: str) -> dict[str, np.ndarray]:
+def _queue_like(size: int, embed: int, model_type: str) -> dict[str, np.ndarray]:
     """What to fill: arrays that take no memory."""
     features = np.broadcast_to(np.float32(0), (size, embed))
     like = {"image": features, "text": features, "pointer": np.zeros((), np.int32)}
-    return like | ({"group": np.zeros(size, np.int32)} if kind == "retrieval" else {})
+    return like | ({"group": np.zeros(size, np.int32)} if model_type == "retrieval" else {})
 
 
-def save(weights: Weights, config: nn.BlipConfig, kind: str) -> dict[str, np.ndarray]:
+def save(weights: Weights, config: nn.BlipConfig, model_type: str) -> dict[str, np.ndarray]:
     """The original's state dict, its constants included; the inverse of `load`."""
     tree = {"params": weights.params}
     if weights.momentum is not None:
         tree["momentum"] = weights.momentum
     if weights.queue is not None:
         tree["queue"] = weights.queue._asdict()
-    tensors = save_tree(tree, _table(kind, config))
+    tensors = save_tree(tree, _table(model_type, config))
     ids = np.arange(config.med.max_length, dtype=np.int64)[None]
     suffix = ".position_embeddings.weight"
     names = [name.removesuffix(suffix) for name in tensors if name.endswith(suffix)]
@@ -254,7 +256,7 @@ def nlvr_from(params: Mapping, fresh: Mapping) -> dict:
     Source: `load_checkpoint` of the original's models/blip_nlvr.py.
 
     Args:
-      params: of kind "pretrain", "retrieval" or "features".
+      params: of model type "pretrain", "retrieval" or "features".
       fresh: `models.init(config, key, "nlvr")`.
 
     Raises:
@@ -270,7 +272,7 @@ def nlvr_from(params: Mapping, fresh: Mapping) -> dict:
             raise UserError(f"the checkpoint to start from has no {origin}")
         value = np.asarray(source[origin])
         if path == "vit/position":
-            value = nn.resize_position(value, leaf.shape[1])
+            value = nn.resize_position_embedding(value, leaf.shape[1])
         if value.shape != leaf.shape:
             raise UserError(f"{origin} is {list(value.shape)}, the model's {list(leaf.shape)}")
         started[path] = value

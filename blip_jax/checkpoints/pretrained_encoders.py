@@ -65,7 +65,7 @@ def initialise(params: Mapping, config: nn.BlipConfig, vit: str = "", text: str 
     """`params` with the ViT and the text transformer of other models in their place.
 
     Args:
-      params: fresh ones, of any kind.
+      params: fresh ones, of any model_type.
       vit: a file of timm's names (.pth, .safetensors: DeiT, augreg) or an augreg `.npz`; "": the
         ViT stays fresh. The position embedding is resized to the model's image size.
       text: a Hugging Face folder or file of a BERT, with its LM head or without (then that stays
@@ -99,7 +99,7 @@ def _vit(path: str, leaves: Mapping, config: nn.BlipConfig) -> dict:
         width = like["vit/position"].shape[-1]
         like["vit/position"] = np.broadcast_to(np.float32(0), (1, shape[1], width))
     found = flatten(load(tensors, unflatten(like), rules, _CLASSIFIER.fullmatch))
-    found["vit/position"] = nn.resize_position(found["vit/position"], config.vit.tokens)
+    found["vit/position"] = nn.resize_position_embedding(found["vit/position"], config.vit.tokens)
     return found
 
 

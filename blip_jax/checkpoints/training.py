@@ -1,4 +1,4 @@
-"""Checkpoints: the whole state, where the data stood, and what the model is, by Orbax."""
+"""TrainingCheckpoints: the whole state, where the data stood, and what the model is, by Orbax."""
 
 import contextlib
 import dataclasses
@@ -12,7 +12,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from blip_jax.runtime.errors import UserError
-from blip_jax.runtime.processes import gathered, several
+from blip_jax.runtime.processes import all_gather, is_multiprocess
 from blip_jax.runtime.signals import Interrupted
 from blip_jax.train.state import TrainState
 
@@ -20,25 +20,25 @@ FOLDER = "checkpoints"
 
 
 @dataclasses.dataclass(frozen=True)
-class Meta:
+class Metadata:
     """What a checkpoint says of itself, so that a workdir can be loaded with nothing beside it.
 
     Attributes:
       model: `models.to_dict` of its configuration.
-      kind: what of it the training has trained, one of `models.KINDS`.
+      model_type: what of it the training has trained, one of `nn.MODEL_TYPES`.
       prompt: text that its captions begin with; "" for none.
       max_length: tokens of its training texts.
       tokenizer: a name to load it by; "": the folder `tokenizer` beside the checkpoints.
     """
 
     model: dict[str, Any]
-    kind: str
+    model_type: str
     prompt: str
     max_length: int
     tokenizer: str = ""
 
 
-class Checkpoints:
+class TrainingCheckpoints:
     """The checkpoints of a run under workdir/checkpoints; a context manager.
 
     Saving is asynchronous. A checkpoint is whole or it is not there: Orbax writes under a temporary
@@ -61,14 +61,14 @@ class Checkpoints:
         )
         self._manager = ocp.CheckpointManager(self._folder, options=options)
 
-    def __enter__(self) -> "Checkpoints":
+    def __enter__(self) -> "TrainingCheckpoints":
         return self
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         if error is None or isinstance(error, Interrupted):
             with self._writing():
                 self._manager.wait_until_finished()
-        elif several():
+        elif is_multiprocess():
             return  # the others are not here: they would be waited for
         else:  # what is under way may still become whole, and the error is told in any case
             with contextlib.suppress(UserError), self._writing():
@@ -81,7 +81,7 @@ class Checkpoints:
         try:
             yield
         except Exception as error:  # Orbax, TensorStore and file systems raise many kinds
-            if not several():
+            if not is_multiprocess():
                 remove_unfinished(self._folder)
             reason = (str(error).strip().splitlines() or [""])[0]
             raise UserError(
@@ -89,7 +89,7 @@ class Checkpoints:
                 f"{reason}); once that is mended, the same command goes on at the one before"
             ) from error
 
-    def save(self, state: TrainState, meta: Meta) -> None:
+    def save(self, state: TrainState, meta: Metadata) -> None:
         """Saves at the state's step, unless that is saved already.
 
         The data's position is the number of batches consumed, which is the step: every batch
@@ -98,7 +98,7 @@ class Checkpoints:
         step = int(state.step)
         if step in self._manager.all_steps():
             return
-        if several():  # Orbax's own sums must not run beside those of a step
+        if is_multiprocess():  # Orbax's own sums must not run beside those of a step
             jax.block_until_ready(state)
         with self._writing():
             self._manager.save(
@@ -121,7 +121,7 @@ class Checkpoints:
         """
         step = self._manager.latest_step()
         # Folders of the hosts' own would hold a part of each checkpoint, and none whole.
-        seen = gathered(np.int32(-1 if step is None else step) if self._folder.exists() else -2)
+        seen = all_gather(np.int32(-1 if step is None else step) if self._folder.exists() else -2)
         if len(set(seen.tolist())) > 1:
             raise UserError(
                 f"{self._folder} is not the same folder for all processes: give a workdir on "
@@ -188,7 +188,7 @@ def as_dict(state: TrainState) -> dict[str, Any]:
     }
 
 
-def save_model(workdir: str, parts: dict[str, Any], meta: Meta) -> None:
+def save_model(workdir: str, parts: dict[str, Any], meta: Metadata) -> None:
     """Writes a workdir whose only checkpoint has these parts of a state: params, momentum, queue.
 
     For models that come from elsewhere; a training starts from it by `init_from`.
@@ -209,7 +209,7 @@ def save_model(workdir: str, parts: dict[str, Any], meta: Meta) -> None:
         )
 
 
-def load_params(workdir: str) -> tuple[dict[str, Any], Meta]:
+def load_params(workdir: str) -> tuple[dict[str, Any], Metadata]:
     """The parameters alone of a workdir's newest checkpoint, on the default device.
 
     Raises:
@@ -219,7 +219,7 @@ def load_params(workdir: str) -> tuple[dict[str, Any], Meta]:
     return found["params"], meta
 
 
-def load_parts(workdir: str, names: tuple[str, ...]) -> tuple[dict[str, Any], Meta]:
+def load_parts(workdir: str, names: tuple[str, ...]) -> tuple[dict[str, Any], Metadata]:
     """Parts of a workdir's newest checkpoint, by their names in `TrainState`.
 
     Those that the training has not (a captioner has no queue) are left out. Arrays come on the
@@ -249,4 +249,6 @@ def load_parts(workdir: str, names: tuple[str, ...]) -> tuple[dict[str, Any], Me
             restore_args=ocp.checkpoint_utils.construct_restore_args(like),
             partial_restore=True,
         )
-        return manager.restore(step, args=ocp.args.Composite(state=restore))["state"], Meta(**meta)
+        return manager.restore(step, args=ocp.args.Composite(state=restore))["state"], Metadata(
+            **meta
+        )

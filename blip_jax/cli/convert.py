@@ -75,10 +75,10 @@ def run(argv: list[str]) -> int:
     vit, med = found.config.vit, found.config.med
     beside = [name for name in ("momentum", "queue") if getattr(found, name) is not None]
     rows = {
-        "kind": found.kind + "".join(f", {name}" for name in beside),
-        "image": f"{vit.image_size} x {vit.image_size}, patch {vit.patch}",
+        "model_type": found.model_type + "".join(f", {name}" for name in beside),
+        "image": f"{vit.image_size} x {vit.image_size}, patch {vit.patch_size}",
         "vision": f"{vit.depth} layers, {vit.width} wide, {vit.heads} heads",
-        "text": f"{med.depth} layers, {med.width} wide, {med.heads} heads, {med.vocab} tokens",
+        "text": f"{med.depth} layers, {med.width} wide, {med.heads} heads, {med.vocab_size} tokens",
         "parameters": f"{sum(x.size for x in arrays):,} in {len(arrays)} arrays",
         "written": f"{os.fspath(target)} ({FORMATS[to]})",
     }

@@ -59,7 +59,7 @@ def run(argv: list[str]) -> int:
 
     from blip_jax.capfilt import export
     from blip_jax.capfilt.writers import FORMATS as WRITERS
-    from blip_jax.data.datasets import load_view
+    from blip_jax.data.datasets import load_mixture
 
     make = WRITERS[args.to]
     place = args.images or make.PLACES[0]
@@ -68,7 +68,7 @@ def run(argv: list[str]) -> int:
         raise UserError(f"--to {args.to} takes --images {known}, not {place}")
     if args.shard < 1:
         raise UserError(f"--shard is {args.shard}; it must be 1 or more")
-    parts = load_view(args.view)
+    parts = load_mixture(args.view)
     if unknown := sorted(set(args.part or ()) - {part.name for part in parts}):
         names = ", ".join(part.name for part in parts)
         raise UserError(f"{args.view} has no part {unknown[0]!r}; it has {names}")

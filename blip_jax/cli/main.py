@@ -188,14 +188,14 @@ def _run(verb: str, argv: list[str]) -> None:
         return VERBS[verb](values.config, values.workdir)
     from blip_jax.runtime import processes
 
-    processes.start(values.coordinator, values.processes, values.process)
+    processes.initialize(values.coordinator, values.processes, values.process)
     _no_bars()
     try:
         VERBS[verb](values.config, values.workdir)
     except BaseException as error:
-        if processes.several():
+        if processes.is_multiprocess():
             status = _told(verb, error) if isinstance(error, TOLD) else traceback.print_exc()
-            processes.leave(1 if status is None else status)
+            processes.exit_process(1 if status is None else status)
         raise
 
 

@@ -2,7 +2,7 @@
 
 A dataset is named by the directory that holds its features.json. Its records are
 {'key': Text, 'image': Image, 'texts': Sequence(Text), 'truth': Text}. A *view* is a JSON file
-that lists parts of datasets with weights; see `load_view`.
+that lists parts of datasets with weights; see `load_mixture`.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def to_text(value) -> str:
 
 
 @dataclasses.dataclass(frozen=True)
-class Part:
+class Component:
     """One part of a view.
 
     Attributes:
@@ -84,7 +84,7 @@ class Part:
     pairs: str | None = None
 
 
-def load_view(path: str) -> list[Part]:
+def load_mixture(path: str) -> list[Component]:
     """Returns the parts of a view file, paths made absolute.
 
     Args:
@@ -99,7 +99,7 @@ def load_view(path: str) -> list[Part]:
         raise UserError(f"view file {path} does not exist")
     try:
         entries = json.loads(file.read_text())["parts"]
-        parts = [Part(**entry) for entry in entries]
+        parts = [Component(**entry) for entry in entries]
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"view file {path} is not a view: {error}") from error
     _check(parts, path)
@@ -134,7 +134,7 @@ def beside(target: str, folder: epath.Path) -> str:
     return target if "://" in str(folder) else os.path.relpath(target, os.path.abspath(folder))
 
 
-def _check(parts: list[Part], path: str) -> None:
+def _check(parts: list[Component], path: str) -> None:
     for part in parts:
         good = isinstance(part.weight, int | float) and math.isfinite(part.weight)
         if not good or part.weight < 0:
@@ -144,20 +144,20 @@ def _check(parts: list[Part], path: str) -> None:
         raise UserError(f"view file {path} has no part with a weight above 0")
 
 
-def save_view(path: str, parts: list[Part]) -> None:
+def save_view(path: str, parts: list[Component]) -> None:
     """Writes a view file, paths as they stand in the parts."""
     content = {"parts": [dataclasses.asdict(part) for part in parts]}
     epath.Path(path).write_text(json.dumps(content, indent=1) + "\n")
 
 
-class Pairs:
+class RecordSource:
     """Random access to the records of one part: {'key': str, 'image': bytes, 'texts': list[str]}.
 
     With `pairs` in the part, record i is pair i and has that one text; without, record i is row i
     with all its texts.
     """
 
-    def __init__(self, part: Part):
+    def __init__(self, part: Component):
         """Opens the part's datasets.
 
         Raises:
@@ -208,7 +208,7 @@ class Pairs:
         return {"key": key, "image": record["image"], "texts": texts}
 
 
-def load_pairs(part: Part, rows: int) -> np.ndarray:
+def load_pairs(part: Component, rows: int) -> np.ndarray:
     """Returns what a part trains on, int32 [P, 2]: see `Part.pairs`.
 
     Raises:

@@ -16,13 +16,13 @@ import grain
 import numpy as np
 
 from blip_jax.data.augment import TrainTransform
-from blip_jax.data.datasets import Pairs, Part, load_view, open_dataset, to_text
+from blip_jax.data.datasets import Component, RecordSource, load_mixture, open_dataset, to_text
 from blip_jax.data.images import ImageError, decode, resize
 from blip_jax.data.text import clean_caption
 from blip_jax.data.tokenizer import Tokenizer
 from blip_jax.runtime.errors import UserError
 
-REASONS = ("ok", "undecodable image", "empty text")  # what the batch's 'reason' counts
+SKIP_REASONS = ("ok", "undecodable image", "empty text")  # what the batch's 'reason' counts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,7 +129,7 @@ class _OwnRows:
 
 
 def train_batches(
-    view: str | Sequence[Part],
+    view: str | Sequence[Component],
     tokenizer: Tokenizer,
     *,
     start: int = 0,
@@ -149,7 +149,7 @@ def train_batches(
       Iterator of dicts, with b = len(rows): 'image' uint8 [b, S, S, 3];
       'ids' int32 [b, L]; 'mask' bool [b, L]; 'group' int32 [b], the same for texts of one image
       (by its key); 'text_group' int32 [b], the same for texts that are equal once cleaned;
-      'valid' bool [b]; 'reason' int32 [b], index into REASONS. A row that is not valid has a
+      'valid' bool [b]; 'reason' int32 [b], index into SKIP_REASONS. A row that is not valid has a
       black image and the ids of [CLS] [SEP]. It has get_state and set_state; for a batch number,
       set_state({'next_index': number}).
 
@@ -160,7 +160,7 @@ def train_batches(
     if settings.batch_size < 1:
         raise UserError(f"batch_size is {settings.batch_size}; it must be 1 or more")
     rows = range(settings.batch_size) if rows is None else rows
-    parts = load_view(view) if isinstance(view, str) else list(view)
+    parts = load_mixture(view) if isinstance(view, str) else list(view)
     datasets, weights = [], []
     for number, part in enumerate(parts):
         if part.weight:
@@ -181,11 +181,11 @@ def train_batches(
     return iterator
 
 
-def _endless(part: Part, seed: int, number: int) -> grain.MapDataset:
+def _endless(part: Component, seed: int, number: int) -> grain.MapDataset:
     # Grain shuffles epoch e by seed + e: parts' seeds must lie apart, or one part would repeat
     # another's order an epoch later.
     own_seed = int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
-    return grain.MapDataset.source(Pairs(part)).shuffle(seed=own_seed).repeat()
+    return grain.MapDataset.source(RecordSource(part)).shuffle(seed=own_seed).repeat()
 
 
 class _Evaluate:

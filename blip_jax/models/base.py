@@ -17,7 +17,7 @@ from blip_jax.models.inputs import encode, some
 from blip_jax.nn import BlipConfig
 from blip_jax.runtime.errors import UserError
 
-# What each method needs, and in which kinds of model it is.
+# What each method needs, and in which model types it is.
 USES = {
     "caption": ("writes captions", ("captioner", "pretrain")),
     "match": ("matches images and texts", ("retrieval", "pretrain")),
@@ -34,7 +34,7 @@ class Base:
     Attributes:
       params: nested dict of arrays, on every local device.
       config: frozen dataclass, of the network.
-      kind: what the checkpoint holds, one of `models.KINDS`.
+      model_type: what the checkpoint holds, one of `nn.MODEL_TYPES`.
       prompt: text that its captions begin with; "" for none.
       max_length: tokens of its training texts; longer ones are cut.
     """
@@ -45,14 +45,14 @@ class Base:
         config: BlipConfig,
         tokenizer: Tokenizer | str,
         *,
-        kind: str = "pretrain",
+        model_type: str = "pretrain",
         prompt: str = "",
         max_length: int = 30,
     ):
         """`tokenizer`: or the folder or Hugging Face id of one, loaded when needed; "": unknown."""
         self.params = params
         self.config = config
-        self.kind = kind
+        self.model_type = model_type
         self.prompt = prompt
         self.max_length = min(max_length, config.med.max_length)
         self._tokenizer = tokenizer
@@ -66,10 +66,10 @@ class Base:
             raise UserError("the checkpoint does not name its tokenizer: give tokenizer=FOLDER")
         named = isinstance(given, str)
         found = Tokenizer.load(given) if named else given
-        if found.vocab_size != self.config.med.vocab:
+        if found.vocab_size != self.config.med.vocab_size:
             raise UserError(
                 f"the tokenizer{f' {given}' if named else ''} has {found.vocab_size} tokens, the "
-                f"model {self.config.med.vocab}: give the model's own (tokenizer=FOLDER)"
+                f"model {self.config.med.vocab_size}: give the model's own (tokenizer=FOLDER)"
             )
         return found
 
@@ -85,15 +85,16 @@ class Base:
         return self.config.vit.image_size
 
     def has(self, use: str) -> bool:
-        """Whether this kind of model has what a method needs, one of USES."""
-        return self.kind in USES[use][1]
+        """Whether this model type has what a method needs, one of USES."""
+        return self.model_type in USES[use][1]
 
     def need(self, use: str) -> None:
-        """Raises a UserError unless this kind of model `has` it."""
-        does, kinds = USES[use]
+        """Raises a UserError unless this model type `has` it."""
+        does, model_types = USES[use]
         if not self.has(use):
             raise UserError(
-                f"a {self.kind} model is none that {does}; load one of kind {' or '.join(kinds)}"
+                f"a {self.model_type} model is none that {does}; load one of model_type "
+                f"{' or '.join(model_types)}"
             )
 
     def _program(self, build: Callable, *options: Any) -> Callable:

@@ -239,7 +239,7 @@ class Mapped:
     """
 
     def __init__(self, function: Callable, model: Model):
-        network = nn.network(model.config, model.kind)
+        network = nn.network(model.config, model.model_type)
 
         def run(params: Any, arrays: tuple) -> Any:
             def apply(method: str, *args: Any) -> Any:

@@ -11,7 +11,7 @@ import numpy as np
 from etils import epath
 
 from blip_jax import checkpoints, losses, nn
-from blip_jax.checkpoints.training import FOLDER, Meta, load_parts, save_model
+from blip_jax.checkpoints.training import FOLDER, Metadata, load_parts, save_model
 from blip_jax.data.tokenizer import Tokenizer
 from blip_jax.models.model import Model
 from blip_jax.runtime.errors import UserError
@@ -53,7 +53,7 @@ def load(
     params, config = at_size(found.params, found.config, image_size)
     config = dataclasses.replace(config, dtype=dtype, quirks=(*config.quirks, *quirks))
     given = found.tokenizer if tokenizer is None else tokenizer
-    described = {name: getattr(found, name) for name in ("kind", "prompt", "max_length")}
+    described = {name: getattr(found, name) for name in ("model_type", "prompt", "max_length")}
     return Model(params, config, given, **described)
 
 
@@ -81,7 +81,7 @@ def read(
     tokenizer = os.fspath(beside) if beside.exists() else meta.tokenizer
     queue = stored.get("queue")
     return checkpoints.Checkpoint(
-        meta.kind,
+        meta.model_type,
         nn.from_dict(meta.model),
         stored["params"],
         stored.get("momentum"),
@@ -109,9 +109,9 @@ def write(checkpoint: checkpoints.Checkpoint, path: str, to: str) -> None:
         parts["momentum"] = checkpoint.momentum
     if checkpoint.queue is not None:
         parts["queue"] = checkpoint.queue._asdict()
-    meta = Meta(
+    meta = Metadata(
         nn.to_dict(checkpoint.config),
-        checkpoint.kind,
+        checkpoint.model_type,
         checkpoint.prompt,
         checkpoint.max_length,
         tokenizer if named else "",
@@ -133,7 +133,7 @@ def at_size(
         return params, config
     config = dataclasses.replace(config, vit=dataclasses.replace(config.vit, image_size=image_size))
     position = np.asarray(params["vit"]["position"])
-    position = nn.resize_position(position, config.vit.tokens)
+    position = nn.resize_position_embedding(position, config.vit.tokens)
     return {**params, "vit": {**params["vit"], "position": position}}, config
 
 

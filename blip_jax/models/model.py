@@ -21,7 +21,7 @@ ANSWER = Decoding(method="beam", repetition_penalty=1.0, min_length=1, max_lengt
 
 
 class Model(Base):
-    """What `models.load` gives: a `Base` with what its kind of model can do."""
+    """What `models.load` gives: a `Base` with what its model type can do."""
 
     def caption(
         self,

@@ -6,24 +6,24 @@ tokens = nn.Blip(config).apply({"params": params}, images, method="encode_image"
 """
 
 from blip_jax.nn.aligned import Aligned
-from blip_jax.nn.blip import Blip, first_token, grounded, init_cache, momentum_subtree
+from blip_jax.nn.blip import Blip, init_cache, momentum_params, set_first_token, with_enc_token
 from blip_jax.nn.configs import (
     QUIRKS,
     BlipConfig,
     MedConfig,
     ViTConfig,
     from_dict,
-    part_name,
+    param_group_name,
     preset,
     to_dict,
 )
-from blip_jax.nn.model_types import KINDS, init, network, shapes
+from blip_jax.nn.model_types import MODEL_TYPES, init, network, param_shapes
 from blip_jax.nn.nlvr import Nlvr
-from blip_jax.nn.vit import resize_position
+from blip_jax.nn.vit import resize_position_embedding
 from blip_jax.nn.vqa import Vqa
 
 __all__ = [
-    "KINDS",
+    "MODEL_TYPES",
     "QUIRKS",
     "Aligned",
     "Blip",
@@ -32,16 +32,16 @@ __all__ = [
     "Nlvr",
     "ViTConfig",
     "Vqa",
-    "first_token",
+    "set_first_token",
     "from_dict",
-    "grounded",
+    "with_enc_token",
     "init",
     "init_cache",
-    "momentum_subtree",
+    "momentum_params",
     "network",
-    "part_name",
+    "param_group_name",
     "preset",
-    "resize_position",
-    "shapes",
+    "resize_position_embedding",
+    "param_shapes",
     "to_dict",
 ]

@@ -21,7 +21,7 @@ class Aligned(nn.Module):
     config: BlipConfig
 
     def setup(self):
-        vit, med, embed = self.config.vit, self.config.med, (self.config.embed,)
+        vit, med, embed = self.config.vit, self.config.med, (self.config.embed_dim,)
         self.vit = ViT(self.config)
         self.med = Med(self.config)
         self.pooler = Projection((med.width,), med.kernel_std)

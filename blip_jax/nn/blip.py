@@ -27,8 +27,8 @@ class Blip(nn.Module):
         config = self.config
         self.vit = ViT(config)
         self.med = Med(config)
-        self.vision_proj = Projection((config.embed,), config.vit.kernel_std)
-        self.text_proj = Projection((config.embed,), config.med.kernel_std)
+        self.vision_proj = Projection((config.embed_dim,), config.vit.kernel_std)
+        self.text_proj = Projection((config.embed_dim,), config.med.kernel_std)
         self.itm_head = Projection((2,), config.med.kernel_std)
 
     def encode_image(self, images: jax.Array, train: bool = False) -> jax.Array:
@@ -64,7 +64,7 @@ class Blip(nn.Module):
 
         `rows` says which image each text reads; see `attention.CrossAttention`.
         """
-        return self.med.encode(grounded(ids, self.config), mask, (context,), rows, train)
+        return self.med.encode(with_enc_token(ids, self.config), mask, (context,), rows, train)
 
     def itm_logits(
         self,
@@ -82,7 +82,7 @@ class Blip(nn.Module):
         self, ids: jax.Array, mask: jax.Array, context: Context, train: bool = False
     ) -> jax.Array:
         """float32 [B, T, V]: position t predicts token t + 1; [DEC] takes position 0."""
-        ids = first_token(ids, self.config.med.dec_token)
+        ids = set_first_token(ids, self.config.med.dec_token)
         return self.med.decode(ids, context, mask, train=train)[0]
 
     def decode_step(
@@ -98,14 +98,14 @@ def unit(x: jax.Array) -> jax.Array:
     return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(x * x, axis=-1, keepdims=True), 1e-24))
 
 
-def first_token(ids: jax.Array, token: int) -> jax.Array:
+def set_first_token(ids: jax.Array, token: int) -> jax.Array:
     """ids with position 0 overwritten, as the original does (the paper says: appended)."""
     return jnp.asarray(ids).at[:, 0].set(token)
 
 
-def grounded(ids: jax.Array, config: BlipConfig) -> jax.Array:
+def with_enc_token(ids: jax.Array, config: BlipConfig) -> jax.Array:
     """ids of texts to be read with an image: [ENC] at position 0, unless the quirk says [CLS]."""
-    return ids if "cls_for_enc" in config.quirks else first_token(ids, config.med.enc_token)
+    return ids if "cls_for_enc" in config.quirks else set_first_token(ids, config.med.enc_token)
 
 
 def init_cache(config: BlipConfig, batch: int, length: int) -> KVCache:
@@ -115,11 +115,11 @@ def init_cache(config: BlipConfig, batch: int, length: int) -> KVCache:
     return KVCache(jnp.zeros(shape, config.dtype), jnp.zeros(shape, config.dtype))
 
 
-def momentum_subtree(params: dict) -> dict:
+def momentum_params(params: dict) -> dict:
     """The part of `params` that the momentum encoder mirrors."""
     kept = {}
     for name, value in params.items():
         if name.startswith(NOT_IN_MOMENTUM):
             continue
-        kept[name] = momentum_subtree(value) if isinstance(value, dict) else value
+        kept[name] = momentum_params(value) if isinstance(value, dict) else value
     return kept

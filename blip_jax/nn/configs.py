@@ -34,7 +34,7 @@ class ViTConfig:
     """
 
     image_size: int = 224  # pixels a side
-    patch: int = 16
+    patch_size: int = 16
     width: int = 768
     depth: int = 12
     heads: int = 12
@@ -48,7 +48,7 @@ class ViTConfig:
     @property
     def tokens(self) -> int:
         """Image tokens: one [CLS] and one a patch."""
-        return (self.image_size // self.patch) ** 2 + 1
+        return (self.image_size // self.patch_size) ** 2 + 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,8 +61,8 @@ class MedConfig:
     width: int = 768
     depth: int = 12
     heads: int = 12
-    mlp: int = 3072
-    vocab: int = 30524
+    mlp_dim: int = 3072
+    vocab_size: int = 30524
     max_length: int = 512
     dropout: float = 0.1  # of hidden states and of attention probabilities
     sharing: str = "all_but_self_attention"
@@ -73,11 +73,11 @@ class MedConfig:
 
     @property
     def dec_token(self) -> int:
-        return self.vocab - 2
+        return self.vocab_size - 2
 
     @property
     def enc_token(self) -> int:
-        return self.vocab - 1
+        return self.vocab_size - 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,20 +85,20 @@ class BlipConfig:
     """The whole model.
 
     Attributes:
-      embed: dimension of the aligned image and text features (ITC).
+      embed_dim: dimension of the aligned image and text features (ITC).
       dtype: compute dtype; parameters, softmax, norms and losses are float32 always.
       remat: what the backward pass computes again: "none", "dots" (all but matrix products),
         "full".
-      unroll: layers laid out in one iteration of the scan over layers.
+      scan_unroll: layers laid out in one iteration of the scan over layers.
       quirks: of QUIRKS, faults of the original to repeat, where its numbers are wanted.
     """
 
     vit: ViTConfig = ViTConfig()
     med: MedConfig = MedConfig()
-    embed: int = 256
+    embed_dim: int = 256
     dtype: str = "bfloat16"
     remat: str = "none"
-    unroll: int = 1
+    scan_unroll: int = 1
     quirks: tuple[str, ...] = ()
 
     def __post_init__(self):
@@ -108,13 +108,14 @@ class BlipConfig:
                 raise UserError(
                     f"{name}.width {part.width} is not a multiple of {part.heads} heads"
                 )
-        if self.vit.image_size % self.vit.patch:
+        if self.vit.image_size % self.vit.patch_size:
             raise UserError(
-                f"vit.image_size {self.vit.image_size} is not a multiple of patch {self.vit.patch}"
+                f"vit.image_size {self.vit.image_size} is not a multiple of patch_size "
+                f"{self.vit.patch_size}"
             )
         if self.med.sharing not in SHARING:
             raise UserError(f"med.sharing is {self.med.sharing!r}; known: {', '.join(SHARING)}")
-        if self.vit.image_size < self.vit.patch:
+        if self.vit.image_size < self.vit.patch_size:
             raise UserError(f"vit.image_size is {self.vit.image_size}; it must be a patch at least")
         if self.dtype not in DTYPES:
             raise UserError(f"dtype is {self.dtype!r}; known: {', '.join(DTYPES)}")
@@ -136,12 +137,12 @@ PRESETS = {
             kernel_std=0.125, patch_std=0.07, output_std=0.01, position_std=2.0,
         ),
         med=MedConfig(
-            width=64, depth=2, heads=4, mlp=256, vocab=256, max_length=32, dropout=0.0,
+            width=64, depth=2, heads=4, mlp_dim=256, vocab_size=256, max_length=32, dropout=0.0,
             kernel_std=0.125, output_std=0.01, embedding_std=0.1,
         ),
-        embed=64,
+        embed_dim=64,
         dtype="float32",
-        unroll=2,
+        scan_unroll=2,
     ),
 }  # fmt: skip
 
@@ -169,7 +170,7 @@ def _replace(config: Any, changes: Mapping[str, Any], where: str) -> Any:
     return dataclasses.replace(config, **values)
 
 
-def part_name(config: MedConfig, part: str, role: str) -> str:
+def param_group_name(config: MedConfig, part: str, role: str) -> str:
     """Name of the parameters of `part` in `role`: its own, or the common one if it is shared."""
     return part if part in SHARING[config.sharing] else f"{role}_{part}"
 

@@ -56,7 +56,7 @@ def vit(config: ViTConfig) -> Flops:
     return Flops(
         dense=config.depth * 24 * n * v * v,
         mixing=config.depth * 4 * n * n * v,
-        rest=2 * (n - 1) * 3 * config.patch**2 * v,
+        rest=2 * (n - 1) * 3 * config.patch_size**2 * v,
         last=config.depth * 8 * n * v * v,
     )
 
@@ -64,7 +64,7 @@ def vit(config: ViTConfig) -> Flops:
 def text(config: MedConfig, length: int, image_tokens: int = 0) -> Flops:
     """One text of `length` tokens; with `image_tokens` it attends to so many."""
     t, w = length, config.width
-    dense, mixing = 8 * t * w * w + 4 * t * w * config.mlp, 4 * t * t * w
+    dense, mixing = 8 * t * w * w + 4 * t * w * config.mlp_dim, 4 * t * t * w
     if image_tokens:
         dense, mixing = dense + 4 * t * w * w, mixing + 4 * t * image_tokens * w
     return Flops(config.depth * dense, config.depth * mixing)
@@ -78,7 +78,7 @@ def context(config: BlipConfig) -> Flops:
 
 
 def lm_head(config: MedConfig, length: int) -> Flops:
-    return Flops(rest=2 * length * config.width * (config.width + config.vocab))
+    return Flops(rest=2 * length * config.width * (config.width + config.vocab_size))
 
 
 def step(config: BlipConfig, objectives, batch: int, length: int) -> int:
@@ -98,7 +98,7 @@ def step(config: BlipConfig, objectives, batch: int, length: int) -> int:
         pair += image.forward + alone.forward + heads(config).forward  # the momentum encoder
         # Each pair with all keys, both ways: targets, logits, and the logits' backward pass,
         # which goes to the features alone.
-        pair += 2 * 3 * 2 * config.embed * (batch + objectives.queue)
+        pair += 2 * 3 * 2 * config.embed_dim * (batch + objectives.queue)
     if "itm" in names:
         parts += [grounded] * 3  # the pair, and each half with a negative
     if "lm" in names:
@@ -113,7 +113,7 @@ def step(config: BlipConfig, objectives, batch: int, length: int) -> int:
 
 def heads(config: BlipConfig) -> Flops:
     """The projections to E of one image and one text."""
-    return Flops(rest=2 * config.embed * (config.vit.width + config.med.width))
+    return Flops(rest=2 * config.embed_dim * (config.vit.width + config.med.width))
 
 
 def captioning(config: BlipConfig, prompt: int, length: int, captions: int = 1) -> int:
@@ -130,7 +130,7 @@ def captioning(config: BlipConfig, prompt: int, length: int, captions: int = 1) 
 
 def matching(config: BlipConfig, length: int, texts: int) -> int:
     """FLOPs to score `texts` texts of `length` tokens with one image: ITM and the cosine."""
-    med, embed = config.med, config.embed
+    med, embed = config.med, config.embed_dim
     read = text(med, length, config.vit.tokens).forward + text(med, length).forward
     read += 2 * med.width * (embed + 2)
     image = vit(config.vit).forward + context(config).forward + 2 * config.vit.width * embed

@@ -26,5 +26,5 @@ def scan_layers(layer: type[nn.Module], config: BlipConfig, depth: int, inputs: 
         split_rngs={"params": True, "dropout": True},
         in_axes=inputs,
         length=depth,
-        unroll=min(config.unroll, depth),
+        unroll=min(config.scan_unroll, depth),
     )

@@ -24,7 +24,7 @@ from blip_jax.nn.attention import (
     Projection,
     SelfAttention,
 )
-from blip_jax.nn.configs import BlipConfig, MedConfig, part_name
+from blip_jax.nn.configs import BlipConfig, MedConfig, param_group_name
 from blip_jax.nn.layers import scan_layers
 
 EPS = 1e-12
@@ -43,7 +43,7 @@ class Med(nn.Module):
     def setup(self):
         config, dtype = self.config.med, jnp.dtype(self.config.dtype)
         for role in ("encoder", "decoder"):  # a shared part is set once, under its common name
-            name = part_name(config, "embeddings", role)
+            name = param_group_name(config, "embeddings", role)
             if not hasattr(self, name):
                 setattr(self, name, Embeddings(config, dtype))
             for name in cross_attentions(config, role, self.images):
@@ -104,12 +104,12 @@ class Med(nn.Module):
         return self.lm_head(x, embeddings.word), cache
 
     def _embeddings(self, role: str) -> nn.Module:
-        return getattr(self, part_name(self.config.med, "embeddings", role))
+        return getattr(self, param_group_name(self.config.med, "embeddings", role))
 
 
 def cross_attentions(config: MedConfig, role: str, images: int = 1) -> list[str]:
     """Names of the cross-attentions of `role`, one for each image that a text reads."""
-    name = part_name(config, "cross_attention", role)
+    name = param_group_name(config, "cross_attention", role)
     return [name, *(f"{name}_{number}" for number in range(2, images + 1))]
 
 
@@ -122,7 +122,7 @@ class Embeddings(nn.Module):
     def setup(self):
         config = self.config
         normal = nn.initializers.normal(config.embedding_std)
-        self.word = self.param("word", normal, (config.vocab, config.width))
+        self.word = self.param("word", normal, (config.vocab_size, config.width))
         self.position = self.param("position", normal, (config.max_length, config.width))
         self.norm = LayerNorm(EPS)
         self.dropout = nn.Dropout(config.dropout)
@@ -227,7 +227,7 @@ class MedLayer(nn.Module):
             "dropout": config.dropout,
             "train": self.train,
         }
-        name = part_name(config, "self_attention", self.role)
+        name = param_group_name(config, "self_attention", self.role)
         attention = SelfAttention(**options, name=name)
         y, cache = attention(x, mask, cache, index)
         x = self.residual(x, y, name)
@@ -238,8 +238,8 @@ class MedLayer(nn.Module):
                 for name, context in zip(names, contexts, strict=True)
             ]
             x = self.residual(x, merged(read, merge), names[0])
-        name = part_name(config, "ffn", self.role)
-        y = Projection((config.mlp,), config.kernel_std, dtype=self.dtype, name=f"{name}_in")(x)
+        name = param_group_name(config, "ffn", self.role)
+        y = Projection((config.mlp_dim,), config.kernel_std, dtype=self.dtype, name=f"{name}_in")(x)
         y = nn.gelu(y, approximate=False)
         y = Projection((config.width,), config.output_std, dtype=self.dtype, name=f"{name}_out")(y)
         return self.residual(x, y, name), cache
@@ -269,6 +269,6 @@ class LMHead(nn.Module):
         config = self.config
         x = Projection((config.width,), config.kernel_std, dtype=self.dtype, name="dense")(x)
         x = LayerNorm(EPS, name="norm")(nn.gelu(x, approximate=False))
-        bias = self.param("bias", nn.initializers.zeros, (config.vocab,))
+        bias = self.param("bias", nn.initializers.zeros, (config.vocab_size,))
         word = word.astype(self.dtype)
         return jnp.einsum("btd,vd->btv", x, word, preferred_element_type=jnp.float32) + bias

@@ -1,6 +1,7 @@
-"""The kinds of model that checkpoints hold, and fresh parameters of each.
+"""The types of model that checkpoints hold, and fresh parameters of each.
 
-A kind is a network and what of it there is: a captioner has no ITM head, and none is made up.
+A model type is a network and which of its parameters a checkpoint holds: a captioner has no ITM
+head, and none is initialised for it.
 """
 
 import dataclasses
@@ -21,8 +22,8 @@ LOGIT_SCALE = 2.6592  # of Hugging Face's BlipConfig: log(1 / 0.07)
 
 
 @dataclasses.dataclass(frozen=True)
-class Kind:
-    """What a kind's checkpoints hold.
+class ModelType:
+    """What checkpoints of a model type hold.
 
     Attributes:
       network: its module.
@@ -72,41 +73,46 @@ def _aligned(aligned: Aligned, images, ids, mask):
 
 
 _ITC = (("temperature", 0.07),)
-KINDS = {
-    "pretrain": Kind(Blip, _pretrain, _ITC),
-    "captioner": Kind(Blip, _captioner),
-    "retrieval": Kind(Blip, _retrieval, _ITC),
-    "features": Kind(Blip, _features),
-    "vqa": Kind(Vqa, _vqa),
-    "nlvr": Kind(Nlvr, _nlvr),
-    "aligned": Kind(Aligned, _aligned, (("logit_scale", LOGIT_SCALE),)),
+MODEL_TYPES = {
+    "pretrain": ModelType(Blip, _pretrain, _ITC),
+    "captioner": ModelType(Blip, _captioner),
+    "retrieval": ModelType(Blip, _retrieval, _ITC),
+    "features": ModelType(Blip, _features),
+    "vqa": ModelType(Vqa, _vqa),
+    "nlvr": ModelType(Nlvr, _nlvr),
+    "aligned": ModelType(Aligned, _aligned, (("logit_scale", LOGIT_SCALE),)),
 }
 
 
-def network(config: BlipConfig, kind: str = "pretrain") -> nn.Module:
-    """The module of a kind.
+def network(config: BlipConfig, model_type: str = "pretrain") -> nn.Module:
+    """Returns the network of a model type.
 
     Raises:
-      UserError: an unknown kind, or a configuration that it cannot have.
+      UserError: an unknown model_type, or a configuration that it cannot have.
     """
-    if kind not in KINDS:
-        raise UserError(f"unknown kind of model {kind!r}; known: {', '.join(KINDS)}")
-    if kind == "vqa" and config.med.sharing != "none":
+    if model_type not in MODEL_TYPES:
+        raise UserError(f"unknown model type {model_type!r}; known: {', '.join(MODEL_TYPES)}")
+    if model_type == "vqa" and config.med.sharing != "none":
         raise UserError(
             f"med.sharing is {config.med.sharing!r}; a VQA model's question encoder and answer "
             'decoder share nothing: make it "none"'
         )
-    return KINDS[kind].network(config)
+    return MODEL_TYPES[model_type].network(config)
 
 
-def init(config: BlipConfig, key: jax.Array, kind: str = "pretrain") -> dict:
+def init(config: BlipConfig, key: jax.Array, model_type: str = "pretrain") -> dict:
     """Fresh float32 parameters, a nested dict; layers are stacked on a leading axis."""
     size = config.vit.image_size
     inputs = jnp.zeros((1, size, size, 3)), jnp.zeros((1, 4), jnp.int32), jnp.ones((1, 4), bool)
-    params = network(config, kind).init(key, *inputs, method=KINDS[kind].paths)["params"]
-    return {**params, **{name: jnp.float32(value) for name, value in KINDS[kind].scalars}}
+    params = network(config, model_type).init(key, *inputs, method=MODEL_TYPES[model_type].paths)[
+        "params"
+    ]
+    return {
+        **params,
+        **{name: jnp.float32(value) for name, value in MODEL_TYPES[model_type].scalars},
+    }
 
 
-def shapes(config: BlipConfig, kind: str = "pretrain") -> dict:
+def param_shapes(config: BlipConfig, model_type: str = "pretrain") -> dict:
     """The tree of `init` as `jax.ShapeDtypeStruct`s; nothing is computed."""
-    return jax.eval_shape(lambda key: init(config, key, kind), jax.random.key(0))
+    return jax.eval_shape(lambda key: init(config, key, model_type), jax.random.key(0))

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from blip_jax.nn.attention import Context, Projection
-from blip_jax.nn.blip import grounded
+from blip_jax.nn.blip import with_enc_token
 from blip_jax.nn.configs import BlipConfig
 from blip_jax.nn.med import Med
 from blip_jax.nn.vit import ViT
@@ -45,6 +45,6 @@ class Nlvr(nn.Module):
         train: bool = False,
     ) -> jax.Array:
         """ids int [B, T], mask bool [B, T] -> float32 [B, 2]: false, true."""
-        states = self.med.encode(grounded(ids, self.config), mask, contexts, train=train)
+        states = self.med.encode(with_enc_token(ids, self.config), mask, contexts, train=train)
         x = jax.nn.relu(self.classifier_in(states[:, 0].astype(jnp.float32)))
         return self.classifier_out(x)

@@ -23,7 +23,7 @@ class ViT(nn.Module):
         """float [B, S, S, 3], normalised -> image tokens [B, N, D] in the compute dtype."""
         config, dtype = self.config.vit, jnp.dtype(self.config.dtype)
         normal = nn.initializers.normal
-        x = patches(images, config.patch)
+        x = patches(images, config.patch_size)
         x = Projection((config.width,), config.patch_std, dtype=dtype, name="patch")(x)
         cls = self.param("cls", normal(config.position_std), (1, 1, config.width))
         shape = (1, config.tokens, config.width)
@@ -72,7 +72,7 @@ def patches(images: jax.Array, patch: int) -> jax.Array:
     return x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, size * size, patch * patch * 3)
 
 
-def resize_position(position: np.ndarray, tokens: int) -> np.ndarray:
+def resize_position_embedding(position: np.ndarray, tokens: int) -> np.ndarray:
     """The position embedding for another image size, equal to PyTorch's bicubic resize.
 
     `jax.image.resize` cubes with a = -0.5 and anti-aliases, PyTorch takes a = -0.75 and does not,

@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 
 from blip_jax.nn.attention import Context, KVCache
-from blip_jax.nn.blip import first_token, grounded
+from blip_jax.nn.blip import set_first_token, with_enc_token
 from blip_jax.nn.configs import BlipConfig
 from blip_jax.nn.med import Med
 from blip_jax.nn.vit import ViT
@@ -36,7 +36,7 @@ class Vqa(nn.Module):
     ) -> jax.Array:
         """Image tokens, ids int [C, Q], mask bool [C, Q] -> states [C, Q, D]."""
         context = self.med.context(tokens, "encoder")
-        return self.med.encode(grounded(ids, self.config), mask, (context,), train=train)
+        return self.med.encode(with_enc_token(ids, self.config), mask, (context,), train=train)
 
     def context(self, states: jax.Array, mask: jax.Array) -> Context:
         """Question states [C, Q, D] and their mask -> what answers read."""
@@ -54,7 +54,7 @@ class Vqa(nn.Module):
 
         `rows` says which question each answer belongs to; see `attention.CrossAttention`.
         """
-        ids = first_token(ids, self.config.med.dec_token)
+        ids = set_first_token(ids, self.config.med.dec_token)
         return self.med.decode(ids, context, mask, rows=rows, train=train)[0]
 
     def decode_step(

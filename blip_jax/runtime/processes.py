@@ -24,10 +24,10 @@ from blip_jax.runtime.errors import UserError
 TIMEOUT = 300  # seconds that processes wait for each other at the start
 DAYS = 7  # that one which is done waits for others
 MEETINGS = itertools.count()
-PATIENCE = 10  # seconds that one which failed waits for others to fail too
+EXIT_GRACE_SECONDS = 10  # seconds that one which failed waits for others to fail too
 
 
-def start(
+def initialize(
     coordinator: str = "", processes: int = 0, process: int = -1, timeout: float = TIMEOUT
 ) -> None:
     """Joins the processes of this run; must come before JAX touches a device.
@@ -122,23 +122,23 @@ def _line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-def several() -> bool:
+def is_multiprocess() -> bool:
     """Whether other processes take part; touches no device where none was started."""
     return jax.distributed.is_initialized() and jax.process_count() > 1
 
 
-def leave(status: int) -> None:
+def exit_process(status: int) -> None:
     """Ends a process that failed; returns if it is alone.
 
     The others may have failed of the same cause and leave with it. If they have not, they wait
     for this one in a sum, and it would wait for them at its end: so it goes after a moment, and
     they are ended by JAX, which misses it.
     """
-    if not several():
+    if not is_multiprocess():
         return
     sys.stdout.flush()
     sys.stderr.flush()
-    end = threading.Timer(PATIENCE, os._exit, [status])
+    end = threading.Timer(EXIT_GRACE_SECONDS, os._exit, [status])
     end.daemon = True
     end.start()
     with contextlib.suppress(Exception):
@@ -146,15 +146,15 @@ def leave(status: int) -> None:
     os._exit(status)
 
 
-def gathered(value: np.ndarray | int | float) -> np.ndarray:
+def all_gather(value: np.ndarray | int | float) -> np.ndarray:
     """`value` of every process, [processes, ...], the same on all; all must call it."""
-    if not several():
+    if not is_multiprocess():
         return np.asarray(value)[None]
     return np.asarray(multihost_utils.process_allgather(np.asarray(value)))
 
 
 def meet(place: str) -> None:
     """Waits until all processes are here, for days if need be, and without their devices."""
-    if several():
+    if is_multiprocess():
         name = f"{place} {next(MEETINGS)}"  # a name is good for one meeting
         multihost.get_barrier_sync_fn()(key=name, timeout_ms=DAYS * 24 * 3600 * 1000)

@@ -34,5 +34,5 @@ TASKS = {
     },
 }
 
-# The kind of model (`models.KINDS`) that each leaves.
-KINDS = {"pretrain": "pretrain", "captioner": "captioner", "filter": "retrieval"}
+# The model type (`nn.MODEL_TYPES`) that each leaves.
+MODEL_TYPES = {"pretrain": "pretrain", "captioner": "captioner", "filter": "retrieval"}

@@ -31,7 +31,7 @@ from blip_jax.models.functions import (
 )
 from blip_jax.reports import tables
 from blip_jax.runtime.errors import UserError
-from blip_jax.runtime.processes import gathered
+from blip_jax.runtime.processes import all_gather
 
 BATCH = 128  # rows a device at a time
 
@@ -139,7 +139,7 @@ def shared_out(function: Callable, size: int, *arrays: np.ndarray, title: str = 
     own = -(-total // jax.process_count())
     rows = np.minimum(np.arange(own) + jax.process_index() * own, total - 1)
     results = mapped(function, size, *(array[rows] for array in arrays), title=title)
-    return [np.concatenate(gathered(x))[:total] for x in results]
+    return [np.concatenate(all_gather(x))[:total] for x in results]
 
 
 def truthfulness(texts: list[str], truths: list[str]) -> dict[str, float]:

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from blip_jax import losses
 from blip_jax.data.images import normalize
 from blip_jax.losses import lm_weight
-from blip_jax.nn import Blip, BlipConfig, first_token
+from blip_jax.nn import Blip, BlipConfig, set_first_token
 from blip_jax.tasks.objectives import Objectives
 from blip_jax.train.state import TrainState
 
@@ -100,7 +100,7 @@ class ImageText:
         counted = lm_weight(batch["mask"], objectives.prompt_length) * valid[:, None]
         counts = valid.sum(), counted.sum(), matches
         if not objectives.contrast:
-            nothing = jnp.zeros((0, self.config.embed))
+            nothing = jnp.zeros((0, self.config.embed_dim))
             return Shared(nothing, nothing, group[:0], valid[:0], alpha, *counts), state
 
         m = objectives.momentum
@@ -224,7 +224,7 @@ class ImageText:
         }
 
     def lm(self, params, tokens, batch, shared, key) -> jax.Array:
-        ids, mask = first_token(batch["ids"], self.config.med.dec_token), batch["mask"]
+        ids, mask = set_first_token(batch["ids"], self.config.med.dec_token), batch["mask"]
         context = self.apply(params, "context", tokens, "decoder")
         logits = self.apply(params, "lm_logits", ids, mask, context, key=key)
         objectives = self.objectives

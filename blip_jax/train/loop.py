@@ -12,15 +12,15 @@ from ml_collections import ConfigDict
 
 from blip_jax import nn
 from blip_jax.checkpoints.pretrained_encoders import initialise
-from blip_jax.checkpoints.training import Checkpoints, Meta, load_params
+from blip_jax.checkpoints.training import Metadata, TrainingCheckpoints, load_params
 from blip_jax.data.augment import TrainTransform
-from blip_jax.data.pipeline import REASONS, train_batches
+from blip_jax.data.pipeline import SKIP_REASONS, train_batches
 from blip_jax.data.tokenizer import Tokenizer
 from blip_jax.models.loading import local
 from blip_jax.runtime.errors import UserError
-from blip_jax.runtime.processes import gathered, several
+from blip_jax.runtime.processes import all_gather, is_multiprocess
 from blip_jax.runtime.signals import Interrupted, Interruptible
-from blip_jax.tasks import KINDS
+from blip_jax.tasks import MODEL_TYPES
 from blip_jax.tasks.pairs import select
 from blip_jax.train import config as run_config
 from blip_jax.train.logger import Logger
@@ -62,7 +62,7 @@ class Run:
             )
         self.schedule = schedule(config.optimizer)
         self.program = program(
-            self.model, self.kind, objectives, config.optimizer, config.accumulate, self.mesh
+            self.model, self.model_type, objectives, config.optimizer, config.accumulate, self.mesh
         )
 
     def init(self) -> TrainState:
@@ -71,9 +71,9 @@ class Run:
         if config.init_from and any(config.initial.values()):
             raise UserError("init_from and initial are both given: take one of them")
         if config.init_from:
-            params = pretrained(config.init_from, self.model, self.kind)
+            params = pretrained(config.init_from, self.model, self.model_type)
         elif any(config.initial.values()):
-            params = jax.jit(nn.init, static_argnums=(0, 2))(self.model, key, self.kind)
+            params = jax.jit(nn.init, static_argnums=(0, 2))(self.model, key, self.model_type)
             params = initialised(params, self.model, **config.initial)
         else:
             return self.program.init(key)
@@ -86,9 +86,9 @@ class Run:
         return own_rows(self.mesh, self.config.batch_size)
 
     @property
-    def kind(self) -> str:
+    def model_type(self) -> str:
         """What of the model is trained, and so what there is of it."""
-        return KINDS[self.config.task]
+        return MODEL_TYPES[self.config.task]
 
     def batches(self, start: int) -> Any:
         """This process's rows of the batches from number `start` on."""
@@ -98,7 +98,7 @@ class Run:
         options = {} if augment.randaugment else {"randaugment": None}
         crop = (augment.crop, 1.0) if augment.crop < 1 else None
         return train_batches(
-            config.view,
+            config.mixture,
             self.tokenizer,
             start=start,
             rows=self.rows,
@@ -112,13 +112,13 @@ class Run:
 
     def counted(self, aside: np.ndarray) -> np.ndarray:
         """int [R]: pairs by reason over all processes; each of them calls it, with its own."""
-        rows = gathered(len(self.rows)).sum()
-        return gathered(aside).sum(0) * self.config.batch_size // rows  # some may share rows
+        rows = all_gather(len(self.rows)).sum()
+        return all_gather(aside).sum(0) * self.config.batch_size // rows  # some may share rows
 
     @property
-    def meta(self) -> Meta:
+    def meta(self) -> Metadata:
         config = self.config
-        return Meta(nn.to_dict(self.model), self.kind, config.prompt, config.max_length)
+        return Metadata(nn.to_dict(self.model), self.model_type, config.prompt, config.max_length)
 
 
 def train(config: ConfigDict, workdir: str, devices: list | None = None) -> TrainState:
@@ -137,8 +137,8 @@ def train(config: ConfigDict, workdir: str, devices: list | None = None) -> Trai
     run = Run(config, devices)
     main = jax.process_index() == 0
     with (
-        Checkpoints(workdir, config.keep, config.keep_every) as checkpoints,
-        Interruptible(together=several()) as interruption,
+        TrainingCheckpoints(workdir, config.keep, config.keep_every) as checkpoints,
+        Interruptible(together=is_multiprocess()) as interruption,
     ):
         restored = checkpoints.restore(run.program.shapes)
         state, first = restored or (run.init(), 0)
@@ -147,12 +147,12 @@ def train(config: ConfigDict, workdir: str, devices: list | None = None) -> Trai
         if first >= config.steps:
             return state
         key = jax.random.key(config.seed + 1)
-        reports, aside = [], np.zeros(len(REASONS), np.int32)
+        reports, aside = [], np.zeros(len(SKIP_REASONS), np.int32)
         with Logger(workdir, config.steps, config.batch_size, main, first) as logger:
             batches = run.batches(first)
             for step in range(first, config.steps):
                 batch = next(batches)
-                aside += np.bincount(batch.pop("reason"), minlength=len(REASONS))
+                aside += np.bincount(batch.pop("reason"), minlength=len(SKIP_REASONS))
                 batch = put_batch(batch, run.mesh, config.batch_size)
                 state, metrics = run.program.step(state, batch, key)
                 reports.append(metrics)
@@ -168,14 +168,14 @@ def train(config: ConfigDict, workdir: str, devices: list | None = None) -> Trai
                 if stop:
                     message = f"stopped at step {done}; the same command goes on there"
                     raise Interrupted(message, interruption.number)
-    for reason, count in zip(REASONS[1:], run.counted(aside)[1:], strict=True):
+    for reason, count in zip(SKIP_REASONS[1:], run.counted(aside)[1:], strict=True):
         if count and main:
             print(f"set aside: {count} pairs, {reason}", file=sys.stderr)
     return state
 
 
-def pretrained(workdir: str, model: nn.BlipConfig, kind: str) -> dict:
-    """The newest parameters of `workdir` that `kind` has, with positions for its image size.
+def pretrained(workdir: str, model: nn.BlipConfig, model_type: str) -> dict:
+    """The newest parameters of `workdir` that `model_type` has, with positions for its image size.
 
     Raises:
       UserError: it holds another model in more than the image size, or a part is not in it.
@@ -191,14 +191,14 @@ def pretrained(workdir: str, model: nn.BlipConfig, kind: str) -> dict:
                     f"init_from {workdir} has {name}.{field.name} {values[0]}, the config "
                     f"{values[1]}: make them equal"
                 )
-    position = nn.resize_position(params["vit"]["position"], ours.vit.tokens)
+    position = nn.resize_position_embedding(params["vit"]["position"], ours.vit.tokens)
     params = {**params, "vit": {**params["vit"], "position": position}}
     try:
-        return select(params, nn.shapes(model, kind))
+        return select(params, nn.param_shapes(model, model_type))
     except KeyError as error:
         raise UserError(
-            f"init_from {workdir} holds a {meta.kind} model without {error}, which a {kind} "
-            "model begins with; start from a pre-training"
+            f"init_from {workdir} holds a {meta.model_type} model without {error}, which a "
+            f"{model_type} model begins with; start from a pre-training"
         ) from error
 
 
@@ -213,4 +213,4 @@ def report(reports: list[dict], aside: np.ndarray, rate: float) -> dict[str, flo
     """Means over the steps since the last report, learning rate, and pairs set aside so far."""
     values = jax.device_get(reports)
     means = {name: float(np.mean([value[name] for value in values])) for name in values[0]}
-    return {**means, "learning_rate": rate, "set_aside": int(aside[1:].sum())}
+    return {**means, "learning_rate": rate, "skipped": int(aside[1:].sum())}

@@ -31,7 +31,7 @@ class Program:
     def __init__(
         self,
         model: nn.BlipConfig,
-        kind: str,
+        model_type: str,
         objectives: Objectives,
         settings: FrozenConfigDict,
         accumulate: int,
@@ -47,7 +47,7 @@ class Program:
         )
 
         def init(key: jax.Array) -> TrainState:
-            return self._state(nn.init(model, key, kind), key)
+            return self._state(nn.init(model, key, model_type), key)
 
         shapes = jax.eval_shape(init, jax.random.key(0))
         placed = shardings(shapes, mesh)
@@ -69,11 +69,11 @@ class Program:
         objectives, model = self.task.objectives, self.task.config
         momentum = queue = None
         if objectives.contrast:
-            momentum = nn.momentum_subtree(params)
+            momentum = nn.momentum_params(params)
         if objectives.contrast and objectives.queue:
             queue_key = jax.random.fold_in(key, 1)
             queue = losses.init_queue(
-                objectives.queue, model.embed, queue_key, objectives.queue_random_start
+                objectives.queue, model.embed_dim, queue_key, objectives.queue_random_start
             )
         opt_state = self._optimizer.init(params)
         return TrainState(jax.numpy.zeros((), "int32"), params, momentum, queue, opt_state)
@@ -84,7 +84,7 @@ _program = functools.lru_cache(maxsize=4)(Program)
 
 def program(
     model: nn.BlipConfig,
-    kind: str,
+    model_type: str,
     objectives: Objectives,
     settings: ConfigDict,
     accumulate: int,
@@ -93,11 +93,11 @@ def program(
     """The program of these; one that was made before is compiled no more, as in `bootstrap`.
 
     Args:
-      kind: what of the model is trained (models.KINDS).
+      model_type: what of the model is trained (models.MODEL_TYPES).
       settings: of the optimizer (train/optimizer.py) and its `temperature_scale`.
       accumulate: micro-batches a step.
     """
-    return _program(model, kind, objectives, FrozenConfigDict(settings), accumulate, mesh)
+    return _program(model, model_type, objectives, FrozenConfigDict(settings), accumulate, mesh)
 
 
 def only_temperature(params: dict) -> dict:

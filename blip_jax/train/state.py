@@ -16,7 +16,7 @@ class TrainState:
     Attributes:
       step: int32 [], steps done.
       params: the model's, float32.
-      momentum: slow copy of a part of them (`models.momentum_subtree`), or None.
+      momentum: slow copy of a part of them (`models.momentum_params`), or None.
       queue: momentum features of past batches, or None.
       opt_state: optax's.
     """

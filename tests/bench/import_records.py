@@ -45,7 +45,7 @@ def main() -> None:
         count = found.write_shards(folder / "in", args.shards, args.records // args.shards)
         seconds, peak = measured(folder / "in", folder / "out", args.workers)
         manifest = json.loads((folder / "out" / "manifest.json").read_text())
-        aside = sum(manifest["set_aside"].values())
+        aside = sum(manifest["skipped"].values())
         assert manifest["inputs"] == count == manifest["rows"] + aside
         print(
             f"{count:,} records, {manifest['rows']:,} rows, {aside:,} set aside: {seconds:.1f} s, "

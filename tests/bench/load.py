@@ -1,6 +1,6 @@
 """How long `models.load` takes beside reading the file, and how much memory.
 
-    python tests/bench/load.py [--kind captioner|retrieval|pretrain] [--preset base|large]
+    python tests/bench/load.py [--model_type captioner|retrieval|pretrain] [--preset base|large]
 
 Writes a checkpoint with random weights in the original's and in Hugging Face's format and loads
 each in a process of its own. The file is read once before, so that it lies in the page cache.
@@ -36,11 +36,11 @@ print(time.perf_counter() - start, time.process_time() - busy, memory("VmHWM") -
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--kind", default="captioner")
+    parser.add_argument("--model_type", default="captioner")
     parser.add_argument("--preset", default="base")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        for path in written(pathlib.Path(folder), args.kind, args.preset):
+        for path in written(pathlib.Path(folder), args.model_type, args.preset):
             file = path / "model.safetensors" if path.is_dir() else path
             start = time.perf_counter()
             with open(file, "rb", buffering=0) as stream:
@@ -55,30 +55,30 @@ def main() -> None:
             )
 
 
-def written(folder: pathlib.Path, kind: str, preset: str) -> list[pathlib.Path]:
+def written(folder: pathlib.Path, model_type: str, preset: str) -> list[pathlib.Path]:
     import jax
     import numpy as np
 
     from blip_jax import checkpoints, nn
 
     config = nn.preset(preset, vit={"image_size": 384})
-    if kind == "vqa":
+    if model_type == "vqa":
         med = dataclasses.replace(config.med, sharing="none")
         config = dataclasses.replace(config, med=med)
     rng = np.random.default_rng(0)
     params = jax.tree.map(
-        lambda x: rng.standard_normal(x.shape, np.float32), nn.shapes(config, kind)
+        lambda x: rng.standard_normal(x.shape, np.float32), nn.param_shapes(config, model_type)
     )
     momentum = queue = None
-    if kind == "pretrain":
+    if model_type == "pretrain":
         from blip_jax import losses
 
-        momentum = nn.momentum_subtree(params)
-        queue = losses.init_queue(57600, config.embed, jax.random.key(0), random_start=True)
+        momentum = nn.momentum_params(params)
+        queue = losses.init_queue(57600, config.embed_dim, jax.random.key(0), random_start=True)
         queue = jax.tree.map(np.asarray, queue)
-    checkpoint = checkpoints.Checkpoint(kind, config, params, momentum, queue)
+    checkpoint = checkpoints.Checkpoint(model_type, config, params, momentum, queue)
     paths = {"original": folder / "model.pth", "hf": folder / "huggingface"}
-    if kind not in checkpoints.huggingface.ARCHITECTURES:
+    if model_type not in checkpoints.huggingface.ARCHITECTURES:
         del paths["hf"]
     for to, path in paths.items():
         checkpoints.write(checkpoint, str(path), to)

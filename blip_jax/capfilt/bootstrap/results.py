@@ -34,7 +34,7 @@ def judge_scores(folder: str, dataset: str, threshold: float) -> dict[str, Any]:
       origin; {} where the dataset knows no truth.
     """
     columns = storage.read(folder, "train")
-    for reason, count in storage.set_aside(columns).items():
+    for reason, count in storage.skipped(columns).items():
         print(f"set aside: {count}, {reason}", file=sys.stderr)
     found = labels.of_texts(dataset, "train", columns)
     if (found == labels.UNKNOWN).all():

@@ -14,7 +14,7 @@ from blip_jax.capfilt import mixture, run, storage
 from blip_jax.capfilt.bootstrap import results
 from blip_jax.capfilt.bootstrap.config import ARMS
 from blip_jax.capfilt.bootstrap.stages import Stages
-from blip_jax.data.datasets import Part, open_dataset, to_text
+from blip_jax.data.datasets import Component, open_dataset, to_text
 from blip_jax.data.synthetic.builder import ShapesConfig, prepare
 from blip_jax.data.synthetic.scenes import World
 from blip_jax.data.text import clean_caption
@@ -140,9 +140,9 @@ class Circle:
         """Writes the view that `arm` trains on; counts of web texts by origin."""
         data, share = self.data, self.config.human_share
         path = self.path("views", f"{arm}.json")
-        human = Part(name="human", dataset=data["human"], split="train")
+        human = Component(name="human", dataset=data["human"], split="train")
         if first:  # nothing is scored yet
-            mixture.write_plain_view(path, human, Part("web", data["web"], "train"), share)
+            mixture.write_plain_view(path, human, Component("web", data["web"], "train"), share)
             return {}
         columns = storage.read(self.path("scores"), "train")
         origins, filtered = ARMS[arm]
@@ -159,7 +159,7 @@ class Circle:
 
     def finetune(self, task: str) -> None:
         view = self.path("views", "human.json")
-        human = Part(name="human", dataset=self.data["human"], split="train")
+        human = Component(name="human", dataset=self.data["human"], split="train")
         mixture.write_plain_view(view, human, None, 1.0)
         self.train(task, task, view, self.path("pretrain-none"))
 

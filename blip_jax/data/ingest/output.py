@@ -25,7 +25,7 @@ from blip_jax.data.ingest.plan import Unit
 from blip_jax.runtime.errors import UserError
 
 NAME, SPLIT = "imported", "train"
-MANIFEST, ASIDE, INDEX = "manifest.json", "set_aside.jsonl", "index.parquet"
+MANIFEST, ASIDE, INDEX = "manifest.json", "skipped.jsonl", "index.parquet"
 MARKS = [pyarrow.field("duplicate_of", pyarrow.int64()), pyarrow.field("distance", pyarrow.int8())]
 BATCH = 10_000  # rows of the index in memory
 
@@ -50,7 +50,7 @@ def finish(workdir: str, parts: str, cut: Sequence[Unit], asked: dict, near: int
     totals = {name: sum(count[name] for count in counts) for name in ("inputs", "rows")}
     reasons, notes = Counter(), Counter()
     for count in counts:
-        reasons.update(count["set_aside"])
+        reasons.update(count["skipped"])
         notes.update(count["notes"])
     if not totals["rows"]:
         found = ", ".join(f"{reason} {number:,}" for reason, number in reasons.most_common())
@@ -65,7 +65,7 @@ def finish(workdir: str, parts: str, cut: Sequence[Unit], asked: dict, near: int
     _write_metadata(folder, [counts[number] for number in full])
     manifest = {
         **totals,
-        "set_aside": dict(sorted(reasons.items())),
+        "skipped": dict(sorted(reasons.items())),
         "notes": dict(sorted(notes.items())),
         "duplicates": marked,
         **asked,
@@ -147,7 +147,7 @@ def _write_metadata(folder: epath.Path, counts: list[dict]) -> None:
 def table(manifest: dict) -> str:
     """What became of the input, for a person."""
     rows = [("records read", manifest["inputs"]), ("rows written", manifest["rows"])]
-    rows += manifest["set_aside"].items()
+    rows += manifest["skipped"].items()
     marked = manifest["duplicates"]
     lines = [
         tabulate.tabulate(

@@ -85,7 +85,7 @@ def do(unit: Unit, settings: Settings, folder: str, go_on: Callable[[], bool]) -
             try:
                 values, notes = validation.row(raw, _base(unit), settings)
             except Fault as fault:
-                files.set_aside(unit, raw, fault)
+                files.skipped(unit, raw, fault)
                 continue
             key = f"{unit.label}--{unique(as_name(raw.name), names)}"
             values |= {"key": key, "source": clean(unit.source)}
@@ -149,7 +149,7 @@ class _Files:
         if len(self._index) == GROUP:
             self._flush()
 
-    def set_aside(self, unit: Unit, raw: Raw, fault: Fault) -> None:
+    def skipped(self, unit: Unit, raw: Raw, fault: Fault) -> None:
         """Writes down why a record is no row."""
         self._inputs += raw.records
         self._reasons[fault.reason] += raw.records
@@ -172,7 +172,7 @@ class _Files:
             "inputs": self._inputs,
             "rows": self._rows,
             "bytes": self._bytes,
-            "set_aside": dict(sorted(self._reasons.items())),
+            "skipped": dict(sorted(self._reasons.items())),
             "notes": {name: count for name, count in sorted(self._notes.items()) if count},
         }
         self._temporary(COUNTS).write_text(json.dumps(counts))

@@ -19,7 +19,7 @@ from blip_jax.data.tokenizer import Tokenizer
 from blip_jax.decoding import Decoding
 from blip_jax.models import Model, functions
 from blip_jax.nn import flops
-from blip_jax.tasks import KINDS
+from blip_jax.tasks import MODEL_TYPES
 from blip_jax.train import config as run_config
 from blip_jax.train.aot import hlo, memory_traffic, topology
 from blip_jax.train.loop import Run
@@ -173,9 +173,12 @@ def fine_tuned(config: ConfigDict, task: str) -> ConfigDict:
 def abstract(config: ConfigDict) -> Model:
     """The model that a training of `config` leaves, as shapes."""
     tokenizer = vocabulary(config.tokenizer)
-    model, kind = run_config.model_config(config, tokenizer.vocab_size), KINDS[config.task]
-    params = nn.shapes(model, kind)
-    options = {"kind": kind, "prompt": config.prompt, "max_length": config.max_length}
+    model, model_type = (
+        run_config.model_config(config, tokenizer.vocab_size),
+        MODEL_TYPES[config.task],
+    )
+    params = nn.param_shapes(model, model_type)
+    options = {"model_type": model_type, "prompt": config.prompt, "max_length": config.max_length}
     return Model(params, model, tokenizer, **options)
 
 
