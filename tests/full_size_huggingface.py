@@ -29,7 +29,7 @@ LARGE = {
 }
 # As transformers 5 counts lengths; 20 tokens in all, as its max_new_tokens=19 behind [DEC].
 BEAM = Decoding(
-    method="beam", beams=3, repetition_penalty=1.0, min_length=5, max_length=20,
+    method="beam", num_beams=3, repetition_penalty=1.0, min_length=5, max_length=20,
     prompt_in_length=False,
 )  # fmt: skip
 
@@ -120,7 +120,7 @@ def test_matching_at_base_size_and_back(tmp_path):
             logits = torch_model(**given).itm_score.numpy()
             return logits, torch_model(**given, use_itm_head=False).itm_score.numpy()
 
-    match = models.functions.matcher(ours)
+    match = models.functions.match_function(ours)
     logits, cosine = match(images(2), ids[:, None].astype(np.int32), np.ones((2, 1, 8), bool))
     wanted = scores(model)
     np.testing.assert_allclose(logits[:, 0], wanted[0], atol=1e-4)

@@ -174,10 +174,10 @@ def captioner(golden: Golden) -> Outputs:
         if match := BEAM.fullmatch(name):
             beams, longest, least = map(int, match.groups()[:3])
             options = Decoding(
-                method="beam", beams=beams, max_length=longest, min_length=least,
+                method="beam", num_beams=beams, max_length=longest, min_length=least,
                 repetition_penalty=float(match[4]),
             )  # fmt: skip
-            written = functions.continued(apply, model, context, prompt, None, options)
+            written = functions.generate_from_context(apply, model, context, prompt, None, options)
             found[name] = best(golden, written, name)
             found[f"{name}_score"] = written.score[:, 0]
     return found
@@ -205,9 +205,9 @@ def vqa(golden: Golden) -> Outputs:
     def choose(row: slice, order: np.ndarray) -> np.ndarray:
         some = tuple(x[order] for x in candidates)
         k = int(inputs["k_test"])
-        return order[functions.ranked(apply, model, states[row], mask[row], some, k)[0]]
+        return order[functions.rank_answers(apply, model, states[row], mask[row], some, k)[0]]
 
-    generated = functions.answers(apply, model, states, mask, ANSWER)
+    generated = functions.generate_answers(apply, model, states, mask, ANSWER)
     return {
         "loss": each.sum() / len(mask),
         "question_states": states,

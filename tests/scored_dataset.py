@@ -25,7 +25,7 @@ WEB = ShapesConfig(kind="web", world=World(image_size=32), train=ROWS, val=0, te
 PROVENANCE = {
     "split": "train",
     "captioners": [{"name": "writer", "path": "runs/captioner", "sha256": "ab" * 32}],
-    "decoding": [{"method": "nucleus", "captions": 1, "top_p": 0.9}],
+    "decoding": [{"method": "nucleus", "num_captions": 1, "top_p": 0.9}],
     "seed": 0,
     "version": "1.0",
 }

@@ -64,7 +64,7 @@ def plain(logits, prompt, options, limit):
 
     logits: a function of ids to float [V].
     """
-    count, power = options.beams, options.length_penalty
+    count, power = options.num_beams, options.length_penalty
     before = 0 if options.prompt_in_length else len(prompt)
     end = 0 if options.prompt_in_length else 1
     beams = [(0.0 if i == 0 else -1e9, list(prompt), []) for i in range(count)]
@@ -123,19 +123,19 @@ def same(found, row, wanted, start):
 
 TOYS = list(itertools.product(range(2), [0.0, 2.5]))
 SETTINGS = [
-    {"beams": 2, "captions": 2},
-    {"beams": 3, "captions": 3},
-    {"beams": 5, "captions": 5},
-    {"beams": 3, "captions": 1, "length_penalty": 0.0},
-    {"beams": 3, "captions": 3, "length_penalty": 2.5},
-    {"beams": 4, "captions": 4, "length_penalty": -1.0},
-    {"beams": 3, "captions": 3, "min_length": 6},
-    {"beams": 3, "captions": 3, "repetition_penalty": 1.7, "min_length": 4},
-    {"beams": 4, "captions": 4, "early_stopping": True},
-    {"beams": 3, "captions": 3, "prompt_in_length": False},
-    {"beams": 4, "captions": 2, "prompt_in_length": False, "length_penalty": 1.5},
-    {"beams": 4, "captions": 4, "prompt_in_length": False, "early_stopping": True},
-    {"beams": 3, "captions": 3, "max_new_tokens": 4},
+    {"num_beams": 2, "num_captions": 2},
+    {"num_beams": 3, "num_captions": 3},
+    {"num_beams": 5, "num_captions": 5},
+    {"num_beams": 3, "num_captions": 1, "length_penalty": 0.0},
+    {"num_beams": 3, "num_captions": 3, "length_penalty": 2.5},
+    {"num_beams": 4, "num_captions": 4, "length_penalty": -1.0},
+    {"num_beams": 3, "num_captions": 3, "min_length": 6},
+    {"num_beams": 3, "num_captions": 3, "repetition_penalty": 1.7, "min_length": 4},
+    {"num_beams": 4, "num_captions": 4, "early_stopping": True},
+    {"num_beams": 3, "num_captions": 3, "prompt_in_length": False},
+    {"num_beams": 4, "num_captions": 2, "prompt_in_length": False, "length_penalty": 1.5},
+    {"num_beams": 4, "num_captions": 4, "prompt_in_length": False, "early_stopping": True},
+    {"num_beams": 3, "num_captions": 3, "max_new_tokens": 4},
 ]
 
 
@@ -169,7 +169,7 @@ def test_the_plain_search_ends_in_both_ways():
 @pytest.mark.parametrize("values", [{}, {"repetition_penalty": 1.5, "min_length": 5}])
 def test_one_beam_is_greedy(values):
     toy = Toy(0)
-    one = toy.write(Decoding(**{**PLAIN, **values, "beams": 1}), RAGGED, LENGTHS)
+    one = toy.write(Decoding(**{**PLAIN, **values, "num_beams": 1}), RAGGED, LENGTHS)
     greedy = toy.write(Decoding(**{**PLAIN, **values, "method": "greedy"}), RAGGED, LENGTHS)
     jax.tree.map(np.testing.assert_array_equal, one, greedy)
     assert len(set(one.length[:, 0].tolist())) > 1
@@ -177,7 +177,7 @@ def test_one_beam_is_greedy(values):
 
 @pytest.mark.parametrize("rows", [[3], [4, 0, 0, 2]])
 def test_a_text_does_not_depend_on_its_neighbours(rows):
-    toy, options = Toy(1), Decoding(**PLAIN, captions=3)
+    toy, options = Toy(1), Decoding(**PLAIN, num_captions=3)
     wanted = toy.write(options, RAGGED, LENGTHS)
     found = toy.write(options, RAGGED[rows], LENGTHS[rows], rows)
     np.testing.assert_array_equal(found.tokens, wanted.tokens[rows])
@@ -185,17 +185,17 @@ def test_a_text_does_not_depend_on_its_neighbours(rows):
 
 
 def test_captions_are_distinct_and_the_best_comes_first():
-    options = Decoding(**{**PLAIN, "min_length": 3}, beams=5, captions=5)
+    options = Decoding(**{**PLAIN, "min_length": 3}, num_beams=5, num_captions=5)
     found = Toy(2).write(options)
     for texts, scores in zip(found.tokens.tolist(), found.score.tolist(), strict=True):
         assert len({tuple(text) for text in texts}) == 5
         assert scores == sorted(scores, reverse=True)
-    fewer = Toy(2).write(Decoding(**{**PLAIN, "min_length": 3}, beams=5, captions=2))
+    fewer = Toy(2).write(Decoding(**{**PLAIN, "min_length": 3}, num_beams=5, num_captions=2))
     np.testing.assert_array_equal(fewer.tokens, found.tokens[:, :2])
 
 
 def test_without_penalties_the_score_is_the_mean_of_the_log_probabilities():
-    found = Toy(0).write(Decoding(**PLAIN, captions=3, prompt_in_length=False))
+    found = Toy(0).write(Decoding(**PLAIN, num_captions=3, prompt_in_length=False))
     mean = found.log_probabilities.sum(-1) / (found.length - 1)
     np.testing.assert_allclose(found.score, mean, rtol=1e-6)
 

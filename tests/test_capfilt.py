@@ -165,7 +165,7 @@ def test_the_batch_size_changes_no_text(settings, models, columns, tmp_path):
 
 
 def test_the_first_of_two_captions_is_the_one(settings, models, columns, tmp_path):
-    two = (dataclasses.replace(settings.ways[0], captions=2),)
+    two = (dataclasses.replace(settings.ways[0], num_captions=2),)
     other = dataclasses.replace(settings, output=str(tmp_path), ways=two)
     found = storage.read(run.run(other, *models), "train")
     assert found.index.max() == 2 and len(found.row) == 3 * tiny_dataset.ROWS - 2
@@ -229,7 +229,7 @@ def test_what_is_done_is_not_done_again(settings, models, scored, monkeypatch):
     [
         ({"seed": 1}, r"begun with other settings \(seed\)"),
         ({"ways": (Decoding(max_length=16, top_p=0.8),)}, r"other settings \(decoding\)"),
-        ({"ways": (Decoding(max_length=16, captions=2),)}, r"other settings \(decoding\)"),
+        ({"ways": (Decoding(max_length=16, num_captions=2),)}, r"other settings \(decoding\)"),
         ({"shard_rows": 15}, "of-00004; now 2 shards.*new folder"),
         ({"split": "test"}, "no split 'test'"),
         ({"split": "train[:10]"}, "takes a whole split"),

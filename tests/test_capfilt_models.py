@@ -13,7 +13,7 @@ from blip_jax.decoding import Decoding
 from blip_jax.runtime.errors import UserError
 
 NUCLEUS = Decoding(max_length=16)
-BEAM = Decoding(method="beam", beams=2, captions=2, max_length=16)
+BEAM = Decoding(method="beam", num_beams=2, num_captions=2, max_length=16)
 TOP_K = Decoding(top_p=1.0, top_k=5, max_length=16)
 
 
@@ -109,7 +109,7 @@ def test_another_model_of_the_same_name_needs_another_folder(settings, world, mo
 
 def test_more_texts_than_are_scored_together(world, models, tmp_path):
     """Eleven an image, of which eight go at a time: each has the score it has by itself."""
-    many = Decoding(max_length=16, captions=10)
+    many = Decoding(max_length=16, num_captions=10)
     settings = run.Settings(world.web, "train", str(tmp_path), (many,), 1, 30)
     small, strict = {"small": models[0]["small"]}, {"strict": models[1]["strict"]}
     columns = storage.read(run.run(settings, small, strict), "train")
@@ -190,7 +190,7 @@ OPTIONS = {"top_k": 0, "max_length": 20}
 )
 def test_ways_of_writing(said, meant):
     found = command.ways(said, OPTIONS)
-    assert [(way.method, way.captions, way.top_k) for way in found] == meant
+    assert [(way.method, way.num_captions, way.top_k) for way in found] == meant
 
 
 @pytest.mark.parametrize(
@@ -199,7 +199,7 @@ def test_ways_of_writing(said, meant):
         ("nucleus*x", "'nucleus[*]x'; METHOD[*]NUMBER"),
         ("sung", "method 'sung' is unknown"),
         ("greedy*2", "gives at most 1"),
-        ("nucleus*0", "captions is 0"),
+        ("nucleus*0", "num_captions is 0"),
     ],
 )
 def test_ways_that_there_are_not(said, named):

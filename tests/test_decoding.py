@@ -51,7 +51,7 @@ class Captioner:
         prompt = self.prompt[rows] if prompt is None else jnp.asarray(prompt)
         room = options.room(prompt.shape[1])
         cache = nn.init_cache(self.config, len(rows), room)
-        keys = jnp.stack([self.keys(row, options.captions, seed) for row in rows])
+        keys = jnp.stack([self.keys(row, options.num_captions, seed) for row in rows])
         write = jax.jit(generate, static_argnums=(0, 4, 5))
         return jax.device_get(write(step, cache, prompt, keys, options, (EOS, PAD), lengths))
 
@@ -176,7 +176,7 @@ def test_other_keys_give_other_texts(captioner, nucleus):
 
 def test_several_captions_are_drawn_each_by_its_own_key(captioner, nucleus):
     options, single = nucleus
-    several = captioner.generate(dataclasses.replace(options, captions=3))
+    several = captioner.generate(dataclasses.replace(options, num_captions=3))
     assert several.tokens.shape == (4, 3, 14)
     np.testing.assert_array_equal(several.tokens[:, :1], single.tokens)
     for number in (1, 2):
@@ -193,8 +193,8 @@ LENGTHS = np.int32([4, 2, 1, 3])
 @pytest.mark.parametrize(
     "options",
     [
-        Decoding(max_length=12, captions=2),
-        Decoding(max_new_tokens=6, max_length=1, captions=2),
+        Decoding(max_length=12, num_captions=2),
+        Decoding(max_new_tokens=6, max_length=1, num_captions=2),
         dataclasses.replace(GREEDY, repetition_penalty=1.2),
     ],
 )

@@ -128,11 +128,14 @@ def test_draws_follow_the_distribution_and_skip_what_is_ruled_out():
         ({"min_length": -1}, "min_length is -1"),
         ({"min_length": 0, "max_length": 0}, "max_length is 0"),
         ({"max_new_tokens": -1}, "max_new_tokens is -1"),
-        ({"beams": 0}, "beams is 0"),
+        ({"num_beams": 0}, "num_beams is 0"),
         ({"length_penalty": INF}, "length_penalty is inf"),
-        ({"captions": 0}, "captions is 0"),
-        ({"method": "greedy", "captions": 2}, "captions is 2; .* at most 1"),
-        ({"method": "beam", "beams": 3, "captions": 4}, "captions is 4; .* beams=3 .* at most 3"),
+        ({"num_captions": 0}, "num_captions is 0"),
+        ({"method": "greedy", "num_captions": 2}, "num_captions is 2; .* at most 1"),
+        (
+            {"method": "beam", "num_beams": 3, "num_captions": 4},
+            "num_captions is 4; .* num_beams=3 .* at most 3",
+        ),
     ],
 )
 def test_wrong_options_are_named(options, named):

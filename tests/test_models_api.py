@@ -116,21 +116,21 @@ def test_aligned_features(model):
 def test_states_of_images_of_texts_and_of_both(model, model_type):
     features = model(model_type)
     ids, mask = features.tokenizer.encode(TEXTS, 24)
-    images = features.states(FILES)
+    images = features.hidden_states(FILES)
     assert images.shape == (10, 5, 16)
     np.testing.assert_allclose(images, network_calls.tokens_of(features), atol=1e-5)
-    texts = features.states(texts=TEXTS)
+    texts = features.hidden_states(texts=TEXTS)
     assert texts.shape[0] == 10 and texts.shape[2] == 16
     length = texts.shape[1]
     wanted = np.asarray(network_calls.call(features, "encode_text", ids, mask))[:, :length]
     real = mask[:, :length]
     np.testing.assert_allclose(texts[real], wanted[real], atol=1e-5)
-    both = features.states(FILES, TEXTS)
+    both = features.hidden_states(FILES, TEXTS)
     context = network_calls.context_of(features, PIXELS, "encoder")
     wanted = np.asarray(network_calls.call(features, "ground", ids, mask, context))[:, :length]
     np.testing.assert_allclose(both[real], wanted[real], atol=1e-5)
     assert np.abs(both - texts)[real].max() > 0.1
-    np.testing.assert_allclose(features.states(FILES[0], TEXTS[0])[0], both[0], atol=1e-5)
+    np.testing.assert_allclose(features.hidden_states(FILES[0], TEXTS[0])[0], both[0], atol=1e-5)
 
 
 # Two images

@@ -37,10 +37,10 @@ METHODS = {
     "caption": ({"captioner", "pretrain"}, (FILES[:1],)),
     "match": ({"retrieval", "pretrain"}, (FILES[:1], TEXTS[:1])),
     "answer": ({"vqa"}, (FILES[:1], TEXTS[:1])),
-    "judge": ({"nlvr"}, (FILES[:1], FILES[:1], TEXTS[:1])),
+    "verify": ({"nlvr"}, (FILES[:1], FILES[:1], TEXTS[:1])),
     "encode_image": ({"retrieval", "pretrain", "aligned"}, (FILES[:1],)),
     "encode_text": ({"retrieval", "pretrain", "aligned"}, (TEXTS[:1],)),
-    "states": ({"features", "retrieval", "pretrain"}, (FILES[:1],)),
+    "hidden_states": ({"features", "retrieval", "pretrain"}, (FILES[:1],)),
 }
 
 
@@ -115,15 +115,20 @@ def test_float_arrays_are_refused_whole(model):
         ("retrieval", "match", ([], []), "no images: give one at least"),
         ("retrieval", "encode_image", ([],), "no images: give one at least"),
         ("retrieval", "encode_text", ([],), "no texts: give one at least"),
-        ("pretrain", "states", (FILES[:2], TEXTS[:1]), "2 images and 1 texts: give one an image"),
-        ("pretrain", "states", (), "states of what? give images, texts or both"),
-        ("pretrain", "states", (None, []), "no texts: give one at least"),
+        (
+            "pretrain",
+            "hidden_states",
+            (FILES[:2], TEXTS[:1]),
+            "2 images and 1 texts: give one an image",
+        ),
+        ("pretrain", "hidden_states", (), "states of what? give images, texts or both"),
+        ("pretrain", "hidden_states", (None, []), "no texts: give one at least"),
         ("vqa", "answer", (FILES[:2], "why?"), "2 images and 1 questions: give one an image"),
         ("vqa", "answer", (FILES[:1], "why?", []), "candidates is empty; give the answers"),
         ("vqa", "answer", ([], []), "no images: give one at least"),
-        ("nlvr", "judge", (FILES[:2], FILES[:2], "a"), "2 images and 1 statements: give one an"),
-        ("nlvr", "judge", (FILES[:1], FILES[:2], "a"), "2 images and 1 statements: give one an"),
-        ("nlvr", "judge", ([], [], []), "no images: give one at least"),
+        ("nlvr", "verify", (FILES[:2], FILES[:2], "a"), "2 images and 1 statements: give one an"),
+        ("nlvr", "verify", (FILES[:1], FILES[:2], "a"), "2 images and 1 statements: give one an"),
+        ("nlvr", "verify", ([], [], []), "no images: give one at least"),
     ],
 )
 def test_counts_that_do_not_go_together(model, model_type, method, args, message):
@@ -140,9 +145,9 @@ def test_counts_that_do_not_go_together(model, model_type, method, args, message
             ".* above the prompt's 10 ",
         ),
         ({"max_new_tokens": 24}, "max_length of captions is 25"),
-        ({"num_captions": 4}, "captions is 4; .* at most 3"),
+        ({"num_captions": 4}, "num_captions is 4; .* at most 3"),
         ({"top_p": 0.0}, "top_p is 0.0"),
-        ({"num_beams": 0}, "beams is 0; it must be at least 1"),
+        ({"num_beams": 0}, "num_beams is 0; it must be at least 1"),
         ({"batch_size": 0}, "batch_size is 0; it must be at least 1"),
     ],
 )
@@ -229,6 +234,8 @@ def test_parameters_are_placed_once(model):
 
 def test_options_in_one_object_are_the_options(model):
     captioner = model("captioner")
-    options = Decoding(method="beam", beams=1, repetition_penalty=1.0, min_length=2, max_length=14)
+    options = Decoding(
+        method="beam", num_beams=1, repetition_penalty=1.0, min_length=2, max_length=14
+    )
     written = captioner.write(FILES[:3], options)
     assert [row[0].text for row in written] == captioner.caption(FILES[:3], **SHORT)

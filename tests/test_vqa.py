@@ -17,7 +17,7 @@ CONFIG = tiny.config(med={"sharing": "none"})
 QUESTIONS = tiny.texts(3, seed=1)
 ANSWERS = tiny.texts(6, seed=2)
 IMAGES = tiny.images(3)
-OPTIONS = Decoding(method="beam", beams=3, repetition_penalty=1.0, min_length=3, max_length=8)
+OPTIONS = Decoding(method="beam", num_beams=3, repetition_penalty=1.0, min_length=3, max_length=8)
 SPECIAL = SimpleNamespace(sep=tiny.SEP, pad=tiny.PAD)
 
 
@@ -79,7 +79,9 @@ def written(params, question, quirks=()):
     def apply(method, *args):
         return nn.Vqa(config).apply({"params": params}, *args, method=method)
 
-    generate = jax.jit(lambda states, mask: functions.answers(apply, model, states, mask, OPTIONS))
+    generate = jax.jit(
+        lambda states, mask: functions.generate_answers(apply, model, states, mask, OPTIONS)
+    )
     return generate(states, question[1])
 
 
@@ -196,7 +198,7 @@ def test_ranked_answers_are_the_likeliest_in_full(params):
 
         candidates = jnp.asarray(ids), jnp.asarray(mask)
         return jax.jit(
-            lambda states: functions.ranked(apply, model, states, QUESTIONS[1], candidates, k)
+            lambda states: functions.rank_answers(apply, model, states, QUESTIONS[1], candidates, k)
         )(states)
 
     index, score = ranked(6)

@@ -32,7 +32,7 @@ def defaults() -> ConfigDict:
         "captions": "nucleus",  # ways of writing: nucleus*2,top_k,greedy,beam
         "decoding": ConfigDict({
             "top_p": 0.9, "top_k": 0, "temperature": 1.0, "repetition_penalty": 1.1,
-            "min_length": 5, "max_length": 20, "beams": 3, "length_penalty": 1.0,
+            "min_length": 5, "max_length": 20, "num_beams": 3, "length_penalty": 1.0,
         }),
         "batch_size": 64,  # images a device
         "shard_rows": 1024,
@@ -92,7 +92,7 @@ def ways(wanted: str, options: dict) -> tuple[Decoding, ...]:
         method, _, count = part.partition("*")
         if count and not count.isdecimal():
             raise UserError(f"config.captions has {part!r}; METHOD*NUMBER is wanted, as nucleus*2")
-        own = {**options, "method": method, "captions": int(count or 1)}
+        own = {**options, "method": method, "num_captions": int(count or 1)}
         if method == "top_k":
             own |= {"method": "nucleus", "top_p": 1.0, "top_k": options["top_k"] or TOP_K}
         found.append(Decoding(**own))

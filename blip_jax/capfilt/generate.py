@@ -16,7 +16,7 @@ from blip_jax.data.pipeline import stable_hash
 from blip_jax.data.text import clean_caption
 from blip_jax.decoding import Decoding
 from blip_jax.models import Model
-from blip_jax.models.functions import captioner, example_keys, matcher, prompt_of
+from blip_jax.models.functions import captioner, example_keys, match_function, prompt_tokens
 
 TEXTS = 8  # of an image that are scored together, at most
 STEP = 8  # T is a multiple of it, so that few programs are compiled
@@ -72,7 +72,7 @@ class Work:
         self.captioners, self.filters = captioners, filters
         self.ways, self.size, self.seed = ways, size, seed
         self._write = [captioner(model, ways) for model in captioners.values()]
-        self._match = [matcher(model) for model in filters.values()]
+        self._match = [match_function(model) for model in filters.values()]
         models = [*captioners.values(), *filters.values()]
         self.sizes = {model.image_size for model in models}
 
@@ -98,23 +98,23 @@ class Work:
         for model, write in zip(self.captioners.values(), self._write, strict=True):
             keys = []
             for way in self.ways:
-                numbers = range(number, number + way.captions)
+                numbers = range(number, number + way.num_captions)
                 keys.append(jnp.stack([example_keys(self.seed, hashes, n) for n in numbers], 1))
-                number += way.captions
-            batch.written.append(write.start(batch.images(model.image_size), keys))
+                number += way.num_captions
+            batch.written.append(write.dispatch(batch.images(model.image_size), keys))
         return batch
 
     def _read(self, batch: Batch) -> None:
         """Adds the texts to the examples, and asks for the scores of all they have."""
         for name, write, written in zip(self.captioners, self._write, batch.written, strict=True):
-            for way, found in zip(self.ways, write.fetch(written), strict=True):
+            for way, found in zip(self.ways, write.collect(written), strict=True):
                 self._add(batch, name, way, found.tokens, found.log_probabilities.sum(-1))
         texts = [[clean_caption(entry["text"]) for entry in x["texts"]] for x in batch.examples]
         for first in range(0, max(map(len, texts)), TEXTS):
             part = batch.filled([row[first : first + TEXTS] for row in texts])
             for number, model in enumerate(self.filters.values()):
                 ids, mask = encode(part, model)
-                started = self._match[number].start(batch.images(model.image_size), ids, mask)
+                started = self._match[number].dispatch(batch.images(model.image_size), ids, mask)
                 batch.scored.append((number, first, started))
                 if number == 0:
                     count_tokens(batch, first, mask)
@@ -124,7 +124,7 @@ class Work:
     ) -> None:
         """Adds one captioner's texts of one way; an image that was not seen gets none."""
         model = self.captioners[name]
-        start = len(prompt_of(model))
+        start = len(prompt_tokens(model))
         for i, example in batch.seen():
             texts = model.tokenizer.decode(tokens[i, :, start:])
             for text, log in zip(texts, logs[i].tolist(), strict=True):
@@ -135,7 +135,7 @@ class Work:
     def _finish(self, batch: Batch) -> list[dict]:
         """Fills in the scores of what is not empty."""
         for number, first, started in batch.scored:
-            logits, cosine = self._match[number].fetch(started)
+            logits, cosine = self._match[number].collect(started)
             for i, example in batch.seen():
                 for g, made in enumerate(example["texts"][first : first + TEXTS]):
                     if clean_caption(made["text"]):

@@ -66,7 +66,7 @@ def run(argv: list[str]) -> int:
         raise UserError(f"{target} exists already; give a new name")
     found = loading.read(args.source, heads=args.heads)
     if args.image_size:
-        found = at_size(found, args.image_size)
+        found = with_image_size(found, args.image_size)
     if args.tokenizer:
         found = dataclasses.replace(found, tokenizer=args.tokenizer)
     loading.write(found, args.target, to)
@@ -87,12 +87,12 @@ def run(argv: list[str]) -> int:
     return 0
 
 
-def at_size(found, image_size: int):
+def with_image_size(found, image_size: int):
     """The checkpoint for images of another size, its momentum encoder too."""
     from blip_jax.models import loading
 
-    params, config = loading.at_size(found.params, found.config, image_size)
+    params, config = loading.with_image_size(found.params, found.config, image_size)
     momentum = found.momentum
     if momentum is not None:
-        momentum, _ = loading.at_size(momentum, found.config, image_size)
+        momentum, _ = loading.with_image_size(momentum, found.config, image_size)
     return dataclasses.replace(found, params=params, momentum=momentum, config=config)

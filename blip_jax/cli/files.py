@@ -68,7 +68,7 @@ def run(verb: str, argv: list[str]) -> int:
         args.model, image_size=args.image_size, dtype=args.dtype, tokenizer=args.tokenizer,
         quirks=args.quirk,
     )  # fmt: skip
-    model.need(verb)
+    model.require(verb)
     skipped, done, total = 0, 0, len(paths)
     bar = tqdm.tqdm(total=total, desc=verb, unit="image", disable=None)
 
@@ -103,9 +103,9 @@ def _batches(model: Model, job: Job, batch_size: int):
     """
     import numpy as np
 
-    from blip_jax.models.batching import batch_rows, loaded_batches
+    from blip_jax.models.batching import loaded_batches, padded_batch_size
 
-    side, size = model.image_size, batch_rows(len(job.paths), batch_size)
+    side, size = model.image_size, padded_batch_size(len(job.paths), batch_size)
     black = np.zeros((side, side, 3), np.uint8)
     for place, loaded in loaded_batches(job.paths, side, size):
         whole = [isinstance(image, np.ndarray) for image in loaded]

@@ -68,18 +68,18 @@ def search(
     special: tuple[int, int],
     lengths: jax.Array | None = None,
 ) -> Generated:
-    """The best `options.captions` texts for every prompt; arguments as of `loop.generate`."""
+    """The best `options.num_captions` texts for every prompt; arguments as of `loop.generate`."""
     eos, pad = special
-    start = prefill(step, cache, prompt, lengths, options, pad, options.beams)
+    start = prefill(step, cache, prompt, lengths, options, pad, options.num_beams)
 
     def turn(state: _State) -> _State:
         token = jax.lax.dynamic_slice_in_dim(state.open.tokens, state.position - 1, 1, axis=2)
         logits, cache = step(token.reshape(-1, 1), state.cache, state.position - 1)
         return _advance(state._replace(cache=cache), logits[:, -1], start, options, eos)
 
-    state = _advance(_first(start, options.beams), start.logits, start, options, eos)
+    state = _advance(_first(start, options.num_beams), start.logits, start, options, eos)
     state = jax.lax.while_loop(lambda state: ~state.done.all(), turn, state)
-    best = jax.tree.map(lambda x: x[:, : options.captions], state.pool)  # the best come first
+    best = jax.tree.map(lambda x: x[:, : options.num_captions], state.pool)  # the best come first
     return Generated(best.tokens, best.length, best.log_probabilities, best.score)
 
 
@@ -99,7 +99,7 @@ def _advance(
     state: _State, logits: jax.Array, start: Prompts, options: Decoding, eos: int
 ) -> _State:
     """A token more for every open text; logits float32 [R, V]."""
-    beams, position = options.beams, state.position
+    beams, position = options.num_beams, state.position
     length, limit = start.length[::beams], start.limit[::beams]  # [B]
     texts, parent, ended = _candidates(state, logits, length, options, eos)
     if options.prompt_in_length:

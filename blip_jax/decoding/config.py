@@ -24,10 +24,10 @@ class Decoding:
       min_length, max_length: tokens, [DEC] and prompt counted.
       max_new_tokens: if above 0, a text ends so many tokens behind its own prompt, and
         `max_length` says nothing.
-      beams: beam: texts that are followed at a time; 1 is greedy.
+      num_beams: beam: texts that are followed at a time; 1 is greedy.
       length_penalty: beam: a text's log-probability is divided by its length to this power.
-      early_stopping: beam: end as soon as `beams` texts have ended, though a better one may come.
-      captions: texts an image; beam gives its best, greedy has but one.
+      early_stopping: beam: end once `num_beams` texts have ended, though a better one may come.
+      num_captions: texts an image; beam gives its best, greedy has but one.
       prompt_in_length: beam: score as transformers 4.25, with which the original was published:
         the length counts the prompt and not the end token. False as transformers 5: the length
         counts the end token and not the prompt, and a search ends by its open texts alone.
@@ -41,10 +41,10 @@ class Decoding:
     min_length: int = 5
     max_length: int = 20
     max_new_tokens: int = 0
-    beams: int = 3
+    num_beams: int = 3
     length_penalty: float = 1.0
     early_stopping: bool = False
-    captions: int = 1
+    num_captions: int = 1
     prompt_in_length: bool = True
 
     def __post_init__(self):
@@ -58,7 +58,7 @@ class Decoding:
         if not math.isfinite(self.length_penalty):
             raise UserError(f"length_penalty is {self.length_penalty}; it must be finite")
         least = {"top_k": 0, "min_length": 0, "max_new_tokens": 0, "max_length": 1}
-        least |= {"beams": 1, "captions": 1}
+        least |= {"num_beams": 1, "num_captions": 1}
         for name, value in least.items():
             if getattr(self, name) < value:
                 raise UserError(f"{name} is {getattr(self, name)}; it must be at least {value}")
@@ -66,21 +66,22 @@ class Decoding:
             raise UserError(
                 f"min_length is {self.min_length}; it must be at most max_length, {self.max_length}"
             )
-        if self.captions > self.most_captions:
+        if self.num_captions > self.max_captions:
             raise UserError(
-                f"captions is {self.captions}; method {self.method!r} with beams={self.beams} "
-                f"gives at most {self.most_captions}: take more beams, or method 'nucleus'"
+                f"num_captions is {self.num_captions}; method {self.method!r} with "
+                f"num_beams={self.num_beams} gives at most {self.max_captions}: "
+                "take more beams, or method 'nucleus'"
             )
 
     @property
-    def most_captions(self) -> float:
+    def max_captions(self) -> float:
         """Different texts that the method can give for one image."""
-        return {"nucleus": math.inf, "greedy": 1, "beam": self.beams}[self.method]
+        return {"nucleus": math.inf, "greedy": 1, "beam": self.num_beams}[self.method]
 
     @property
-    def searches(self) -> bool:
+    def uses_beam_search(self) -> bool:
         """Whether several beams are followed; a single one is greedy, as in the library."""
-        return self.method == "beam" and self.beams > 1
+        return self.method == "beam" and self.num_beams > 1
 
     def room(self, prompt_tokens: int) -> int:
         """T: positions that tokens and cache need behind prompts of up to so many tokens."""

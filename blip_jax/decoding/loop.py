@@ -49,7 +49,7 @@ def generate(
       special: ids of the end and the pad token.
       lengths: int32 [B], tokens of each prompt, at least 1, what follows being padding; None: P.
     """
-    if options.searches:
+    if options.uses_beam_search:
         return search(step, cache, prompt, options, special, lengths)
     return _sample(step, cache, prompt, keys, options, special, lengths)
 
@@ -57,7 +57,7 @@ def generate(
 def _sample(step, cache, prompt, keys, options, special, lengths) -> Generated:
     """A token a turn, drawn or the likeliest."""
     eos, pad = special
-    start = prefill(step, cache, prompt, lengths, options, pad, options.captions)
+    start = prefill(step, cache, prompt, lengths, options, pad, options.num_captions)
     rows, total = start.tokens.shape
     keys = keys.reshape(rows) if options.method == "nucleus" else None
 

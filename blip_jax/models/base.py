@@ -13,7 +13,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from blip_jax.data.tokenizer import Tokenizer
 from blip_jax.models import batching
-from blip_jax.models.inputs import encode, some
+from blip_jax.models.inputs import check_not_empty, encode
 from blip_jax.nn import BlipConfig
 from blip_jax.runtime.errors import UserError
 
@@ -22,9 +22,9 @@ USES = {
     "caption": ("writes captions", ("captioner", "pretrain")),
     "match": ("matches images and texts", ("retrieval", "pretrain")),
     "answer": ("answers questions", ("vqa",)),
-    "judge": ("judges statements about two images", ("nlvr",)),
+    "verify": ("verifies statements about two images", ("nlvr",)),
     "encode": ("aligns images and texts", ("retrieval", "pretrain", "aligned")),
-    "states": ("gives hidden states", ("features", "retrieval", "pretrain")),
+    "hidden_states": ("gives hidden states", ("features", "retrieval", "pretrain")),
 }
 
 
@@ -74,9 +74,9 @@ class Base:
         return found
 
     @functools.cached_property
-    def placed(self) -> dict[str, Any]:
+    def device_params(self) -> dict[str, Any]:
         """The parameters, whole on each local device; from then on `params` is the same."""
-        self.params = place(self.params)
+        self.params = replicate_to_local_devices(self.params)
         return self.params
 
     @property
@@ -84,14 +84,14 @@ class Base:
         """Pixels a side."""
         return self.config.vit.image_size
 
-    def has(self, use: str) -> bool:
+    def can(self, use: str) -> bool:
         """Whether this model type has what a method needs, one of USES."""
         return self.model_type in USES[use][1]
 
-    def need(self, use: str) -> None:
+    def require(self, use: str) -> None:
         """Raises a UserError unless this model type `has` it."""
         does, model_types = USES[use]
-        if not self.has(use):
+        if not self.can(use):
             raise UserError(
                 f"a {self.model_type} model is none that {does}; load one of model_type "
                 f"{' or '.join(model_types)}"
@@ -106,7 +106,7 @@ class Base:
 
     def _run(self, program: Callable, images: list, arrays: Sequence, batch_size: int) -> list:
         """`program` over images and what goes with them; its results put together."""
-        some(images, "images")
+        check_not_empty(images, "images")
         parts = []
         for rows, pixels in batching.image_batches(images, self.image_size, batch_size):
             at = np.minimum(np.arange(rows.start, rows.start + len(pixels)), len(images) - 1)
@@ -115,12 +115,12 @@ class Base:
         return [np.concatenate(part) for part in zip(*parts, strict=True)]
 
     def _encode(self, texts: Sequence[str], clean: Callable | None) -> tuple:
-        some(texts, "texts")
+        check_not_empty(texts, "texts")
         cleaned = [clean(text) for text in texts] if clean else list(texts)
         return encode(self.tokenizer, cleaned, self.max_length)
 
 
-def place(params: dict[str, Any]) -> dict[str, Any]:
+def replicate_to_local_devices(params: dict[str, Any]) -> dict[str, Any]:
     """Every array whole on each local device; nothing is copied that lies there already."""
     mesh = Mesh(np.array(jax.local_devices()), ("devices",))
     return jax.device_put(params, NamedSharding(mesh, PartitionSpec()))

@@ -30,7 +30,7 @@ def padded_batches(size: int, *arrays: np.ndarray) -> Iterator[tuple[int, list[n
         yield count, [array[rows] for array in arrays]
 
 
-def mapped(function: Callable, size: int, *arrays: np.ndarray, title: str = "") -> list:
+def run_in_batches(function: Callable, size: int, *arrays: np.ndarray, title: str = "") -> list:
     """`function` over all rows in batches; its results (arrays or tuples) put together."""
     results = []
     rows = tqdm.tqdm(total=len(arrays[0]), desc=title, disable=None if title else True, leave=False)
@@ -42,7 +42,7 @@ def mapped(function: Callable, size: int, *arrays: np.ndarray, title: str = "") 
     return [np.concatenate(parts) for parts in zip(*results, strict=True)]
 
 
-def batch_rows(rows: int, most: int) -> int:
+def padded_batch_size(rows: int, most: int) -> int:
     """Rows of a batch for so many rows: a power of two or `most`, a multiple of the devices.
 
     Raises:
@@ -133,7 +133,7 @@ def image_batches(
     Raises:
       UserError: one does not decode; it is named.
     """
-    rows = batch_rows(len(images), most)
+    rows = padded_batch_size(len(images), most)
     for place, loaded in loaded_batches(images, size, rows):
         for number, image in enumerate(loaded, start=place.start):
             if isinstance(image, ImageError):

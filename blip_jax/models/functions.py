@@ -1,6 +1,6 @@
 """What a model does, as programs mapped over this host's devices: write, score, embed, answer.
 
-Mapped by `jax.pmap` and not sharded: nothing here ever waits for another host.
+PmappedFunction by `jax.pmap` and not sharded: nothing here ever waits for another host.
 
 D local devices, b images a device, S pixels a side, G texts an image, T tokens.
 """
@@ -25,31 +25,31 @@ if TYPE_CHECKING:
 SMOOTHING = 0.1  # of the labels, with which the original ranks answers
 
 
-def captioner(model: Model, ways: Sequence[Decoding]) -> Mapped:
+def captioner(model: Model, ways: Sequence[Decoding]) -> PmappedFunction:
     """A function of images uint8 [D * b, S, S, 3] and lists of PRNG keys to lists of captions.
 
     For each way of writing there are keys [D * b, N] and `Generated`, N = `captions` of it. Each
-    text begins with the `prompt_of(model)`; an image is encoded once for all ways.
+    text begins with the `prompt_tokens(model)`; an image is encoded once for all ways.
 
     Raises:
       UserError: a way leaves no room behind the prompt, or the model has no positions for it.
     """
-    prompt = prompt_of(model)
+    prompt = prompt_tokens(model)
     for way in ways:
-        check_room(model, way, len(prompt))
+        check_length(model, way, len(prompt))
 
     def write(apply, images, keys):
         context = apply("context", apply("encode_image", normalize(images)), "decoder")
         prompts = jnp.broadcast_to(prompt, (len(images), len(prompt)))
         return [
-            continued(apply, model, context, prompts, own, way)
+            generate_from_context(apply, model, context, prompts, own, way)
             for own, way in zip(keys, ways, strict=True)
         ]
 
-    return Mapped(write, model)
+    return PmappedFunction(write, model)
 
 
-def writer(model: Model, options: Decoding) -> Mapped:
+def writer(model: Model, options: Decoding) -> PmappedFunction:
     """A function of images, PRNG keys [D * b, N] and prompts int32 [D * b, P] to captions.
 
     Given also lengths int32 [D * b], prompts are padded and of so many tokens each.
@@ -57,12 +57,14 @@ def writer(model: Model, options: Decoding) -> Mapped:
 
     def write(apply, images, keys, prompts, lengths=None):
         context = apply("context", apply("encode_image", normalize(images)), "decoder")
-        return continued(apply, model, context, prompts, keys, options, lengths)
+        return generate_from_context(apply, model, context, prompts, keys, options, lengths)
 
-    return Mapped(write, model)
+    return PmappedFunction(write, model)
 
 
-def continued(apply, model: Model, context, prompts, keys, options, lengths=None) -> Generated:
+def generate_from_context(
+    apply, model: Model, context, prompts, keys, options, lengths=None
+) -> Generated:
     """`decoding.generate` with a network's `decode_step` over `context`."""
 
     def step(ids, cache, index):
@@ -73,7 +75,7 @@ def continued(apply, model: Model, context, prompts, keys, options, lengths=None
     return generate(step, cache, prompts, keys, options, special, lengths)
 
 
-def check_room(model: Model, options: Decoding, prompt: int) -> None:
+def check_length(model: Model, options: Decoding, prompt: int) -> None:
     """Raises a UserError unless there is room behind a prompt of so many tokens."""
     length, positions = options.max_length, model.config.med.max_length
     if options.max_new_tokens:
@@ -85,7 +87,7 @@ def check_room(model: Model, options: Decoding, prompt: int) -> None:
         )
 
 
-def prompt_of(model: Model) -> np.ndarray:
+def prompt_tokens(model: Model) -> np.ndarray:
     """int32 [P]: [DEC], then the tokens of the model's prompt."""
     return model.tokenizer.prompt(model.prompt)
 
@@ -96,7 +98,7 @@ def example_keys(seed: int, hashes: np.ndarray, number: int = 0) -> jax.Array:
     return jax.vmap(lambda h: jax.random.fold_in(base, h))(hashes)
 
 
-def matcher(model: Model) -> Mapped:
+def match_function(model: Model) -> PmappedFunction:
     """A function that scores G texts an image.
 
     It takes images uint8 [D * b, S, S, 3], ids int32 [D * b, G, T] and mask bool [D * b, G, T],
@@ -113,25 +115,25 @@ def matcher(model: Model) -> Mapped:
         image = apply("image_features", tokens)
         return logits.reshape(batch, count, 2), jnp.einsum("be,bge->bg", image, text)
 
-    return Mapped(score, model)
+    return PmappedFunction(score, model)
 
 
-def image_encoder(model: Model) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
+def encode_image_function(model: Model) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
     """A function of images uint8 [D * b, S, S, 3] to (image tokens, aligned features)."""
 
     def encode(apply, images):
         tokens = apply("encode_image", normalize(images))
         return tokens, apply("image_features", tokens)
 
-    return Mapped(encode, model)
+    return PmappedFunction(encode, model)
 
 
-def text_encoder(model: Model) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+def encode_text_function(model: Model) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
     """A function of ids int32 [D * b, T] and mask bool [D * b, T] to aligned features."""
-    return Mapped(lambda apply, ids, mask: apply("text_features", ids, mask), model)
+    return PmappedFunction(lambda apply, ids, mask: apply("text_features", ids, mask), model)
 
 
-def pair_matcher(model: Model) -> Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]:
+def rerank_function(model: Model) -> Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]:
     """A function of image tokens [D * b, N, W], ids and mask [D * b, T] to ITM logits [D * b, 2].
 
     For many texts an image whose tokens are there already, as in re-ranking.
@@ -140,39 +142,43 @@ def pair_matcher(model: Model) -> Callable[[np.ndarray, np.ndarray, np.ndarray],
     def score(apply, tokens, ids, mask):
         return apply("itm_logits", ids, mask, apply("context", tokens, "encoder"))
 
-    return Mapped(score, model)
+    return PmappedFunction(score, model)
 
 
-def answerer(model: Model, options: Decoding) -> Callable[..., Generated]:
+def answer_function(model: Model, options: Decoding) -> Callable[..., Generated]:
     """A function of images, and questions as ids and mask [D * b, T], to answers written."""
 
     def write(apply, images, ids, mask):
         states = apply("question_states", apply("encode_image", normalize(images)), ids, mask)
-        return answers(apply, model, states, mask, options)
+        return generate_answers(apply, model, states, mask, options)
 
-    return Mapped(write, model)
+    return PmappedFunction(write, model)
 
 
-def answers(apply, model: Model, states, mask, options: Decoding) -> Generated:
+def generate_answers(apply, model: Model, states, mask, options: Decoding) -> Generated:
     """Answers written to questions, of which the states [B, T, D] and mask [B, T] are given."""
     read = None if "unmasked_question" in model.config.quirks else mask
     prompts = jnp.full((len(states), 1), model.config.med.dec_token)
-    return continued(apply, model, apply("context", states, read), prompts, None, options)
+    return generate_from_context(
+        apply, model, apply("context", states, read), prompts, None, options
+    )
 
 
-def ranker(model: Model, ids: np.ndarray, mask: np.ndarray, k: int) -> Callable:
-    """A function of images and questions to the likeliest of given answers; see `ranked`."""
+def rank_function(model: Model, ids: np.ndarray, mask: np.ndarray, k: int) -> Callable:
+    """A function of images and questions to the likeliest of given answers; see `rank_answers`."""
     candidates = jnp.asarray(ids), jnp.asarray(mask)
 
     def rank(apply, images, question, question_mask):
         tokens = apply("encode_image", normalize(images))
         states = apply("question_states", tokens, question, question_mask)
-        return ranked(apply, model, states, question_mask, candidates, k)
+        return rank_answers(apply, model, states, question_mask, candidates, k)
 
-    return Mapped(rank, model)
+    return PmappedFunction(rank, model)
 
 
-def ranked(apply, model: Model, states, mask, candidates, k: int) -> tuple[jax.Array, jax.Array]:
+def rank_answers(
+    apply, model: Model, states, mask, candidates, k: int
+) -> tuple[jax.Array, jax.Array]:
     """The likeliest of given answers to each question.
 
     Source: `BLIP_VQA.rank_answer` of the original's models/blip_vqa.py. Answers are judged a
@@ -201,17 +207,17 @@ def ranked(apply, model: Model, states, mask, candidates, k: int) -> tuple[jax.A
     return jax.lax.map(best, (states, mask))
 
 
-def judge(model: Model) -> Callable[..., np.ndarray]:
+def verify_function(model: Model) -> Callable[..., np.ndarray]:
     """A function of first and second images, ids and mask [D * b, T] to logits (false, true)."""
 
     def decide(apply, first, second, ids, mask):
         tokens = [apply("encode_image", normalize(images)) for images in (first, second)]
         return apply("logits", ids, mask, apply("contexts", *tokens))
 
-    return Mapped(decide, model)
+    return PmappedFunction(decide, model)
 
 
-def states(model: Model, of: Sequence[str]) -> Callable[..., np.ndarray]:
+def hidden_states_function(model: Model, of: Sequence[str]) -> Callable[..., np.ndarray]:
     """The hidden states of images, of texts, or of texts grounded in images.
 
     Args:
@@ -228,38 +234,38 @@ def states(model: Model, of: Sequence[str]) -> Callable[..., np.ndarray]:
         return apply("ground", ids, mask, apply("context", image(apply, images), "encoder"))
 
     chosen = {("image",): image, ("text",): text}.get(tuple(of), both)
-    return Mapped(chosen, model)
+    return PmappedFunction(chosen, model)
 
 
-class Mapped:
+class PmappedFunction:
     """A function of (method caller, arrays) by `jax.pmap`: trees of arrays [D * b, ...] in and out.
 
     Attributes:
-      run: what one device does, of (parameters, tuple of trees of arrays [b, ...]).
+      per_device: what one device does, of (parameters, tuple of trees of arrays [b, ...]).
     """
 
     def __init__(self, function: Callable, model: Model):
         network = nn.network(model.config, model.model_type)
 
-        def run(params: Any, arrays: tuple) -> Any:
+        def per_device(params: Any, arrays: tuple) -> Any:
             def apply(method: str, *args: Any) -> Any:
                 return network.apply({"params": params}, *args, method=method)
 
             return function(apply, *arrays)
 
-        self.run = run
+        self.per_device = per_device
         self._model = model
-        self._mapped = jax.pmap(run, in_axes=(None, 0), devices=jax.local_devices())
+        self._mapped = jax.pmap(per_device, in_axes=(None, 0), devices=jax.local_devices())
 
     def __call__(self, *arrays: Any) -> Any:
-        return self.fetch(self.start(*arrays))
+        return self.collect(self.dispatch(*arrays))
 
-    def start(self, *arrays: Any) -> Any:
-        """Sends the arrays to the devices and does not wait: what `fetch` takes."""
+    def dispatch(self, *arrays: Any) -> Any:
+        """Sends the arrays to the devices and does not wait: what `collect` takes."""
         devices = jax.local_device_count()
         parts = jax.tree.map(lambda x: x.reshape(devices, -1, *x.shape[1:]), arrays)
-        return self._mapped(self._model.placed, parts)
+        return self._mapped(self._model.device_params, parts)
 
-    def fetch(self, started: Any) -> Any:
+    def collect(self, started: Any) -> Any:
         """The results, as numpy arrays."""
         return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), jax.device_get(started))

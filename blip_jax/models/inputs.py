@@ -88,14 +88,14 @@ def captions_of(found: Generated, prompts: np.ndarray, tokenizer: Tokenizer) -> 
     return captions
 
 
-def paired(images: Sequence, texts: Sequence, name: str) -> None:
+def check_same_length(images: Sequence, texts: Sequence, name: str) -> None:
     """Raises a UserError unless there are as many of both, and some."""
-    some(images, "images")
+    check_not_empty(images, "images")
     if len(images) != len(texts):
         raise UserError(f"{len(images)} images and {len(texts)} {name}: give one an image")
 
 
-def some(values: Sequence, name: str) -> None:
+def check_not_empty(values: Sequence, name: str) -> None:
     """Raises a UserError if there are none."""
     if not len(values):
         raise UserError(f"no {name}: give one at least")

@@ -50,7 +50,7 @@ def load(
       UserError: there is no such model, or it is not whole.
     """
     found = read(source, heads=heads, whole=False)
-    params, config = at_size(found.params, found.config, image_size)
+    params, config = with_image_size(found.params, found.config, image_size)
     config = dataclasses.replace(config, dtype=dtype, quirks=(*config.quirks, *quirks))
     given = found.tokenizer if tokenizer is None else tokenizer
     described = {name: getattr(found, name) for name in ("model_type", "prompt", "max_length")}
@@ -121,7 +121,7 @@ def write(checkpoint: checkpoints.Checkpoint, path: str, to: str) -> None:
         tokenizer.save(str(epath.Path(path) / TOKENIZER))
 
 
-def at_size(
+def with_image_size(
     params: dict, config: nn.BlipConfig, image_size: int | None
 ) -> tuple[dict, nn.BlipConfig]:
     """The model for images of another size.

@@ -13,7 +13,14 @@ from blip_jax.decoding import Decoding, Generated
 from blip_jax.models import batching, functions
 from blip_jax.models.base import Base
 from blip_jax.models.batching import ImageLike
-from blip_jax.models.inputs import Caption, Match, captions_of, encode, encode_prompts, paired
+from blip_jax.models.inputs import (
+    Caption,
+    Match,
+    captions_of,
+    check_same_length,
+    encode,
+    encode_prompts,
+)
 from blip_jax.runtime.errors import UserError
 
 BATCH = 32  # images a batch at most, unless the caller says otherwise
@@ -76,10 +83,10 @@ class Model(Base):
             min_length=min_length,
             max_length=max_length,
             max_new_tokens=max_new_tokens,
-            beams=num_beams,
+            num_beams=num_beams,
             length_penalty=length_penalty,
             early_stopping=early_stopping,
-            captions=num_captions,
+            num_captions=num_captions,
         )
         images = batching.as_list(images)
         found = self.write(images, options, prompt, seed, batch_size, first)
@@ -97,16 +104,16 @@ class Model(Base):
         first: int = 0,
     ) -> list[list[Caption]]:
         """`caption` with the options in one object; N captions for each image."""
-        self.need("caption")
+        self.require("caption")
         given = self.prompt if prompt is None else prompt
         prompts, lengths = encode_prompts(self.tokenizer, given, len(images))
-        functions.check_room(self, options, prompts.shape[1])
+        functions.check_length(self, options, prompts.shape[1])
         program = self._program(functions.writer, options)
         ragged = np.any(lengths != prompts.shape[1])
         captions = []
         for rows, pixels in batching.image_batches(images, self.image_size, batch_size):
             at = np.minimum(np.arange(rows.start, rows.start + len(pixels)), len(images) - 1)
-            numbers = range(options.captions)
+            numbers = range(options.num_captions)
             keys = [functions.example_keys(seed, first + at, number) for number in numbers]
             given = (prompts[at], lengths[at]) if ragged else (prompts[at],)
             found = program(pixels, jax.numpy.stack(keys, axis=1), *given)
@@ -127,21 +134,21 @@ class Model(Base):
           texts: one an image, or a sequence of G an image; they go with the image in their place.
           clean: clean them up as training did (lower case, some punctuation removed).
         """
-        self.need("match")
+        self.require("match")
         images, nested = (
             batching.as_list(images),
             [texts] if isinstance(texts, str) else list(texts),
         )
         single = all(isinstance(text, str) for text in nested)
         nested = [[text] for text in nested] if single else [list(row) for row in nested]
-        paired(images, nested, "texts")
+        check_same_length(images, nested, "texts")
         if len({len(row) for row in nested}) > 1 or not all(nested):
             raise UserError("texts are lists of different lengths: give each image as many")
         flat = [text for row in nested for text in row]
         ids, mask = self._encode(flat, clean_caption if clean else None)
         shape = len(images), -1, ids.shape[-1]
         arrays = ids.reshape(shape), mask.reshape(shape)
-        program = self._program(functions.matcher)
+        program = self._program(functions.match_function)
         logits, cosine = self._run(program, images, arrays, batch_size)
         probability = np.asarray(jax.nn.softmax(logits, axis=-1))[..., 1]
         found = Match(probability, cosine, logits)
@@ -169,16 +176,16 @@ class Model(Base):
         Returns: a string a question; with `return_scores` pairs of it and its score, the
           log-probability (of a written one over its length).
         """
-        self.need("answer")
+        self.require("answer")
         if isinstance(candidates, str):
             raise UserError("candidates is one string; give a list of answers")
         images = batching.as_list(images)
         questions = [questions] if isinstance(questions, str) else list(questions)
-        paired(images, questions, "questions")
+        check_same_length(images, questions, "questions")
         arrays = self._encode(questions, clean_question if clean else None)
         if candidates is None:
-            options = Decoding(**{**ANSWER.__dict__, "beams": num_beams})
-            program = self._program(functions.answerer, options)
+            options = Decoding(**{**ANSWER.__dict__, "num_beams": num_beams})
+            program = self._program(functions.answer_function, options)
             found = Generated(*self._run(program, images, arrays, batch_size))
             written = captions_of(found, np.ones(len(images), int), self.tokenizer)
             answers = [(best.text, best.score) for best, *_ in written]
@@ -189,7 +196,7 @@ class Model(Base):
             answers = [(candidates[i], float(value)) for i, value in chosen]
         return answers if return_scores else [text for text, _ in answers]
 
-    def judge(
+    def verify(
         self,
         first: ImageLike | Sequence[ImageLike],
         second: ImageLike | Sequence[ImageLike],
@@ -199,13 +206,13 @@ class Model(Base):
         batch_size: int = BATCH,
     ) -> np.ndarray:
         """P(true) float32 [B] of a statement about each pair of images."""
-        self.need("judge")
+        self.require("verify")
         pair = [batching.as_list(images) for images in (first, second)]
         statements = [statements] if isinstance(statements, str) else list(statements)
         for images in pair:
-            paired(images, statements, "statements")
+            check_same_length(images, statements, "statements")
         ids, mask = self._encode(statements, clean_caption if clean else None)
-        program, logits = self._program(functions.judge), []
+        program, logits = self._program(functions.verify_function), []
         both = (batching.image_batches(images, self.image_size, batch_size) for images in pair)
         for (rows, one), (_, other) in zip(*both, strict=True):
             at = np.minimum(np.arange(rows.start, rows.start + len(one)), len(ids) - 1)
@@ -216,21 +223,23 @@ class Model(Base):
         self, images: ImageLike | Sequence[ImageLike], *, batch_size: int = BATCH
     ) -> np.ndarray:
         """float32 [B, E] of unit length, aligned with `encode_text`."""
-        self.need("encode")
-        program = self._program(functions.image_encoder)
+        self.require("encode")
+        program = self._program(functions.encode_image_function)
         return self._run(program, batching.as_list(images), (), batch_size)[1]
 
     def encode_text(
         self, texts: str | Sequence[str], *, clean: bool = True, batch_size: int = BATCH
     ) -> np.ndarray:
         """float32 [B, E] of unit length, aligned with `encode_image`."""
-        self.need("encode")
+        self.require("encode")
         texts = [texts] if isinstance(texts, str) else list(texts)
         arrays = self._encode(texts, clean_caption if clean else None)
-        rows = batching.batch_rows(len(texts), batch_size)
-        return batching.mapped(self._program(functions.text_encoder), rows, *arrays)[0]
+        rows = batching.padded_batch_size(len(texts), batch_size)
+        return batching.run_in_batches(
+            self._program(functions.encode_text_function), rows, *arrays
+        )[0]
 
-    def states(
+    def hidden_states(
         self,
         images: ImageLike | Sequence[ImageLike] | None = None,
         texts: str | Sequence[str] | None = None,
@@ -242,20 +251,20 @@ class Model(Base):
         [CLS], or [ENC], comes first; those of pads mean nothing. The modes "image", "text" and
         "multimodal" of the original's feature extractor (models/blip.py).
         """
-        self.need("states")
+        self.require("hidden_states")
         texts = [texts] if isinstance(texts, str) else texts
         given = {"image": images, "text": texts}
         of = tuple(name for name, values in given.items() if values is not None)
         if not of:
             raise UserError("states of what? give images, texts or both")
-        program = self._program(functions.states, of)
+        program = self._program(functions.hidden_states_function, of)
         arrays = () if texts is None else self._encode(texts, None)
         if images is None:
-            rows = batching.batch_rows(len(texts), batch_size)
-            return batching.mapped(program, rows, *arrays)[0]
+            rows = batching.padded_batch_size(len(texts), batch_size)
+            return batching.run_in_batches(program, rows, *arrays)[0]
         images = batching.as_list(images)
         if texts is not None:
-            paired(images, texts, "texts")
+            check_same_length(images, texts, "texts")
         return self._run(program, images, arrays, batch_size)[0]
 
     def _ranker(self, candidates: tuple[str, ...], k: int) -> Callable:
@@ -264,5 +273,5 @@ class Model(Base):
             if not candidates:
                 raise UserError("candidates is empty; give the answers to choose from, or None")
             ids, mask = encode(self.tokenizer, list(candidates), self.config.med.max_length)
-            self._programs[key] = functions.ranker(self, ids, mask, k)
+            self._programs[key] = functions.rank_function(self, ids, mask, k)
         return self._programs[key]

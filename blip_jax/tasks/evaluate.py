@@ -20,14 +20,14 @@ from blip_jax.decoding import Decoding
 from blip_jax.metrics import retrieval
 from blip_jax.metrics.captioning import caption_scores
 from blip_jax.models import Model, load
-from blip_jax.models.batching import mapped
+from blip_jax.models.batching import run_in_batches
 from blip_jax.models.functions import (
     captioner,
+    encode_image_function,
+    encode_text_function,
     example_keys,
-    image_encoder,
-    pair_matcher,
-    prompt_of,
-    text_encoder,
+    prompt_tokens,
+    rerank_function,
 )
 from blip_jax.reports import tables
 from blip_jax.runtime.errors import UserError
@@ -60,9 +60,9 @@ def evaluate(
       false and that leave nothing out, and `right`, both.
     """
     images, found = Images(model, dataset, split, limit), {}
-    if model.has("match"):
+    if model.can("match"):
         found |= image_text_retrieval(model, images, gallery, rerank)
-    if not model.has("caption"):
+    if not model.can("caption"):
         return found
     captions = write_captions(model, images, decoding)
     references = [record["texts"] for record in images.records]
@@ -99,20 +99,22 @@ def image_text_retrieval(
     owner = np.repeat(np.arange(len(counts)), counts)
     ids, mask = model.tokenizer.encode(texts, model.max_length)
     size = images.batch
-    tokens, image = mapped(image_encoder(model), size, images.pixels, title="images")
-    (text,) = mapped(text_encoder(model), size, ids, mask, title="texts")
+    tokens, image = run_in_batches(
+        encode_image_function(model), size, images.pixels, title="images"
+    )
+    (text,) = run_in_batches(encode_text_function(model), size, ids, mask, title="texts")
     similarity = image @ text.T
     found = retrieval.evaluate(similarity, owner, gallery=gallery)
     values = {f"itc {name}": value for name, value in found.items()}
     if not rerank:
         return values
-    match = pair_matcher(model)
+    match = rerank_function(model)
 
     def logit(i: np.ndarray, t: np.ndarray) -> np.ndarray:
         return match(tokens[i], ids[t], mask[t])[:, 1]
 
     def score(i: np.ndarray, t: np.ndarray) -> np.ndarray:
-        return shared_out(logit, size, i, t)[0]
+        return run_across_processes(logit, size, i, t)[0]
 
     found = retrieval.evaluate(similarity, owner, score_fn=score, k=rerank, gallery=gallery)
     return values | {f"itm {name}": value for name, value in found.items()}
@@ -122,23 +124,25 @@ def write_captions(model: Model, images: Images, decoding: Decoding) -> list[str
     """A caption an image."""
     hashes = np.array([stable_hash(record["key"]) for record in images.records])
     keys = example_keys(0, hashes)[:, None]
-    write = captioner(model, [dataclasses.replace(decoding, captions=1)])
-    tokens = shared_out(
+    write = captioner(model, [dataclasses.replace(decoding, num_captions=1)])
+    tokens = run_across_processes(
         lambda pixels, keys: write(pixels, [keys]), images.batch, images.pixels, keys,
         title="captions",
     )[0]  # fmt: skip
-    return model.tokenizer.decode(tokens[:, 0, len(prompt_of(model)) :])
+    return model.tokenizer.decode(tokens[:, 0, len(prompt_tokens(model)) :])
 
 
-def shared_out(function: Callable, size: int, *arrays: np.ndarray, title: str = "") -> list:
-    """`mapped`, of which each process does its part of the rows, and all get the whole.
+def run_across_processes(
+    function: Callable, size: int, *arrays: np.ndarray, title: str = ""
+) -> list:
+    """`run_in_batches`, of which each process does its part of the rows, and all get the whole.
 
     Parts are of one length, the last ones filled up with the last row.
     """
     total = len(arrays[0])
     own = -(-total // jax.process_count())
     rows = np.minimum(np.arange(own) + jax.process_index() * own, total - 1)
-    results = mapped(function, size, *(array[rows] for array in arrays), title=title)
+    results = run_in_batches(function, size, *(array[rows] for array in arrays), title=title)
     return [np.concatenate(all_gather(x))[:total] for x in results]
 
 
@@ -171,7 +175,7 @@ def defaults() -> ConfigDict:
         "decoding": ConfigDict({
             "method": "greedy", "top_p": 0.9, "top_k": 0, "temperature": 1.0,
             "repetition_penalty": 1.0, "min_length": 5, "max_length": 20,
-            "beams": 3, "length_penalty": 1.0,
+            "num_beams": 3, "length_penalty": 1.0,
         }),
     }).lock()  # fmt: skip
 

@@ -79,7 +79,9 @@ class Bound:
 
     def __init__(self, models: dict, batch: int):
         self.encoders = [
-            models.functions.Mapped(lambda apply, x: apply("encode_image", normalize(x)), model)
+            models.functions.PmappedFunction(
+                lambda apply, x: apply("encode_image", normalize(x)), model
+            )
             for model in models.values()
         ]
         shape = (batch, 384, 384, 3)
@@ -90,7 +92,7 @@ class Bound:
         """What so many images take."""
         begun = time.perf_counter()
         for _ in range(count // len(self.pixels)):
-            for started in [encode.start(self.pixels) for encode in self.encoders]:
+            for started in [encode.dispatch(self.pixels) for encode in self.encoders]:
                 jax.block_until_ready(started)
         return time.perf_counter() - begun
 

@@ -121,7 +121,7 @@ def captioner(config: ConfigDict, where: str) -> Found:
     """CapFilt's captioner with this config's network, for one chip; as `step`."""
     config = fine_tuned(config, "captioner")
     model, options = abstract(config), Decoding()
-    size, prompt = model.image_size, len(functions.prompt_of(model))
+    size, prompt = model.image_size, len(functions.prompt_tokens(model))
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), (IMAGES, 1)))
     inputs = (
         jax.ShapeDtypeStruct((IMAGES, size, size, 3), np.uint8),
@@ -145,7 +145,7 @@ def matcher(config: ConfigDict, where: str) -> Found:
         jax.ShapeDtypeStruct(shape, bool),
     )
     total = IMAGES * flops.matching(model.config, config.max_length, TEXTS)
-    return mapped("matcher", where, functions.matcher(model), model, inputs, total)
+    return mapped("matcher", where, functions.match_function(model), model, inputs, total)
 
 
 PROGRAMS: dict[str, Callable[[ConfigDict, str], Found]] = {
@@ -185,7 +185,7 @@ def abstract(config: ConfigDict) -> Model:
 def mapped(
     name: str,
     where: str,
-    program: functions.Mapped,
+    program: functions.PmappedFunction,
     model: Model,
     inputs: tuple,
     flops: int,
@@ -195,7 +195,7 @@ def mapped(
     chip = SingleDeviceSharding(topology.devices(where)[0])
     place = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=chip)  # noqa: E731
     arguments = jax.tree.map(place, (model.params, inputs))
-    jitted = jax.jit(program.run, out_shardings=chip)
+    jitted = jax.jit(program.per_device, out_shardings=chip)
     return compiled(name, where, jitted, arguments, IMAGES, flops, *turns)
 
 
