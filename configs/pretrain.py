@@ -1,13 +1,13 @@
 """Pre-train ViT-B as the paper does: global batch 2880, 224 pixels, 20 epochs of 14M pairs:
 
-blip-jax train --config configs/pretrain.py --workdir runs/pretrain --config.mixture=VIEW.json
+blip-jax train --config configs/pretrain.py --workdir runs/pretrain --config.mixture=MIXTURE.json
 
 The paper starts from DeiT-B/16 and BERT: --config.initial.vit=deit_base_patch16_224.pth
 --config.initial.text=google-bert/bert-base-uncased. Left out, a network begins with random numbers.
 
 The paper's two runs on TPUs, and what they need of these (`compile` runs anywhere):
 
-blip-jax train --config configs/pretrain.py:vit_l,v5e-64 --workdir gs://… --config.mixture=VIEW.json
+blip-jax train --config configs/pretrain.py:vit_l,v5e-64 --workdir gs://… --config.mixture=…
 blip-jax compile --config configs/pretrain.py:vit_l,v5e-64
 
 `vit_b` or `vit_l` (global batch 2400, 129M pairs: 14M and a fifth of LAION an epoch), with

@@ -51,7 +51,7 @@ def main(folder: str) -> None:
         assert (epath.Path(here) / name).read_bytes() == (epath.Path(there) / name).read_bytes()
     source = mixture.Source("gs://bucket/capfilt/web", "train", there)
     path = "gs://bucket/capfilt/mixture.json"
-    mixture.write_view(path, None, source, found[1], found[1].scored, 0.0)
+    mixture.write_mixture(path, None, source, found[1], found[1].scored, 0.0)
     (part,) = load_mixture(path)
     pairs, images = RecordSource(part), open_dataset(world.web, "train")
     assert len(pairs) == found[1].scored.sum()

@@ -13,7 +13,7 @@ import numpy as np
 from etils import epath
 
 from blip_jax.checkpoints.training import load_parts
-from blip_jax.data.datasets import Component, save_view
+from blip_jax.data.datasets import Component, save_mixture
 from blip_jax.data.synthetic.builder import ShapesConfig, make_record, prepare
 from blip_jax.data.tokenizer import train_wordpiece
 
@@ -32,7 +32,7 @@ def get_config():
         embed_dim=8, scan_unroll=1,
     )
     run.optimizer.update(name="constant", lr=3e-4)
-    run.update(tokenizer="{folder}/tokenizer", view="{folder}/mixture.json", batch_size=8)
+    run.update(tokenizer="{folder}/tokenizer", mixture="{folder}/mixture.json", batch_size=8)
     run.update(max_length=12, steps=20, log_every=1, save_every=5, keep_every=10)
     if "{task}" == "pretrain":
         run.objectives.update(queue=20, negative_group=2, alpha_steps=4)
@@ -41,11 +41,11 @@ def get_config():
 
 
 def build(folder) -> pathlib.Path:
-    """24 images, a view of them, a tokenizer of their texts, and two configs."""
+    """24 images, a mixture of them, a tokenizer of their texts, and two configs."""
     folder = pathlib.Path(folder)
     shapes = ShapesConfig(kind="human", train=IMAGES, val=0, test=0)
     dataset = prepare(str(folder), shapes)
-    save_view(str(folder / "mixture.json"), [Component("human", dataset)])
+    save_mixture(str(folder / "mixture.json"), [Component("human", dataset)])
     texts = [text for i in range(IMAGES) for text in make_record(i, "train", shapes)["texts"]]
     train_wordpiece(texts, str(folder / "tokenizer"), 120)
     for task in ("pretrain", "captioner"):

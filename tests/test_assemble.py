@@ -1,4 +1,4 @@
-"""From scores to a view that training reads, and what is written beside it."""
+"""From scores to a mixture that training reads, and what is written beside it."""
 
 import dataclasses
 import json
@@ -37,11 +37,11 @@ def columns(web):
     return storage.read(web.scores, "train")
 
 
-def compose(world, web, columns, kept, share=0.25, folder="views", **options):
+def compose(world, web, columns, kept, share=0.25, folder="mixtures", **options):
     path = f"{world.folder}/{folder}/kept.json"
     source = mixture.Source(web.images, "train", web.scores)
     human = Component("human", world.human)
-    return path, mixture.write_view(path, human, source, columns, kept, share, **options)
+    return path, mixture.write_mixture(path, human, source, columns, kept, share, **options)
 
 
 def stream(world, path, count=20):
@@ -52,7 +52,7 @@ def stream(world, path, count=20):
     return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
 
 
-# The view.
+# The mixture.
 
 
 def test_the_view_holds_the_kept_texts_in_the_wanted_share(world, web, columns):
@@ -90,13 +90,13 @@ def test_an_empty_selection_leaves_the_human_pairs(world, web, columns):
 def test_the_plain_view_takes_both_as_they_are(world):
     path = f"{world.folder}/plain/none.json"
     human, web = Component("human", world.human), Component("web", world.web)
-    mixture.write_plain_view(path, human, web, 0.25)
+    mixture.write_plain_mixture(path, human, web, 0.25)
     found = stream(world, path)
     aside = {
         stable_hash(f"web-train-{row:07d}") for row in (tiny_dataset.BROKEN, tiny_dataset.EMPTY)
     }
     assert set(found["group"][~found["valid"]].tolist()) == aside
-    mixture.write_plain_view(path, human, None, 1.0)
+    mixture.write_plain_mixture(path, human, None, 1.0)
     assert [part.name for part in load_mixture(path)] == ["human"]
 
 
@@ -141,13 +141,13 @@ def test_the_paper_is_the_default(web, columns, tmp_path, capsys):
     (part,) = load_mixture(str(tmp_path / "mixture.json"))
     assert pathlib.Path(part.dataset).samefile(web.images) and part.weight == 1
     kept = columns.scored & (columns.p_match[:, 0] >= 0.5)
-    pairs = {tuple(pair) for pair in np.load(tmp_path / "view.npy").tolist()}
+    pairs = {tuple(pair) for pair in np.load(tmp_path / "mixture.npy").tolist()}
     assert pairs == set(zip(columns.row[kept].tolist(), columns.index[kept].tolist()))
     assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "README.md", "statistics.json", "mixture.json", "view.npy",
+        "README.md", "statistics.json", "mixture.json", "mixture.npy",
     ]  # fmt: skip
     out, err = capsys.readouterr()
-    assert f"view to train on: {tmp_path / 'mixture.json'}" in out
+    assert f"mixture to train on: {tmp_path / 'mixture.json'}" in out
     assert "set aside: 1, undecodable image: no bytes" in err
 
 

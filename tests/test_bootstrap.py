@@ -71,7 +71,7 @@ def test_all_arms_are_evaluated_and_reported(whole):
         assert all(np.isfinite(row[name]) for name in results.COLUMNS), row
     page = (workdir / "report.html").read_text()
     assert all(f">evaluate-{arm}<" in page for arm in ARMS)
-    names = [f"{kind}-{arm}" for kind in ("view", "pretrain", "evaluate") for arm in ARMS]
+    names = [f"{kind}-{arm}" for kind in ("mixture", "pretrain", "evaluate") for arm in ARMS]
     names += ["data", "captioner", "filter", "capfilt"]
     assert set(markers(workdir)) == {f"{name}.json" for name in names}
 
@@ -94,7 +94,7 @@ def test_arms_train_on_the_texts_they_stand_for(tmp_path):
     (tmp_path / "scores").mkdir()
     storage.write_shard(storage.shard_path(str(tmp_path / "scores"), "train", 0, 1), rows)
     storage.finish(str(tmp_path / "scores"), "train", [WEB], "")
-    counts = {arm: walk.view(arm) for arm in ARMS if arm != "none"}
+    counts = {arm: walk.mixture(arm) for arm in ARMS if arm != "none"}
     assert counts == {
         "filter": {"web": 13, "synthetic": 0},
         "captioner": {"web": WEB - 1, "synthetic": WEB - 1},
@@ -103,7 +103,7 @@ def test_arms_train_on_the_texts_they_stand_for(tmp_path):
         "human": {"web": 0, "synthetic": 0},
     }
     pairs = {
-        arm: {tuple(pair) for pair in np.load(tmp_path / "views" / f"{arm}.npy").tolist()}
+        arm: {tuple(pair) for pair in np.load(tmp_path / "mixtures" / f"{arm}.npy").tolist()}
         for arm in ("filter", "captioner", "both", "random")
     }
     assert pairs["filter"] == {(row, 0) for row in range(0, WEB - 1, 3)}
@@ -111,7 +111,7 @@ def test_arms_train_on_the_texts_they_stand_for(tmp_path):
     assert pairs["random"] != pairs["filter"] and (WEB - 1, 0) not in pairs["random"]
     for arm in counts:
         weights = {
-            part.name: part.weight for part in load_mixture(str(tmp_path / f"views/{arm}.json"))
+            part.name: part.weight for part in load_mixture(str(tmp_path / f"mixtures/{arm}.json"))
         }
         assert weights == ({"human": 1.0} if arm == "human" else {"human": 0.25, "web": 0.75})
 
@@ -198,7 +198,7 @@ def test_interrupted_and_called_again_is_uninterrupted(whole, tmp_path, monkeypa
 
     for module, name, broken, done in (
         (storage, "write_shard", after_one, "filter"),
-        (run, "train", two_steps, "view-both"),
+        (run, "train", two_steps, "mixture-both"),
         (run, "evaluate", stop, "pretrain-both"),
     ):
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):

@@ -1,4 +1,4 @@
-"""CapFilt: a row an image, the same rows however it is run, and views that training reads."""
+"""CapFilt: a row an image, the same rows however it is run, and mixtures that training reads."""
 
 import dataclasses
 import os

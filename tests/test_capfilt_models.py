@@ -113,18 +113,20 @@ def test_more_texts_than_are_scored_together(world, models, tmp_path):
     settings = run.Settings(world.web, "train", str(tmp_path), (many,), 1, 30)
     small, strict = {"small": models[0]["small"]}, {"strict": models[1]["strict"]}
     columns = storage.read(run.run(settings, small, strict), "train")
-    again = run.Settings(view(columns, settings, tmp_path), "train", str(tmp_path / "again"), (), 1)
+    again = run.Settings(
+        last_texts(columns, settings, tmp_path), "train", str(tmp_path / "again"), (), 1
+    )
     found = storage.read(run.run(again, {}, strict), "train")
     kept = columns.index == 10
     assert kept.sum() == tiny_dataset.ROWS - 1 and len(found.row) == kept.sum()
     np.testing.assert_allclose(found.p_match, columns.p_match[kept], atol=1e-5)
 
 
-def view(columns, settings, folder):
-    """A view of the last text of each image."""
+def last_texts(columns, settings, folder):
+    """A mixture of the last text of each image."""
     source = mixture.Source(settings.dataset, settings.split, settings.output)
     path = str(folder / "mixture.json")
-    mixture.write_view(path, None, source, columns, columns.index == 10, 0.5)
+    mixture.write_mixture(path, None, source, columns, columns.index == 10, 0.5)
     return path
 
 
@@ -136,7 +138,7 @@ def test_a_second_round_begins_with_the_texts_of_the_first(world, models, scored
     kept = (columns.index % 2 == 0) & columns.scored
     first = str(tmp_path / "mixture.json")
     source = mixture.Source(world.web, "train", scored)
-    mixture.write_view(first, None, source, columns, kept, 0.0)
+    mixture.write_mixture(first, None, source, columns, kept, 0.0)
     settings = run.Settings(first, "train", str(tmp_path / "scores"), (BEAM,), 1, 16, seed=1)
     writers, judges = {"large": models[0]["large"]}, {"mild": models[1]["mild"]}
     second = run.run(settings, writers, judges)
@@ -162,7 +164,7 @@ def test_a_second_round_begins_with_the_texts_of_the_first(world, models, scored
 
     again = str(tmp_path / "again.json")
     source = mixture.Source(world.web, "train", second)
-    mixture.write_view(again, None, source, one, one.scored, 0.0)
+    mixture.write_mixture(again, None, source, one, one.scored, 0.0)
     (part,) = load_mixture(again)
     assert len(RecordSource(part)) == one.scored.sum()  # what training reads
 

@@ -31,7 +31,7 @@ def get_config():
         med=dict(width=16, heads=4, mlp_dim=32), embed_dim=8,
     )
     run.augment.update(crop=1.0, flip="none", randaugment=False)
-    run.update(tokenizer="{folder}/tokenizer", view="{folder}/mixture.json", max_length=24)
+    run.update(tokenizer="{folder}/tokenizer", mixture="{folder}/mixture.json", max_length=24)
     run.update(batch_size=16, steps=3, log_every=1)
     run.objectives.update(queue=16, negative_group=2)
     return run
@@ -137,11 +137,11 @@ def test_a_config_file_that_gives_none_is_one_line(capsys, config, tmp_path, con
 
 def test_an_error_of_the_work_is_one_line(capsys, config, monkeypatch):
     def work(config, workdir):
-        raise UserError("the view is upside down: turn it")
+        raise UserError("the mixture is upside down: turn it")
 
     monkeypatch.setitem(VERBS, "train", work)
     line = fails(capsys, "train", f"--config={config}", "--workdir=x")
-    assert line == "blip-jax train: the view is upside down: turn it\n"
+    assert line == "blip-jax train: the mixture is upside down: turn it\n"
 
 
 def test_an_error_of_ours_is_not_hidden(config, monkeypatch):
@@ -166,7 +166,7 @@ def test_ctrl_c_is_one_line_and_130(capsys, config, monkeypatch, message):
 @pytest.mark.parametrize(
     ("override", "named"),
     [
-        ("view=/nowhere/mixture.json", "view file /nowhere/mixture.json does not exist"),
+        ("mixture=/nowhere/mixture.json", "mixture file /nowhere/mixture.json does not exist"),
         ("tokenizer=/nowhere", "tokenizer folder /nowhere does not exist"),
         ("init_from=/nowhere", "no checkpoint in /nowhere"),
         ("model.preset=huge", "unknown model preset 'huge'"),

@@ -9,7 +9,7 @@ import tensorflow_datasets as tfds
 from etils import epath
 
 from blip_jax.data.augment import TrainTransform
-from blip_jax.data.datasets import Component, RecordSource, load_mixture, open_dataset, save_view
+from blip_jax.data.datasets import Component, RecordSource, load_mixture, open_dataset, save_mixture
 from blip_jax.data.images import decode
 from blip_jax.data.pipeline import SKIP_REASONS, eval_batches, stable_hash, train_batches
 from blip_jax.data.synthetic.builder import ShapesConfig, make_record, prepare
@@ -220,11 +220,12 @@ def test_a_view_file_names_pairs_of_a_scored_dataset(world, tmp_path):
     scores = scored(world, tmp_path)
     np.save(tmp_path / "kept.npy", np.array([[4, 1], [29, 0], [4, 0]], np.int32))
     relative = str(pathlib.Path(scores).relative_to(tmp_path))
-    view = str(tmp_path / "mixture.json")
-    save_view(
-        view, [Component("kept", human, scores=relative, pairs="kept.npy"), Component("web", web)]
+    mixture = str(tmp_path / "mixture.json")
+    save_mixture(
+        mixture,
+        [Component("kept", human, scores=relative, pairs="kept.npy"), Component("web", web)],
     )
-    kept, plain = load_mixture(view)
+    kept, plain = load_mixture(mixture)
     assert kept.scores == scores and plain == Component("web", web)
     pairs = RecordSource(kept)
     assert [(r["key"], r["texts"]) for r in map(pairs.__getitem__, range(len(pairs)))] == [
@@ -235,7 +236,7 @@ def test_a_view_file_names_pairs_of_a_scored_dataset(world, tmp_path):
     assert pairs[1]["image"] == make_record(29, "train", HUMAN)["image"]
     everything = RecordSource(Component("all", human, scores=scores))
     assert len(everything) == 30 and everything[7]["texts"] == ["web 7", "new 7"]
-    assert next(stream(world, view))["valid"].all()
+    assert next(stream(world, mixture))["valid"].all()
 
 
 def test_evaluation_is_in_order_and_padded(world):
@@ -260,18 +261,18 @@ def test_what_is_missing_or_does_not_fit_is_named(world, tmp_path):
         open_dataset(str(tmp_path / "nothing"), "train")
     with pytest.raises(UserError, match="has no split 'val'; it has test, train"):
         open_dataset(human, "val")
-    with pytest.raises(UserError, match="view file .*none.json does not exist"):
+    with pytest.raises(UserError, match="mixture file .*none.json does not exist"):
         load_mixture(str(tmp_path / "none.json"))
-    view = tmp_path / "mixture.json"
+    mixture = tmp_path / "mixture.json"
     for content, message in (
-        ("{", "is not a view"),
+        ("{", "is not a mixture"),
         ('{"parts": [{"name": "a", "dataset": "b", "wieght": 1}]}', "wieght"),
         ('{"parts": [{"name": "a", "dataset": "b", "weight": -1}]}', "weight of part 'a' is -1"),
         ('{"parts": []}', "no part with a weight above 0"),
     ):
-        view.write_text(content)
+        mixture.write_text(content)
         with pytest.raises(UserError, match=message):
-            load_mixture(str(view))
+            load_mixture(str(mixture))
     with pytest.raises(UserError, match="batch_size is 0; it must be 1 or more"):
         stream(world, batch_size=0)
     pairs = tmp_path / "pairs.npy"

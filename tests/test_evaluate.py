@@ -61,14 +61,14 @@ def test_mapped_is_the_function_of_all_rows(size):
         return x * 2, (x + y).sum(-1)
 
     x, y = np.arange(14.0).reshape(7, 2), np.ones((7, 2))
-    double, total = evaluation.mapped(function, size, x, y)
+    double, total = evaluation.run_in_batches(function, size, x, y)
     np.testing.assert_array_equal(double, x * 2)
     np.testing.assert_array_equal(total, (x + y).sum(-1))
     assert set(seen) == {size} and len(seen) == math.ceil(7 / size)
 
 
 def test_mapped_takes_a_single_array_too():
-    (found,) = evaluation.mapped(lambda x: x + 1, 2, np.arange(3))
+    (found,) = evaluation.run_in_batches(lambda x: x + 1, 2, np.arange(3))
     assert found.tolist() == [1, 2, 3]
 
 

@@ -1,4 +1,4 @@
-"""What a view names, in the files of other programs, and back again."""
+"""What a mixture names, in the files of other programs, and back again."""
 
 import json
 import os
@@ -28,7 +28,7 @@ def web(root):
 
 
 @pytest.fixture(scope="module")
-def view(root, web):
+def mixture(root, web):
     """Texts of P(match) >= 0.4; those of one source are drawn twice as often."""
     argv = ["assemble", f"--config={ROOT / 'configs' / 'assemble.py'}", f"--workdir={root / 'out'}"]
     options = ["report=0", "threshold.web=0.4", "threshold.synthetic=0.4", "weights=laion=2"]
@@ -38,10 +38,10 @@ def view(root, web):
 
 
 @pytest.fixture(scope="module")
-def wanted(view):
+def wanted(mixture):
     """{key: {text}} and {key: image bytes} as training reads them."""
     texts, images = {}, {}
-    for part in load_mixture(view):
+    for part in load_mixture(mixture):
         pairs = RecordSource(part)
         for number in range(len(pairs)):
             record = pairs[number]
@@ -51,12 +51,12 @@ def wanted(view):
 
 
 @pytest.fixture(scope="module")
-def exported(root, view, wanted):
+def exported(root, mixture, wanted):
     """Folders by format, several files of 50 images where there can be."""
     folders = {}
     for to in ("jsonl", "parquet", "webdataset", "blip"):
         folders[to] = root / to
-        assert main(["export", view, str(folders[to]), "--to", to, "--shard", "50"]) == 0
+        assert main(["export", mixture, str(folders[to]), "--to", to, "--shard", "50"]) == 0
     return folders
 
 
@@ -153,9 +153,11 @@ def test_prepare_reads_it_back(exported, wanted, tmp_path, to):
     assert found == {wanted[1][key]: sorted(texts) for key, texts in wanted[0].items()}
 
 
-def test_without_images_nothing_but_the_list_is_written(view, wanted, tmp_path):
+def test_without_images_nothing_but_the_list_is_written(mixture, wanted, tmp_path):
     out = tmp_path / "list"
-    assert main(["export", view, str(out), "--to=blip", "--images=none", "--part", "web x 1"]) == 0
+    assert (
+        main(["export", mixture, str(out), "--to=blip", "--images=none", "--part", "web x 1"]) == 0
+    )
     entries = json.loads((out / "captions.json").read_text())
     assert all(set(entry) == {"url", "caption"} for entry in entries)
     odd = [texts for key, texts in wanted[0].items() if int(key[-1]) % 2]
@@ -165,9 +167,9 @@ def test_without_images_nothing_but_the_list_is_written(view, wanted, tmp_path):
 
 def test_a_part_without_scores_has_texts_alone(web, tmp_path):
     """And what is no image is left out, and named."""
-    view = tmp_path / "mixture.json"
-    view.write_text(json.dumps({"parts": [{"name": "plain", "dataset": web.images}]}))
-    assert main(["export", str(view), str(tmp_path / "out"), "--to", "parquet"]) == 1
+    mixture = tmp_path / "mixture.json"
+    mixture.write_text(json.dumps({"parts": [{"name": "plain", "dataset": web.images}]}))
+    assert main(["export", str(mixture), str(tmp_path / "out"), "--to", "parquet"]) == 1
     (file,) = (tmp_path / "out" / "data").iterdir()
     rows = pyarrow.parquet.read_table(file).to_pylist()
     assert len(rows) == scored_dataset.ROWS - 1
@@ -200,20 +202,20 @@ def test_names_of_files_are_safe_and_their_own():
         (["VIEW", "gs://bucket/out", "--to=jsonl"], "to a local folder"),
     ],
 )
-def test_a_wrong_call_is_one_line(view, tmp_path, capsys, argv, named):
+def test_a_wrong_call_is_one_line(mixture, tmp_path, capsys, argv, named):
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "file").touch()
-    places = {"VIEW": view, "OUT": str(tmp_path / "out"), "TAKEN": str(tmp_path / "taken")}
+    places = {"VIEW": mixture, "OUT": str(tmp_path / "out"), "TAKEN": str(tmp_path / "taken")}
     assert main(["export", *(places.get(arg, arg) for arg in argv)]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and named in error
     assert os.listdir(tmp_path) == ["taken"]
 
 
-def test_what_breaks_off_leaves_nothing(view, tmp_path, monkeypatch):
+def test_what_breaks_off_leaves_nothing(mixture, tmp_path, monkeypatch):
     def breaks(*unused):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(export.Row, "suffix", property(breaks))
-    assert main(["export", view, str(tmp_path / "out"), "--to=webdataset"]) == 130
+    assert main(["export", mixture, str(tmp_path / "out"), "--to=webdataset"]) == 130
     assert os.listdir(tmp_path) == []

@@ -138,7 +138,7 @@ def test_states_of_images_of_texts_and_of_both(model, model_type):
 
 def test_judging_is_what_the_network_gives(model):
     nlvr = model("nlvr")
-    found = nlvr.judge(FILES, FILES[::-1], TEXTS)
+    found = nlvr.verify(FILES, FILES[::-1], TEXTS)
     ids, mask = nlvr.tokenizer.encode(TEXTS, 24)
     contexts = network_calls.call(
         nlvr, "contexts", network_calls.tokens_of(nlvr), network_calls.tokens_of(nlvr, PIXELS[::-1])
@@ -147,11 +147,11 @@ def test_judging_is_what_the_network_gives(model):
     odds = np.exp(logits[:, 1] - logits[:, 0])
     np.testing.assert_allclose(found, odds / (1 + odds), atol=1e-5)
     assert found.shape == (10,) and np.std(found) > 1e-3
-    few = nlvr.judge(FILES, FILES[::-1], TEXTS, batch_size=8)
+    few = nlvr.verify(FILES, FILES[::-1], TEXTS, batch_size=8)
     np.testing.assert_allclose(few, found, atol=1e-5)
-    one = nlvr.judge(FILES[0], FILES[9], TEXTS[0])
+    one = nlvr.verify(FILES[0], FILES[9], TEXTS[0])
     np.testing.assert_allclose(one, found[:1], atol=1e-5)
-    assert np.abs(nlvr.judge(FILES[::-1], FILES, TEXTS) - found).max() > 1e-3
+    assert np.abs(nlvr.verify(FILES[::-1], FILES, TEXTS) - found).max() > 1e-3
 
 
 # Questions

@@ -15,7 +15,7 @@ from PIL import Image
 from blip_jax import nn
 from blip_jax.decoding import Decoding
 from blip_jax.models import Model, functions
-from blip_jax.models.base import place
+from blip_jax.models.base import replicate_to_local_devices
 
 SHORT = {"max_length": 14, "min_length": 2, "num_beams": 1}
 
@@ -192,12 +192,12 @@ CALLS = {
         ("caption", (FILES[:3],), (FILES[3:8],), {**SHORT, "top_p": 0.9}),
         ("match", (FILES[:3], TEXTS[:3]), (FILES[3:8], ["a red circle"] * 5), {}),
         ("encode_image", (FILES[:3],), (FILES[3:8],), {}),
-        ("states", (FILES[:3],), (FILES[3:8],), {}),
+        ("hidden_states", (FILES[:3],), (FILES[3:8],), {}),
     ],
     "vqa": [
         ("answer", (FILES[:3], TEXTS[:3], ["a", "b"]), (FILES[:2], ["where"] * 2, ["a", "b"]), {}),
     ],
-    "nlvr": [("judge", (FILES[:3], FILES[:3], ["a"] * 3), (FILES[:1], FILES[:1], ["b"]), {})],
+    "nlvr": [("verify", (FILES[:3], FILES[:3], ["a"] * 3), (FILES[:1], FILES[:1], ["b"]), {})],
 }
 
 
@@ -224,7 +224,9 @@ def test_parameters_are_placed_once(model):
     devices = set(jax.local_devices())
     for leaf in jax.tree.leaves(placed):
         assert leaf.sharding.is_fully_replicated and leaf.devices() == devices
-    for one, two in zip(jax.tree.leaves(placed), jax.tree.leaves(place(placed)), strict=True):
+    for one, two in zip(
+        jax.tree.leaves(placed), jax.tree.leaves(replicate_to_local_devices(placed)), strict=True
+    ):
         where = [
             [shard.data.unsafe_buffer_pointer() for shard in array.addressable_shards]
             for array in (one, two)

@@ -165,8 +165,10 @@ def test_two_processes_clean_and_measure_as_one(tmp_path):
     assert processes.end(running) == [0, 0], processes.printed(tmp_path / "two")
     for argv in verbs(tmp_path / "one"):
         assert main(argv) == 0
-    views = [(tmp_path / name / "capfilt" / "mixture.json").read_text() for name in ("two", "one")]
-    assert views[0] == views[1]
+    mixtures = [
+        (tmp_path / name / "capfilt" / "mixture.json").read_text() for name in ("two", "one")
+    ]
+    assert mixtures[0] == mixtures[1]
     found, wanted = (
         storage.read(str(tmp_path / name / "capfilt" / "scores"), "train")
         for name in ("two", "one")

@@ -11,7 +11,7 @@ import pytest
 
 from blip_jax import nn
 from blip_jax.checkpoints import original, rules, tensors
-from blip_jax.data.datasets import Component, save_view
+from blip_jax.data.datasets import Component, save_mixture
 from blip_jax.data.synthetic.builder import ShapesConfig, make_record, prepare
 from blip_jax.data.tokenizer import train_wordpiece
 from blip_jax.runtime.errors import UserError
@@ -37,11 +37,11 @@ MODEL = {
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    """A folder with 24 images, a view of them, and a tokenizer trained on their texts."""
+    """A folder with 24 images, a mixture of them, and a tokenizer trained on their texts."""
     folder = tmp_path_factory.mktemp("world")
     shapes = ShapesConfig(kind="human", train=24, val=0, test=0)
     dataset = prepare(str(folder), shapes)
-    save_view(str(folder / "mixture.json"), [Component("human", dataset)])
+    save_mixture(str(folder / "mixture.json"), [Component("human", dataset)])
     texts = [text for i in range(24) for text in make_record(i, "train", shapes)["texts"]]
     train_wordpiece(texts, str(folder / "tokenizer"), 120)
     return folder
@@ -60,7 +60,7 @@ def tiny_run(world, task="pretrain", **changes):
     config.optimizer.update(name="constant", lr=1e-3)
     config.mesh.update(data=4, fsdp=2)
     config.update(
-        tokenizer=str(world / "tokenizer"), view=str(world / "mixture.json"), batch_size=8,
+        tokenizer=str(world / "tokenizer"), mixture=str(world / "mixture.json"), batch_size=8,
         max_length=12, steps=STEPS, log_every=1, save_every=4, **changes,
     )  # fmt: skip
     return config
@@ -261,8 +261,8 @@ def test_a_checkpoint_of_another_model_is_named(config, whole, changes):
 
 
 def test_a_missing_view_is_named(config, tmp_path):
-    config.mixture = str(tmp_path / "views" / "none.json")
-    with pytest.raises(UserError, match=r"view file .*none\.json does not exist"):
+    config.mixture = str(tmp_path / "mixtures" / "none.json")
+    with pytest.raises(UserError, match=r"mixture file .*none\.json does not exist"):
         loop.train(config, str(tmp_path))
 
 

@@ -77,7 +77,7 @@ def run(config: ConfigDict, workdir: str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     human = Component(name="human", dataset=config.human) if config.human else None
     index = scored.images
-    mixture.write_view(
+    mixture.write_mixture(
         str(folder / "mixture.json"),
         human,
         mixture.Source(dataset, split, config.scores),
@@ -100,7 +100,7 @@ def run(config: ConfigDict, workdir: str) -> None:
     _tell(found)
     if config.report:
         print(f"\nreport: {report(config, workdir, dataset, split, scored, found)}")
-    print(f"view to train on: {folder / 'mixture.json'}")
+    print(f"mixture to train on: {folder / 'mixture.json'}")
 
 
 def choose(config: ConfigDict, dataset: str, split: str) -> counted.Scored:

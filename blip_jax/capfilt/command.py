@@ -1,4 +1,4 @@
-"""The verb `capfilt`: caption, score, and write the view to train on."""
+"""The verb `capfilt`: caption, score, and write the mixture to train on."""
 
 import sys
 
@@ -23,7 +23,7 @@ TOP_K = 50  # of "top_k" where the config says 0
 def defaults() -> ConfigDict:
     """The fields of a capfilt run."""
     return ConfigDict({
-        "dataset": "",  # folder of the dataset to clean, with features.json; or a view file
+        "dataset": "",  # folder of the dataset to clean, with features.json; or a mixture file
         "split": "train",
         "captioner": "",  # what models.load takes; several: A,B or NAME=A,NAME=B; "": none
         "filter": "",  # the same
@@ -37,8 +37,8 @@ def defaults() -> ConfigDict:
         "batch_size": 64,  # images a device
         "shard_rows": 1024,
         "seed": 0,
-        "threshold": 0.5,  # of P(match); applied when the view is written, not to the rows
-        "human": "",  # folder of the human pairs of the view; "" writes no view
+        "threshold": 0.5,  # of P(match); applied when the mixture is written, not to the rows
+        "human": "",  # folder of the human pairs of the mixture; "" writes no mixture
         "human_share": 0.25,  # of each batch
     }).lock()  # fmt: skip
 
@@ -75,10 +75,10 @@ def run(config: ConfigDict, workdir: str) -> None:
         print(f"set aside: {count}, {reason}", file=sys.stderr)
     if config.human:
         origin = mixture.Source(source.dataset, source.split, output)
-        view = str(epath.Path(workdir) / "mixture.json")
+        path = str(epath.Path(workdir) / "mixture.json")
         human = Component(name="human", dataset=config.human)
-        mixture.write_view(view, human, origin, columns, kept, config.human_share)
-        print(f"\nview to train on: {view}")
+        mixture.write_mixture(path, human, origin, columns, kept, config.human_share)
+        print(f"\nmixture to train on: {path}")
 
 
 def ways(wanted: str, options: dict) -> tuple[Decoding, ...]:

@@ -32,7 +32,7 @@ def render(title: str, found: Mapping[str, Any], licence: str = "") -> str:
     """
     provenance = found["provenance"]
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("blip_jax.metrics"),
+        loader=jinja2.PackageLoader("blip_jax.reports"),
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

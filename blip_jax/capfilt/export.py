@@ -1,4 +1,4 @@
-"""What a view names, image by image: for other programs to read.
+"""What a mixture names, image by image: for other programs to read.
 
 `rows` gives it as a stream; writers.py turns that into files.
 """
@@ -14,7 +14,7 @@ from PIL import Image
 
 from blip_jax.capfilt import image_index as known
 from blip_jax.capfilt import storage
-from blip_jax.data.datasets import Component, load_pairs, open_dataset, to_text
+from blip_jax.data.datasets import Component, load_selected, open_dataset, to_text
 from blip_jax.runtime.errors import UserError
 
 # Suffixes of PIL's formats that are not called like the format.
@@ -25,10 +25,10 @@ NUMBERS = ("p_match", "cosine", "log_probability")
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """An image and the texts that a view has for it.
+    """An image and the texts that a mixture has for it.
 
     Attributes:
-      part: name of the part of the view.
+      part: name of the part of the mixture.
       key, url: of the image; the URL may be "".
       image: the bytes; None where they were not asked for.
       texts: [{'text', 'origin', 'model', 'method', 'p_match', 'cosine', 'log_probability'}]; of
@@ -72,7 +72,7 @@ def count(parts: list[Component]) -> int:
     total = 0
     for part in parts:
         images = len(open_dataset(part.dataset, part.split))
-        total += images if part.pairs is None else len(np.unique(load_pairs(part, images)[:, 0]))
+        total += images if part.pairs is None else len(np.unique(load_selected(part, images)[:, 0]))
     return total
 
 
@@ -90,7 +90,7 @@ def _rows(part: Component, with_images: bool) -> Iterator[Row]:
     source = open_dataset(part.dataset, part.split)
     index = known.read(part.dataset, len(source))
     stored = _Stored(part, len(source)) if part.scores else None
-    pairs = None if part.pairs is None else load_pairs(part, len(source))
+    pairs = None if part.pairs is None else load_selected(part, len(source))
     for row, places in _places(pairs, len(source)):
         about = {} if index is None else index.row(row)
         record = {}

@@ -1,31 +1,31 @@
-"""What CapFilt reads: a dataset, or the view that an earlier round was assembled to."""
+"""What CapFilt reads: a dataset, or the mixture that an earlier round was assembled to."""
 
 from collections import defaultdict
 
 import numpy as np
 
 from blip_jax.capfilt.generate import entry
-from blip_jax.data.datasets import load_mixture, load_pairs, open_dataset, to_text
+from blip_jax.data.datasets import load_mixture, load_selected, open_dataset, to_text
 from blip_jax.runtime.errors import UserError
 
 
 class Input:
     """Rows of images and of the texts that are there already, by number.
 
-    Of a view only what was chosen of a scored dataset goes in: its texts, with what is known of
+    Of a mixture only what was chosen of a scored dataset goes in: its texts, with what is known of
     them; human pairs and datasets without scores stay out. Rows are those of the images' dataset,
     so that row i of what comes out describes row i of it again.
 
     Args:
-      dataset: folder of a dataset, or a view file (.json).
-      split: a whole split of the dataset; of a view, its parts'.
+      dataset: folder of a dataset, or a mixture file (.json).
+      split: a whole split of the dataset; of a mixture, its parts'.
       filters: how many score the texts.
 
     Attributes:
       dataset, split: of the images.
 
     Raises:
-      UserError: a dataset or file is missing, or the view is of several datasets.
+      UserError: a dataset or file is missing, or the mixture is of several datasets.
     """
 
     def __init__(self, dataset: str, split: str, filters: int):
@@ -43,14 +43,14 @@ class Input:
         sources = sorted({(part.dataset, part.split, part.scores) for part in parts})
         if len(sources) != 1:
             raise UserError(
-                f"view {path} is of {len(sources)} scored datasets; capfilt takes one at a time"
+                f"mixture {path} is of {len(sources)} scored datasets; capfilt takes one at a time"
             )
         dataset, split, scores = sources[0]
         self._scores = open_dataset(scores, split)
         if all(part.pairs for part in parts):
             self._chosen = defaultdict(set)
             for part in parts:
-                for row, index in load_pairs(part, len(self._scores)).tolist():
+                for row, index in load_selected(part, len(self._scores)).tolist():
                     self._chosen[row].add(index)
         return dataset, split
 

@@ -1,4 +1,4 @@
-"""From scores to what training reads: a view file, with no inference and no copy of images."""
+"""From scores to what training reads: a mixture file, with no inference and no copy of images."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ import numpy as np
 from etils import epath
 
 from blip_jax.capfilt import selection, storage
-from blip_jax.data.datasets import Component, beside, save_view
+from blip_jax.data.datasets import Component, beside, save_mixture
 from blip_jax.runtime.errors import UserError
 
 
@@ -32,7 +32,7 @@ class Source:
     scores: str
 
 
-def write_view(
+def write_mixture(
     path: str,
     human: Component | None,
     source: Source,
@@ -41,16 +41,16 @@ def write_view(
     share: float,
     weights: np.ndarray | None = None,
 ) -> dict[str, int]:
-    """Writes the view of human pairs and kept texts, and the lists of these beside it.
+    """Writes the mixture of human pairs and kept texts, and the lists of these beside it.
 
     Args:
-      path: of the view file, ending in .json.
+      path: of the mixture file, ending in .json.
       human: its dataset, whose weight is set here; None for kept texts alone.
       kept: bool [M] over `columns`.
       share: of human pairs in a batch, so that arms compare at equal dilution; the rest are kept
         texts. Without kept texts all pairs are human.
       weights: float64 [N], how often a text of an image is drawn against those of others; None:
-        each as likely as any other. Images of one weight make a part of the view.
+        each as likely as any other. Images of one weight make a part of the mixture.
 
     Returns: counts of kept texts by origin.
 
@@ -87,7 +87,7 @@ def write_view(
                 pairs=f"{name}.npy",
             )
         )
-    save_view(path, parts)
+    save_mixture(path, parts)
     return {name: int((kept & columns.where("origin", name)).sum()) for name in storage.ORIGINS}
 
 
@@ -97,8 +97,8 @@ def _save_pairs(path: epath.Path, columns: storage.Columns, kept: np.ndarray) ->
         np.save(stream, pairs.astype(np.int32))
 
 
-def write_plain_view(path: str, human: Component, web: Component | None, share: float) -> None:
-    """Writes the view of two datasets as they are, `share` of a batch from `human`."""
+def write_plain_mixture(path: str, human: Component, web: Component | None, share: float) -> None:
+    """Writes the mixture of two datasets as they are, `share` of a batch from `human`."""
     file = epath.Path(path)
     file.parent.mkdir(parents=True, exist_ok=True)
     weighted = [(human, share)] if web is None else [(human, share), (web, 1 - share)]
@@ -106,4 +106,4 @@ def write_plain_view(path: str, human: Component, web: Component | None, share: 
         dataclasses.replace(part, dataset=beside(part.dataset, file.parent), weight=weight)
         for part, weight in weighted
     ]
-    save_view(path, parts)
+    save_mixture(path, parts)

@@ -40,7 +40,7 @@ class Settings:
     """What is captioned and how.
 
     Attributes:
-      dataset: the input: a dataset's folder, or the view file of an earlier round (inputs.py).
+      dataset: the input: a dataset's folder, or the mixture file of an earlier round (inputs.py).
       split: of it.
       output: folder of the scored dataset.
       ways: how each captioner writes, with `captions` texts of each way.

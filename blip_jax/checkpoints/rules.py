@@ -96,9 +96,9 @@ class _Place(NamedTuple):
         return self[:3]
 
     def of(self, leaf: np.ndarray) -> np.ndarray:
-        """A view of the leaf."""
-        view = leaf[...] if self.layer is None else leaf[self.layer]
-        return view if self.part is None else view[..., self.part, :, :]
+        """A mixture of the leaf."""
+        mixture = leaf[...] if self.layer is None else leaf[self.layer]
+        return mixture if self.part is None else mixture[..., self.part, :, :]
 
     def source_shape(self, leaf: Any) -> tuple[int, ...]:
         blank = np.broadcast_to(np.zeros((), np.float32), leaf.shape)  # takes no memory

@@ -1,4 +1,4 @@
-"""The verb `export`: what a view names, images and texts, as files for other programs."""
+"""The verb `export`: what a mixture names, images and texts, as files for other programs."""
 
 import argparse
 import contextlib
@@ -18,17 +18,17 @@ FORMATS = {
     "webdataset": "tars of KEY.jpg, KEY.txt (a text a line) and KEY.json",
     "blip": "the original's captions.json, a caption an entry, and image files",
 }
-CARD = ("README.md", "statistics.json")  # what `assemble` left beside the view
+CARD = ("README.md", "statistics.json")  # what `assemble` left beside the mixture
 
 
 def parser() -> argparse.ArgumentParser:
     formats = "; ".join(f"{name}: {what}" for name, what in FORMATS.items())
     found = Parser(
         "export",
-        "Writes out what a view (of `assemble` or `capfilt`) names: images, their texts and "
+        "Writes out what a mixture (of `assemble` or `capfilt`) names: images, their texts and "
         "scores. `blip-jax prepare` reads all of these formats.",
     )
-    found.add_argument("view", metavar="VIEW.json")
+    found.add_argument("mixture", metavar="MIXTURE.json")
     found.add_argument("out", metavar="OUT", help="folder to make; local")
     found.add_argument("--to", choices=FORMATS, required=True, help=formats)
     found.add_argument(
@@ -37,7 +37,7 @@ def parser() -> argparse.ArgumentParser:
         "[bytes for parquet and webdataset, else files]",
     )  # fmt: skip
     found.add_argument(
-        "--part", action="append", help="only this part of the view; may be given again [all]"
+        "--part", action="append", help="only this part of the mixture; may be given again [all]"
     )
     found.add_argument(
         "--shard", type=int, default=10_000, metavar="N", help="images a tar or Parquet file"
@@ -51,7 +51,7 @@ def run(argv: list[str]) -> int:
     Returns: the exit status: 0, or 1 if images were left out, for they hold none.
 
     Raises:
-      UserError: the view is not whole, OUT is taken, or these options do not go together.
+      UserError: the mixture is not whole, OUT is taken, or these options do not go together.
     """
     args = parser().parse_args(argv)
 
@@ -68,10 +68,10 @@ def run(argv: list[str]) -> int:
         raise UserError(f"--to {args.to} takes --images {known}, not {place}")
     if args.shard < 1:
         raise UserError(f"--shard is {args.shard}; it must be 1 or more")
-    parts = load_mixture(args.view)
+    parts = load_mixture(args.mixture)
     if unknown := sorted(set(args.part or ()) - {part.name for part in parts}):
         names = ", ".join(part.name for part in parts)
-        raise UserError(f"{args.view} has no part {unknown[0]!r}; it has {names}")
+        raise UserError(f"{args.mixture} has no part {unknown[0]!r}; it has {names}")
     parts = [part for part in parts if not args.part or part.name in args.part]
     with unfinished(args.out) as folder:
         writer = make(folder, place, args.shard)
@@ -80,7 +80,7 @@ def run(argv: list[str]) -> int:
         with tqdm.tqdm(rows, "export", total, unit="image", disable=None) as bar:
             writer.write(bar)
         for name in CARD:
-            if (found := Path(args.view).parent / name).is_file():
+            if (found := Path(args.mixture).parent / name).is_file():
                 shutil.copy(found, folder)
     print(f"{args.out}: {writer.images:,} images, {writer.texts:,} texts ({args.to})")
     for key in writer.skipped[:10]:

@@ -38,7 +38,7 @@ def train(config: ConfigDict, workdir: str) -> None:
 
 
 def capfilt(config: ConfigDict, workdir: str) -> None:
-    """caption every image of a dataset, score all texts, and write the view to train on"""
+    """caption every image of a dataset, score all texts, and write the mixture to train on"""
     from blip_jax.capfilt.command import run
 
     run(config, workdir)
@@ -106,7 +106,7 @@ def convert(argv: list[str]) -> int:
 
 
 def export(argv: list[str]) -> int:
-    """write what a view names, images and texts, for other programs"""
+    """write what a mixture names, images and texts, for other programs"""
     from blip_jax.cli import export as command
 
     return command.run(argv)

@@ -1,7 +1,7 @@
-"""Random access to image-text datasets on disk, and the views that training reads.
+"""Random access to image-text datasets on disk, and the mixtures that training reads.
 
 A dataset is named by the directory that holds its features.json. Its records are
-{'key': Text, 'image': Image, 'texts': Sequence(Text), 'truth': Text}. A *view* is a JSON file
+{'key': Text, 'image': Image, 'texts': Sequence(Text), 'truth': Text}. A *mixture* is a JSON file
 that lists parts of datasets with weights; see `load_mixture`.
 """
 
@@ -63,7 +63,7 @@ def to_text(value) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Component:
-    """One part of a view.
+    """One part of a mixture.
 
     Attributes:
       name: for messages and reports.
@@ -85,7 +85,7 @@ class Component:
 
 
 def load_mixture(path: str) -> list[Component]:
-    """Returns the parts of a view file, paths made absolute.
+    """Returns the parts of a mixture file, paths made absolute.
 
     Args:
       path: JSON, {"parts": [{"name", "dataset", "split", "weight", "scores", "pairs"}, …]}; only
@@ -96,12 +96,12 @@ def load_mixture(path: str) -> list[Component]:
     """
     file = epath.Path(path)
     if not file.exists():
-        raise UserError(f"view file {path} does not exist")
+        raise UserError(f"mixture file {path} does not exist")
     try:
         entries = json.loads(file.read_text())["parts"]
         parts = [Component(**entry) for entry in entries]
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"view file {path} is not a view: {error}") from error
+        raise UserError(f"mixture file {path} is not a mixture: {error}") from error
     _check(parts, path)
 
     def absolute(entry: str | None) -> str | None:
@@ -139,13 +139,13 @@ def _check(parts: list[Component], path: str) -> None:
         good = isinstance(part.weight, int | float) and math.isfinite(part.weight)
         if not good or part.weight < 0:
             message = f"weight of part {part.name!r} is {part.weight!r}; it must be 0 or more"
-            raise UserError(f"view file {path}: {message}")
+            raise UserError(f"mixture file {path}: {message}")
     if not any(part.weight for part in parts):
-        raise UserError(f"view file {path} has no part with a weight above 0")
+        raise UserError(f"mixture file {path} has no part with a weight above 0")
 
 
-def save_view(path: str, parts: list[Component]) -> None:
-    """Writes a view file, paths as they stand in the parts."""
+def save_mixture(path: str, parts: list[Component]) -> None:
+    """Writes a mixture file, paths as they stand in the parts."""
     content = {"parts": [dataclasses.asdict(part) for part in parts]}
     epath.Path(path).write_text(json.dumps(content, indent=1) + "\n")
 
@@ -171,9 +171,9 @@ class RecordSource:
                 f"part {part.name!r}: scores {part.scores} have {len(self._scores)} rows, "
                 f"dataset {part.dataset} has {len(self._rows)}; score this very dataset"
             )
-        self._pairs = None if part.pairs is None else load_pairs(part, len(self._rows))
+        self._pairs = None if part.pairs is None else load_selected(part, len(self._rows))
         if not len(self):
-            raise UserError(f"part {part.name!r} of the view holds nothing to train on")
+            raise UserError(f"part {part.name!r} of the mixture holds nothing to train on")
 
     def __len__(self) -> int:
         return len(self._rows if self._pairs is None else self._pairs)
@@ -208,7 +208,7 @@ class RecordSource:
         return {"key": key, "image": record["image"], "texts": texts}
 
 
-def load_pairs(part: Component, rows: int) -> np.ndarray:
+def load_selected(part: Component, rows: int) -> np.ndarray:
     """Returns what a part trains on, int32 [P, 2]: see `Part.pairs`.
 
     Raises:

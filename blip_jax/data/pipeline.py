@@ -129,7 +129,7 @@ class _OwnRows:
 
 
 def train_batches(
-    view: str | Sequence[Component],
+    mixture: str | Sequence[Component],
     tokenizer: Tokenizer,
     *,
     start: int = 0,
@@ -139,7 +139,7 @@ def train_batches(
     """Returns an endless iterator of training batches, or of a process's rows of them.
 
     Args:
-      view: a view file, or its parts.
+      mixture: a mixture file, or its parts.
       tokenizer: turns cleaned texts into ids.
       start: number of the first batch.
       rows: of every global batch, those wanted (train/mesh.py, `own_rows`); None: all.
@@ -154,20 +154,20 @@ def train_batches(
       set_state({'next_index': number}).
 
     Raises:
-      UserError: something named by the view is missing, or batch_size is below 1.
+      UserError: something named by the mixture is missing, or batch_size is below 1.
     """
     settings = BatchSettings(**settings)
     if settings.batch_size < 1:
         raise UserError(f"batch_size is {settings.batch_size}; it must be 1 or more")
     rows = range(settings.batch_size) if rows is None else rows
-    parts = load_mixture(view) if isinstance(view, str) else list(view)
+    parts = load_mixture(mixture) if isinstance(mixture, str) else list(mixture)
     datasets, weights = [], []
     for number, part in enumerate(parts):
         if part.weight:
             datasets.append(_endless(part, settings.seed, number))
             weights.append(float(part.weight))
     if not datasets:
-        raise UserError("the view has no part with a weight above 0")
+        raise UserError("the mixture has no part with a weight above 0")
     mixed = grain.MapDataset.mix(datasets, weights=weights)
     # Before the split among processes: chance then depends on the place in the global batch.
     examples = mixed.random_map(_Load(settings.transform), seed=settings.seed)

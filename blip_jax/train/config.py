@@ -69,7 +69,7 @@ def defaults(task: str) -> ConfigDict:
 def model_config(config: ConfigDict, vocab: int) -> nn.BlipConfig:
     """The model of a run; its vocabulary is the tokenizer's."""
     values = changes(config)
-    values["med"] = {"vocab": vocab, **values.get("med", {})}
+    values["med"] = {"vocab_size": vocab, **values.get("med", {})}
     values.setdefault("remat", config.model.remat)
     return nn.preset(config.model.preset, **values)
 

@@ -76,14 +76,14 @@ class Circle:
         place = lambda: {k: os.path.relpath(v, self.workdir) for k, v in self.prepare().items()}  # noqa: E731
         built = do("data", place, "datasets and tokenizer")
         self.data = {name: config[name] or self.path(path) for name, path in built.items()}
-        do("view-none", lambda: self.view("none", first=True), "all human and web pairs")
+        do("mixture-none", lambda: self.mixture("none", first=True), "all human and web pairs")
         do("pretrain-none", lambda: self.pretrain("none"), "on everything, noise included")
         for task in ("captioner", "filter"):
             do(task, lambda task=task: self.finetune(task), "fine-tuned on human pairs")
         do("capfilt", self.capfilt, "caption every web image, judge every text")
         for arm in config.arms:
             if arm != "none":
-                self.kept[arm] = do(f"view-{arm}", lambda arm=arm: self.view(arm))
+                self.kept[arm] = do(f"mixture-{arm}", lambda arm=arm: self.mixture(arm))
                 do(f"pretrain-{arm}", lambda arm=arm: self.pretrain(arm), "from scratch")
         self.kept["none"] = {"web": len(open_dataset(self.data["web"], "train")), "synthetic": 0}
         for arm in config.arms:
@@ -136,13 +136,13 @@ class Circle:
         settings = ShapesConfig(kind=kind, world=scenes, seed=self.seed, **{**sizes, **shape})
         return prepare(self.path("data"), settings)
 
-    def view(self, arm: str, first: bool = False) -> dict[str, int]:
-        """Writes the view that `arm` trains on; counts of web texts by origin."""
+    def mixture(self, arm: str, first: bool = False) -> dict[str, int]:
+        """Writes the mixture that `arm` trains on; counts of web texts by origin."""
         data, share = self.data, self.config.human_share
-        path = self.path("views", f"{arm}.json")
+        path = self.path("mixtures", f"{arm}.json")
         human = Component(name="human", dataset=data["human"], split="train")
         if first:  # nothing is scored yet
-            mixture.write_plain_view(path, human, Component("web", data["web"], "train"), share)
+            mixture.write_plain_mixture(path, human, Component("web", data["web"], "train"), share)
             return {}
         columns = storage.read(self.path("scores"), "train")
         origins, filtered = ARMS[arm]
@@ -152,21 +152,23 @@ class Circle:
             lot = np.random.default_rng(self.seed).permutation(np.flatnonzero(kept))[:chosen]
             kept = np.isin(np.arange(len(kept)), lot)
         source = mixture.Source(data["web"], "train", self.path("scores"))
-        return mixture.write_view(path, human, source, columns, kept, share)
+        return mixture.write_mixture(path, human, source, columns, kept, share)
 
     def pretrain(self, arm: str) -> None:
-        self.train("pretrain", f"pretrain-{arm}", self.path("views", f"{arm}.json"), "")
+        self.train("pretrain", f"pretrain-{arm}", self.path("mixtures", f"{arm}.json"), "")
 
     def finetune(self, task: str) -> None:
-        view = self.path("views", "human.json")
+        human_mixture = self.path("mixtures", "human.json")
         human = Component(name="human", dataset=self.data["human"], split="train")
-        mixture.write_plain_view(view, human, None, 1.0)
-        self.train(task, task, view, self.path("pretrain-none"))
+        mixture.write_plain_mixture(human_mixture, human, None, 1.0)
+        self.train(task, task, human_mixture, self.path("pretrain-none"))
 
-    def train(self, task: str, name: str, view: str, init_from: str) -> None:
+    def train(self, task: str, name: str, mixture_path: str, init_from: str) -> None:
         config = ConfigDict(self.config[task])
         tokenizer = self.data["tokenizer"]
-        config.update(tokenizer=tokenizer, view=view, seed=self.seed, init_from=init_from)
+        config.update(
+            tokenizer=tokenizer, mixture=mixture_path, seed=self.seed, init_from=init_from
+        )
         train(config, self.path(name))
 
     def capfilt(self) -> dict[str, Any]:
