@@ -1,14 +1,19 @@
 #!/usr/bin/env bash
-# BLIP's whole circle on the embedded world, with no download of data: pre-train, fine-tune
-# captioner and filter, CapFilt, pre-train again, evaluate both, report.
+# Runs the full BLIP pipeline on the synthetic Shapes dataset, with no download of data: pre-train,
+# fine-tune captioner and filter, CapFilt, pre-train again, evaluate every arm, write a report.
 #
-#   launch/demo.sh                                 into runs/shapes
-#   WORKDIR=/tmp/try launch/demo.sh                somewhere else (local or gs://)
+#   launch/demo.sh                                 writes to runs/shapes
+#   WORKDIR=/tmp/try launch/demo.sh                writes elsewhere (local or gs://)
 #   launch/demo.sh --config.FIELD=VALUE            extra arguments go to blip-jax
-# Run it again after an interruption and it goes on where it stopped.
+# After an interruption, rerun the same line to resume.
 set -euo pipefail
 
 WORKDIR="${WORKDIR:-runs/shapes}"
+
+if [[ "${1:-}" == --help ]]; then  # prints the comment above
+  sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//p}' "$0"
+  exit
+fi
 
 if [[ "$WORKDIR" != *://* && "$WORKDIR" != /* ]]; then
   WORKDIR="$PWD/$WORKDIR"

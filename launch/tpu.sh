@@ -1,27 +1,27 @@
-# Sourced by the tpu_*.sh scripts: which TPU, and the gcloud commands that make and remove it.
+# Sourced by the tpu_*.sh scripts: which TPU, and the gcloud commands that create and delete it.
 # shellcheck shell=bash
 
-NAME="${NAME:-}"        # of the TPU, and of its queued resource
+NAME="${NAME:-}"        # name of the TPU and of its queued resource
 ZONE="${ZONE:-}"        # such as us-east5-a
 TYPE="${TYPE:-}"        # v4-32, v5e-64 (Google's v5litepod-64), v5p-64, v6e-64
-VERSION="${VERSION:-}"  # of the machines' software; empty: the one for TYPE
-PROJECT="${PROJECT:-}"  # empty: gcloud's own
-SPOT="${SPOT:-}"        # 1: cheaper, and may be taken away at any time
-QUEUE="${QUEUE-1}"      # 1: waits in the queue for free chips; empty: now or never
-OPTIONS="${OPTIONS:-}"  # further options of gcloud's create, such as --service-account=…
-POLL="${POLL:-30}"      # seconds between two looks at the TPU's state
-DRY_RUN="${DRY_RUN:-}"  # 1: prints the commands, runs none
+VERSION="${VERSION:-}"  # software version of the TPU VMs; empty: the default for TYPE
+PROJECT="${PROJECT:-}"  # empty: gcloud's default project
+SPOT="${SPOT:-}"        # 1: spot (cheaper, can be preempted at any time)
+QUEUE="${QUEUE-1}"      # 1: waits in the queue for free chips; empty: fails unless chips are free now
+OPTIONS="${OPTIONS:-}"  # more options for gcloud's create, such as --service-account=…
+POLL="${POLL:-30}"      # seconds between two checks of the TPU's state
+DRY_RUN="${DRY_RUN:-}"  # 1: prints the commands without running them
 
 TYPE="${TYPE/#v5e-/v5litepod-}"
 SCRATCH="$(mktemp -d)"
 trap 'rm -rf "$SCRATCH"' EXIT
 
-fail() {  # what a person can mend: one line, status 2
+fail() {  # a user error: one line, status 2
   echo "error: $*" >&2
   exit 2
 }
 
-need() {  # VARIABLE...: those without which nothing can be done
+need() {  # VARIABLE...: fails unless these are set
   local variable
   for variable in "$@"; do
     [[ -n "${!variable}" ]] || fail "$variable is not set; for example: NAME=blip" \
@@ -37,7 +37,11 @@ need() {  # VARIABLE...: those without which nothing can be done
   esac
 }
 
-run() {  # COMMAND...: runs it, or prints it so that a shell can read it
+usage() {  # prints the comment at the top of the script that was called
+  sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//p}' "$0"
+}
+
+run() {  # COMMAND...: runs it, or prints it quoted for a shell
   if [[ -n "$DRY_RUN" ]]; then
     printf '%q ' "$@"
     echo
@@ -50,12 +54,12 @@ tpus() {  # gcloud compute tpus …
   run gcloud compute tpus "$@" --zone="$ZONE" ${PROJECT:+--project="$PROJECT"} --quiet
 }
 
-ssh_to() {  # WORKER (a number or all) COMMAND: a dead connection is noticed within a minute
+ssh_to() {  # WORKER (a number or all) COMMAND: a dead connection is detected within a minute
   tpus tpu-vm ssh "$NAME" --worker="$1" --command="$2" \
     --ssh-flag=-oServerAliveInterval=15 --ssh-flag=-oServerAliveCountMax=4
 }
 
-look() {  # KIND FIELD: prints the state of a resource, nothing if it does not exist
+resource_state() {  # KIND FIELD: prints the state of a resource, nothing if it does not exist
   if ! tpus "$1" describe "$NAME" --format="value($2)" 2>"$SCRATCH/errors"; then
     grep -q NOT_FOUND "$SCRATCH/errors" && return
     cat "$SCRATCH/errors" >&2
@@ -63,12 +67,12 @@ look() {  # KIND FIELD: prints the state of a resource, nothing if it does not e
   fi
 }
 
-# Prints NONE, WAITING, READY, GONE (taken away: has to be deleted and made anew), DELETING,
-# or a state that a person has to look into. Fails if gcloud cannot tell.
+# Prints NONE, WAITING, READY, GONE (preempted: has to be deleted and created again), DELETING,
+# or a state that needs a person's attention. Fails if gcloud gives no answer.
 tpu_state() {
   local node queued
-  queued="$(look queued-resources state.state)" || return  # first: once ACTIVE, the TPU is there
-  node="$(look tpu-vm state)" || return
+  queued="$(resource_state queued-resources state.state)" || return  # asked first: once it is ACTIVE, the TPU exists
+  node="$(resource_state tpu-vm state)" || return
   case "$node/$queued" in
     */SUSPEND* | PREEMPTED/* | TERMINATED/* | /ACTIVE) echo GONE ;;
     READY/*) echo READY ;;
@@ -93,8 +97,8 @@ create_tpu() {
 
 delete_tpu() {  # the queued resource with its TPU, or the TPU alone
   local queued node
-  queued="$(look queued-resources state.state)" || return
-  node="$(look tpu-vm state)" || return
+  queued="$(resource_state queued-resources state.state)" || return
+  node="$(resource_state tpu-vm state)" || return
   if [[ -n "$queued" ]]; then
     tpus queued-resources delete "$NAME" --force
   elif [[ -n "$node" ]]; then

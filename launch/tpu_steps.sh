@@ -1,13 +1,13 @@
-# Sourced by tpu_run.sh after tpu.sh: the steps from no TPU to the end of COMMAND.
+# Sourced by tpu_run.sh after tpu.sh: the steps from creating the TPU to the end of COMMAND.
 # shellcheck shell=bash disable=SC2034,SC2154
-# The steps leave `status`, the exit status, and `again`: 1 if it was an interruption.
+# The steps set `status`, the exit status, and `again`: 1 after an interruption.
 
 worker() {  # WORKER VERB: see tpu_worker.sh
   ssh_to "$1" "bash blip_jax/launch/tpu_worker.sh $2"
 }
 
-# make_ready ATTEMPT: returns when the TPU is there, made anew if it was taken away. From the
-# second attempt on, gcloud's refusals (no chips left, no connection) are waited out.
+# make_ready ATTEMPT: returns when the TPU is ready, created again after a preemption. From the
+# second attempt on, errors of gcloud (no chips left, no connection) are retried.
 make_ready() {
   local state before=""
   while true; do
@@ -19,17 +19,17 @@ make_ready() {
       NONE) create_tpu || (( $1 )) || exit ;;
       GONE) delete_tpu || echo "$NAME: not deleted yet; trying again" >&2 ;;
       WAITING | DELETING | UNKNOWN) ;;
-      *) fail "$NAME is $state; look with 'gcloud compute tpus queued-resources describe $NAME'" \
+      *) fail "$NAME is $state; inspect it with 'gcloud compute tpus queued-resources describe $NAME'" \
         "or delete it with launch/tpu_delete.sh" ;;
     esac
     sleep "$POLL"
   done
 }
 
-begin() {  # copies, installs and starts, unless this very command is running on all workers
+begin() {  # copies, installs and starts, unless the same command is already running on all workers
   status=0 again=0
   if [[ -z "$DRY_RUN" ]] && worker all "running$COMMAND" >/dev/null 2>&1; then
-    echo "$NAME: the command is running; following it" >&2
+    echo "$NAME: the command is already running; following its log" >&2
     return
   fi
   copy && worker all "install $EXTRAS" && worker all "start$COMMAND" && return
@@ -45,8 +45,8 @@ copy() {
     ssh_to all "mkdir -p blip_jax && cd blip_jax && rm -rf $FILES && tar -xzf ../blip_jax.tar.gz"
 }
 
-# Prints worker 0's log until all workers have ended or the TPU is gone. The connections have
-# process groups of their own: a hanging one is ended with all its processes.
+# Prints worker 0's log until all workers have ended or the TPU is gone. Each connection has its
+# own process group, so that a hanging one is killed with all its processes.
 follow() {
   local state log end lost=0
   set -m
@@ -56,10 +56,10 @@ follow() {
   end=$!
   set +m
   trap 'hang_up "$log" "$end"
-    echo "$NAME: the command runs on; the same line follows it again" >&2
+    echo "$NAME: the command keeps running; rerun the same line to follow it" >&2
     exit 130' INT TERM HUP
   while kill -0 "$end" 2>/dev/null; do
-    state="$(tpu_state)" || state=READY  # gcloud has no answer: that says nothing of the TPU
+    state="$(tpu_state)" || state=READY  # no answer from gcloud says nothing about the TPU
     [[ "$state" == READY || "$state" == WAITING ]] || break
     sleep "$POLL"
   done
@@ -72,19 +72,20 @@ follow() {
   (( lost )) && hang_up "$log"
   wait "$log" "$end" 2>/dev/null
   trap - INT TERM HUP
-  judge "$lost"
+  report_end "$lost"
 }
 
-hang_up() {  # PROCESS...: ends their groups
+hang_up() {  # PROCESS...: kills their process groups
   local process
   for process in "$@"; do
     kill -KILL -- "-$process" 2>/dev/null
   done
 }
 
-# judge LOST: from what the workers reported, if no connection was lost. 143 is a SIGTERM and 75
-# a run that vanished: a machine went down, and what the others died of then is no failure.
-judge() {
+# report_end LOST: sets `again` and `status` from the workers' exit statuses; LOST is 1 if a
+# connection was lost. 143 (SIGTERM) and 75 (the run vanished) mean that a machine went down: other
+# workers' failures are then a consequence and are not reported.
+report_end() {
   local state number ended failures=""
   again="$1"
   state="$(tpu_state)" || state=READY

@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# One worker's side of tpu_run.sh, which copies it there and calls it with one of
+# The part of tpu_run.sh that runs on each worker, called with one of
 #
-#   install EXTRAS      makes .venv with this repository
-#   start COMMAND...    runs it in tmux, after ending an old run of it
-#   running COMMAND...  exit status 0 if this very command is running
-#   follow              prints the log as it grows, until the end
+#   install EXTRAS      creates .venv with this repository
+#   start COMMAND...    runs it in tmux, after stopping an earlier run of it
+#   running COMMAND...  exit status 0 if this same command is running
+#   follow              prints the log as it grows, until the command ends
 #   await               waits for the end and prints "worker N ended with STATUS"
 #   stop                Ctrl-C for the command, which saves and ends
 set -euo pipefail
 
-EVERY="${EVERY:-5}"               # seconds between two looks
+EVERY="${EVERY:-5}"               # seconds between two checks
 RUN="${RUN:-$HOME/blip_jax_run}"  # holds the command, its log and its exit status
 WORKER="${HOSTNAME##*-w-}"        # TPU VMs are named t1v-n-0a1b2c3d-w-N
 
@@ -44,9 +44,9 @@ start() {
 
 running() { alive && [[ "$(cat "$RUN/command")" == "$(printf ' %q' "$@")" ]]; }
 
-# In tmux. When the machine is shut down, all processes get SIGTERM and tmux's get SIGHUP too,
-# which must not cut the saving of a checkpoint short. A training that saved ends with 0, though
-# it is not done: 143 tells.
+# In tmux. When the machine is shut down, all processes get SIGTERM and those in tmux SIGHUP too,
+# which must not interrupt the saving of a checkpoint. A training run that saved exits with 0
+# although it is not finished: the recorded status is then 143.
 session() {
   local status=0 terminated=""
   trap '' HUP
@@ -68,18 +68,18 @@ follow() {
 await() {
   local status
   while alive; do sleep "$EVERY"; done
-  status="$(cat "$RUN/status" 2>/dev/null || echo 75)"  # none: the machine went down meanwhile
+  status="$(cat "$RUN/status" 2>/dev/null || echo 75)"  # no status: the machine went down
   if [[ "$status" != 0 ]]; then
     tail -n 20 "$RUN/log" | sed "s/^/worker $WORKER: /" >&2
   fi
   echo "worker $WORKER ended with $status"
 }
 
-stop() {  # a process that hangs, because others of the run are gone, gets five minutes
-  local look
+stop() {  # a process that hangs because other workers are gone is killed after five minutes
+  local attempt
   alive || return 0
   tmux -L blip send-keys -t blip C-c
-  for (( look = 0; look < 60; look++ )); do
+  for (( attempt = 0; attempt < 60; attempt++ )); do
     alive || return 0
     sleep "$EVERY"
   done

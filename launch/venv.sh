@@ -1,4 +1,4 @@
-# Sourced by the other scripts: makes .venv in the repository, once, and fills it.
+# Sourced by the other scripts: creates .venv in the repository and installs the package into it.
 # shellcheck shell=bash
 
 find_python() {  # prints the newest Python that is new enough and can make environments
@@ -16,22 +16,22 @@ find_python() {  # prints the newest Python that is new enough and can make envi
 }
 
 # use_venv EXTRAS [PACKAGE...]: run from the repository root. Puts .venv first on PATH, with
-# this repository installed in place together with its EXTRAS and further packages. Installs
-# again only when setup.py, the list or the place of the repository has changed.
+# this repository installed in editable mode together with its EXTRAS and further packages.
+# Reinstalls only when setup.py, the list of packages or the repository's path has changed.
 use_venv() {
-  local python stamp wanted IFS=-
+  local python stamp expected IFS=-
   stamp=".venv/installed-$*"
-  wanted="$(printf '%s\n' "$PWD" "$@"; cat setup.py)"
+  expected="$(printf '%s\n' "$PWD" "$@"; cat setup.py)"
   if ! .venv/bin/python -c 'import sys, pip; sys.exit(sys.version_info < (3, 11))' \
       >/dev/null 2>&1; then
     python="$(find_python)"
-    echo "making .venv with $("$python" --version)"
+    echo "creating .venv with $("$python" --version)"
     "$python" -m venv --clear .venv
   fi
-  if [[ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]]; then
-    echo "installing into .venv; the first time takes a few minutes"
+  if [[ "$(cat "$stamp" 2>/dev/null)" != "$expected" ]]; then
+    echo "installing packages into .venv; this takes a few minutes the first time"
     .venv/bin/python -m pip install --quiet --disable-pip-version-check -e ".[$1]" "${@:2}"
-    printf '%s\n' "$wanted" >"$stamp"
+    printf '%s\n' "$expected" >"$stamp"
   fi
   export PATH="$PWD/.venv/bin:$PATH"
 }

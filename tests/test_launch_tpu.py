@@ -83,7 +83,7 @@ def test_a_failed_request_is_said(cloud):
     cloud.write("waits", "WAITING_FOR_RESOURCES\nFAILED")
     status, _, err = cloud.call("tpu_run.sh", *TRAIN)
     assert status == 2
-    assert err.splitlines()[-1].startswith("error: blip is FAILED; look with")
+    assert err.splitlines()[-1].startswith("error: blip is FAILED; inspect it with")
     assert cloud.calls() == ["queued-resources create"]
 
 
@@ -161,7 +161,7 @@ while true; do sleep 0.05; done
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out.splitlines()[-1]) == (0, "goes on"), err
     assert (cloud.folder / "saved").exists()
-    assert "interrupted; the same command goes on" in err
+    assert "interrupted; restarting the same command" in err
 
 
 @NEEDS_TMUX
@@ -196,7 +196,7 @@ def test_follows_a_running_command_stops_and_deletes_it(cloud):
     cloud.wait_for("calls", "await")
     first.send_signal(signal.SIGINT)
     _, err = first.communicate(timeout=60)
-    assert first.returncode == 130 and "the command runs on" in err
+    assert first.returncode == 130 and "the command keeps running" in err
 
     other, _, err = cloud.call("tpu_run.sh", "blip-jax", "evaluate")
     assert other == 2
@@ -208,7 +208,7 @@ def test_follows_a_running_command_stops_and_deletes_it(cloud):
     assert cloud.call("tpu_stop.sh")[0] == 0
     out, err = second.communicate(timeout=60)
     assert second.returncode == 130 and out.splitlines()[-1] == "saved"
-    assert "following it" in err and "ssh all start" not in cloud.calls()
+    assert "following its log" in err and "ssh all start" not in cloud.calls()
     assert cloud.read("ran") == "begun\nbegun\n"
 
     assert cloud.call("tpu_delete.sh")[0] == 0
