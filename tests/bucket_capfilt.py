@@ -12,7 +12,8 @@ import tiny_dataset
 from etils import epath
 
 from blip_jax.capfilt import mixture, run, storage
-from blip_jax.data.datasets import RecordSource, load_mixture, open_dataset
+from blip_jax.data.datasets import open_dataset
+from blip_jax.data.mixture import RecordSource, load_mixture
 from blip_jax.decoding import Decoding
 
 

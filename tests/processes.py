@@ -13,7 +13,7 @@ import numpy as np
 from etils import epath
 
 from blip_jax.checkpoints.training import load_parts
-from blip_jax.data.datasets import Component, save_mixture
+from blip_jax.data.mixture import Component, save_mixture
 from blip_jax.data.synthetic.builder import ShapesConfig, make_record, prepare
 from blip_jax.data.tokenizer import train_wordpiece
 

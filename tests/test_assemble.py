@@ -13,7 +13,7 @@ import tiny_dataset
 from blip_jax.capfilt import mixture, selection, storage
 from blip_jax.capfilt import statistics as counted
 from blip_jax.cli.main import main
-from blip_jax.data.datasets import Component, RecordSource, load_mixture
+from blip_jax.data.mixture import Component, RecordSource, load_mixture
 from blip_jax.data.pipeline import stable_hash, train_batches
 from blip_jax.data.text import clean_caption
 from blip_jax.metrics import filtering

@@ -11,7 +11,8 @@ from blip_jax.capfilt import bootstrap as boot
 from blip_jax.capfilt import selection, storage
 from blip_jax.capfilt.bootstrap import results, run
 from blip_jax.capfilt.bootstrap.config import ARMS
-from blip_jax.data.datasets import load_mixture, open_dataset
+from blip_jax.data.datasets import open_dataset
+from blip_jax.data.mixture import load_mixture
 from blip_jax.runtime.errors import UserError
 
 WEB, TEST = 40, 8  # images

@@ -8,7 +8,8 @@ import pytest
 import tiny_dataset
 
 from blip_jax.capfilt import command, mixture, provenance, run, storage
-from blip_jax.data.datasets import RecordSource, load_mixture, open_dataset, to_text
+from blip_jax.data.datasets import open_dataset, to_text
+from blip_jax.data.mixture import RecordSource, load_mixture
 from blip_jax.decoding import Decoding
 from blip_jax.runtime.errors import UserError
 

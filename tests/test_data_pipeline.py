@@ -9,8 +9,9 @@ import tensorflow_datasets as tfds
 from etils import epath
 
 from blip_jax.data.augment import TrainTransform
-from blip_jax.data.datasets import Component, RecordSource, load_mixture, open_dataset, save_mixture
+from blip_jax.data.datasets import open_dataset
 from blip_jax.data.images import decode
+from blip_jax.data.mixture import Component, RecordSource, load_mixture, save_mixture
 from blip_jax.data.pipeline import SKIP_REASONS, eval_batches, stable_hash, train_batches
 from blip_jax.data.synthetic.builder import ShapesConfig, make_record, prepare
 from blip_jax.data.tokenizer import train_wordpiece

@@ -10,8 +10,8 @@ from huggingface_hub import DatasetCard
 
 from blip_jax.capfilt import dataset_card, history, provenance
 from blip_jax.cli.main import main
-from blip_jax.data.datasets import RecordSource, load_mixture
 from blip_jax.data.ingest import config as ingest_config
+from blip_jax.data.mixture import RecordSource, load_mixture
 
 ROOT = pathlib.Path(__file__).parents[1]
 

@@ -12,7 +12,8 @@ import scored_dataset
 
 from blip_jax.capfilt import export
 from blip_jax.cli.main import main
-from blip_jax.data.datasets import RecordSource, load_mixture, open_dataset, to_text
+from blip_jax.data.datasets import open_dataset, to_text
+from blip_jax.data.mixture import RecordSource, load_mixture
 
 ROOT = pathlib.Path(__file__).parents[1]
 

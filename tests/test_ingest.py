@@ -9,8 +9,8 @@ import pyarrow.parquet
 import pytest
 from ingest_fixture import TEXTS, check_rows, pictures, run
 
-from blip_jax.data.datasets import Component
 from blip_jax.data.ingest.plan import as_name, source_name
+from blip_jax.data.mixture import Component
 from blip_jax.data.pipeline import train_batches
 from blip_jax.data.tokenizer import train_wordpiece
 

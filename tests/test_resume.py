@@ -11,7 +11,7 @@ import pytest
 
 from blip_jax import nn
 from blip_jax.checkpoints import original, rules, tensors
-from blip_jax.data.datasets import Component, save_mixture
+from blip_jax.data.mixture import Component, save_mixture
 from blip_jax.data.synthetic.builder import ShapesConfig, make_record, prepare
 from blip_jax.data.tokenizer import train_wordpiece
 from blip_jax.runtime.errors import UserError

@@ -24,7 +24,7 @@ from blip_jax.capfilt import (
 from blip_jax.capfilt import statistics as counted
 from blip_jax.capfilt.selection import VERDICTS, Rules, decide, probability
 from blip_jax.capfilt.table import Columns
-from blip_jax.data.datasets import Component
+from blip_jax.data.mixture import Component
 from blip_jax.reports import tables
 from blip_jax.reports.gallery import write_gallery
 from blip_jax.runtime.errors import UserError

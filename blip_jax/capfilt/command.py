@@ -10,7 +10,7 @@ from blip_jax.capfilt import mixture, storage
 from blip_jax.capfilt.inputs import Input
 from blip_jax.capfilt.run import Settings
 from blip_jax.capfilt.run import run as caption_and_score
-from blip_jax.data.datasets import Component
+from blip_jax.data.mixture import Component
 from blip_jax.decoding import Decoding
 from blip_jax.models import Model, load
 from blip_jax.reports import tables

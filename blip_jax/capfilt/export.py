@@ -14,7 +14,8 @@ from PIL import Image
 
 from blip_jax.capfilt import image_index as known
 from blip_jax.capfilt import storage
-from blip_jax.data.datasets import Component, load_selected, open_dataset, to_text
+from blip_jax.data.datasets import open_dataset, to_text
+from blip_jax.data.mixture import Component, load_selected
 from blip_jax.runtime.errors import UserError
 
 # Suffixes of PIL's formats that are not called like the format.

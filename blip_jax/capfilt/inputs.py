@@ -5,7 +5,8 @@ from collections import defaultdict
 import numpy as np
 
 from blip_jax.capfilt.generate import entry
-from blip_jax.data.datasets import load_mixture, load_selected, open_dataset, to_text
+from blip_jax.data.datasets import open_dataset, to_text
+from blip_jax.data.mixture import load_mixture, load_selected
 from blip_jax.runtime.errors import UserError
 
 

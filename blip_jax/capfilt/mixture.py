@@ -7,8 +7,9 @@ import numpy as np
 from etils import epath
 
 from blip_jax.capfilt import selection, storage
-from blip_jax.data.datasets import Component, beside, save_mixture
+from blip_jax.data.mixture import Component, save_mixture
 from blip_jax.runtime.errors import UserError
+from blip_jax.runtime.files import relative_path
 
 
 def keep(
@@ -66,13 +67,13 @@ def write_mixture(
     share = 0.0 if human is None else share if total else 1.0
     parts = []
     if human is not None:
-        beside_human = beside(human.dataset, file.parent)
+        beside_human = relative_path(human.dataset, file.parent)
         parts.append(dataclasses.replace(human, dataset=beside_human, weight=share))
     whole = Component(
         name="web",
-        dataset=beside(source.dataset, file.parent),
+        dataset=relative_path(source.dataset, file.parent),
         split=source.split,
-        scores=beside(source.scores, file.parent),
+        scores=relative_path(source.scores, file.parent),
     )
     levels = np.unique(of_text[kept])[::-1]
     for number, level in enumerate(levels):
@@ -103,7 +104,7 @@ def write_plain_mixture(path: str, human: Component, web: Component | None, shar
     file.parent.mkdir(parents=True, exist_ok=True)
     weighted = [(human, share)] if web is None else [(human, share), (web, 1 - share)]
     parts = [
-        dataclasses.replace(part, dataset=beside(part.dataset, file.parent), weight=weight)
+        dataclasses.replace(part, dataset=relative_path(part.dataset, file.parent), weight=weight)
         for part, weight in weighted
     ]
     save_mixture(path, parts)

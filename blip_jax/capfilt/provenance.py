@@ -10,8 +10,8 @@ import os
 
 from etils import epath
 
-from blip_jax.data.datasets import seen_from
 from blip_jax.runtime.errors import UserError
+from blip_jax.runtime.files import absolute_path
 
 FILE = "provenance.json"
 
@@ -27,7 +27,7 @@ def read(directory: str) -> dict:
         return {}
     try:
         found = json.loads(path.read_text())
-        dataset = seen_from(path.parent, found["dataset"])
+        dataset = absolute_path(found["dataset"], path.parent)
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is damaged ({type(error).__name__}): run capfilt again") from error
     return found | {"dataset": dataset if "://" in dataset else os.path.normpath(dataset)}

@@ -25,11 +25,11 @@ from blip_jax.capfilt import provenance, storage
 from blip_jax.capfilt.generate import Work
 from blip_jax.capfilt.inputs import Input
 from blip_jax.capfilt.work_queue import LIFETIME, Shards
-from blip_jax.data.datasets import beside
 from blip_jax.data.images import ImageError, decode, resize
 from blip_jax.decoding import Decoding
 from blip_jax.models import Model
 from blip_jax.runtime.errors import UserError
+from blip_jax.runtime.files import relative_path
 from blip_jax.runtime.signals import Interrupted, Interruptible
 
 AHEAD = 4  # batches that are read while the devices work
@@ -129,7 +129,7 @@ def _claim(settings: Settings, source: Input, captioners: Mapping, filters: Mapp
     """
     folder = epath.Path(settings.output)
     found = {
-        "dataset": beside(source.dataset, folder),
+        "dataset": relative_path(source.dataset, folder),
         "split": source.split,
         "captioners": [described(name, *own) for name, own in captioners.items()],
         "filters": [described(name, *own) for name, own in filters.items()],
@@ -138,13 +138,13 @@ def _claim(settings: Settings, source: Input, captioners: Mapping, filters: Mapp
         "shard_rows": settings.shard_rows,
     }
     if settings.dataset.endswith(".json"):
-        found["texts"] = beside(settings.dataset, folder)
+        found["texts"] = relative_path(settings.dataset, folder)
     before = provenance.read(settings.output)
     if before:
         theirs = {name: before.get(name) for name in found}
         ours = json.loads(json.dumps(found))
         # A folder may be moved together with its images, and models may lie elsewhere.
-        theirs["dataset"] = beside(theirs["dataset"], folder)
+        theirs["dataset"] = relative_path(theirs["dataset"], folder)
         other = [name for name in found if without_path(theirs[name]) != without_path(ours[name])]
         if other:
             raise UserError(

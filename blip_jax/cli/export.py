@@ -59,7 +59,7 @@ def run(argv: list[str]) -> int:
 
     from blip_jax.capfilt import export
     from blip_jax.capfilt.writers import FORMATS as WRITERS
-    from blip_jax.data.datasets import load_mixture
+    from blip_jax.data.mixture import load_mixture
 
     make = WRITERS[args.to]
     place = args.images or make.PLACES[0]

@@ -16,8 +16,9 @@ import grain
 import numpy as np
 
 from blip_jax.data.augment import TrainTransform
-from blip_jax.data.datasets import Component, RecordSource, load_mixture, open_dataset, to_text
+from blip_jax.data.datasets import open_dataset, to_text
 from blip_jax.data.images import ImageError, decode, resize
+from blip_jax.data.mixture import Component, RecordSource, load_mixture
 from blip_jax.data.text import clean_caption
 from blip_jax.data.tokenizer import Tokenizer
 from blip_jax.runtime.errors import UserError

@@ -26,7 +26,7 @@ def defaults(task: str) -> ConfigDict:
             "preset": "base", "remat": "none", "changes": ConfigDict(convert_dict=False),
         }),
         "tokenizer": "bert-base-uncased",  # hub id, or a folder with vocab.txt
-        "mixture": "",  # what to train on: a mixture file (data/datasets.py)
+        "mixture": "",  # what to train on: a mixture file (data/mixture.py)
         "init_from": "",  # workdir whose newest parameters to start from
         # Or fresh parameters but for these: a ViT (.pth or .npz of DeiT, augreg), and a BERT
         # (Hugging Face folder or id) for the text transformer.

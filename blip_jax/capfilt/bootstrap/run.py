@@ -14,7 +14,8 @@ from blip_jax.capfilt import mixture, run, storage
 from blip_jax.capfilt.bootstrap import results
 from blip_jax.capfilt.bootstrap.config import ARMS
 from blip_jax.capfilt.bootstrap.stages import Stages
-from blip_jax.data.datasets import Component, open_dataset, to_text
+from blip_jax.data.datasets import open_dataset, to_text
+from blip_jax.data.mixture import Component
 from blip_jax.data.synthetic.builder import ShapesConfig, prepare
 from blip_jax.data.synthetic.scenes import World
 from blip_jax.data.text import clean_caption

@@ -19,7 +19,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from blip_jax.data.ingest import output, plan, units
-from blip_jax.data.ingest.config import Settings
+from blip_jax.data.ingest.config import Settings, from_config
 from blip_jax.runtime.errors import UserError
 from blip_jax.runtime.signals import Interrupted, Interruptible
 
@@ -36,7 +36,7 @@ def run(config: ConfigDict, workdir: str) -> None:
       UserError: bad settings or input, or `workdir` holds something else.
       Interrupted: a signal came; units that are done stay.
     """
-    wanted, workers = config.from_config(config)
+    wanted, workers = from_config(config)
     if "://" in workdir:
         raise UserError(f"prepare writes to a local folder, not to {workdir}; copy it from there")
     folder, parts = epath.Path(workdir), epath.Path(workdir) / PARTS

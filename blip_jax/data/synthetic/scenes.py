@@ -48,7 +48,7 @@ BOILERPLATE = (
     "shop now best price",
     "download free image here",
     "home page photo gallery",
-    "mixture more in the gallery",
+    "view more in the gallery",
 )
 _OVERSAMPLE = 4  # shapes are drawn this much larger and averaged down, for smooth edges
 _SIDE = {"small": 0.45, "large": 0.8}  # of a cell
