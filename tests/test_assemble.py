@@ -144,7 +144,7 @@ def test_the_paper_is_the_default(web, columns, tmp_path, capsys):
     pairs = {tuple(pair) for pair in np.load(tmp_path / "mixture.npy").tolist()}
     assert pairs == set(zip(columns.row[kept].tolist(), columns.index[kept].tolist()))
     assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "README.md", "statistics.json", "mixture.json", "mixture.npy",
+        "README.md", "mixture.json", "mixture.npy", "statistics.json",
     ]  # fmt: skip
     out, err = capsys.readouterr()
     assert f"mixture to train on: {tmp_path / 'mixture.json'}" in out
