@@ -112,7 +112,8 @@ def test_arms_train_on_the_texts_they_stand_for(tmp_path):
     assert pairs["random"] != pairs["filter"] and (WEB - 1, 0) not in pairs["random"]
     for arm in counts:
         weights = {
-            part.name: part.weight for part in load_mixture(str(tmp_path / f"mixtures/{arm}.json"))
+            entry.name: entry.weight
+            for entry in load_mixture(str(tmp_path / f"mixtures/{arm}.json"))
         }
         assert weights == ({"human": 1.0} if arm == "human" else {"human": 0.25, "web": 0.75})
 

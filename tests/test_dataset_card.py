@@ -50,7 +50,7 @@ def test_the_card_says_what_statistics_say(folder):
     kept = sum(row["kept"] for row in found["texts"])
     assert f"{kept} texts of {found['images']['with a kept text']} images" in text
     assert kept == sum(
-        len(RecordSource(part)) for part in load_mixture(str(folder / "mixture.json"))
+        len(RecordSource(component)) for component in load_mixture(str(folder / "mixture.json"))
     )
     for heading in ("Texts", "What was left out", "Scores", "Noise", "Licences", "How it was made"):
         assert text.count(f"## {heading}\n") == 1, heading

@@ -19,7 +19,7 @@ class Input:
 
     Args:
       dataset: folder of a dataset, or a mixture file (.json).
-      split: a whole split of the dataset; of a mixture, its parts'.
+      split: a whole split of the dataset; of a mixture, that of its components.
       filters: how many score the texts.
 
     Attributes:
@@ -40,18 +40,18 @@ class Input:
         self._rows = open_dataset(dataset, split)
 
     def _open_view(self, path: str) -> tuple[str, str]:
-        parts = [part for part in load_mixture(path) if part.scores]
-        sources = sorted({(part.dataset, part.split, part.scores) for part in parts})
+        components = [entry for entry in load_mixture(path) if entry.scores]
+        sources = sorted({(entry.dataset, entry.split, entry.scores) for entry in components})
         if len(sources) != 1:
             raise UserError(
                 f"mixture {path} is of {len(sources)} scored datasets; capfilt takes one at a time"
             )
         dataset, split, scores = sources[0]
         self._scores = open_dataset(scores, split)
-        if all(part.pairs for part in parts):
+        if all(component.selected for component in components):
             self._chosen = defaultdict(set)
-            for part in parts:
-                for row, index in load_selected(part, len(self._scores)).tolist():
+            for component in components:
+                for row, index in load_selected(component, len(self._scores)).tolist():
                     self._chosen[row].add(index)
         return dataset, split
 

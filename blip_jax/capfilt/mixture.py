@@ -51,7 +51,7 @@ def write_mixture(
       share: of human pairs in a batch, so that arms compare at equal dilution; the rest are kept
         texts. Without kept texts all pairs are human.
       weights: float64 [N], how often a text of an image is drawn against those of others; None:
-        each as likely as any other. Images of one weight make a part of the mixture.
+        each as likely as any other. Images of one weight make a component of the mixture.
 
     Returns: counts of kept texts by origin.
 
@@ -65,10 +65,10 @@ def write_mixture(
     of_text = np.ones(len(kept)) if weights is None else weights[columns.row]
     total = of_text[kept].sum()
     share = 0.0 if human is None else share if total else 1.0
-    parts = []
+    components = []
     if human is not None:
         beside_human = relative_path(human.dataset, file.parent)
-        parts.append(dataclasses.replace(human, dataset=beside_human, weight=share))
+        components.append(dataclasses.replace(human, dataset=beside_human, weight=share))
     whole = Component(
         name="web",
         dataset=relative_path(source.dataset, file.parent),
@@ -79,23 +79,23 @@ def write_mixture(
     for number, level in enumerate(levels):
         own = kept & (of_text == level)
         name = file.stem if number == 0 else f"{file.stem}-{number}"
-        _save_pairs(file.parent / f"{name}.npy", columns, own)
-        parts.append(
+        _save_selected(file.parent / f"{name}.npy", columns, own)
+        components.append(
             dataclasses.replace(
                 whole,
                 name="web" if len(levels) == 1 else f"web x {level:g}",
                 weight=(1 - share) * float(level * own.sum() / total),
-                pairs=f"{name}.npy",
+                selected=f"{name}.npy",
             )
         )
-    save_mixture(path, parts)
+    save_mixture(path, components)
     return {name: int((kept & columns.where("origin", name)).sum()) for name in storage.ORIGINS}
 
 
-def _save_pairs(path: epath.Path, columns: storage.Columns, kept: np.ndarray) -> None:
-    pairs = np.stack([columns.row[kept], columns.index[kept]], axis=1)
+def _save_selected(path: epath.Path, columns: storage.Columns, kept: np.ndarray) -> None:
+    selected = np.stack([columns.row[kept], columns.index[kept]], axis=1)
     with path.open("wb") as stream:
-        np.save(stream, pairs.astype(np.int32))
+        np.save(stream, selected.astype(np.int32))
 
 
 def write_plain_mixture(path: str, human: Component, web: Component | None, share: float) -> None:
@@ -103,8 +103,10 @@ def write_plain_mixture(path: str, human: Component, web: Component | None, shar
     file = epath.Path(path)
     file.parent.mkdir(parents=True, exist_ok=True)
     weighted = [(human, share)] if web is None else [(human, share), (web, 1 - share)]
-    parts = [
-        dataclasses.replace(part, dataset=relative_path(part.dataset, file.parent), weight=weight)
-        for part, weight in weighted
+    components = [
+        dataclasses.replace(
+            component, dataset=relative_path(component.dataset, file.parent), weight=weight
+        )
+        for component, weight in weighted
     ]
-    save_mixture(path, parts)
+    save_mixture(path, components)
