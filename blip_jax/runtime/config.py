@@ -212,6 +212,15 @@ class FieldRow(NamedTuple):
     help: str
     example: str = ""
 
+    @property
+    def given(self) -> str:
+        """The value as the command line takes it."""
+        if isinstance(self.value, tuple):
+            return ",".join(map(str, self.value))
+        if isinstance(self.value, bool):
+            return str(self.value).lower()
+        return "none" if self.value is None else str(self.value)
+
 
 def fields_table(config: Any, path: str = "") -> list[FieldRow]:
     """A row for each field of a dataclass, with those of its groups in their place."""
@@ -225,6 +234,16 @@ def fields_table(config: Any, path: str = "") -> list[FieldRow]:
             text = field_help(type(config), name)
             rows.append(FieldRow(f"{path}{name}", type_name(annotation), value, text, example))
     return rows
+
+
+def command_line_flags(config: Any) -> list[str]:
+    """--config.FIELD=VALUE of each field that is not as in the default of its dataclass."""
+    usual = {row.path: row.value for row in fields_table(type(config)())}
+    return [
+        f"--config.{row.path}={row.given}"
+        for row in fields_table(config)
+        if row.value != usual.get(row.path)
+    ]
 
 
 def type_name(annotation: Any) -> str:
@@ -250,4 +269,5 @@ def field_help(cls: type, name: str) -> str:
         found = get_attribute_docstring(cls, name)
     except Exception:  # it parses source text, and help must not fail for want of a comment
         return ""
-    return " ".join((found.comment_inline or found.help_string).split())
+    lines = (found.comment_inline or found.help_string).splitlines()
+    return " ".join(" ".join(line for line in lines if not line.startswith("fmt: ")).split())

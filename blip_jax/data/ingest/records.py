@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from blip_jax.data.ingest.config import Settings
+from blip_jax.data.ingest.config import IngestConfig
 from blip_jax.runtime.errors import UserError
 
 # Usual names, in lower case, the first that is there counts.
@@ -67,9 +67,9 @@ class Raw:
 class Columns:
     """Which fields of a record are its key, image, text and URL."""
 
-    def __init__(self, settings: Settings):
-        self._own = dict(settings.columns)
-        self._textless = settings.textless
+    def __init__(self, settings: IngestConfig):
+        self._own = dataclasses.asdict(settings.columns)
+        self._textless = settings.allow_no_text
 
     def find(self, kind: str, names: Iterable[str]) -> str | None:
         """The name among `names` of a kind of column; None if there is none."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import dataclasses
 import json
 import multiprocessing
 import multiprocessing.connection
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -16,17 +18,17 @@ from typing import Any
 
 import tqdm
 from etils import epath
-from ml_collections import ConfigDict
 
 from blip_jax.data.ingest import output, plan, units
-from blip_jax.data.ingest.config import Settings, from_config
+from blip_jax.data.ingest.config import IngestConfig
+from blip_jax.runtime.config import check_required, to_json
 from blip_jax.runtime.errors import UserError
 from blip_jax.runtime.signals import Interrupted, Interruptible
 
 PARTS, PLAN = "units", "plan.json"
 
 
-def run(config: ConfigDict, workdir: str) -> None:
+def run(config: IngestConfig, workdir: str) -> None:
     """Imports what config.source names as a dataset into `workdir`, and prints what became of it.
 
     Killed at any moment, the same call goes on behind the units that are done, and the dataset is
@@ -36,41 +38,60 @@ def run(config: ConfigDict, workdir: str) -> None:
       UserError: bad settings or input, or `workdir` holds something else.
       Interrupted: a signal came; units that are done stay.
     """
-    wanted, workers = from_config(config)
+    check_required(config)
     if "://" in workdir:
         raise UserError(f"prepare writes to a local folder, not to {workdir}; copy it from there")
     folder, parts = epath.Path(workdir), epath.Path(workdir) / PARTS
-    asked = {
-        "settings": dataclasses.asdict(wanted),
-        "files": [dataclasses.asdict(file) for file in plan.files(wanted)],
-    }
-    asked = json.loads(json.dumps(asked))  # as it will be read back
+    made = [path for path in parts.parents if not path.exists()]  # the innermost first
+    settings = to_json(config)
+    del settings["workers"]  # it decides no row
+    asked = {"settings": settings, "files": [to_json(file) for file in plan.files(config)]}
     if (folder / output.MANIFEST).exists():
         manifest = _read(folder / output.MANIFEST, asked)
     else:
-        cut = _planned(parts, wanted, asked)
+        cut = _planned(parts, made, config, asked)
         for leftover in [*parts.glob("incomplete-*"), *folder.glob("incomplete-*")]:
             leftover.unlink(missing_ok=True)
-        _work(cut, wanted, os.fspath(parts), workers)
-        manifest = output.finish(workdir, os.fspath(parts), cut, asked, wanted.near)
+        _work(cut, config, os.fspath(parts), config.workers or len(os.sched_getaffinity(0)))
+        near = config.near_duplicate_bits
+        with _removed_if_refused(parts, made):
+            manifest = output.finish(workdir, os.fspath(parts), cut, asked, near)
     if parts.exists():
         parts.rmtree()
     print(output.table(manifest))
     print(f"dataset: {workdir}")
 
 
-def _planned(parts: epath.Path, wanted: Settings, asked: dict) -> list[plan.Unit]:
+def _planned(
+    parts: epath.Path, made: list[epath.Path], wanted: IngestConfig, asked: dict
+) -> list[plan.Unit]:
     """The units: those of the run that was begun here, or new ones."""
     if (parts / PLAN).exists():
         kept = _read(parts / PLAN, asked)["units"]
         return [plan.Unit(**unit) for unit in kept]
     if (parts.parent / "features.json").exists():
         raise UserError(f"{parts.parent} holds another dataset: use a new folder")
-    parts.mkdir(parents=True, exist_ok=True)
-    files = [plan.File(**file) for file in asked["files"]]
-    cut = plan.units(tqdm.tqdm(files, desc="plan", unit="file", disable=None), wanted, parts)
-    output.write_json(parts / PLAN, {**asked, "units": [dataclasses.asdict(u) for u in cut]})
+    with _removed_if_refused(parts, made):
+        parts.mkdir(parents=True, exist_ok=True)
+        files = [plan.File(**file) for file in asked["files"]]
+        bar = tqdm.tqdm(files, desc="plan", unit="file", disable=None)
+        cut = plan.units(bar, wanted, parts)
+        planned = [dataclasses.asdict(unit) for unit in cut]
+        output.write_json(parts / PLAN, {**asked, "units": planned})
     return cut
+
+
+@contextlib.contextmanager
+def _removed_if_refused(parts: epath.Path, made: list[epath.Path]) -> Iterator[None]:
+    """After a UserError the folder of units is removed, and those of `made` that are empty then."""
+    try:
+        yield
+    except UserError:
+        shutil.rmtree(parts, ignore_errors=True)
+        for folder in made:
+            if folder.exists() and not any(folder.iterdir()):
+                folder.rmdir()
+        raise
 
 
 def _read(path: epath.Path, asked: dict) -> dict[str, Any]:
@@ -95,7 +116,7 @@ def _read(path: epath.Path, asked: dict) -> dict[str, Any]:
     return content
 
 
-def _work(cut: list[plan.Unit], wanted: Settings, parts: str, workers: int) -> None:
+def _work(cut: list[plan.Unit], wanted: IngestConfig, parts: str, workers: int) -> None:
     """Does the units that are not done."""
     left = [unit for unit in cut if not units.is_done(parts, unit.number)]
     done = len(cut) - len(left)
@@ -118,13 +139,13 @@ def _work(cut: list[plan.Unit], wanted: Settings, parts: str, workers: int) -> N
             raise Interrupted(message, interruption.number) from None
 
 
-def _alone(left, wanted: Settings, parts: str, interruption) -> Iterator[dict]:
+def _alone(left, wanted: IngestConfig, parts: str, interruption) -> Iterator[dict]:
     """The units' counts, done in this process."""
     for unit in left:
         yield units.do(unit, wanted, parts, lambda: not interruption.requested)
 
 
-def _together(left, wanted: Settings, parts: str, workers: int, interruption) -> Iterator[dict]:
+def _together(left, wanted: IngestConfig, parts: str, workers: int, interruption) -> Iterator[dict]:
     """The units' counts, done by several processes, in the order they are done in."""
     context = multiprocessing.get_context("spawn")
     stop = context.RawValue("b", 0)  # without a lock, which a process that is killed would keep
@@ -156,7 +177,7 @@ def _together(left, wanted: Settings, parts: str, workers: int, interruption) ->
 _own: dict[str, Any] = {}  # a worker's stop, settings and folder
 
 
-def _start(stop, wanted: Settings, parts: str) -> None:
+def _start(stop, wanted: IngestConfig, parts: str) -> None:
     """Begins a worker: Ctrl-C is the parent's, and the worker ends when the parent does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # Libraries of C write there of every image that is slightly damaged.

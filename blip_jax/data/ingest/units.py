@@ -21,8 +21,8 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from etils import epath
 
 from blip_jax.data.ingest import validation
-from blip_jax.data.ingest.config import Settings
-from blip_jax.data.ingest.plan import READERS, Unit, as_name, unique
+from blip_jax.data.ingest.config import IngestConfig
+from blip_jax.data.ingest.plan import READERS, Unit, as_name, of_source, unique
 from blip_jax.data.ingest.records import Fault, Raw, clean, merged
 from blip_jax.data.serialization import serializer
 from blip_jax.runtime.errors import UserError
@@ -65,7 +65,7 @@ def is_done(folder: str, unit: int) -> bool:
     return path_of(folder, unit, COUNTS).exists()
 
 
-def do(unit: Unit, settings: Settings, folder: str, go_on: Callable[[], bool]) -> dict:
+def do(unit: Unit, settings: IngestConfig, folder: str, go_on: Callable[[], bool]) -> dict:
     """Reads a unit and writes its files into `folder`; returns the counts.
 
     Args:
@@ -98,9 +98,9 @@ def _base(unit: Unit) -> str:
     return unit.path if unit.format == "folder" else os.path.dirname(unit.path)
 
 
-def _read(unit: Unit, settings: Settings) -> Iterator[Raw]:
+def _read(unit: Unit, settings: IngestConfig) -> Iterator[Raw]:
     try:
-        yield from READERS[unit.format].read(unit, settings)
+        yield from READERS[unit.format].read(unit, of_source(settings, unit.source))
     except OSError as error:
         raise UserError(f"{unit.path} cannot be read: {error.strerror or error}") from error
 

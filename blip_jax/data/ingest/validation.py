@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from blip_jax.data.images import ImageError, decode
-from blip_jax.data.ingest.config import Settings
+from blip_jax.data.ingest.config import IngestConfig
 from blip_jax.data.ingest.readers import image_files
 from blip_jax.data.ingest.records import Fault, Raw, clean, is_unicode
 
@@ -25,7 +25,7 @@ LONG = 1000  # words; texts above are kept and counted
 JPEG_QUALITY = 95
 
 
-def row(raw: Raw, folder: str, settings: Settings) -> tuple[dict[str, Any], Counter]:
+def row(raw: Raw, folder: str, settings: IngestConfig) -> tuple[dict[str, Any], Counter]:
     """Returns the row of a record (units.FEATURES without key and source), and what to note.
 
     Args:
@@ -38,9 +38,9 @@ def row(raw: Raw, folder: str, settings: Settings) -> tuple[dict[str, Any], Coun
     if raw.fault:
         raise raw.fault
     for fields in (raw.fields, *raw.others):
-        _opted_out(fields, settings.opt_out)
+        _opted_out(fields, settings.opt_out_fields)
     notes: Counter = Counter()
-    texts = _texts(raw, settings.textless, notes)
+    texts = _texts(raw, settings.allow_no_text, notes)
     if raw.image is None and not raw.place:  # img2dataset says why it has none
         raise Fault("missing image", str(raw.fields.get("status") or "no bytes, path or URL"))
     data = image_files.load(raw.place, settings.images, folder) if raw.image is None else raw.image

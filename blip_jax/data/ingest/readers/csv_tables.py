@@ -10,7 +10,7 @@ import csv
 import itertools
 from collections.abc import Iterator
 
-from blip_jax.data.ingest.config import Settings
+from blip_jax.data.ingest.config import IngestConfig
 from blip_jax.data.ingest.readers.image_files import opened
 from blip_jax.data.ingest.readers.json_lines import cuts
 from blip_jax.data.ingest.records import Columns, Fault, Raw
@@ -53,7 +53,7 @@ class _Rows:
             start = self.offset
 
 
-def plan(path: str, settings: Settings) -> Iterator[tuple[int, int, int]]:
+def plan(path: str, settings: IngestConfig) -> Iterator[tuple[int, int, int]]:
     """The units of a file: byte offset, number of the first record, how many records.
 
     Raises:
@@ -62,10 +62,10 @@ def plan(path: str, settings: Settings) -> Iterator[tuple[int, int, int]]:
     with opened(path) as file:
         names, delimiter, start = _header(file, path, settings)
         Columns(settings).check(names, path)
-        yield from cuts(_Rows(file, delimiter, start).starts(), settings.unit_rows)
+        yield from cuts(_Rows(file, delimiter, start).starts(), settings.records_per_unit)
 
 
-def read(unit, settings: Settings) -> Iterator[Raw]:
+def read(unit, settings: IngestConfig) -> Iterator[Raw]:
     """The records of a unit."""
     columns = Columns(settings)
     with opened(unit.path) as file:
@@ -82,7 +82,7 @@ def read(unit, settings: Settings) -> Iterator[Raw]:
                 yield columns.record(dict(zip(names, row)), name)
 
 
-def _header(file, path: str, settings: Settings) -> tuple[list[str], str, int]:
+def _header(file, path: str, settings: IngestConfig) -> tuple[list[str], str, int]:
     """(fields' names, delimiter, where the first record starts)."""
     line = file.readline(LONGEST).removeprefix(b"\xef\xbb\xbf")
     delimiter = "\t" if path.endswith(".tsv") else max(",;\t|", key=line.decode("latin-1").count)

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 from etils import epath
 
-from blip_jax.data.ingest.config import Settings
+from blip_jax.data.ingest.config import IngestConfig
 from blip_jax.data.ingest.readers.image_files import load
 from blip_jax.data.ingest.readers.json_lines import cuts, lines
 from blip_jax.data.ingest.records import IMAGES, Columns, Fault, Raw, add_texts, as_texts
@@ -41,13 +41,13 @@ def listed(folder: str, listing: epath.Path) -> None:
     temporary.rename(listing)
 
 
-def plan(path: str, settings: Settings) -> Iterator[tuple[int, int, int]]:
+def plan(path: str, settings: IngestConfig) -> Iterator[tuple[int, int, int]]:
     """The units of a listing: byte offset, number of the first image, how many images."""
     with epath.Path(path).open("rb") as file:
-        yield from cuts((offset for offset, _ in lines(file, 0)), settings.unit_rows)
+        yield from cuts((offset for offset, _ in lines(file, 0)), settings.records_per_unit)
 
 
-def read(unit, settings: Settings) -> Iterator[Raw]:
+def read(unit, settings: IngestConfig) -> Iterator[Raw]:
     """The records of a unit."""
     columns = Columns(settings)
     with epath.Path(unit.listing).open("rb") as file:

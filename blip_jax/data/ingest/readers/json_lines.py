@@ -12,7 +12,7 @@ import json
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from blip_jax.data.ingest.config import Settings
+from blip_jax.data.ingest.config import IngestConfig
 from blip_jax.data.ingest.readers.image_files import opened
 from blip_jax.data.ingest.records import Columns, Fault, Raw
 from blip_jax.runtime.errors import UserError
@@ -38,7 +38,7 @@ def cuts(offsets: Iterable[int], rows: int) -> Iterator[tuple[int, int, int]]:
         yield start, first, count - first
 
 
-def plan(path: str, settings: Settings) -> Iterator[tuple[int, int, int]]:
+def plan(path: str, settings: IngestConfig) -> Iterator[tuple[int, int, int]]:
     """The units of a file: byte offset, number of the first record, how many records.
 
     Raises:
@@ -49,10 +49,10 @@ def plan(path: str, settings: Settings) -> Iterator[tuple[int, int, int]]:
         file.seek(start)
         found = _elements(file, path, start, inside=False) if listed else lines(file, start)
         offsets = (offset for offset, _ in _checked(found, Columns(settings), path))
-        yield from cuts(offsets, settings.unit_rows)
+        yield from cuts(offsets, settings.records_per_unit)
 
 
-def read(unit, settings: Settings) -> Iterator[Raw]:
+def read(unit, settings: IngestConfig) -> Iterator[Raw]:
     """The records of a unit."""
     columns = Columns(settings)
     with opened(unit.path) as file:

@@ -9,7 +9,7 @@ import pyarrow
 import pyarrow.parquet
 from etils import epath
 
-from blip_jax.data.ingest.config import Settings
+from blip_jax.data.ingest.config import IngestConfig
 from blip_jax.data.ingest.records import Columns, Fault, Raw
 from blip_jax.runtime.errors import UserError
 
@@ -26,7 +26,7 @@ def _opened(path: str) -> Iterator[pyarrow.parquet.ParquetFile]:
             raise UserError(f"{path} cannot be read: {error}".splitlines()[0]) from error
 
 
-def plan(path: str, settings: Settings) -> Iterator[tuple[int, int, int]]:
+def plan(path: str, settings: IngestConfig) -> Iterator[tuple[int, int, int]]:
     """The units of a file: (0, number of the first row, how many rows).
 
     Raises:
@@ -35,11 +35,11 @@ def plan(path: str, settings: Settings) -> Iterator[tuple[int, int, int]]:
     with _opened(path) as table:
         Columns(settings).check(table.schema_arrow.names, path)
         total = table.metadata.num_rows
-    for first in range(0, total, settings.unit_rows):
-        yield 0, first, min(settings.unit_rows, total - first)
+    for first in range(0, total, settings.records_per_unit):
+        yield 0, first, min(settings.records_per_unit, total - first)
 
 
-def read(unit, settings: Settings) -> Iterator[Raw]:
+def read(unit, settings: IngestConfig) -> Iterator[Raw]:
     """The records of a unit."""
     columns = Columns(settings)
     with _opened(unit.path) as table:

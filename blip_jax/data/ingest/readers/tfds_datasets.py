@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from etils import epath
 
-from blip_jax.data.ingest.config import Settings
+from blip_jax.data.ingest.config import IngestConfig
 from blip_jax.data.ingest.records import Columns, Raw, as_text
 from blip_jax.runtime.errors import UserError
 
@@ -38,7 +38,7 @@ def _open(path: str, split: str, columns: Columns):
         raise UserError(f"dataset {path} cannot be read: {error}".splitlines()[0]) from error
 
 
-def plan(path: str, settings: Settings) -> Iterator[tuple[int, int, int]]:
+def plan(path: str, settings: IngestConfig) -> Iterator[tuple[int, int, int]]:
     """The units of a split: (0, number of the first row, how many rows).
 
     Raises:
@@ -47,11 +47,11 @@ def plan(path: str, settings: Settings) -> Iterator[tuple[int, int, int]]:
     columns = Columns(settings)
     rows, names = _open(path, settings.split, columns)
     columns.check(names, path)
-    for first in range(0, len(rows), settings.unit_rows):
-        yield 0, first, min(settings.unit_rows, len(rows) - first)
+    for first in range(0, len(rows), settings.records_per_unit):
+        yield 0, first, min(settings.records_per_unit, len(rows) - first)
 
 
-def read(unit, settings: Settings) -> Iterator[Raw]:
+def read(unit, settings: IngestConfig) -> Iterator[Raw]:
     """The records of a unit."""
     columns = Columns(settings)
     rows, _ = _open(unit.path, settings.split, columns)
