@@ -23,7 +23,7 @@ def folder(tmp_path_factory):
     world = scored_dataset.build(root, ("large", "small"), 2)
     settings = ingest_config.defaults().to_dict() | {"source": "shards/*.tar", "min_side": 200}
     settings["columns"] = sorted((settings["columns"] | {"text": "alt"}).items())  # as it is stored
-    counts = {"inputs": 1250, "rows": 240, "skipped": {"too small": 1000, "opted out": 10}}
+    counts = {"records_read": 1250, "rows": 240, "skipped": {"too small": 1000, "opted out": 10}}
     manifest = pathlib.Path(world.images) / history.MANIFEST
     manifest.write_text(json.dumps(counts | {"settings": settings}))
     found = json.loads((pathlib.Path(world.scores) / provenance.FILE).read_text())

@@ -26,12 +26,13 @@ def defaults() -> ConfigDict:
         "header": "",  # names of CSV columns by commas, for files that start without them
         "min_side": 0,  # pixels; images with a shorter side below are set aside
         "resize": 0,  # pixels; a longer shorter side is brought down to it; 0 keeps the bytes
-        "textless": False,  # whether images without any text are rows too
+        "allow_no_text": False,  # whether images without any text are rows too
         # Fields that, where true, set a record aside; X-Robots-Tag is looked through for them.
-        "opt_out": ("optout", "opt_out", "opted_out", "noai", "noimageai", "noindex",
-                    "noimageindex"),
-        "near": 4,  # bits of the perceptual hash up to which images are marked as near duplicates
-        "unit_rows": 10_000,  # records a unit, where a file can be cut
+        "opt_out_fields": ("optout", "opt_out", "opted_out", "noai", "noimageai", "noindex",
+                           "noimageindex"),
+        # Bits of the perceptual hash up to which images are marked as near duplicates; -1: none.
+        "near_duplicate_bits": 4,
+        "records_per_unit": 10_000,  # records a unit, where a file can be cut
         "workers": 0,  # processes; 0 is one a core
     }).lock()  # fmt: skip
 
@@ -52,21 +53,23 @@ class Settings:
     header: str = ""
     min_side: int = 0
     resize: int = 0
-    textless: bool = False
-    opt_out: tuple[str, ...] = ()
-    near: int = 4
-    unit_rows: int = 10_000
+    allow_no_text: bool = False
+    opt_out_fields: tuple[str, ...] = ()
+    near_duplicate_bits: int = 4
+    records_per_unit: int = 10_000
 
     def __post_init__(self):
         if not self.source:
             raise UserError("config.source is empty; give it with --config.source=PATH")
         if self.format not in ("", *FORMATS):
             raise UserError(f"unknown format {self.format!r}; known: {', '.join(FORMATS)}")
-        if self.unit_rows < 1:
-            raise UserError(f"unit_rows is {self.unit_rows}; it must be 1 or more")
-        if not -1 <= self.near <= MAX_NEAR:
-            message = f"near is {self.near}; it must be from 0 to {MAX_NEAR}, or -1 for no search"
-            raise UserError(message)
+        if self.records_per_unit < 1:
+            raise UserError(f"records_per_unit is {self.records_per_unit}; it must be 1 or more")
+        if not -1 <= self.near_duplicate_bits <= MAX_NEAR:
+            raise UserError(
+                f"near_duplicate_bits is {self.near_duplicate_bits}; it must be from 0 to "
+                f"{MAX_NEAR}, or -1 for no search"
+            )
         for name in ("min_side", "resize"):
             if getattr(self, name) < 0:
                 raise UserError(f"{name} is {getattr(self, name)}; it must be 0 or more")
@@ -83,5 +86,5 @@ def from_config(config: ConfigDict) -> tuple[Settings, int]:
     if workers < 0:
         raise UserError(f"workers is {workers}; it must be 0 or more")
     values["columns"] = tuple(sorted(values["columns"].items()))
-    values["opt_out"] = tuple(values["opt_out"])
+    values["opt_out_fields"] = tuple(values["opt_out_fields"])
     return Settings(**values), workers or len(os.sched_getaffinity(0))
