@@ -24,7 +24,7 @@ def folder(tmp_path_factory):
     world = scored_dataset.build(root, ("large", "small"), 2)
     columns = ColumnsConfig(text="alt")
     settings = to_json(IngestConfig(source="shards/*.tar", min_side=200, columns=columns))
-    counts = {"inputs": 1250, "rows": 240, "skipped": {"too small": 1000, "opted out": 10}}
+    counts = {"records_read": 1250, "rows": 240, "skipped": {"too small": 1000, "opted out": 10}}
     manifest = pathlib.Path(world.images) / history.MANIFEST
     manifest.write_text(json.dumps(counts | {"settings": settings}))
     found = json.loads((pathlib.Path(world.scores) / provenance.FILE).read_text())
@@ -61,7 +61,7 @@ def test_the_card_says_what_statistics_say(folder):
     assert text.count("ab" * 32) == 1 and text.count("cd" * 32) == 2  # weights' hashes
     assert '"top_p": 0.9' in text
     assert text.index("blip-jax prepare --workdir") < text.index("blip-jax capfilt Y\n")
-    changed = "--config.columns.text=alt --config.min_side=200 '--config.source=shards/*.tar'\n"
+    changed = "'--config.source=shards/*.tar' --config.columns.text=alt --config.min_side=200\n"
     assert f"/web {changed}" in text
     assert "Of 1,250 records of the input 240 became images: 1,000 too small, 10 opted out." in text
     assert "{{" not in text and "None" not in text and "nan" not in text

@@ -72,8 +72,8 @@ def is_alive(pid):
 
 def test_the_counts_and_the_shards(tars, whole, tmp_path):
     manifest = json.loads(whole["manifest.json"])
-    assert manifest["inputs"] == SHARDS * RECORDS + 1
-    assert manifest["inputs"] == manifest["rows"] + sum(manifest["skipped"].values())
+    assert manifest["records_read"] == SHARDS * RECORDS + 1
+    assert manifest["records_read"] == manifest["rows"] + sum(manifest["skipped"].values())
     assert len(whole["skipped.jsonl"].splitlines()) == sum(manifest["skipped"].values())
     assert [name for name in whole if "-of-00012" in name] and len(manifest["units"]) == 14
     assert not [name for name in whole if name.startswith("incomplete")]
@@ -115,7 +115,7 @@ def test_killed_at_random_moments(tars, whole, full, tmp_path):
     assert content(folder) == whole
 
 
-STEPS = ["_write_index", "_write_aside", "_write_metadata", "write_json"]
+STEPS = ["_write_index", "_write_skipped", "_write_metadata", "write_json"]
 
 
 @pytest.mark.parametrize("step", STEPS)
@@ -216,7 +216,7 @@ def test_a_folder_that_grows_meanwhile_keeps_its_units(tmp_path, monkeypatch):
     for number in (1, 3, 5):
         (images / f"{number}.jpg").write_bytes(found.jpeg(number))
         (images / f"{number}.txt").write_text("a")
-    real, calls = units.do, []
+    real, calls = units.process_unit, []
 
     def do(*args):
         calls.append(args)
@@ -224,7 +224,7 @@ def test_a_folder_that_grows_meanwhile_keeps_its_units(tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return real(*args)
 
-    monkeypatch.setattr(units, "do", do)
+    monkeypatch.setattr(units, "process_unit", do)
     with pytest.raises(KeyboardInterrupt):
         run(images, tmp_path / "out", records_per_unit=2)
     monkeypatch.undo()

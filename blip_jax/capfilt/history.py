@@ -15,7 +15,7 @@ MANIFEST = "manifest.json"
 
 
 def manifest(dataset: str) -> dict[str, Any]:
-    """What `prepare` counted: 'inputs', 'rows', 'skipped', 'settings', …; {} where it did not."""
+    """What `prepare` wrote: 'records_read', 'rows', 'skipped', 'settings', …; {} if it did not."""
     path = epath.Path(dataset) / MANIFEST
     try:
         found = json.loads(path.read_text()) if path.exists() else {}

@@ -21,55 +21,61 @@ import tensorflow_datasets as tfds
 from etils import epath
 
 from blip_jax.data.ingest import duplicates, units
-from blip_jax.data.ingest.plan import Unit
+from blip_jax.data.ingest.plan import WorkUnit
 from blip_jax.runtime.errors import UserError
 
 NAME, SPLIT = "imported", "train"
-MANIFEST, ASIDE, INDEX = "manifest.json", "skipped.jsonl", "index.parquet"
-MARKS = [pyarrow.field("duplicate_of", pyarrow.int64()), pyarrow.field("distance", pyarrow.int8())]
+MANIFEST, SKIPPED, INDEX = "manifest.json", "skipped.jsonl", "index.parquet"
+DUPLICATE_FIELDS = [
+    pyarrow.field("duplicate_of", pyarrow.int64()),
+    pyarrow.field("distance", pyarrow.int8()),
+]
 BATCH = 10_000  # rows of the index in memory
 
 
-def finish(workdir: str, parts: str, cut: Sequence[Unit], asked: dict, near: int) -> dict:
+def finish(
+    workdir: str, parts: str, work_units: Sequence[WorkUnit], asked: dict, max_hamming_distance: int
+) -> dict:
     """Makes one dataset of the units' files; returns the manifest.
 
     Args:
       workdir: where the dataset goes.
       parts: folder of the units' files, which is removed at last.
-      cut: all units, done.
+      work_units: all units, done.
       asked: settings and files, for the manifest.
-      near: bits (duplicates.mark).
+      max_hamming_distance: bits (duplicates.find_duplicates).
 
     Raises:
       UserError: no record has become a row.
     """
     folder = epath.Path(workdir)
     counts = [
-        json.loads(units.path_of(parts, unit.number, units.COUNTS).read_text()) for unit in cut
+        json.loads(units.path_of(parts, unit.number, units.COUNTS).read_text())
+        for unit in work_units
     ]
-    totals = {name: sum(count[name] for count in counts) for name in ("inputs", "rows")}
-    reasons, notes = Counter(), Counter()
+    totals = {name: sum(count[name] for count in counts) for name in ("records_read", "rows")}
+    reasons, warnings = Counter(), Counter()
     for count in counts:
         reasons.update(count["skipped"])
-        notes.update(count["notes"])
+        warnings.update(count["warnings"])
     if not totals["rows"]:
         found = ", ".join(f"{reason} {number:,}" for reason, number in reasons.most_common())
-        raise UserError(f"none of the {totals['inputs']:,} records can be used: {found}")
-    full = [unit.number for unit, count in zip(cut, counts) if count["rows"]]
+        raise UserError(f"none of the {totals['records_read']:,} records can be used: {found}")
+    full = [unit.number for unit, count in zip(work_units, counts) if count["rows"]]
     for place, number in enumerate(full):
         shard = folder / f"{NAME}-{SPLIT}.array_record-{place:05d}-of-{len(full):05d}"
         if not shard.exists():
             units.path_of(parts, number, units.ROWS).rename(shard)
-    marked = _write_index(folder, parts, full, near)
-    _write_aside(folder, parts, len(cut))
+    marked = _write_index(folder, parts, full, max_hamming_distance)
+    _write_skipped(folder, parts, len(work_units))
     _write_metadata(folder, [counts[number] for number in full])
     manifest = {
         **totals,
         "skipped": dict(sorted(reasons.items())),
-        "notes": dict(sorted(notes.items())),
+        "warnings": dict(sorted(warnings.items())),
         "duplicates": marked,
         **asked,
-        "units": [dataclasses.asdict(unit) | count for unit, count in zip(cut, counts)],
+        "units": [dataclasses.asdict(unit) | count for unit, count in zip(work_units, counts)],
     }
     write_json(folder / MANIFEST, manifest)
     return manifest
@@ -82,21 +88,25 @@ def write_json(path: epath.Path, content: dict) -> None:
     temporary.replace(path)
 
 
-def _write_index(folder: epath.Path, parts: str, full: list[int], near: int) -> dict[str, int]:
+def _write_index(
+    folder: epath.Path, parts: str, full: list[int], max_hamming_distance: int
+) -> dict[str, int]:
     """Joins the units' parts of the index, with the duplicates marked; counts these."""
-    content, look = [], []
+    content_hash, phash = [], []
     for batch in _batches(parts, full):
-        content.append(_numbers(pyarrow.compute.utf8_slice_codeunits(batch["sha256"], 0, 16)))
-        look.append(_numbers(batch["phash"]))
-    of, distance = duplicates.mark(np.concatenate(content), np.concatenate(look), near)
+        content_hash.append(_numbers(pyarrow.compute.utf8_slice_codeunits(batch["sha256"], 0, 16)))
+        phash.append(_numbers(batch["phash"]))
+    of, distance = duplicates.find_duplicates(
+        np.concatenate(content_hash), np.concatenate(phash), max_hamming_distance
+    )
     temporary = folder / f"incomplete-{os.getpid()}-{INDEX}"
-    schema = pyarrow.schema([*units.COLUMNS, *MARKS])
+    schema = pyarrow.schema([*units.COLUMNS, *DUPLICATE_FIELDS])
     row = 0
     with pyarrow.parquet.ParquetWriter(str(temporary), schema) as writer:
         for batch in _batches(parts, full):
             rows = slice(row, row + batch.num_rows)
             table = pyarrow.Table.from_batches([batch])
-            for field, values in zip(MARKS, (of[rows], distance[rows])):
+            for field, values in zip(DUPLICATE_FIELDS, (of[rows], distance[rows])):
                 table = table.append_column(field, pyarrow.array(values))
             writer.write_table(table)
             row += batch.num_rows
@@ -115,13 +125,13 @@ def _numbers(column: pyarrow.Array) -> np.ndarray:
     return np.frombuffer(bytes.fromhex("".join(column.to_pylist())), ">u8").astype(np.uint64)
 
 
-def _write_aside(folder: epath.Path, parts: str, count: int) -> None:
-    temporary = folder / f"incomplete-{os.getpid()}-{ASIDE}"
+def _write_skipped(folder: epath.Path, parts: str, count: int) -> None:
+    temporary = folder / f"incomplete-{os.getpid()}-{SKIPPED}"
     with temporary.open("wb") as out:
         for number in range(count):
-            with units.path_of(parts, number, units.ASIDE).open("rb") as part:
+            with units.path_of(parts, number, units.SKIPPED).open("rb") as part:
                 shutil.copyfileobj(part, out)
-    temporary.replace(folder / ASIDE)
+    temporary.replace(folder / SKIPPED)
 
 
 def _write_metadata(folder: epath.Path, counts: list[dict]) -> None:
@@ -146,7 +156,7 @@ def _write_metadata(folder: epath.Path, counts: list[dict]) -> None:
 
 def table(manifest: dict) -> str:
     """What became of the input, for a person."""
-    rows = [("records read", manifest["inputs"]), ("rows written", manifest["rows"])]
+    rows = [("records read", manifest["records_read"]), ("rows written", manifest["rows"])]
     rows += manifest["skipped"].items()
     marked = manifest["duplicates"]
     lines = [
@@ -155,5 +165,5 @@ def table(manifest: dict) -> str:
         ),
         f"among the rows: {marked['exact']:,} exact and {marked['near']:,} near duplicates, marked",
     ]
-    lines += [f"{name}: {count:,}" for name, count in manifest["notes"].items()]
+    lines += [f"{name}: {count:,}" for name, count in manifest["warnings"].items()]
     return "\n".join(lines)

@@ -49,13 +49,14 @@ def run(config: IngestConfig, workdir: str) -> None:
     if (folder / output.MANIFEST).exists():
         manifest = _read(folder / output.MANIFEST, asked)
     else:
-        cut = _planned(parts, made, config, asked)
+        work_units = _planned(parts, made, config, asked)
         for leftover in [*parts.glob("incomplete-*"), *folder.glob("incomplete-*")]:
             leftover.unlink(missing_ok=True)
-        _work(cut, config, os.fspath(parts), config.workers or len(os.sched_getaffinity(0)))
-        near = config.near_duplicate_bits
+        workers = config.workers or len(os.sched_getaffinity(0))
+        _work(work_units, config, os.fspath(parts), workers)
         with _removed_if_refused(parts, made):
-            manifest = output.finish(workdir, os.fspath(parts), cut, asked, near)
+            near = config.near_duplicate_bits
+            manifest = output.finish(workdir, os.fspath(parts), work_units, asked, near)
     if parts.exists():
         parts.rmtree()
     print(output.table(manifest))
@@ -64,21 +65,21 @@ def run(config: IngestConfig, workdir: str) -> None:
 
 def _planned(
     parts: epath.Path, made: list[epath.Path], wanted: IngestConfig, asked: dict
-) -> list[plan.Unit]:
+) -> list[plan.WorkUnit]:
     """The units: those of the run that was begun here, or new ones."""
     if (parts / PLAN).exists():
         kept = _read(parts / PLAN, asked)["units"]
-        return [plan.Unit(**unit) for unit in kept]
+        return [plan.WorkUnit(**unit) for unit in kept]
     if (parts.parent / "features.json").exists():
         raise UserError(f"{parts.parent} holds another dataset: use a new folder")
     with _removed_if_refused(parts, made):
         parts.mkdir(parents=True, exist_ok=True)
         files = [plan.File(**file) for file in asked["files"]]
         bar = tqdm.tqdm(files, desc="plan", unit="file", disable=None)
-        cut = plan.units(bar, wanted, parts)
-        planned = [dataclasses.asdict(unit) for unit in cut]
+        work_units = plan.units(bar, wanted, parts)
+        planned = [dataclasses.asdict(unit) for unit in work_units]
         output.write_json(parts / PLAN, {**asked, "units": planned})
-    return cut
+    return work_units
 
 
 @contextlib.contextmanager
@@ -116,36 +117,42 @@ def _read(path: epath.Path, asked: dict) -> dict[str, Any]:
     return content
 
 
-def _work(cut: list[plan.Unit], wanted: IngestConfig, parts: str, workers: int) -> None:
+def _work(work_units: list[plan.WorkUnit], wanted: IngestConfig, parts: str, workers: int) -> None:
     """Does the units that are not done."""
-    left = [unit for unit in cut if not units.is_done(parts, unit.number)]
-    done = len(cut) - len(left)
+    left = [unit for unit in work_units if not units.is_done(parts, unit.number)]
+    done = len(work_units) - len(left)
     with (
         Interruptible() as interruption,
-        tqdm.tqdm(total=len(cut), initial=done, desc="prepare", unit="unit", disable=None) as bar,
+        tqdm.tqdm(
+            total=len(work_units), initial=done, desc="prepare", unit="unit", disable=None
+        ) as bar,
     ):
         workers, rows = min(workers, len(left)), 0
         if workers > 1:
-            finished = _together(left, wanted, parts, workers, interruption)
+            finished = _run_parallel(left, wanted, parts, workers, interruption)
         else:
-            finished = _alone(left, wanted, parts, interruption)
+            finished = _run_serial(left, wanted, parts, interruption)
         try:
             for counts in finished:
                 rows, done = rows + counts["rows"], done + 1
                 bar.update()
                 bar.set_postfix(rows=f"{rows:,}")
-        except units.Stopped:
-            message = f"stopped with {done:,} of {len(cut):,} units done; the same command goes on"
+        except units.UnitInterrupted:
+            message = (
+                f"stopped with {done:,} of {len(work_units):,} units done; the same command goes on"
+            )
             raise Interrupted(message, interruption.number) from None
 
 
-def _alone(left, wanted: IngestConfig, parts: str, interruption) -> Iterator[dict]:
+def _run_serial(left, wanted: IngestConfig, parts: str, interruption) -> Iterator[dict]:
     """The units' counts, done in this process."""
     for unit in left:
-        yield units.do(unit, wanted, parts, lambda: not interruption.requested)
+        yield units.process_unit(unit, wanted, parts, lambda: not interruption.requested)
 
 
-def _together(left, wanted: IngestConfig, parts: str, workers: int, interruption) -> Iterator[dict]:
+def _run_parallel(
+    left, wanted: IngestConfig, parts: str, workers: int, interruption
+) -> Iterator[dict]:
     """The units' counts, done by several processes, in the order they are done in."""
     context = multiprocessing.get_context("spawn")
     stop = context.RawValue("b", 0)  # without a lock, which a process that is killed would keep
@@ -157,7 +164,7 @@ def _together(left, wanted: IngestConfig, parts: str, workers: int, interruption
         try:
             while True:
                 while len(running) < 2 * workers and (unit := next(waiting, None)):
-                    running.add(pool.submit(_do, unit))
+                    running.add(pool.submit(_run_in_worker, unit))
                 if not running:
                     return
                 ended, running = concurrent.futures.wait(
@@ -166,7 +173,7 @@ def _together(left, wanted: IngestConfig, parts: str, workers: int, interruption
                 for future in ended:
                     yield future.result()
                 if interruption.requested:
-                    raise units.Stopped
+                    raise units.UnitInterrupted
         except concurrent.futures.process.BrokenProcessPool as error:
             message = "a process was killed, perhaps for want of memory; the same command goes on"
             raise UserError(f"{message}, with fewer --config.workers if need be") from error
@@ -191,5 +198,5 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _do(unit: plan.Unit) -> dict:
-    return units.do(unit, _own["wanted"], _own["parts"], lambda: not _own["stop"].value)
+def _run_in_worker(unit: plan.WorkUnit) -> dict:
+    return units.process_unit(unit, _own["wanted"], _own["parts"], lambda: not _own["stop"].value)
