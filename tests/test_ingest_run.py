@@ -78,7 +78,7 @@ def test_the_counts_and_the_shards(tars, whole, tmp_path):
     assert manifest["records_read"] == manifest["rows"] + sum(manifest["skipped"].values())
     assert len(whole["skipped.jsonl"].splitlines()) == sum(manifest["skipped"].values())
     assert [name for name in whole if "-of-00012" in name] and len(manifest["units"]) == 14
-    assert not [name for name in whole if name.startswith("incomplete")]
+    assert not [name for name in whole if name.startswith(".incomplete")]
 
 
 def test_several_processes_write_the_same(tars, whole, tmp_path):
@@ -130,12 +130,9 @@ def test_ended_within_the_finish(tars, whole, tmp_path, monkeypatch, step, behin
         pass
 
     def end(*args):
-        planned = step == "write_json" and args[0].name == "plan.json"
-        if behind or planned:
-            result = real(*args)
-        if not planned:
-            raise Killed
-        return result
+        if behind:
+            real(*args)
+        raise Killed
 
     monkeypatch.setattr(output, step, end)
     with pytest.raises(Killed):
@@ -151,7 +148,7 @@ def test_ended_between_two_names(tars, whole, tmp_path, monkeypatch):
 
     def path_of(parts, unit, kind):
         calls.append(kind)
-        if calls.count(units.ROWS) == 4 * (SHARDS + 2) + 5:  # four times while a unit is written
+        if calls.count(units.ROWS) == SHARDS + 2 + 5:  # once while a unit is written
             raise KeyboardInterrupt
         return paths(parts, unit, kind)
 

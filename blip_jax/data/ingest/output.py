@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -23,6 +22,7 @@ from etils import epath
 from blip_jax.data.ingest import duplicates, units
 from blip_jax.data.ingest.plan import WorkUnit
 from blip_jax.runtime.errors import UserError
+from blip_jax.runtime.files import atomic_path, atomic_write, write_json
 
 NAME, SPLIT = "imported", "train"
 MANIFEST, SKIPPED, INDEX = "manifest.json", "skipped.jsonl", "index.parquet"
@@ -81,13 +81,6 @@ def finish(
     return manifest
 
 
-def write_json(path: epath.Path, content: dict) -> None:
-    """Writes a file whole or not at all."""
-    temporary = path.parent / f"incomplete-{os.getpid()}-{path.name}"
-    temporary.write_text(json.dumps(content, indent=1) + "\n")
-    temporary.replace(path)
-
-
 def _write_index(
     folder: epath.Path, parts: str, full: list[int], max_hamming_distance: int
 ) -> dict[str, int]:
@@ -99,10 +92,12 @@ def _write_index(
     of, distance = duplicates.find_duplicates(
         np.concatenate(content_hash), np.concatenate(phash), max_hamming_distance
     )
-    temporary = folder / f"incomplete-{os.getpid()}-{INDEX}"
     schema = pyarrow.schema([*units.COLUMNS, *DUPLICATE_FIELDS])
     row = 0
-    with pyarrow.parquet.ParquetWriter(str(temporary), schema) as writer:
+    with (
+        atomic_path(folder / INDEX) as temporary,
+        pyarrow.parquet.ParquetWriter(str(temporary), schema) as writer,
+    ):
         for batch in _batches(parts, full):
             rows = slice(row, row + batch.num_rows)
             table = pyarrow.Table.from_batches([batch])
@@ -110,7 +105,6 @@ def _write_index(
                 table = table.append_column(field, pyarrow.array(values))
             writer.write_table(table)
             row += batch.num_rows
-    temporary.replace(folder / INDEX)
     return {"exact": int((distance == 0).sum()), "near": int((distance > 0).sum())}
 
 
@@ -126,12 +120,10 @@ def _numbers(column: pyarrow.Array) -> np.ndarray:
 
 
 def _write_skipped(folder: epath.Path, parts: str, count: int) -> None:
-    temporary = folder / f"incomplete-{os.getpid()}-{SKIPPED}"
-    with temporary.open("wb") as out:
+    with atomic_write(folder / SKIPPED, "wb") as out:
         for number in range(count):
             with units.path_of(parts, number, units.SKIPPED).open("rb") as part:
                 shutil.copyfileobj(part, out)
-    temporary.replace(folder / SKIPPED)
 
 
 def _write_metadata(folder: epath.Path, counts: list[dict]) -> None:

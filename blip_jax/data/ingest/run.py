@@ -21,6 +21,7 @@ from ml_collections import ConfigDict
 from blip_jax.data.ingest import output, plan, units
 from blip_jax.data.ingest.config import Settings, from_config
 from blip_jax.runtime.errors import UserError
+from blip_jax.runtime.files import remove_incomplete, write_json
 from blip_jax.runtime.signals import Interrupted, Interruptible
 
 PARTS, PLAN = "units", "plan.json"
@@ -49,8 +50,8 @@ def run(config: ConfigDict, workdir: str) -> None:
         manifest = _read(folder / output.MANIFEST, asked)
     else:
         work_units = _planned(parts, wanted, asked)
-        for leftover in [*parts.glob("incomplete-*"), *folder.glob("incomplete-*")]:
-            leftover.unlink(missing_ok=True)
+        remove_incomplete(parts)
+        remove_incomplete(folder)
         _work(work_units, wanted, os.fspath(parts), workers)
         manifest = output.finish(
             workdir, os.fspath(parts), work_units, asked, wanted.near_duplicate_bits
@@ -71,7 +72,7 @@ def _planned(parts: epath.Path, wanted: Settings, asked: dict) -> list[plan.Work
     parts.mkdir(parents=True, exist_ok=True)
     files = [plan.File(**file) for file in asked["files"]]
     work_units = plan.units(tqdm.tqdm(files, desc="plan", unit="file", disable=None), wanted, parts)
-    output.write_json(parts / PLAN, {**asked, "units": [dataclasses.asdict(u) for u in work_units]})
+    write_json(parts / PLAN, {**asked, "units": [dataclasses.asdict(u) for u in work_units]})
     return work_units
 
 
