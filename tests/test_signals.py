@@ -6,16 +6,16 @@ import signal
 import pytest
 
 from blip_jax.cli.main import VERBS, main
-from blip_jax.runtime.signals import SIGNALS, Interrupted, Interruptible
+from blip_jax.runtime.signals import SIGNALS, Interrupted, SignalHandler
 
 
 @pytest.mark.parametrize("number", SIGNALS)
 def test_the_first_signal_waits_for_the_step(number):
     before = [signal.getsignal(each) for each in SIGNALS]
-    with Interruptible() as interruption:
-        assert not interruption.at(1)
+    with SignalHandler() as signals:
+        assert not signals.should_stop(1)
         os.kill(os.getpid(), number)
-        assert interruption.requested and interruption.at(2) and interruption.number == number
+        assert signals.requested and signals.should_stop(2) and signals.number == number
         assert [signal.getsignal(each) for each in SIGNALS] == before  # a second acts at once
     assert [signal.getsignal(each) for each in SIGNALS] == before
 
@@ -24,11 +24,11 @@ def test_together_sigterm_is_left_to_jax_and_ctrl_c_becomes_one(monkeypatch):
     heard = []
     before = signal.signal(signal.SIGTERM, lambda number, frame: heard.append(number))
     try:
-        with Interruptible(together=True) as interruption:
+        with SignalHandler(synchronized=True) as signals:
             os.kill(os.getpid(), signal.SIGTERM)
-            assert heard == [signal.SIGTERM] and not interruption.requested
+            assert heard == [signal.SIGTERM] and not signals.requested
             os.kill(os.getpid(), signal.SIGINT)
-            assert heard == [signal.SIGTERM] * 2 and interruption.number == signal.SIGINT
+            assert heard == [signal.SIGTERM] * 2 and signals.number == signal.SIGINT
     finally:
         signal.signal(signal.SIGTERM, before)
 
