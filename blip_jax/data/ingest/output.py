@@ -1,6 +1,6 @@
-"""The dataset that an import leaves: shards, index, what was set aside, manifest.
+"""The dataset that an import writes: shards, index, list of skipped records, manifest.
 
-Every step of `finish` can be repeated, so that it goes on where a run was killed.
+Every step of `finish` can be repeated, so that a run that was killed within it can be resumed.
 """
 
 from __future__ import annotations
@@ -33,20 +33,24 @@ DUPLICATE_FIELDS = [
 BATCH = 10_000  # rows of the index in memory
 
 
+class NoRows(UserError):
+    """No record could be used."""
+
+
 def finish(
     workdir: str, parts: str, work_units: Sequence[WorkUnit], asked: dict, max_hamming_distance: int
 ) -> dict:
-    """Makes one dataset of the units' files; returns the manifest.
+    """Makes one dataset of the units' files and returns its manifest.
 
     Args:
-      workdir: where the dataset goes.
-      parts: folder of the units' files, which is removed at last.
+      workdir: folder of the dataset.
+      parts: folder of the units' files.
       work_units: all units, done.
       asked: settings and files, for the manifest.
       max_hamming_distance: bits (duplicates.find_duplicates).
 
     Raises:
-      UserError: no record has become a row.
+      NoRows: no record has become a row.
     """
     folder = epath.Path(workdir)
     counts = [
@@ -60,7 +64,9 @@ def finish(
         warnings.update(count["warnings"])
     if not totals["rows"]:
         found = ", ".join(f"{reason} {number:,}" for reason, number in reasons.most_common())
-        raise UserError(f"none of the {totals['records_read']:,} records can be used: {found}")
+        raise NoRows(
+            f"none of the {totals['records_read']:,} records can be used: {found}{_hint(reasons)}"
+        )
     full = [unit.number for unit, count in zip(work_units, counts) if count["rows"]]
     for place, number in enumerate(full):
         shard = folder / f"{NAME}-{SPLIT}.array_record-{place:05d}-of-{len(full):05d}"
@@ -81,10 +87,21 @@ def finish(
     return manifest
 
 
+def _hint(reasons: Counter) -> str:
+    """What the user can do about the most frequent reason, if anything."""
+    reason = reasons.most_common(1)[0][0] if reasons else ""
+    hints = {
+        "empty text": "--config.allow_no_text=True takes images without text",
+        "missing image": "--config.images=FOLDER is where image paths start; URLs are not "
+        "downloaded (img2dataset does that)",
+    }
+    return f"; {hints[reason]}" if reason in hints else ""
+
+
 def _write_index(
     folder: epath.Path, parts: str, full: list[int], max_hamming_distance: int
 ) -> dict[str, int]:
-    """Joins the units' parts of the index, with the duplicates marked; counts these."""
+    """Joins the units' indices, with duplicates marked, and returns the counts of these."""
     content_hash, phash = [], []
     for batch in _batches(parts, full):
         content_hash.append(_numbers(pyarrow.compute.utf8_slice_codeunits(batch["sha256"], 0, 16)))
@@ -115,7 +132,7 @@ def _batches(parts: str, full: list[int]) -> Iterator[pyarrow.RecordBatch]:
 
 
 def _numbers(column: pyarrow.Array) -> np.ndarray:
-    """Texts of 16 hex digits as uint64."""
+    """Returns texts of 16 hex digits as uint64."""
     return np.frombuffer(bytes.fromhex("".join(column.to_pylist())), ">u8").astype(np.uint64)
 
 
@@ -127,7 +144,7 @@ def _write_skipped(folder: epath.Path, parts: str, count: int) -> None:
 
 
 def _write_metadata(folder: epath.Path, counts: list[dict]) -> None:
-    """What TFDS wants beside the shards."""
+    """Writes the files that TFDS needs with the shards."""
     template = tfds.core.ShardedFileTemplate(
         data_dir=folder, dataset_name=NAME, split=SPLIT, filetype_suffix="array_record"
     )
@@ -147,7 +164,7 @@ def _write_metadata(folder: epath.Path, counts: list[dict]) -> None:
 
 
 def table(manifest: dict) -> str:
-    """What became of the input, for a person."""
+    """Returns the counts of rows, skipped records and duplicates as text for a terminal."""
     rows = [("records read", manifest["records_read"]), ("rows written", manifest["rows"])]
     rows += manifest["skipped"].items()
     marked = manifest["duplicates"]
