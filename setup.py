@@ -24,6 +24,7 @@ STACK = [
 # These keep their interfaces for years: low bounds spare a notebook needless upgrades.
 LIBRARIES = [
     "ml_collections>=1.0",
+    "simple-parsing>=0.1.5",
     "absl-py>=2.1",
     "numpy>=2.1",
     "scipy>=1.12",

@@ -29,8 +29,10 @@ def made(world: tiny_dataset.Minute, dataset: str, output: str, rows: int = 8) -
         {name: (name, tiny_dataset.trained(world, seed, prompt))}
         for seed, (name, prompt) in enumerate({"writer": tiny_dataset.PROMPT, "judge": ""}.items())
     ]
-    ways = (Decoding(max_length=16),)
-    return run.run(run.Settings(dataset, "train", output, ways, 1, rows, lifetime=5), *models)
+    decodings = (Decoding(max_length=16),)
+    return run.run(
+        run.Settings(dataset, "train", output, decodings, 1, rows, lease_seconds=5), *models
+    )
 
 
 def main(folder: str) -> None:

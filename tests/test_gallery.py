@@ -20,7 +20,7 @@ from blip_jax.reports import gallery
 from blip_jax.runtime.errors import UserError
 
 ROOT = pathlib.Path(__file__).parents[1]
-SCRIPT = ROOT / "blip_jax" / "evaluation" / "templates" / "gallery.js"
+SCRIPT = ROOT / "blip_jax" / "reports" / "templates" / "gallery.js"
 EVIL = "</script><script>alert('&\"x')</script>"
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 

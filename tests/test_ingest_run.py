@@ -14,7 +14,7 @@ import pytest
 
 from blip_jax.cli.main import main
 from blip_jax.data import ingest
-from blip_jax.data.datasets import open_dataset
+from blip_jax.data.datasets import open_dataset, to_text
 from blip_jax.data.ingest import output, units
 from blip_jax.runtime.errors import UserError
 
@@ -34,9 +34,7 @@ def tars(tmp_path_factory):
 
 
 def run(source, folder, **fields):
-    config = ingest.defaults()
-    with config.unlocked():
-        config.update({"source": str(source), "workers": 1, **fields})
+    config = ingest.IngestConfig(source=str(source), **{"workers": 1, **fields})
     ingest.run(config, str(folder))
 
 
@@ -195,15 +193,12 @@ def test_called_again_and_with_other_settings(tars, whole, tmp_path, capsys):
 
 
 def test_what_changes_meanwhile_is_named(tmp_path, monkeypatch):
-    def stop(*args):
-        raise KeyboardInterrupt
-
     for name in "ab":
         found.write_tar(tmp_path / "in" / f"{name}.tar", [("0", {"jpg": found.jpeg(0)})])
-    monkeypatch.setattr(output, "finish", stop)
-    with pytest.raises(KeyboardInterrupt):
-        run(tmp_path / "in", tmp_path / "out")
-    monkeypatch.undo()
+    with monkeypatch.context() as context:
+        context.setattr(output, "finish", lambda *args: 1 / 0)  # ended before its last step
+        with pytest.raises(ZeroDivisionError):
+            run(tmp_path / "in", tmp_path / "out")
     found.write_tar(tmp_path / "in" / "b.tar", [(n, {"jpg": found.jpeg(0)}) for n in "01234567"])
     with pytest.raises(UserError, match="another input .*b.tar has changed"):
         run(tmp_path / "in", tmp_path / "out")
@@ -260,6 +255,20 @@ def test_two_sources_have_their_names_and_keys_of_their_own(tmp_path):
     rows = list(open_dataset(str(tmp_path / "out"), "train"))
     assert [row["source"] for row in rows] == [b"cc", b"b"]
     assert [row["key"] for row in rows] == [b"0--0", b"0-2--0"]
+
+
+def test_each_source_has_columns_of_its_own(tmp_path):
+    (tmp_path / "0.png").write_bytes(found.jpeg(0))
+    (tmp_path / "photos.csv").write_text("photo,words\n0.png,a red ball\n")
+    (tmp_path / "pairs.jsonl").write_text(json.dumps({"image": "0.png", "caption": "a cube"}))
+    sources = f"a={tmp_path / 'photos.csv'},{tmp_path / 'pairs.jsonl'}"
+    columns = ingest.ColumnsConfig(image="a=photo", text="caption,a=words")
+    run(sources, tmp_path / "out", columns=columns)
+    rows = open_dataset(str(tmp_path / "out"), "train")
+    texts = {to_text(row["source"]): to_text(row["texts"][0]) for row in rows}
+    assert texts == {"a": "a red ball", "pairs": "a cube"}
+    with pytest.raises(UserError, match=r"config\.columns\.key names the source 'b', which config"):
+        run(sources, tmp_path / "other", columns=ingest.ColumnsConfig(key="b=id"))
 
 
 def test_the_command(tars, whole, tmp_path, capsys):

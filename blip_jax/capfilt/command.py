@@ -7,7 +7,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from blip_jax.capfilt import mixture, storage
-from blip_jax.capfilt.inputs import Input
+from blip_jax.capfilt.inputs import CapFiltInput
 from blip_jax.capfilt.run import Settings
 from blip_jax.capfilt.run import run as caption_and_score
 from blip_jax.data.mixture import Component
@@ -29,7 +29,7 @@ def defaults() -> ConfigDict:
         "filter": "",  # the same
         "dtype": "float32",  # of computing; bfloat16 on TPUs and GPUs
         "image_size": 0,  # pixels a side, for all models; 0: what each was trained with
-        "captions": "nucleus",  # ways of writing: nucleus*2,top_k,greedy,beam
+        "captions": "nucleus",  # decoding methods: nucleus*2,top_k,greedy,beam
         "decoding": ConfigDict({
             "top_p": 0.9, "top_k": 0, "temperature": 1.0, "repetition_penalty": 1.1,
             "min_length": 5, "max_length": 20, "num_beams": 3, "length_penalty": 1.0,
@@ -57,13 +57,15 @@ def run(config: ConfigDict, workdir: str) -> None:
         dataset=config.dataset,
         split=config.split,
         output=output,
-        ways=ways(config.captions, config.decoding.to_dict()),
+        decodings=decodings(config.captions, config.decoding.to_dict()),
         batch_size=config.batch_size,
         shard_rows=config.shard_rows,
         seed=config.seed,
         command=command_line(),
     )
-    source = Input(config.dataset, config.split, 1)  # refuses what is not there before models load
+    source = CapFiltInput(
+        config.dataset, config.split, 1
+    )  # refuses what is not there before models load
     captioners = models(config.captioner, config)
     caption_and_score(settings, captioners, models(config.filter, config))
     if jax.process_index():
@@ -81,7 +83,7 @@ def run(config: ConfigDict, workdir: str) -> None:
         print(f"\nmixture to train on: {path}")
 
 
-def ways(wanted: str, options: dict) -> tuple[Decoding, ...]:
+def decodings(wanted: str, options: dict) -> tuple[Decoding, ...]:
     """How captions are written: "nucleus*2,beam" is two drawn and the best of a search.
 
     Raises:

@@ -2,13 +2,14 @@
 
 import json
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from etils import epath
 
-from blip_jax.data.ingest import config as ingest_config
+from blip_jax.data.ingest.config import IngestConfig
 from blip_jax.runtime.command_line import command_line
+from blip_jax.runtime.config import command_line_flags, from_json
 
 MANIFEST = "manifest.json"
 
@@ -27,24 +28,9 @@ def commands(dataset: str, prepared: Mapping, provenance: Mapping) -> list[str]:
     """The calls that led here, in order, as far as they are known; the last one is this."""
     found = []
     if "source" in prepared.get("settings", {}):
-        argv = ["blip-jax", "prepare", "--config", "configs/prepare.py", "--workdir", dataset]
-        own, usual = prepared["settings"], ingest_config.defaults().to_dict()
-        argv += [f"--config.{name}={value}" for name, value in _changed(own, usual)]
+        argv = ["blip-jax", "prepare", "--workdir", dataset]
+        argv += command_line_flags(from_json(IngestConfig, prepared["settings"]))
         found.append(shlex.join(argv))
     if provenance.get("command"):
         found.append(provenance["command"])
     return [*found, *filter(None, [command_line()])]
-
-
-def _changed(own: Mapping[str, Any], usual: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """The settings that are not the usual ones, by their names on the command line."""
-    for name, value in own.items():
-        other = usual.get(name)
-        if isinstance(other, Mapping):
-            inner = _changed(dict(value), other)
-            yield from ((f"{name}.{field}", given) for field, given in inner)
-        elif isinstance(other, tuple):
-            if tuple(value) != other:
-                yield name, tuple(value)
-        elif value != other:
-            yield name, value

@@ -111,5 +111,5 @@ def check_shards(directory: str, split: str, shards: int) -> None:
         if found and int(found.group(1)) != shards:
             raise UserError(
                 f"{directory} holds shards of another run ({path.name}; now {shards} shards): "
-                "use a new folder"
+                "choose another --workdir"
             )

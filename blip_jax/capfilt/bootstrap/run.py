@@ -179,7 +179,7 @@ class Circle:
             dataset=self.data["web"],
             split="train",
             output=self.path("scores"),
-            ways=(Decoding(**options),),
+            decodings=(Decoding(**options),),
             seed=self.seed,
             **sizes,
         )

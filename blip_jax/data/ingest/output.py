@@ -33,10 +33,6 @@ DUPLICATE_FIELDS = [
 BATCH = 10_000  # rows of the index in memory
 
 
-class NoRows(UserError):
-    """No record could be used."""
-
-
 def finish(
     workdir: str, parts: str, work_units: Sequence[WorkUnit], asked: dict, max_hamming_distance: int
 ) -> dict:
@@ -50,7 +46,7 @@ def finish(
       max_hamming_distance: bits (duplicates.find_duplicates).
 
     Raises:
-      NoRows: no record has become a row.
+      UserError: no record has become a row.
     """
     folder = epath.Path(workdir)
     counts = [
@@ -64,7 +60,7 @@ def finish(
         warnings.update(count["warnings"])
     if not totals["rows"]:
         found = ", ".join(f"{reason} {number:,}" for reason, number in reasons.most_common())
-        raise NoRows(
+        raise UserError(
             f"none of the {totals['records_read']:,} records can be used: {found}{_hint(reasons)}"
         )
     full = [unit.number for unit, count in zip(work_units, counts) if count["rows"]]

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 from etils import epath
 
-from blip_jax.data.ingest.config import Settings
+from blip_jax.data.ingest.config import IngestConfig
 from blip_jax.data.ingest.readers import (
     csv_tables,
     folders,
@@ -75,7 +75,7 @@ class WorkUnit:
     file_list: str = ""
 
 
-def files(settings: Settings) -> list[File]:
+def files(settings: IngestConfig) -> list[File]:
     """The files that `source` names, in order.
 
     Raises:
@@ -93,6 +93,7 @@ def files(settings: Settings) -> list[File]:
             raise UserError(f"config.source names {pattern}, and there is no such file")
         for path in paths:
             found += _files(path, name or source_name(pattern), settings.format)
+    settings.columns.check_sources(sorted({file.source for file in found}))
     counts = collections.Counter(file.path for file in found)
     path, times = max(counts.items(), key=lambda item: item[1], default=("", 0))
     if times > 1:
@@ -146,7 +147,7 @@ def _files(path: str, source: str, format: str) -> Iterator[File]:
     yield File(source, "folder", path, 0)
 
 
-def units(found: list[File], settings: Settings, folder: epath.Path) -> list[WorkUnit]:
+def units(found: list[File], settings: IngestConfig, folder: epath.Path) -> list[WorkUnit]:
     """The units of the files; lists of folders' images are written into `folder`.
 
     Raises:
@@ -160,7 +161,7 @@ def units(found: list[File], settings: Settings, folder: epath.Path) -> list[Wor
             file_list = path = os.fspath(folder / f"file-list-{number:05d}.jsonl")
             folders.write_file_list(file.path, epath.Path(file_list))
         try:
-            parts = list(READERS[file.format].plan(path, settings))
+            parts = list(READERS[file.format].plan(path, of_source(settings, file.source)))
         except OSError as error:
             raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
         name = _stem(file.path)
@@ -173,6 +174,11 @@ def units(found: list[File], settings: Settings, folder: epath.Path) -> list[Wor
     if not planned:
         raise UserError(f"config.source {settings.source} holds no record")
     return planned
+
+
+def of_source(settings: IngestConfig, source: str) -> IngestConfig:
+    """The settings of one source: the columns that are its own."""
+    return dataclasses.replace(settings, columns=settings.columns.of_source(source))
 
 
 def _stem(path: str) -> str:

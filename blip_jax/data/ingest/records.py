@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from blip_jax.data.ingest.config import Settings
+from blip_jax.data.ingest.config import IngestConfig
 from blip_jax.runtime.errors import UserError
 
 # Usual names, in lower case, the first that is there counts.
@@ -67,8 +67,8 @@ class RawRecord:
 class FieldMapping:
     """Which fields of a record are its key, image, text and URL."""
 
-    def __init__(self, settings: Settings):
-        self._given = dict(settings.columns)
+    def __init__(self, settings: IngestConfig):
+        self._given = dataclasses.asdict(settings.columns)
         self._allow_no_text = settings.allow_no_text
 
     def find(self, kind: str, names: Iterable[str]) -> str | None:

@@ -9,6 +9,7 @@ import json
 import multiprocessing
 import multiprocessing.connection
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -16,10 +17,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from etils import epath
-from ml_collections import ConfigDict
 
 from blip_jax.data.ingest import output, plan, units
-from blip_jax.data.ingest.config import Settings, from_config
+from blip_jax.data.ingest.config import IngestConfig
+from blip_jax.runtime.config import check_required, to_json
 from blip_jax.runtime.errors import UserError
 from blip_jax.runtime.files import remove_incomplete, write_json
 from blip_jax.runtime.progress import Progress, track
@@ -28,7 +29,7 @@ from blip_jax.runtime.signals import Interrupted, SignalHandler
 PARTS, PLAN = "units", "plan.json"
 
 
-def run(config: ConfigDict, workdir: str) -> None:
+def run(config: IngestConfig, workdir: str) -> None:
     """Imports what config.source names as a dataset into `workdir`, and prints the counts.
 
     After an interruption at any moment the same call resumes after the units that are done, and
@@ -39,58 +40,60 @@ def run(config: ConfigDict, workdir: str) -> None:
         something else.
       Interrupted: a signal came; units that are done are kept.
     """
-    settings, workers = from_config(config)
+    check_required(config)
     if "://" in workdir:
         raise UserError(f"prepare writes to a local folder, not to {workdir}; copy it from there")
     folder, parts = epath.Path(workdir), epath.Path(workdir) / PARTS
-    asked = {
-        "settings": dataclasses.asdict(settings),
-        "files": [dataclasses.asdict(file) for file in plan.files(settings)],
-    }
-    asked = json.loads(json.dumps(asked))  # as it will be read back
+    made = [path for path in parts.parents if not path.exists()]  # the innermost first
+    settings = to_json(config)
+    del settings["workers"]  # it decides no row
+    asked = {"settings": settings, "files": [to_json(file) for file in plan.files(config)]}
     if (folder / output.MANIFEST).exists():
         manifest = _read(folder / output.MANIFEST, asked)
     else:
-        work_units = _planned(parts, settings, asked)
+        work_units = _planned(parts, made, config, asked)
         remove_incomplete(parts)
         remove_incomplete(folder)
-        _work(work_units, settings, os.fspath(parts), workers)
-        try:
-            manifest = output.finish(
-                workdir, os.fspath(parts), work_units, asked, settings.near_duplicate_bits
-            )
-        except output.NoRows:
-            _remove(parts)
-            raise
+        workers = config.workers or len(os.sched_getaffinity(0))
+        _work(work_units, config, os.fspath(parts), workers)
+        with _removed_if_refused(parts, made):
+            distance = config.near_duplicate_bits
+            manifest = output.finish(workdir, os.fspath(parts), work_units, asked, distance)
     if parts.exists():
         parts.rmtree()
     print(output.table(manifest))
     print(f"dataset: {workdir}")
 
 
-def _planned(parts: epath.Path, settings: Settings, asked: dict) -> list[plan.WorkUnit]:
+def _planned(
+    parts: epath.Path, made: list[epath.Path], config: IngestConfig, asked: dict
+) -> list[plan.WorkUnit]:
     """Returns the units: those of the run that was begun here, or new ones."""
     if (parts / PLAN).exists():
         kept = _read(parts / PLAN, asked)["units"]
         return [plan.WorkUnit(**unit) for unit in kept]
     if (parts.parent / "features.json").exists():
         raise UserError(f"{parts.parent} holds another dataset; choose another --workdir")
-    parts.mkdir(parents=True, exist_ok=True)
-    files = [plan.File(**file) for file in asked["files"]]
-    try:
-        work_units = plan.units(track(files, "plan", len(files), "file"), settings, parts)
-    except UserError:
-        _remove(parts)
-        raise
-    write_json(parts / PLAN, {**asked, "units": [dataclasses.asdict(u) for u in work_units]})
+    with _removed_if_refused(parts, made):
+        parts.mkdir(parents=True, exist_ok=True)
+        files = [plan.File(**file) for file in asked["files"]]
+        work_units = plan.units(track(files, "plan", len(files), "file"), config, parts)
+        planned = [dataclasses.asdict(unit) for unit in work_units]
+        write_json(parts / PLAN, {**asked, "units": planned})
     return work_units
 
 
-def _remove(parts: epath.Path) -> None:
-    """Removes the units, and the workdir if it is empty then."""
-    parts.rmtree()
-    with contextlib.suppress(OSError):
-        os.rmdir(parts.parent)
+@contextlib.contextmanager
+def _removed_if_refused(parts: epath.Path, made: list[epath.Path]) -> Iterator[None]:
+    """After a UserError removes the folder of units, and those of `made` that are empty then."""
+    try:
+        yield
+    except UserError:
+        shutil.rmtree(parts, ignore_errors=True)
+        for folder in made:
+            if folder.exists() and not any(folder.iterdir()):
+                folder.rmdir()
+        raise
 
 
 def _read(path: epath.Path, asked: dict) -> dict[str, Any]:
@@ -117,7 +120,7 @@ def _read(path: epath.Path, asked: dict) -> dict[str, Any]:
     return content
 
 
-def _work(work_units: list[plan.WorkUnit], settings: Settings, parts: str, workers: int) -> None:
+def _work(work_units: list[plan.WorkUnit], config: IngestConfig, parts: str, workers: int) -> None:
     """Processes the units that are not done."""
     left = [unit for unit in work_units if not units.is_done(parts, unit.number)]
     done = len(work_units) - len(left)
@@ -127,9 +130,9 @@ def _work(work_units: list[plan.WorkUnit], settings: Settings, parts: str, worke
     ):
         workers, rows = min(workers, len(left)), 0
         if workers > 1:
-            finished = _run_parallel(left, settings, parts, workers, signals)
+            finished = _run_parallel(left, config, parts, workers, signals)
         else:
-            finished = _run_serial(left, settings, parts, signals)
+            finished = _run_serial(left, config, parts, signals)
         try:
             for counts in finished:
                 rows, done = rows + counts["rows"], done + 1
@@ -142,20 +145,20 @@ def _work(work_units: list[plan.WorkUnit], settings: Settings, parts: str, worke
             raise Interrupted(message, signals.number) from None
 
 
-def _run_serial(left, settings: Settings, parts: str, signals) -> Iterator[dict]:
+def _run_serial(left, config: IngestConfig, parts: str, signals) -> Iterator[dict]:
     """Yields the counts of the units, processed in this process."""
     for unit in left:
-        yield units.process_unit(unit, settings, parts, lambda: not signals.requested)
+        yield units.process_unit(unit, config, parts, lambda: not signals.requested)
 
 
-def _run_parallel(left, settings: Settings, parts: str, workers: int, signals) -> Iterator[dict]:
+def _run_parallel(left, config: IngestConfig, parts: str, workers: int, signals) -> Iterator[dict]:
     """Yields the counts of the units, processed by several processes, as they are finished."""
     context = multiprocessing.get_context("spawn")
     stop = context.RawValue("b", 0)  # without a lock, which a process that is killed would keep
     waiting = iter(left)
     running: set[concurrent.futures.Future] = set()
     with concurrent.futures.ProcessPoolExecutor(
-        workers, context, _start, (stop, settings, parts)
+        workers, context, _start, (stop, config, parts)
     ) as pool:
         try:
             while True:
@@ -179,15 +182,15 @@ def _run_parallel(left, settings: Settings, parts: str, workers: int, signals) -
             stop.value = 1
 
 
-_own: dict[str, Any] = {}  # a worker's stop, settings and folder
+_own: dict[str, Any] = {}  # a worker's stop, config and folder
 
 
-def _start(stop, settings: Settings, parts: str) -> None:
+def _start(stop, config: IngestConfig, parts: str) -> None:
     """Starts a worker: it leaves Ctrl-C to the parent, and ends when the parent does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # C libraries write a line there for every image that is slightly damaged.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
-    _own.update(stop=stop, settings=settings, parts=parts)
+    _own.update(stop=stop, config=config, parts=parts)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
@@ -197,4 +200,4 @@ def _end_with_parent() -> None:
 
 
 def _run_in_worker(unit: plan.WorkUnit) -> dict:
-    return units.process_unit(unit, _own["settings"], _own["parts"], lambda: not _own["stop"].value)
+    return units.process_unit(unit, _own["config"], _own["parts"], lambda: not _own["stop"].value)

@@ -21,8 +21,8 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from etils import epath
 
 from blip_jax.data.ingest import validation
-from blip_jax.data.ingest.config import Settings
-from blip_jax.data.ingest.plan import READERS, WorkUnit, as_name, unique
+from blip_jax.data.ingest.config import IngestConfig
+from blip_jax.data.ingest.plan import READERS, WorkUnit, as_name, of_source, unique
 from blip_jax.data.ingest.records import RawRecord, RejectedRecord, clean, merge_adjacent
 from blip_jax.data.serialization import serializer
 from blip_jax.runtime.errors import UserError
@@ -67,7 +67,7 @@ def is_done(folder: str, unit: int) -> bool:
 
 
 def process_unit(
-    unit: WorkUnit, settings: Settings, folder: str, should_continue: Callable[[], bool]
+    unit: WorkUnit, settings: IngestConfig, folder: str, should_continue: Callable[[], bool]
 ) -> dict:
     """Reads a unit and writes its files into `folder`; returns the counts.
 
@@ -101,9 +101,9 @@ def _base(unit: WorkUnit) -> str:
     return unit.path if unit.format == "folder" else os.path.dirname(unit.path)
 
 
-def _read(unit: WorkUnit, settings: Settings) -> Iterator[RawRecord]:
+def _read(unit: WorkUnit, settings: IngestConfig) -> Iterator[RawRecord]:
     try:
-        yield from READERS[unit.format].read(unit, settings)
+        yield from READERS[unit.format].read(unit, of_source(settings, unit.source))
     except OSError as error:
         raise UserError(f"{unit.path} cannot be read: {error.strerror or error}") from error
 

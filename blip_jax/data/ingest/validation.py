@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from blip_jax.data.images import ImageError, decode
-from blip_jax.data.ingest.config import Settings
+from blip_jax.data.ingest.config import IngestConfig
 from blip_jax.data.ingest.readers import image_files
 from blip_jax.data.ingest.records import RawRecord, RejectedRecord, clean, is_unicode
 
@@ -25,7 +25,7 @@ LONG_TEXT_WORDS = 1000  # words; texts above are kept and counted
 JPEG_QUALITY = 95
 
 
-def row(raw: RawRecord, folder: str, settings: Settings) -> tuple[dict[str, Any], Counter]:
+def row(raw: RawRecord, folder: str, settings: IngestConfig) -> tuple[dict[str, Any], Counter]:
     """Returns the row of a record (units.FEATURES without key and source), and what to note.
 
     Args:

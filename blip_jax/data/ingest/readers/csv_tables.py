@@ -10,7 +10,7 @@ import csv
 import itertools
 from collections.abc import Iterator
 
-from blip_jax.data.ingest.config import Settings
+from blip_jax.data.ingest.config import IngestConfig
 from blip_jax.data.ingest.readers.image_files import open_buffered
 from blip_jax.data.ingest.readers.json_lines import chunk_offsets
 from blip_jax.data.ingest.records import FieldMapping, RawRecord, RejectedRecord
@@ -53,7 +53,7 @@ class _Rows:
             start = self.offset
 
 
-def plan(path: str, settings: Settings) -> Iterator[tuple[int, int, int]]:
+def plan(path: str, settings: IngestConfig) -> Iterator[tuple[int, int, int]]:
     """The units of a file: byte offset, number of the first record, how many records.
 
     Raises:
@@ -67,7 +67,7 @@ def plan(path: str, settings: Settings) -> Iterator[tuple[int, int, int]]:
         )
 
 
-def read(unit, settings: Settings) -> Iterator[RawRecord]:
+def read(unit, settings: IngestConfig) -> Iterator[RawRecord]:
     """The records of a unit."""
     columns = FieldMapping(settings)
     with open_buffered(unit.path) as file:
@@ -84,7 +84,7 @@ def read(unit, settings: Settings) -> Iterator[RawRecord]:
                 yield columns.record(dict(zip(names, row)), name)
 
 
-def _header(file, path: str, settings: Settings) -> tuple[list[str], str, int]:
+def _header(file, path: str, settings: IngestConfig) -> tuple[list[str], str, int]:
     """(fields' names, delimiter, where the first record starts)."""
     line = file.readline(LONGEST).removeprefix(b"\xef\xbb\xbf")
     delimiter = "\t" if path.endswith(".tsv") else max(",;\t|", key=line.decode("latin-1").count)

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 from etils import epath
 
-from blip_jax.data.ingest.config import Settings
+from blip_jax.data.ingest.config import IngestConfig
 from blip_jax.data.ingest.readers.image_files import load
 from blip_jax.data.ingest.readers.json_lines import chunk_offsets, lines
 from blip_jax.data.ingest.records import (
@@ -47,7 +47,7 @@ def write_file_list(folder: str, file_list: epath.Path) -> None:
         file.writelines(json.dumps(path) + "\n" for path in images(folder))
 
 
-def plan(path: str, settings: Settings) -> Iterator[tuple[int, int, int]]:
+def plan(path: str, settings: IngestConfig) -> Iterator[tuple[int, int, int]]:
     """The units of a file_list: byte offset, number of the first image, how many images."""
     with epath.Path(path).open("rb") as file:
         yield from chunk_offsets(
@@ -55,7 +55,7 @@ def plan(path: str, settings: Settings) -> Iterator[tuple[int, int, int]]:
         )
 
 
-def read(unit, settings: Settings) -> Iterator[RawRecord]:
+def read(unit, settings: IngestConfig) -> Iterator[RawRecord]:
     """The records of a unit."""
     columns = FieldMapping(settings)
     with epath.Path(unit.file_list).open("rb") as file:

@@ -12,7 +12,7 @@ import json
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from blip_jax.data.ingest.config import Settings
+from blip_jax.data.ingest.config import IngestConfig
 from blip_jax.data.ingest.readers.image_files import open_buffered
 from blip_jax.data.ingest.records import FieldMapping, RawRecord, RejectedRecord
 from blip_jax.runtime.errors import UserError
@@ -38,7 +38,7 @@ def chunk_offsets(offsets: Iterable[int], rows: int) -> Iterator[tuple[int, int,
         yield start, first, count - first
 
 
-def plan(path: str, settings: Settings) -> Iterator[tuple[int, int, int]]:
+def plan(path: str, settings: IngestConfig) -> Iterator[tuple[int, int, int]]:
     """The units of a file: byte offset, number of the first record, how many records.
 
     Raises:
@@ -52,7 +52,7 @@ def plan(path: str, settings: Settings) -> Iterator[tuple[int, int, int]]:
         yield from chunk_offsets(offsets, settings.records_per_unit)
 
 
-def read(unit, settings: Settings) -> Iterator[RawRecord]:
+def read(unit, settings: IngestConfig) -> Iterator[RawRecord]:
     """The records of a unit."""
     columns = FieldMapping(settings)
     with open_buffered(unit.path) as file:

@@ -9,7 +9,7 @@ import pyarrow
 import pyarrow.parquet
 from etils import epath
 
-from blip_jax.data.ingest.config import Settings
+from blip_jax.data.ingest.config import IngestConfig
 from blip_jax.data.ingest.records import FieldMapping, RawRecord, RejectedRecord
 from blip_jax.runtime.errors import UserError
 
@@ -26,7 +26,7 @@ def _opened(path: str) -> Iterator[pyarrow.parquet.ParquetFile]:
             raise UserError(f"{path} cannot be read: {error}".splitlines()[0]) from error
 
 
-def plan(path: str, settings: Settings) -> Iterator[tuple[int, int, int]]:
+def plan(path: str, settings: IngestConfig) -> Iterator[tuple[int, int, int]]:
     """The units of a file: (0, number of the first row, how many rows).
 
     Raises:
@@ -39,7 +39,7 @@ def plan(path: str, settings: Settings) -> Iterator[tuple[int, int, int]]:
         yield 0, first, min(settings.records_per_unit, total - first)
 
 
-def read(unit, settings: Settings) -> Iterator[RawRecord]:
+def read(unit, settings: IngestConfig) -> Iterator[RawRecord]:
     """The records of a unit."""
     columns = FieldMapping(settings)
     with _opened(unit.path) as table:

@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from etils import epath
 
-from blip_jax.data.ingest.config import Settings
+from blip_jax.data.ingest.config import IngestConfig
 from blip_jax.data.ingest.records import FieldMapping, RawRecord, as_text
 from blip_jax.runtime.errors import UserError
 
@@ -38,7 +38,7 @@ def _open(path: str, split: str, columns: FieldMapping):
         raise UserError(f"dataset {path} cannot be read: {error}".splitlines()[0]) from error
 
 
-def plan(path: str, settings: Settings) -> Iterator[tuple[int, int, int]]:
+def plan(path: str, settings: IngestConfig) -> Iterator[tuple[int, int, int]]:
     """The units of a split: (0, number of the first row, how many rows).
 
     Raises:
@@ -51,7 +51,7 @@ def plan(path: str, settings: Settings) -> Iterator[tuple[int, int, int]]:
         yield 0, first, min(settings.records_per_unit, len(rows) - first)
 
 
-def read(unit, settings: Settings) -> Iterator[RawRecord]:
+def read(unit, settings: IngestConfig) -> Iterator[RawRecord]:
     """The records of a unit."""
     columns = FieldMapping(settings)
     rows, _ = _open(unit.path, settings.split, columns)

@@ -13,7 +13,7 @@ from typing import Any
 
 from etils import epath
 
-from blip_jax.data.ingest.config import Settings
+from blip_jax.data.ingest.config import IngestConfig
 from blip_jax.data.ingest.readers.image_files import is_unsafe
 from blip_jax.data.ingest.records import (
     IMAGES,
@@ -41,12 +41,12 @@ class _Header(tarfile.TarInfo):
             raise tarfile.ReadError(str(error)) from error
 
 
-def plan(path: str, settings: Settings) -> Iterator[tuple[int, int, int]]:
+def plan(path: str, settings: IngestConfig) -> Iterator[tuple[int, int, int]]:
     """One unit a file: (0, 0, -1)."""
     yield 0, 0, -1
 
 
-def read(unit, settings: Settings) -> Iterator[RawRecord]:
+def read(unit, settings: IngestConfig) -> Iterator[RawRecord]:
     """The records of a tar; where it is damaged, a last one says so."""
     columns = FieldMapping(settings)
     name, members = "", {}
