@@ -5,7 +5,8 @@ import signal
 
 import pytest
 
-from blip_jax.cli.main import VERBS, main
+from blip_jax.cli import train
+from blip_jax.cli.main import main
 from blip_jax.runtime.signals import SIGNALS, Interrupted, SignalHandler
 
 
@@ -20,7 +21,7 @@ def test_the_first_signal_waits_for_the_step(number):
     assert [signal.getsignal(each) for each in SIGNALS] == before
 
 
-def test_together_sigterm_is_left_to_jax_and_ctrl_c_becomes_one(monkeypatch):
+def test_synchronized_sigterm_is_left_to_jax_and_ctrl_c_becomes_one(monkeypatch):
     heard = []
     before = signal.signal(signal.SIGTERM, lambda number, frame: heard.append(number))
     try:
@@ -34,16 +35,11 @@ def test_together_sigterm_is_left_to_jax_and_ctrl_c_becomes_one(monkeypatch):
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
-def test_the_exit_status(capsys, tmp_path, monkeypatch, number, status):
-    def work(config, workdir):
-        raise Interrupted("stopped at step 3; the same command goes on there", number)
+def test_the_exit_status(capsys, monkeypatch, number, status):
+    def run(argv):
+        raise Interrupted("stopped at step 3; rerun the same command to resume", number)
 
-    monkeypatch.setitem(VERBS, "train", work)
-    config = tmp_path / "train.py"
-    config.write_text(
-        "from blip_jax.train import config\n\ndef get_config():\n"
-        "    return config.defaults('pretrain')\n"
-    )
-    assert main(["train", f"--config={config}", "--workdir=x"]) == status
-    line = "blip-jax train: stopped at step 3; the same command goes on there\n"
+    monkeypatch.setattr(train, "run", run)
+    assert main(["train", "--config=x.py", "--workdir=x"]) == status
+    line = "blip-jax train: stopped at step 3; rerun the same command to resume\n"
     assert capsys.readouterr().err == line
