@@ -182,7 +182,8 @@ def test_images_are_made_smaller_only_where_asked(tmp_path):
         ({"source": "FOLDER/y.json"}, "y.json is not JSON near byte 26"),
         ({"source": "FOLDER/z.json"}, "z.json ends at byte 24 without"),
         ({"source": "FOLDER/x.parquet"}, "x.parquet cannot be read"),
-        ({"source": "FOLDER/x.jsonl"}, "none of the 1 records can be used: missing image 1"),
+        ({"source": "FOLDER/x.jsonl"},
+         "none of the 1 records can be used: missing image 1; --config.images"),
         ({"source": "nothing_of_this_name", "format": "tfds"}, "nothing_of_this_name cannot be"),
     ],
 )  # fmt: skip

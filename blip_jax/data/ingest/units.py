@@ -26,6 +26,7 @@ from blip_jax.data.ingest.plan import READERS, WorkUnit, as_name, of_source, uni
 from blip_jax.data.ingest.records import RawRecord, RejectedRecord, clean, merge_adjacent
 from blip_jax.data.serialization import serializer
 from blip_jax.runtime.errors import UserError
+from blip_jax.runtime.files import atomic_path, atomic_write
 
 _F = tfds.features
 FEATURES = _F.FeaturesDict({
@@ -108,33 +109,36 @@ def _read(unit: WorkUnit, settings: IngestConfig) -> Iterator[RawRecord]:
 
 
 class _Files:
-    """The files of a unit while they are written, under names of this process."""
+    """The files of a unit while they are written, under temporary names.
+
+    They get their own names when the block ends without an error, the counts last.
+    """
 
     def __init__(self, folder: str, unit: int):
         self._folder, self._unit = folder, unit
-        self._stack = contextlib.ExitStack()
         self._bytes = self._rows = self._records_read = 0
         self._reasons: Counter = Counter()
         self._warnings: Counter = Counter()
         self._index: list[dict] = []
 
     def __enter__(self) -> _Files:
-        self._writer = ArrayRecordWriter(str(self._temporary(ROWS)), "group_size:1")
-        self._stack.callback(self._writer.close)
-        self._skipped = self._stack.enter_context(self._temporary(SKIPPED).open("w"))
-        self._table = self._stack.enter_context(
-            pyarrow.parquet.ParquetWriter(str(self._temporary(INDEX)), COLUMNS)
-        )
+        with contextlib.ExitStack() as stack:
+            # Left in reverse order, so that the counts, which mean "done", are renamed last.
+            self._counts = stack.enter_context(atomic_write(self._path(COUNTS)))
+            self._skipped = stack.enter_context(atomic_write(self._path(SKIPPED)))
+            rows = stack.enter_context(atomic_path(self._path(ROWS)))
+            index = stack.enter_context(atomic_path(self._path(INDEX)))
+            self._writer = ArrayRecordWriter(str(rows), "group_size:1")
+            stack.callback(self._writer.close)
+            self._table = stack.enter_context(pyarrow.parquet.ParquetWriter(str(index), COLUMNS))
+            self._stack = stack.pop_all()
         return self
 
     def __exit__(self, *error) -> None:
-        self._stack.close()
-        for kind in (ROWS, INDEX, SKIPPED, COUNTS):
-            self._temporary(kind).unlink(missing_ok=True)
+        self._stack.__exit__(*error)
 
-    def _temporary(self, kind: str) -> epath.Path:
-        path = path_of(self._folder, self._unit, kind)
-        return path.parent / f"incomplete-{os.getpid()}-{path.name}"
+    def _path(self, kind: str) -> epath.Path:
+        return path_of(self._folder, self._unit, kind)
 
     def add(self, values: dict, licence: str | None, records: int, row_warnings: Counter) -> None:
         """Writes a row that stands for so many records."""
@@ -167,9 +171,8 @@ class _Files:
             self._index = []
 
     def finish(self) -> dict:
-        """Closes the files and puts them in their place; returns the counts."""
+        """Writes what is left to write; returns the counts."""
         self._flush()
-        self._stack.close()
         counts = {
             "records_read": self._records_read,
             "rows": self._rows,
@@ -177,7 +180,5 @@ class _Files:
             "skipped": dict(sorted(self._reasons.items())),
             "warnings": {name: count for name, count in sorted(self._warnings.items()) if count},
         }
-        self._temporary(COUNTS).write_text(json.dumps(counts))
-        for kind in (ROWS, INDEX, SKIPPED, COUNTS):  # the counts last: with them it is done
-            self._temporary(kind).replace(path_of(self._folder, self._unit, kind))
+        self._counts.write(json.dumps(counts))
         return counts

@@ -23,6 +23,7 @@ from blip_jax.data.ingest.records import (
     add_texts,
     as_texts,
 )
+from blip_jax.runtime.files import atomic_write
 
 
 def images(folder: str) -> Iterator[str]:
@@ -42,10 +43,8 @@ def write_file_list(folder: str, file_list: epath.Path) -> None:
     """
     if file_list.exists():
         return
-    temporary = file_list.parent / f"incomplete-{os.getpid()}-{file_list.name}"
-    with temporary.open("w") as file:
+    with atomic_write(file_list) as file:
         file.writelines(json.dumps(path) + "\n" for path in images(folder))
-    temporary.rename(file_list)
 
 
 def plan(path: str, settings: IngestConfig) -> Iterator[tuple[int, int, int]]:
