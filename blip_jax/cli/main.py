@@ -64,9 +64,9 @@ def prepare(config: ConfigDict, workdir: str) -> None:
         from blip_jax.data import ingest
 
         return ingest.run(config, workdir)
-    from blip_jax.capfilt.bootstrap.run import Circle
+    from blip_jax.capfilt.bootstrap.run import BootstrapRun
 
-    for name, path in Circle(config, workdir, config.seeds[0]).prepare().items():
+    for name, path in BootstrapRun(config, workdir, config.seeds[0]).prepare().items():
         print(f"{name}: {path}")
 
 
