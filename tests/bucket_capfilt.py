@@ -55,8 +55,8 @@ def main(folder: str) -> None:
     source = mixture.ScoredDataset("gs://bucket/capfilt/web", "train", there)
     path = "gs://bucket/capfilt/mixture.json"
     mixture.write_mixture(path, None, source, found[1], found[1].scored, 0.0)
-    (part,) = load_mixture(path)
-    pairs, images = RecordSource(part), open_dataset(world.web, "train")
+    (component,) = load_mixture(path)
+    pairs, images = RecordSource(component), open_dataset(world.web, "train")
     assert len(pairs) == found[1].scored.sum()
     row = int(found[1].row[found[1].scored][5])
     assert pairs[5]["image"] == images[row]["image"]

@@ -18,8 +18,7 @@ from blip_jax.data import ingest
 
 def run(source: str, folder: pathlib.Path) -> dict[str, bytes]:
     """The shards of an import, by name."""
-    config = ingest.defaults()
-    config.source, config.workers, config.unit_rows = source, 1, 2
+    config = ingest.IngestConfig(source=source, workers=1, records_per_unit=2)
     ingest.run(config, str(folder))
     return {path.name: path.read_bytes() for path in folder.glob("imported-*")}
 

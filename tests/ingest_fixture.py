@@ -7,19 +7,18 @@ import pyarrow.parquet
 
 from blip_jax.data import ingest
 from blip_jax.data.datasets import open_dataset, to_text
+from blip_jax.runtime.config import replace
 
 TEXTS = [["a red ball"], ["a blue cube", "a cube"], ["a dog"]]
 
 
 def run(tmp_path, source, name="out", **fields):
     """(manifest, rows, index) of an import in this process."""
-    config = ingest.defaults()
-    with config.unlocked():
-        config.update_from_flattened_dict({"source": str(source), "workers": 1, **fields})
+    config = replace(ingest.IngestConfig(source=str(source), workers=1), **fields)
     folder = tmp_path / name
     ingest.run(config, str(folder))
     manifest = json.loads((folder / "manifest.json").read_text())
-    assert manifest["inputs"] == manifest["rows"] + sum(manifest["skipped"].values())
+    assert manifest["records_read"] == manifest["rows"] + sum(manifest["skipped"].values())
     index = pyarrow.parquet.read_table(folder / "index.parquet").to_pylist()
     rows = []
     for record in open_dataset(str(folder), "train"):

@@ -14,9 +14,9 @@ import tiny_dataset
 
 from blip_jax.capfilt import provenance, storage
 from blip_jax.data.synthetic.builder import ShapesConfig, make_record
-from blip_jax.data.synthetic.scenes import World, judge
+from blip_jax.data.synthetic.oracle import judge, scene_of
+from blip_jax.data.synthetic.scenes import World
 from blip_jax.data.text import clean_caption
-from blip_jax.tasks.evaluate import scene_of
 
 ROWS, BROKEN, EMPTY, SHARD = 240, 7, 11, 100
 EXACT, NEAR = range(200, 210), range(210, 220)  # copies of the rows 200 before

@@ -81,8 +81,8 @@ def test_an_empty_selection_leaves_the_human_pairs(world, web, columns):
     nothing = mixture.select_by_threshold(columns, storage.ORIGINS, 1.1)
     path, counts = compose(world, web, columns, nothing, folder="nothing")
     assert counts == {"web": 0, "synthetic": 0}
-    (part,) = load_mixture(path)
-    assert part.name == "human" and part.weight == 1.0
+    (component,) = load_mixture(path)
+    assert component.name == "human" and component.weight == 1.0
     assert stream(world, path, 3)["valid"].all()
 
 
@@ -96,7 +96,7 @@ def test_the_plain_view_takes_both_as_they_are(world):
     }
     assert set(found["group"][~found["valid"]].tolist()) == aside
     mixture.write_plain_mixture(path, human, None, 1.0)
-    assert [part.name for part in load_mixture(path)] == ["human"]
+    assert [component.name for component in load_mixture(path)] == ["human"]
 
 
 def test_weights_of_images_make_parts(world, web, columns):
@@ -106,9 +106,9 @@ def test_weights_of_images_make_parts(world, web, columns):
     path, _ = compose(world, web, columns, kept, folder="weighted", weights=weights)
     human, heavy, light = load_mixture(path)
     assert human.weight == 0.25 and heavy.weight + light.weight == pytest.approx(0.75)
-    sizes = [len(RecordSource(part)) for part in (heavy, light)]
+    sizes = [len(RecordSource(component)) for component in (heavy, light)]
     assert sum(sizes) == kept.sum() and sizes[0] == (kept & (columns.row < 60)).sum()
-    each = [part.weight / size for part, size in zip((heavy, light), sizes)]
+    each = [component.weight / size for component, size in zip((heavy, light), sizes)]
     assert each[0] == pytest.approx(2 * each[1])
 
 
@@ -121,7 +121,7 @@ def test_a_view_moves_with_its_data(world, web, columns, tmp_path):
     shutil.copytree(world.folder, there)
     moved = path.replace(world.folder, there)
     assert world.folder not in json.dumps(
-        [dataclasses.asdict(part) for part in load_mixture(moved)]
+        [dataclasses.asdict(component) for component in load_mixture(moved)]
     )
     found = stream(world, moved, 4)
     for name in wanted:
@@ -139,8 +139,8 @@ def run(web, folder, *options):
 
 def test_the_paper_is_the_default(web, columns, tmp_path, capsys):
     assert run(web, tmp_path, "--config.report=0") == 0
-    (part,) = load_mixture(str(tmp_path / "mixture.json"))
-    assert pathlib.Path(part.dataset).samefile(web.images) and part.weight == 1
+    (component,) = load_mixture(str(tmp_path / "mixture.json"))
+    assert pathlib.Path(component.dataset).samefile(web.images) and component.weight == 1
     kept = columns.scored & (columns.p_match[:, 0] >= 0.5)
     pairs = {tuple(pair) for pair in np.load(tmp_path / "mixture.npy").tolist()}
     assert pairs == set(zip(columns.row[kept].tolist(), columns.index[kept].tolist()))

@@ -172,7 +172,7 @@ def test_a_second_round_begins_with_the_texts_of_the_first(world, models, scored
 
 def test_a_view_without_scores_is_refused(world, tmp_path):
     path = tmp_path / "mixture.json"
-    path.write_text(json.dumps({"parts": [{"name": "web", "dataset": world.web}]}))
+    path.write_text(json.dumps({"components": [{"name": "web", "dataset": world.web}]}))
     with pytest.raises(UserError, match="names 0 scored datasets; capfilt takes exactly one"):
         run.run(run.Settings(str(path), "train", str(tmp_path / "out")), {}, {"a": ("a", None)})
 

@@ -47,7 +47,7 @@ def world(tmp_path_factory):
 def config(world):
     parts = [{"name": "human", "dataset": world.human}]
     folder = pathlib.Path(world.folder)
-    (folder / "mixture.json").write_text(json.dumps({"parts": parts}))
+    (folder / "mixture.json").write_text(json.dumps({"components": parts}))
     (folder / "train.py").write_text(TRAIN.replace("{folder}", world.folder))
     return str(folder / "train.py")
 

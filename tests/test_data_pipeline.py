@@ -216,7 +216,7 @@ def scored(world, tmp_path, keys=None):
     return write(tmp_path / "scores", records, SCORES)
 
 
-def test_a_view_file_names_pairs_of_a_scored_dataset(world, tmp_path):
+def test_a_mixture_selects_texts_of_a_scored_dataset(world, tmp_path):
     human, web, _ = world
     scores = scored(world, tmp_path)
     np.save(tmp_path / "kept.npy", np.array([[4, 1], [29, 0], [4, 0]], np.int32))
@@ -224,7 +224,7 @@ def test_a_view_file_names_pairs_of_a_scored_dataset(world, tmp_path):
     mixture = str(tmp_path / "mixture.json")
     save_mixture(
         mixture,
-        [Component("kept", human, scores=relative, pairs="kept.npy"), Component("web", web)],
+        [Component("kept", human, scores=relative, selected="kept.npy"), Component("web", web)],
     )
     kept, plain = load_mixture(mixture)
     assert kept.scores == scores and plain == Component("web", web)
@@ -267,27 +267,30 @@ def test_what_is_missing_or_does_not_fit_is_named(world, tmp_path):
     mixture = tmp_path / "mixture.json"
     for content, message in (
         ("{", "is not a mixture"),
-        ('{"parts": [{"name": "a", "dataset": "b", "wieght": 1}]}', "wieght"),
-        ('{"parts": [{"name": "a", "dataset": "b", "weight": -1}]}', "weight of part 'a' is -1"),
-        ('{"parts": []}', "no part with a weight above 0"),
+        ('{"components": [{"name": "a", "dataset": "b", "wieght": 1}]}', "wieght"),
+        (
+            '{"components": [{"name": "a", "dataset": "b", "weight": -1}]}',
+            "weight of component 'a' is -1",
+        ),
+        ('{"components": []}', "no component with a weight above 0"),
     ):
         mixture.write_text(content)
         with pytest.raises(UserError, match=message):
             load_mixture(str(mixture))
     with pytest.raises(UserError, match="batch_size is 0; it must be 1 or more"):
         stream(world, batch_size=0)
-    pairs = tmp_path / "pairs.npy"
+    selected = tmp_path / "selected.npy"
     for array, message in (
-        (np.zeros((2, 3), np.int32), r"int32 \[2, 3\]; int32 \[P, 2\] is needed"),
+        (np.zeros((2, 3), np.int32), r"int32 \[2, 3\]; expected int32 \[P, 2\]"),
         (np.array([[30, 0]], np.int32), "rows outside 0 to 29"),
-        (np.zeros((0, 2), np.int32), "holds nothing"),
+        (np.zeros((0, 2), np.int32), "has nothing to train on"),
     ):
-        np.save(pairs, array)
+        np.save(selected, array)
         with pytest.raises(UserError, match=message):
-            RecordSource(Component("a", human, pairs=str(pairs)))
-    np.save(pairs, np.array([[0, 5]], np.int32))
-    with pytest.raises(UserError, match="names text 5 of row 0, which has 5"):
-        RecordSource(Component("a", human, pairs=str(pairs)))[0]
+            RecordSource(Component("a", human, selected=str(selected)))
+    np.save(selected, np.array([[0, 5]], np.int32))
+    with pytest.raises(UserError, match="selects text 5 of row 0, which has 5"):
+        RecordSource(Component("a", human, selected=str(selected)))[0]
 
 
 def test_scores_of_another_dataset_are_refused(world, tmp_path):

@@ -10,8 +10,9 @@ from huggingface_hub import DatasetCard
 
 from blip_jax.capfilt import dataset_card, provenance
 from blip_jax.cli.main import main
-from blip_jax.data.ingest import config as ingest_config
+from blip_jax.data.ingest.config import ColumnsConfig, IngestConfig
 from blip_jax.data.mixture import RecordSource, load_mixture
+from blip_jax.runtime.config import to_json
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -21,9 +22,9 @@ def folder(tmp_path_factory):
     """A dataset that two filters judged, assembled."""
     root = tmp_path_factory.mktemp("card")
     world = scored_dataset.build(root, ("large", "small"), 2)
-    settings = ingest_config.defaults().to_dict() | {"source": "shards/*.tar", "min_side": 200}
-    settings["columns"] = sorted((settings["columns"] | {"text": "alt"}).items())  # as it is stored
-    counts = {"inputs": 1250, "rows": 240, "skipped": {"too small": 1000, "opted out": 10}}
+    columns = ColumnsConfig(text="alt")
+    settings = to_json(IngestConfig(source="shards/*.tar", min_side=200, columns=columns))
+    counts = {"records_read": 1250, "rows": 240, "skipped": {"too small": 1000, "opted out": 10}}
     manifest = pathlib.Path(world.images) / provenance.MANIFEST
     manifest.write_text(json.dumps(counts | {"settings": settings}))
     found = json.loads((pathlib.Path(world.scores) / provenance.FILE).read_text())
@@ -50,7 +51,7 @@ def test_the_card_says_what_statistics_say(folder):
     kept = sum(row["kept"] for row in found["texts"])
     assert f"{kept} texts of {found['images']['with_kept_text']} images" in text
     assert kept == sum(
-        len(RecordSource(part)) for part in load_mixture(str(folder / "mixture.json"))
+        len(RecordSource(component)) for component in load_mixture(str(folder / "mixture.json"))
     )
     for heading in ("Texts", "What was left out", "Scores", "Noise", "Licences", "How it was made"):
         assert text.count(f"## {heading}\n") == 1, heading
@@ -59,8 +60,8 @@ def test_the_card_says_what_statistics_say(folder):
     assert "| undecodable image: no bytes | 1 |" in text
     assert text.count("ab" * 32) == 1 and text.count("cd" * 32) == 2  # weights' hashes
     assert '"top_p": 0.9' in text
-    assert text.index("blip-jax prepare --config") < text.index("blip-jax capfilt Y\n")
-    changed = "--config.columns.text=alt --config.min_side=200 '--config.source=shards/*.tar'\n"
+    assert text.index("blip-jax prepare --workdir") < text.index("blip-jax capfilt Y\n")
+    changed = "'--config.source=shards/*.tar' --config.columns.text=alt --config.min_side=200\n"
     assert f"/web {changed}" in text
     assert "Of 1,250 records of the input 240 became images: 1,000 too small, 10 opted out." in text
     assert "{{" not in text and "None" not in text and "nan" not in text

@@ -42,8 +42,8 @@ def mixture(root, web):
 def wanted(mixture):
     """{key: {text}} and {key: image bytes} as training reads them."""
     texts, images = {}, {}
-    for part in load_mixture(mixture):
-        pairs = RecordSource(part)
+    for component in load_mixture(mixture):
+        pairs = RecordSource(component)
         for number in range(len(pairs)):
             record = pairs[number]
             texts.setdefault(record["key"], []).append(record["texts"][0])
@@ -79,7 +79,7 @@ def check(row, wanted):
     number = int(row["key"][-7:])
     assert row["source"] == scored_dataset.SOURCES[number % 2] and row["width"] == 32
     assert row["url"] == f"https://example.org/{number}.png"
-    assert row["part"] == ("web x 2" if number % 2 == 0 else "web x 1")
+    assert row["component"] == ("web x 2" if number % 2 == 0 else "web x 1")
 
 
 def test_json_lines_and_image_files(exported, wanted):
@@ -157,7 +157,8 @@ def test_prepare_reads_it_back(exported, wanted, tmp_path, to):
 def test_without_images_nothing_but_the_list_is_written(mixture, wanted, tmp_path):
     out = tmp_path / "list"
     assert (
-        main(["export", mixture, str(out), "--to=blip", "--images=none", "--part", "web x 1"]) == 0
+        main(["export", mixture, str(out), "--to=blip", "--images=none", "--component", "web x 1"])
+        == 0
     )
     entries = json.loads((out / "captions.json").read_text())
     assert all(set(entry) == {"url", "caption"} for entry in entries)
@@ -169,7 +170,7 @@ def test_without_images_nothing_but_the_list_is_written(mixture, wanted, tmp_pat
 def test_a_part_without_scores_has_texts_alone(web, tmp_path):
     """And what is no image is left out, and named."""
     mixture = tmp_path / "mixture.json"
-    mixture.write_text(json.dumps({"parts": [{"name": "plain", "dataset": web.images}]}))
+    mixture.write_text(json.dumps({"components": [{"name": "plain", "dataset": web.images}]}))
     assert main(["export", str(mixture), str(tmp_path / "out"), "--to", "parquet"]) == 1
     (file,) = (tmp_path / "out" / "data").iterdir()
     rows = pyarrow.parquet.read_table(file).to_pylist()
@@ -197,7 +198,10 @@ def test_names_of_files_are_safe_and_their_own():
             ["VIEW", "OUT", "--to=jsonl", "--images=bytes"],
             "takes --images files or none, not bytes",
         ),
-        (["VIEW", "OUT", "--to=jsonl", "--part=human"], "no part 'human'; it has web x 2, web x 1"),
+        (
+            ["VIEW", "OUT", "--to=jsonl", "--component=human"],
+            "no component 'human'; it has web x 2, web x 1",
+        ),
         (["VIEW", "OUT", "--to=jsonl", "--shard=0"], "--shard is 0"),
         (["VIEW", "TAKEN", "--to=jsonl"], "exists already"),
         (["VIEW", "gs://bucket/out", "--to=jsonl"], "to a local folder"),

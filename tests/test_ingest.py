@@ -42,7 +42,7 @@ def test_lists_of_paths_in_every_format_and_cut(tmp_path):
     for number, path in enumerate(lists(folder, records)):
         for rows_a_unit in (1, 2, 10):
             manifest, rows, index = run(
-                tmp_path, path, f"out-{number}-{rows_a_unit}", unit_rows=rows_a_unit
+                tmp_path, path, f"out-{number}-{rows_a_unit}", records_per_unit=rows_a_unit
             )
             check_rows(rows, [[record["caption"]] for record in records])
             assert len(manifest["units"]) == -(-3 // rows_a_unit)
@@ -66,7 +66,7 @@ def test_the_originals_lists(tmp_path):
     check_rows(rows)
     assert [row["key"] for row in rows] == ["coco--coco_0", "coco--coco_1", "coco--coco_2"]
     assert json.loads(rows[1]["fields"]) == {"id": 0, "merged": [{"id": 7}]}
-    assert (manifest["inputs"], manifest["skipped"]) == (4, {"text of the image before": 1})
+    assert (manifest["records_read"], manifest["skipped"]) == (4, {"text of the image before": 1})
     web = [{"url": f"https://a.b/c/{seed}.jpg?d=e", "caption": TEXTS[seed]} for seed in range(3)]
     (tmp_path / "web.json").write_text(json.dumps([*web, {"url": "https://a.b/9.jpg",
                                                           "caption": "gone"}]))  # fmt: skip
@@ -130,7 +130,7 @@ def test_parquet_with_images_inside(tmp_path):
     pyarrow.parquet.write_table(
         pyarrow.Table.from_pylist(hub), tmp_path / "hub.parquet", row_group_size=2
     )
-    check_rows(run(tmp_path, tmp_path / "hub.parquet", "hub", unit_rows=2)[1])
+    check_rows(run(tmp_path, tmp_path / "hub.parquet", "hub", records_per_unit=2)[1])
 
 
 def test_folders_with_side_cars(tmp_path):
@@ -149,7 +149,9 @@ def test_folders_with_side_cars(tmp_path):
     lines = [{"file_name": f"{seed}.jpg", "text": TEXTS[seed]} for seed in range(3)]
     (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)))
     check_rows(run(tmp_path, folder, "hub")[1])
-    _, rows, _ = run(tmp_path, folder, "all", textless=True, unit_rows=3, format="folder")
+    _, rows, _ = run(
+        tmp_path, folder, "all", allow_no_text=True, records_per_unit=3, format="folder"
+    )
     assert [(row["key"], row["texts"]) for row in rows[-1:]] == [("images-00001--z-3", [])]
 
 
@@ -159,7 +161,7 @@ def test_datasets_of_tfds(tmp_path, monkeypatch):
     records = [{"image": f"{n}.jpg", "caption": TEXTS[n], "color": "red"} for n in range(3)]
     path = lists(folder, records)[1]
     first = run(tmp_path, path, "imported/1.0.0")[1]
-    _, again, _ = run(tmp_path, tmp_path / "imported" / "1.0.0", "again", unit_rows=2)
+    _, again, _ = run(tmp_path, tmp_path / "imported" / "1.0.0", "again", records_per_unit=2)
     check_rows(again)
     assert json.loads(again[0]["fields"])["color"] == "red"
     assert [row["sha256"] for row in again] == [row["sha256"] for row in first]

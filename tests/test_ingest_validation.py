@@ -11,21 +11,17 @@ from PIL import Image
 
 from blip_jax.data import ingest
 from blip_jax.data.images import decode
-from blip_jax.data.ingest.config import from_config
-from blip_jax.data.ingest.records import Fault, Raw
+from blip_jax.data.ingest.records import RawRecord, RejectedRecord
 from blip_jax.data.ingest.validation import row as check
 from blip_jax.runtime.errors import UserError
 
 
 def reason(raw=None, **fields):
     """Why a record is set aside; "" if it is not."""
-    config = ingest.defaults()
-    with config.unlocked():
-        config.update_from_flattened_dict({"source": "x", **fields})
     try:
-        check(raw, "", from_config(config)[0])
-    except Fault as fault:
-        return fault.reason
+        check(raw, "", ingest.IngestConfig(source="x", **fields))
+    except RejectedRecord as rejection:
+        return rejection.reason
     return ""
 
 
@@ -50,7 +46,7 @@ def test_ten_ways_of_being_broken(tmp_path):
         seen = seen if image.ndim == 3 else seen.mean(-1)
         assert np.abs(seen - image).mean() < tolerance, way
     assert len(rows[kept.index("10,000 words")]["texts"][0].split()) == 10_000
-    assert manifest["notes"] == {"texts of over 1000 words": 1}
+    assert manifest["warnings"] == {"texts of over 1000 words": 1}
 
 
 @pytest.mark.parametrize(
@@ -62,24 +58,24 @@ def test_ten_ways_of_being_broken(tmp_path):
         ({"opt-out": "yes"}, {}, "opted out"),
         ({"X-Robots-Tag": "img2dataset: noai, nofollow"}, {}, "opted out"),
         ({"x_robots_tag": "nofollow"}, {}, ""),
-        ({"noai": 1}, {"opt_out": ()}, ""),
-        ({"forbidden": 1}, {"opt_out": ("forbidden",)}, "opted out"),
+        ({"noai": 1}, {"opt_out_fields": ()}, ""),
+        ({"forbidden": 1}, {"opt_out_fields": ("forbidden",)}, "opted out"),
         ({}, {"min_side": 40}, ""),
         ({}, {"min_side": 41}, "too small"),
     ],
 )
 def test_opting_out_and_size(fields, settings, wanted):
-    raw = Raw("x", found.jpeg(0), texts=["a"], fields=fields)  # 48 x 40
+    raw = RawRecord("x", found.jpeg(0), texts=["a"], fields=fields)  # 48 x 40
     assert reason(raw, **settings) == wanted
 
 
 def test_texts_that_are_not_utf8_or_empty():
     image, broken = found.jpeg(0), b"caf\xe9".decode("utf-8", "surrogateescape")
-    assert reason(Raw("x", image)) == "empty text"
-    assert reason(Raw("x", image), textless=True) == ""
-    assert reason(Raw("x", image, texts=[broken])) == "text not UTF-8"
-    assert reason(Raw("x", image, texts=["\ud83d"])) == "text not UTF-8"
-    assert reason(Raw("x", image, texts=[broken, "a dog"])) == ""
+    assert reason(RawRecord("x", image)) == "empty text"
+    assert reason(RawRecord("x", image), allow_no_text=True) == ""
+    assert reason(RawRecord("x", image, texts=[broken])) == "text not UTF-8"
+    assert reason(RawRecord("x", image, texts=["\ud83d"])) == "text not UTF-8"
+    assert reason(RawRecord("x", image, texts=[broken, "a dog"])) == ""
 
 
 @pytest.mark.parametrize(
@@ -103,14 +99,13 @@ def test_names_that_lead_elsewhere(tmp_path, place, images, wanted):
     folder = tmp_path / "in"
     folder.mkdir()
     (folder / "0.jpg").write_bytes(found.jpeg(0))
-    raw = Raw("x", place=place.replace("FOLDER", str(folder)), texts=["a"])
-    config = ingest.defaults()
-    config.source, config.images = "x", images.replace("FOLDER", str(folder))
+    raw = RawRecord("x", image_path=place.replace("FOLDER", str(folder)), texts=["a"])
+    config = ingest.IngestConfig(source="x", images=images.replace("FOLDER", str(folder)))
     try:
-        check(raw, str(folder), from_config(config)[0])
+        check(raw, str(folder), config)
         got = ""
-    except Fault as fault:
-        got = fault.reason
+    except RejectedRecord as rejection:
+        got = rejection.reason
     assert got == wanted
 
 
@@ -120,12 +115,12 @@ def test_damaged_lines_rows_and_archives_are_counted(tmp_path):
     broken = b'{"image": "0.jpg", "caption": "caf\xe9"}'
     lines = [good[0], b"{", good[1], b"[1]", broken, good[2]]
     (folder / "x.jsonl").write_bytes(b"\n".join(lines))
-    manifest, rows, _ = run(tmp_path, folder / "x.jsonl", "lines", unit_rows=2)
+    manifest, rows, _ = run(tmp_path, folder / "x.jsonl", "lines", records_per_unit=2)
     check_rows(rows)
     assert manifest["skipped"] == {"broken JSON": 2, "text not UTF-8": 1}
     table = b'image,caption\r\n0.jpg,"a red\r\nball"\r\n1.jpg\r\n\r\n2.jpg,"a dog'
     (folder / "x.csv").write_bytes(b"\xef\xbb\xbf" + table)
-    manifest, rows, _ = run(tmp_path, folder / "x.csv", "rows", unit_rows=1)
+    manifest, rows, _ = run(tmp_path, folder / "x.csv", "rows", records_per_unit=1)
     assert [row["texts"] for row in rows] == [["a red\r\nball"], ["a dog"]]
     assert manifest["skipped"] == {"broken row": 1}
     samples = [(f"{n}", {"txt": b"a", "jpg": found.jpeg(n)}) for n in range(3)]
@@ -154,7 +149,7 @@ def test_images_are_made_smaller_only_where_asked(tmp_path):
     sizes = [decode(row["image"]).shape for row in small]
     assert sizes == [(40, 48, 3), (57, 40, 3), (40, 48, 3)]
     assert [row["image"][:4] for row in small[1:]] == [b"\x89PNG", plain[2]["image"][:4]]
-    assert small[2]["image"] == plain[2]["image"] and manifest["notes"] == {
+    assert small[2]["image"] == plain[2]["image"] and manifest["warnings"] == {
         "images made smaller": 2
     }
     for name in ("sha256", "phash", "width", "height"):
@@ -175,10 +170,10 @@ def test_images_are_made_smaller_only_where_asked(tmp_path):
         ({"source": ","}, "config.source , holds no record"),
         ({"source": "FOLDER/x.xyz"}, "x.xyz ends like no known format"),
         ({"source": "FOLDER", "format": "tar"}, "holds no tar file"),
-        ({"source": "FOLDER", "format": "zip"}, "unknown format 'zip'; known: tar, json"),
+        ({"source": "FOLDER", "format": "zip"}, "format is 'zip'; choose one of tar, json"),
         ({"source": "FOLDER/x.jsonl,FOLDER/x.*l"}, "x.jsonl twice"),
-        ({"source": "FOLDER/x.jsonl", "near": 11}, "near is 11"),
-        ({"source": "FOLDER/x.jsonl", "unit_rows": 0}, "unit_rows is 0"),
+        ({"source": "FOLDER/x.jsonl", "near_duplicate_bits": 11}, "near_duplicate_bits is 11"),
+        ({"source": "FOLDER/x.jsonl", "records_per_unit": 0}, "records_per_unit is 0"),
         ({"source": "FOLDER/x.jsonl", "workers": -1}, "workers is -1"),
         ({"source": "FOLDER/x.jsonl", "columns.image": "photo"},
          r"no field 'photo' \(image, caption\); name it with --config.columns.image=NAME"),
@@ -187,7 +182,8 @@ def test_images_are_made_smaller_only_where_asked(tmp_path):
         ({"source": "FOLDER/y.json"}, "y.json is not JSON near byte 26"),
         ({"source": "FOLDER/z.json"}, "z.json ends at byte 24 without"),
         ({"source": "FOLDER/x.parquet"}, "x.parquet cannot be read"),
-        ({"source": "FOLDER/x.jsonl"}, "none of the 1 records can be used: missing image 1"),
+        ({"source": "FOLDER/x.jsonl"},
+         "none of the 1 records can be used: missing image 1; --config.images"),
         ({"source": "nothing_of_this_name", "format": "tfds"}, "nothing_of_this_name cannot be"),
     ],
 )  # fmt: skip
@@ -206,3 +202,4 @@ def test_what_is_wrong_is_one_line(tmp_path, fields, named):
     with pytest.raises(UserError, match=named) as error:
         run(tmp_path, **fields)
     assert "\n" not in str(error.value)
+    assert not (tmp_path / "out").exists()  # a refused import leaves nothing

@@ -10,7 +10,8 @@ import pytest
 from blip_jax.data.datasets import open_dataset
 from blip_jax.data.images import decode
 from blip_jax.data.synthetic.builder import NOISE_MIX, ShapesConfig, make_record, prepare
-from blip_jax.data.synthetic.scenes import Scene, World, judge
+from blip_jax.data.synthetic.oracle import judge
+from blip_jax.data.synthetic.scenes import Scene, World
 from blip_jax.runtime.errors import UserError
 
 

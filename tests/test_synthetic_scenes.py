@@ -7,16 +7,9 @@ import pytest
 
 from blip_jax.data.synthetic import grammar
 from blip_jax.data.synthetic.grammar import Phrase
-from blip_jax.data.synthetic.scenes import (
-    NOISE_KINDS,
-    Scene,
-    World,
-    describe,
-    draw_scene,
-    judge,
-    make_noise,
-    render,
-)
+from blip_jax.data.synthetic.noise import NOISE_KINDS, make_noise
+from blip_jax.data.synthetic.oracle import judge
+from blip_jax.data.synthetic.scenes import Scene, World, describe, draw_scene, render
 from blip_jax.runtime.errors import UserError
 
 WORLDS = [

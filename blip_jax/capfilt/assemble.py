@@ -89,8 +89,8 @@ def run(config: ConfigDict, workdir: str) -> None:
     if config.sweep:
         found["sweep"] = statistics.sweep(scored, config.sweep)
     prepared = provenance.manifest(dataset)
-    if "inputs" in prepared:
-        found["prepared"] = {name: prepared[name] for name in ("inputs", "rows", "skipped")}
+    if "records_read" in prepared:
+        found["prepared"] = {name: prepared[name] for name in ("records_read", "rows", "skipped")}
     commands = provenance.commands(dataset, prepared, origin)
     found |= {"provenance": origin, "commands": commands}
     (folder / "statistics.json").write_text(json.dumps(found, indent=1) + "\n")

@@ -29,7 +29,7 @@ class Row:
     """An image and the texts that a mixture has for it.
 
     Attributes:
-      part: name of the part of the mixture.
+      component: name of the component of the mixture.
       key, url: of the image; the URL may be "".
       image: the bytes; None where they were not asked for.
       texts: [{'text', 'origin', 'model', 'method', 'p_match', 'cosine', 'log_probability'}]; of
@@ -37,7 +37,7 @@ class Row:
       about: what else is known of the image (ABOUT).
     """
 
-    part: str
+    component: str
     key: str
     url: str
     image: bytes | None
@@ -46,7 +46,7 @@ class Row:
 
     @property
     def name(self) -> str:
-        """The key as part of a file's name, and of no other row's of its part."""
+        """The key as part of a file's name, and of no other row's of its component."""
         safe = re.sub(r"[^A-Za-z0-9_-]", "_", self.key)[:80]
         if safe and safe == self.key:
             return safe
@@ -68,31 +68,33 @@ class Row:
         return best["text"]
 
 
-def count(parts: list[Component]) -> int:
-    """How many images have texts in these parts, at most."""
+def count(components: list[Component]) -> int:
+    """How many images have texts in these components, at most."""
     total = 0
-    for part in parts:
-        images = len(open_dataset(part.dataset, part.split))
-        total += images if part.pairs is None else len(np.unique(load_selected(part, images)[:, 0]))
+    for component in components:
+        images = len(open_dataset(component.dataset, component.split))
+        if component.selected is not None:
+            images = len(np.unique(load_selected(component, images)[:, 0]))
+        total += images
     return total
 
 
-def rows(parts: list[Component], with_images: bool) -> Iterator[Row]:
-    """The rows of the parts, in the order of their datasets; images without a text are left out.
+def rows(components: list[Component], with_images: bool) -> Iterator[Row]:
+    """The components' rows in the order of their datasets, without images that have no text.
 
     Raises:
-      UserError: a dataset, its scores or its pairs are missing, or do not belong together.
+      UserError: a dataset, its scores or its selection is missing, or do not belong together.
     """
-    for part in parts:
-        yield from _rows(part, with_images)
+    for component in components:
+        yield from _rows(component, with_images)
 
 
-def _rows(part: Component, with_images: bool) -> Iterator[Row]:
-    source = open_dataset(part.dataset, part.split)
-    index = known.read(part.dataset, len(source))
-    stored = _Stored(part, len(source)) if part.scores else None
-    pairs = None if part.pairs is None else load_selected(part, len(source))
-    for row, places in _places(pairs, len(source)):
+def _rows(component: Component, with_images: bool) -> Iterator[Row]:
+    source = open_dataset(component.dataset, component.split)
+    index = known.read(component.dataset, len(source))
+    stored = _Stored(component, len(source)) if component.scores else None
+    selected = None if component.selected is None else load_selected(component, len(source))
+    for row, places in _places(selected, len(source)):
         about = {} if index is None else index.row(row)
         record = {}
         if with_images or stored is None or index is None:
@@ -106,7 +108,7 @@ def _rows(part: Component, with_images: bool) -> Iterator[Row]:
         if not texts:
             continue
         yield Row(
-            part.name,
+            component.name,
             key,
             to_text(record.get("url", b"")) or about.get("url") or "",
             record["image"] if with_images else None,
@@ -115,14 +117,14 @@ def _rows(part: Component, with_images: bool) -> Iterator[Row]:
         )
 
 
-def _places(pairs: np.ndarray | None, rows: int) -> Iterator[tuple[int, list[int] | None]]:
+def _places(selected: np.ndarray | None, rows: int) -> Iterator[tuple[int, list[int] | None]]:
     """Each row with the places of its texts; None for all of them."""
-    if pairs is None:
+    if selected is None:
         yield from ((row, None) for row in range(rows))
         return
-    pairs = np.unique(pairs, axis=0)
-    numbers, starts = np.unique(pairs[:, 0], return_index=True)
-    for number, places in zip(numbers.tolist(), np.split(pairs[:, 1], starts[1:])):
+    selected = np.unique(selected, axis=0)
+    numbers, starts = np.unique(selected[:, 0], return_index=True)
+    for number, places in zip(numbers.tolist(), np.split(selected[:, 1], starts[1:])):
         yield number, places.tolist()
 
 
@@ -132,31 +134,33 @@ def _unscored(text: str) -> dict:
 
 
 class _Stored:
-    """The scored texts of a part, by row."""
+    """The scored texts of a component, by row."""
 
-    def __init__(self, part: Component, rows: int):
-        self.part, self.table = part, storage.read(part.scores, part.split)
+    def __init__(self, component: Component, rows: int):
+        self.component = component
+        self.table = storage.read(component.scores, component.split)
         if len(self.table.key) != rows:
             raise UserError(
-                f"part {part.name!r}: scores {part.scores} have {len(self.table.key)} rows, "
-                f"dataset {part.dataset} has {rows}; score this very dataset"
+                f"component {component.name!r}: scores {component.scores} have "
+                f"{len(self.table.key)} rows, dataset {component.dataset} has {rows}; "
+                "score this very dataset"
             )
         self.starts = np.searchsorted(self.table.row, np.arange(rows + 1))
 
     def texts(self, row: int, key: str, places: list[int] | None) -> list[dict]:
         """Raises a UserError if the row is another image's, or lacks a text."""
-        table, part = self.table, self.part
+        table, component = self.table, self.component
         start, stop = self.starts[row : row + 2].tolist()
         if (found := table.key[row].as_py()) != key:
             raise UserError(
-                f"part {part.name!r}: row {row} is {key!r} in the dataset and {found!r} in its "
-                "scores; score this very dataset"
+                f"component {component.name!r}: row {row} is {key!r} in the dataset and "
+                f"{found!r} in its scores; score this very dataset"
             )
         places = range(stop - start) if places is None else places
         if places and not 0 <= min(places) <= max(places) < stop - start:
             raise UserError(
-                f"part {part.name!r}: {part.pairs} names text {max(places)} of row {row}, which "
-                f"has {stop - start}"
+                f"component {component.name!r}: {component.selected} selects text {max(places)} "
+                f"of row {row}, which has {stop - start}"
             )
         return [self._text(start + place) for place in places]
 

@@ -48,7 +48,7 @@ class CapFiltInput:
             )
         dataset, split, scores = sources[0]
         self._scores = open_dataset(scores, split)
-        if all(x.pairs for x in components):
+        if all(x.selected for x in components):
             self._selected = defaultdict(set)
             for component in components:
                 for row, index in load_selected(component, len(self._scores)).tolist():

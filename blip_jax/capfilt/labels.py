@@ -11,7 +11,8 @@ import numpy as np
 
 from blip_jax.capfilt.table import TextTable
 from blip_jax.data.datasets import open_dataset, to_text
-from blip_jax.data.synthetic.scenes import Scene, judge
+from blip_jax.data.synthetic.oracle import judge
+from blip_jax.data.synthetic.scenes import Scene
 from blip_jax.data.text import clean_caption
 
 UNKNOWN, FALSE, TRUE = -1, 0, 1

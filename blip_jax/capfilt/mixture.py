@@ -87,7 +87,7 @@ def write_mixture(
                 whole,
                 name="web" if len(weight_levels) == 1 else f"web x {level:g}",
                 weight=(1 - human_fraction) * float(level * own.sum() / total),
-                pairs=f"{name}.npy",
+                selected=f"{name}.npy",
             )
         )
     save_mixture(path, components)

@@ -9,13 +9,14 @@ can be moved together.
 import json
 import os
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from etils import epath
 
-from blip_jax.data.ingest import config as ingest_config
+from blip_jax.data.ingest.config import IngestConfig
 from blip_jax.runtime.command_line import command_line
+from blip_jax.runtime.config import command_line_flags, from_json
 from blip_jax.runtime.errors import UserError
 from blip_jax.runtime.files import absolute_path
 
@@ -62,24 +63,9 @@ def commands(dataset: str, prepared: Mapping, provenance: Mapping) -> list[str]:
     """Returns the known commands that made a dataset, in order; the last one is the present one."""
     found = []
     if "source" in prepared.get("settings", {}):
-        argv = ["blip-jax", "prepare", "--config", "configs/prepare.py", "--workdir", dataset]
-        own, defaults = prepared["settings"], ingest_config.defaults().to_dict()
-        argv += [f"--config.{name}={value}" for name, value in _changed(own, defaults)]
+        argv = ["blip-jax", "prepare", "--workdir", dataset]
+        argv += command_line_flags(from_json(IngestConfig, prepared["settings"]))
         found.append(shlex.join(argv))
     if provenance.get("command"):
         found.append(provenance["command"])
     return [*found, *filter(None, [command_line()])]
-
-
-def _changed(own: Mapping[str, Any], defaults: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Yields the settings that differ from the defaults, by their names on the command line."""
-    for name, value in own.items():
-        default = defaults.get(name)
-        if isinstance(default, Mapping):
-            inner = _changed(dict(value), default)
-            yield from ((f"{name}.{field}", given) for field, given in inner)
-        elif isinstance(default, tuple):
-            if tuple(value) != default:
-                yield name, tuple(value)
-        elif value != default:
-            yield name, value

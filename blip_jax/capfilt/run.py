@@ -30,7 +30,7 @@ from blip_jax.decoding import Decoding
 from blip_jax.models import Model
 from blip_jax.runtime.errors import UserError
 from blip_jax.runtime.files import relative_path
-from blip_jax.runtime.signals import Interrupted, Interruptible
+from blip_jax.runtime.signals import Interrupted, SignalHandler
 
 AHEAD = 4  # batches that are read ahead of the devices
 
@@ -92,28 +92,28 @@ def run(
     size = settings.batch_size * jax.local_device_count()
     scorer = CaptionScorer(*models, settings.decodings, size, settings.seed)
     with (
-        Interruptible() as interruption,
+        SignalHandler() as signals,
         ShardQueue(paths, settings.lease_seconds) as shards,
         tqdm.tqdm(total=len(source), desc="capfilt", unit="image", disable=_hide_progress()) as bar,
     ):
-        for number in shards.each(lambda: interruption.requested):
+        for number in shards.each(lambda: signals.requested):
             bar.n = min(len(shards.done()) * settings.shard_rows, len(source))  # of all hosts
             rows = range(len(source))[starts[number] : starts[number] + settings.shard_rows]
             rows_done, times = [], InputWaitTimer()
             for batch in scorer.rows(times.track(batches(source, rows, size, scorer.sizes))):
                 rows_done += batch
                 bar.update(len(batch))
-                if interruption.requested:
+                if signals.requested:
                     break
-            if interruption.requested:
+            if signals.requested:
                 break
             storage.write_shard(paths[number], rows_done, len(filters))
             shards.finished(
                 number, {"rows": len(rows_done), **times.seconds(), **count_by_status(rows_done)}
             )
-        if interruption.requested and len(shards.done()) < len(paths):
+        if signals.requested and len(shards.done()) < len(paths):
             message = f"stopped with {len(shards.done())} of {len(paths)} shards done"
-            raise Interrupted(message, interruption.number)
+            raise Interrupted(message, signals.number)
         _finish(settings, source, paths, shards.records(), len(filters))
     return settings.output
 

@@ -36,7 +36,7 @@ class Writer(abc.ABC):
         self.folder, self.place, self.shard = folder, place, shard
         self.images = self.texts = 0
         self.skipped: list[str] = []
-        self._files: dict[str, int] = {}  # images written, by part
+        self._files: dict[str, int] = {}  # images written, by component
 
     @abc.abstractmethod
     def write(self, rows: Iterable[Row]) -> None:
@@ -54,9 +54,9 @@ class Writer(abc.ABC):
 
     def image_file(self, row: Row, suffix: str) -> str:
         """Writes the image to a file of its own; returns its path from the folder."""
-        number = self._files[row.part] = self._files.get(row.part, -1) + 1
-        part = "".join(c if c.isalnum() else "-" for c in row.part)
-        place = Path("images") / part / f"{number // _A_FOLDER:05d}"
+        number = self._files[row.component] = self._files.get(row.component, -1) + 1
+        name = "".join(c if c.isalnum() else "-" for c in row.component)
+        place = Path("images") / name / f"{number // _A_FOLDER:05d}"
         if number % _A_FOLDER == 0:
             (self.folder / place).mkdir(parents=True, exist_ok=True)
         path = place / f"{row.name}.{suffix}"
@@ -69,7 +69,9 @@ class Writer(abc.ABC):
         if self.place == "files":
             found["image"] = self.image_file(row, suffix)
         about = {name: row.about.get(name) for name in ABOUT}
-        return found | {"caption": row.caption, "texts": row.texts, "part": row.part} | about
+        return (
+            found | {"caption": row.caption, "texts": row.texts, "component": row.component} | about
+        )
 
 
 class Jsonl(Writer):
@@ -119,7 +121,7 @@ class Parquet(Writer):
         about = {name: pa.int32() if name in ("width", "height") else pa.string() for name in ABOUT}
         return pa.schema(
             {"key": pa.string(), "url": pa.string(), **image[self.place], "caption": pa.string()}
-            | {"texts": pa.list_(text), "part": pa.string(), **about}
+            | {"texts": pa.list_(text), "component": pa.string(), **about}
         )
 
 

@@ -1,6 +1,6 @@
-"""The verbs that take no config: `files` (caption, match, answer) and `convert`.
+"""The command line: main.py dispatches, and each verb is a module with `run(argv) -> status`.
 
-Each reads its arguments with argparse, and imports jax only once they are understood.
+A verb imports JAX and the like only once its arguments are understood.
 """
 
 import argparse
@@ -10,10 +10,15 @@ from blip_jax.runtime.errors import UserError
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse as the other verbs behave: an error is one line, and names are written out."""
+    """argparse whose errors are one line, and whose options cannot be abbreviated."""
 
-    def __init__(self, verb: str, description: str):
-        super().__init__(prog=f"blip-jax {verb}", description=description, allow_abbrev=False)
+    def __init__(self, verb: str, description: str, **options):
+        super().__init__(
+            prog=f"blip-jax {verb}", description=description, allow_abbrev=False, **options
+        )
+        self.add_argument(
+            "--verbose", action="store_true", help="show the messages of libraries, too"
+        )  # main.py acts on it
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message}; see {self.prog} --help")

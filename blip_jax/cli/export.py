@@ -37,7 +37,9 @@ def parser() -> argparse.ArgumentParser:
         "[bytes for parquet and webdataset, else files]",
     )  # fmt: skip
     found.add_argument(
-        "--part", action="append", help="only this part of the mixture; may be given again [all]"
+        "--component",
+        action="append",
+        help="only this component of the mixture; may be given again [all]",
     )
     found.add_argument(
         "--shard", type=int, default=10_000, metavar="N", help="images a tar or Parquet file"
@@ -68,15 +70,17 @@ def run(argv: list[str]) -> int:
         raise UserError(f"--to {args.to} takes --images {known}, not {place}")
     if args.shard < 1:
         raise UserError(f"--shard is {args.shard}; it must be 1 or more")
-    parts = load_mixture(args.mixture)
-    if unknown := sorted(set(args.part or ()) - {part.name for part in parts}):
-        names = ", ".join(part.name for part in parts)
-        raise UserError(f"{args.mixture} has no part {unknown[0]!r}; it has {names}")
-    parts = [part for part in parts if not args.part or part.name in args.part]
+    components = load_mixture(args.mixture)
+    if unknown := sorted(set(args.component or ()) - {entry.name for entry in components}):
+        names = ", ".join(entry.name for entry in components)
+        raise UserError(f"{args.mixture} has no component {unknown[0]!r}; it has {names}")
+    components = [
+        entry for entry in components if not args.component or entry.name in args.component
+    ]
     with unfinished(args.out) as folder:
         writer = make(folder, place, args.shard)
-        rows = export.rows(parts, place != "none")
-        total = export.count(parts)
+        rows = export.rows(components, place != "none")
+        total = export.count(components)
         with tqdm.tqdm(rows, "export", total, unit="image", disable=None) as bar:
             writer.write(bar)
         for name in CARD:

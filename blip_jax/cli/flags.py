@@ -100,3 +100,22 @@ def _unknown_field(argv: list[str]) -> str:
                 return f"{where} has no field {name!r}; {hint if fields else 'it has none'}"
             node, where = node[name], f"{where}.{name}"
     return ""
+
+
+def run(verb, argv, work):
+    from blip_jax.runtime import processes as p
+
+    parallel = verb in ("train", "capfilt", "evaluate")
+    values = parse(verb, argv, processes if parallel else workdir)
+    if parallel:
+        p.initialize(values.coordinator, values.processes, values.process)
+    try:
+        work(values.config, values.workdir)
+    except BaseException as error:
+        if parallel and p.is_multiprocess():
+            from blip_jax.cli.exit_status import EXPECTED_ERRORS, report_error
+
+            known = isinstance(error, EXPECTED_ERRORS)
+            p.exit_process(report_error(verb, error) if known else 1)
+        raise
+    return 0

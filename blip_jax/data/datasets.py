@@ -19,7 +19,7 @@ def open_dataset(directory: str, split: str):
     Images stay encoded bytes.
 
     Args:
-      directory: holds features.json; local, or `gs://`: files are then copied as they are read.
+      directory: the folder of features.json, local or `gs://`, whose files are copied when read.
       split: a split's name, or a slice such as 'train[10:20]'.
 
     Raises:

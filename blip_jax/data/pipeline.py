@@ -140,7 +140,7 @@ def train_batches(
     """Returns an endless iterator of training batches, or of a process's rows of them.
 
     Args:
-      mixture: a mixture file, or its parts.
+      mixture: a mixture file, or its components.
       tokenizer: turns cleaned texts into ids.
       start: number of the first batch.
       rows: of every global batch, those wanted (train/mesh.py, `own_rows`); None: all.
@@ -161,14 +161,14 @@ def train_batches(
     if settings.batch_size < 1:
         raise UserError(f"batch_size is {settings.batch_size}; it must be 1 or more")
     rows = range(settings.batch_size) if rows is None else rows
-    parts = load_mixture(mixture) if isinstance(mixture, str) else list(mixture)
+    components = load_mixture(mixture) if isinstance(mixture, str) else list(mixture)
     datasets, weights = [], []
-    for number, part in enumerate(parts):
-        if part.weight:
-            datasets.append(_endless(part, settings.seed, number))
-            weights.append(float(part.weight))
+    for number, component in enumerate(components):
+        if component.weight:
+            datasets.append(_shuffled_repeat(component, settings.seed, number))
+            weights.append(float(component.weight))
     if not datasets:
-        raise UserError("the mixture has no part with a weight above 0")
+        raise UserError("the mixture has no component with a weight above 0")
     mixed = grain.MapDataset.mix(datasets, weights=weights)
     # Before the split among processes: chance then depends on the place in the global batch.
     examples = mixed.random_map(_Load(settings.transform), seed=settings.seed)
@@ -182,11 +182,11 @@ def train_batches(
     return iterator
 
 
-def _endless(part: Component, seed: int, number: int) -> grain.MapDataset:
-    # Grain shuffles epoch e by seed + e: parts' seeds must lie apart, or one part would repeat
-    # another's order an epoch later.
-    own_seed = int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
-    return grain.MapDataset.source(RecordSource(part)).shuffle(seed=own_seed).repeat()
+def _shuffled_repeat(component: Component, seed: int, number: int) -> grain.MapDataset:
+    # Grain shuffles epoch e by seed + e: the seeds of components must differ by much, or one
+    # would repeat another's order an epoch later.
+    component_seed = int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
+    return grain.MapDataset.source(RecordSource(component)).shuffle(seed=component_seed).repeat()
 
 
 class _Evaluate:

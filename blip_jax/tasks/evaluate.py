@@ -14,7 +14,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from blip_jax.data.pipeline import eval_batches, stable_hash
-from blip_jax.data.synthetic.scenes import Scene, judge
+from blip_jax.data.synthetic.oracle import truthfulness
 from blip_jax.data.text import clean_caption
 from blip_jax.decoding import Decoding
 from blip_jax.metrics import retrieval
@@ -144,23 +144,6 @@ def run_across_processes(
     rows = np.minimum(np.arange(own) + jax.process_index() * own, total - 1)
     results = run_in_batches(function, size, *(array[rows] for array in arrays), title=title)
     return [np.concatenate(all_gather(x))[:total] for x in results]
-
-
-def truthfulness(texts: list[str], truths: list[str]) -> dict[str, float]:
-    """Shares in percent of texts that are true, complete, and both; {} where truth is unknown."""
-    if not texts or not all(truths):
-        return {}
-    found = [judge(text, scene_of(truth)) for text, truth in zip(texts, truths, strict=True)]
-    return {
-        "true": 100 * float(np.mean([x.true for x in found])),
-        "complete": 100 * float(np.mean([x.complete for x in found])),
-        "right": 100 * float(np.mean([x.true and x.complete for x in found])),
-    }
-
-
-def scene_of(truth: str) -> Scene:
-    """The scene of a record's `truth`."""
-    return Scene.from_dict(json.loads(truth)["scene"])
 
 
 def defaults() -> ConfigDict:

@@ -19,7 +19,7 @@ from blip_jax.data.tokenizer import Tokenizer
 from blip_jax.models.loading import local
 from blip_jax.runtime.errors import UserError
 from blip_jax.runtime.processes import all_gather, is_multiprocess
-from blip_jax.runtime.signals import Interrupted, Interruptible
+from blip_jax.runtime.signals import Interrupted, SignalHandler
 from blip_jax.tasks import MODEL_TYPES
 from blip_jax.tasks.pairs import select
 from blip_jax.train import config as run_config
@@ -138,7 +138,7 @@ def train(config: ConfigDict, workdir: str, devices: list | None = None) -> Trai
     main = jax.process_index() == 0
     with (
         TrainingCheckpoints(workdir, config.keep, config.keep_every) as checkpoints,
-        Interruptible(together=is_multiprocess()) as interruption,
+        SignalHandler(synchronized=is_multiprocess()) as signals,
     ):
         restored = checkpoints.restore(run.program.shapes)
         state, first = restored or (run.init(), 0)
@@ -162,12 +162,12 @@ def train(config: ConfigDict, workdir: str, devices: list | None = None) -> Trai
                     values = report(reports, run.counted(aside), float(run.schedule(step)))
                     logger.log(done, values)
                     reports.clear()
-                stop = interruption.at(done)
+                stop = signals.should_stop(done)
                 if done % config.save_every == 0 or last or stop:
                     checkpoints.save(state, run.meta)
                 if stop:
                     message = f"stopped at step {done}; the same command goes on there"
-                    raise Interrupted(message, interruption.number)
+                    raise Interrupted(message, signals.number)
     for reason, count in zip(SKIP_REASONS[1:], run.counted(aside)[1:], strict=True):
         if count and main:
             print(f"set aside: {count} pairs, {reason}", file=sys.stderr)

@@ -7,7 +7,7 @@ a row of the unit's shard (units.py); all else is counted by its reason. Behind 
 shards get their names, and duplicates their marks (output.py, duplicates.py).
 """
 
-from blip_jax.data.ingest.config import defaults
+from blip_jax.data.ingest.config import ColumnsConfig, IngestConfig
 from blip_jax.data.ingest.run import run
 
-__all__ = ["defaults", "run"]
+__all__ = ["ColumnsConfig", "IngestConfig", "run"]

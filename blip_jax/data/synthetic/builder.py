@@ -19,7 +19,8 @@ import tensorflow_datasets as tfds
 from etils import epath
 from PIL import Image
 
-from blip_jax.data.synthetic.scenes import World, describe, draw_scene, make_noise, render
+from blip_jax.data.synthetic.noise import make_noise
+from blip_jax.data.synthetic.scenes import World, describe, draw_scene, render
 from blip_jax.runtime.errors import UserError
 
 KINDS = ("human", "web")

@@ -7,7 +7,6 @@ and PIL are needed. All chance comes from the generator that is handed in.
 from __future__ import annotations
 
 import dataclasses
-import itertools
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -35,21 +34,6 @@ BACKGROUND_RGB = {
     "brown": (65, 45, 20),
     "maroon": (65, 15, 25),
 }
-NOISE_KINDS = ("mismatch", "boilerplate", "filename", "half_true")
-BOILERPLATE = (
-    "click here to buy now",
-    "click here for more",
-    "stock photo",
-    "stock photo free download",
-    "royalty free stock image",
-    "best price free shipping",
-    "buy now free shipping",
-    "image may contain text",
-    "shop now best price",
-    "download free image here",
-    "home page photo gallery",
-    "mixture more in the gallery",
-)
 _OVERSAMPLE = 4  # shapes are drawn this much larger and averaged down, for smooth edges
 _SIDE = {"small": 0.45, "large": 0.8}  # of a cell
 
@@ -136,22 +120,7 @@ class Scene:
         return cls(tuple(Phrase(**item) for item in data["objects"]), data["background"])
 
 
-@dataclasses.dataclass(frozen=True)
-class Judgement:
-    """What is to be said of a text about a scene.
-
-    Attributes:
-      true: it is of the grammar and everything it claims holds.
-      complete: it names every object with all its attributes, and the background (true or not).
-      claims: how many things it claims; 0 where it is not of the grammar.
-    """
-
-    true: bool
-    complete: bool
-    claims: int
-
-
-def _pick(options: list[str], rng: np.random.Generator) -> str:
+def pick(options: list[str], rng: np.random.Generator) -> str:
     return options[int(rng.integers(len(options)))]
 
 
@@ -162,9 +131,9 @@ def draw_scene(rng: np.random.Generator, world: World) -> Scene:
     objects = []
     for cell in sorted(rng.permutation(world.cells**2)[:count].tolist()):
         row, column = divmod(cell, world.cells)
-        drawn = {name: _pick(choices[name], rng) for name in ("shape", "colour", "size", "texture")}
+        drawn = {name: pick(choices[name], rng) for name in ("shape", "colour", "size", "texture")}
         objects.append(Phrase(row=choices["row"][row], column=choices["column"][column], **drawn))
-    return Scene(tuple(objects), _pick(choices["background"], rng))
+    return Scene(tuple(objects), pick(choices["background"], rng))
 
 
 def render(scene: Scene, world: World, rng: np.random.Generator) -> np.ndarray:
@@ -195,7 +164,7 @@ def render(scene: Scene, world: World, rng: np.random.Generator) -> np.ndarray:
     return np.clip(np.rint(picture), 0, 255).astype(np.uint8)
 
 
-def _statement(scene: Scene, rng: np.random.Generator, brief: bool) -> Statement:
+def sample_statement(scene: Scene, rng: np.random.Generator, brief: bool) -> Statement:
     if not brief:
         order = rng.permutation(len(scene.objects))
         return Statement(tuple(scene.objects[i] for i in order), scene.background)
@@ -220,89 +189,4 @@ def describe(scene: Scene, rng: np.random.Generator, brief: bool = False) -> str
         and position, and the background: 17 words at most for two objects without texture.
         True names one object by colour and shape and at most one thing more.
     """
-    return grammar.say(_statement(scene, rng, brief), rng)
-
-
-def _holds(statement: Statement, scene: Scene) -> bool:
-    """Whether distinct objects of the scene can be found for all phrases, and the background."""
-    if statement.background not in ("", scene.background):
-        return False
-
-    def fits(phrase: Phrase, item: Phrase) -> bool:
-        said = dataclasses.asdict(phrase)
-        return all(value in ("", getattr(item, name)) for name, value in said.items())
-
-    return any(
-        all(map(fits, statement.phrases, objects))
-        for objects in itertools.permutations(scene.objects, len(statement.phrases))
-    )
-
-
-def judge(text: str, scene: Scene) -> Judgement:
-    """Judges any text, for instance a model's output, against the scene. See `Judgement`."""
-    statement = grammar.read(text)
-    if statement is None:
-        return Judgement(False, False, 0)
-    textured = bool(scene.objects[0].texture)
-    wanted = ("shape", "colour", "size", "row") + (("texture",) if textured else ())
-    complete = (
-        bool(statement.background)
-        and len(statement.phrases) == len(scene.objects)
-        and all(getattr(phrase, name) for phrase in statement.phrases for name in wanted)
-    )
-    return Judgement(_holds(statement, scene), complete, statement.claims())
-
-
-def _alter(statement: Statement, world: World, rng: np.random.Generator) -> Statement:
-    """Returns the statement with another value for one thing it says."""
-    which = int(rng.integers(len(statement.phrases)))
-    phrase = statement.phrases[which]
-    said = [name for name, value in dataclasses.asdict(phrase).items() if value]
-    name = _pick(said + ["background"] * bool(statement.background), rng)
-    owner = statement if name == "background" else phrase
-    others = [value for value in world.choices()[name] if value != getattr(owner, name)]
-    changed = dataclasses.replace(owner, **{name: _pick(others, rng)})
-    if owner is statement:
-        return changed
-    phrases = (*statement.phrases[:which], changed, *statement.phrases[which + 1 :])
-    return dataclasses.replace(statement, phrases=phrases)
-
-
-def _half_true(scene: Scene, world: World, rng: np.random.Generator, brief: bool) -> Statement:
-    while True:
-        # The statement is kept while alterations are tried: redrawing it each time would make
-        # half-true texts differ from true ones in what they mention.
-        statement = _statement(scene, rng, brief)
-        for _ in range(100):
-            altered = _alter(statement, world, rng)
-            if not _holds(altered, scene):
-                return altered
-
-
-def make_noise(
-    kind: str, scene: Scene, world: World, rng: np.random.Generator, brief: bool = False
-) -> str:
-    """Returns a web text that does not describe the scene.
-
-    Args:
-      kind: "mismatch" (a text of another scene, untrue of this one), "boilerplate", "filename",
-        or "half_true" (one attribute wrong).
-      brief: as in `describe`; mismatched and half-true texts are as brief or as full as true
-        ones, or a filter would learn fullness in place of truth.
-
-    Raises:
-      ValueError: no such kind.
-    """
-    if kind == "mismatch":
-        while True:
-            statement = _statement(draw_scene(rng, world), rng, brief)
-            if not _holds(statement, scene):
-                return grammar.say(statement, rng)
-    if kind == "half_true":
-        return grammar.say(_half_true(scene, world, rng, brief), rng)
-    if kind == "boilerplate":
-        return _pick(list(BOILERPLATE), rng)
-    if kind == "filename":
-        stem, ending = _pick(["img", "dsc", "photo"], rng), _pick(["jpg", "png"], rng)
-        return f"{stem} {rng.integers(1000, 10000)} {ending}"
-    raise ValueError(f"noise kind is {kind!r}; it must be one of {', '.join(NOISE_KINDS)}")
+    return grammar.say(sample_statement(scene, rng, brief), rng)

@@ -1,0 +1,179 @@
+"""Verbs that take a config: --config FILE.py, --config.FIELD=VALUE, --workdir DIR, --help."""
+
+import argparse
+import json
+import shutil
+import textwrap
+import traceback
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from blip_jax.cli import Parser, config_files, environment
+from blip_jax.cli.exit_status import EXPECTED_ERRORS, report_error
+from blip_jax.runtime.errors import UserError
+from blip_jax.runtime.suggestions import nearest
+
+
+class ConfigVerb(NamedTuple):
+    """What a verb takes.
+
+    Attributes:
+      name: on the command line.
+      description: for --help.
+      config_types: the dataclasses that it takes.
+      default: the config (config_files.py) where none is given; "" if one has to be given.
+      shown: the config that --help shows where none is given; "" is `default`.
+      workdir: whether it writes to a folder.
+      parallel: whether several processes can run it together.
+      add_arguments: adds options of its own to the parser.
+    """
+
+    name: str
+    description: str
+    config_types: tuple[type, ...]
+    default: str = ""
+    shown: str = ""
+    workdir: bool = True
+    parallel: bool = False
+    add_arguments: Callable[[argparse.ArgumentParser], Any] = lambda parser: None
+
+
+def run(verb: ConfigVerb, argv: Sequence[str], work: Callable[[Any, str], Any]) -> int:
+    """Parses `argv` and calls `work(config, workdir)`, with other processes if there are any.
+
+    Returns: the exit status.
+
+    Raises:
+      UserError: whatever is wrong with the arguments; or as `work`.
+    """
+    call = parse(verb, argv)
+    if call is None:
+        return 0
+    config, arguments = call
+    processes = None
+    if verb.parallel:
+        from blip_jax.runtime import processes
+
+        processes.initialize(arguments.coordinator, arguments.processes, arguments.process)
+        environment.keep_no_programs_of_several_cpus()
+    environment.disable_tfds_progress()
+    try:
+        work(config, arguments.workdir)
+    except BaseException as error:
+        if processes and processes.is_multiprocess():
+            expected = isinstance(error, EXPECTED_ERRORS)
+            status = report_error(verb.name, error) if expected else traceback.print_exc()
+            processes.exit_process(1 if status is None else status)
+        raise
+    return 0
+
+
+def parse(verb: ConfigVerb, argv: Sequence[str]) -> tuple[Any, argparse.Namespace] | None:
+    """The config and the other arguments; None where --help or --print-config was all.
+
+    Raises:
+      UserError: whatever is wrong with the arguments.
+    """
+    from blip_jax.runtime.config import check_required, to_json
+    from blip_jax.runtime.overrides import override
+
+    arguments, rest = parser(verb).parse_known_args(list(argv))
+    spec = arguments.config or verb.default or arguments.help * verb.shown
+    if not spec:
+        known = ", ".join(config_files.names())
+        raise UserError(f"--config FILE.py is missing; give a file, or a name of {known}")
+    config, docstring = config_files.load(spec)
+    if not isinstance(config, verb.config_types):
+        expected = " or ".join(x.__name__ for x in verb.config_types)
+        raise UserError(
+            f"config {spec} gives no config of {verb.name}: its get_config() returns "
+            f"{_article(type(config).__name__)}, expected {_article(expected)}"
+        )
+    config = override(config, _overrides(verb, rest))
+    if arguments.help:
+        print(help_text(verb, config, spec, docstring if arguments.config else ""))
+        return None
+    if arguments.print_config:
+        print(json.dumps(to_json(config), indent=1))
+        return None
+    check_required(config)
+    if verb.workdir and not arguments.workdir:
+        raise UserError("--workdir DIR is missing")
+    return config, arguments
+
+
+def _article(name: str) -> str:
+    return f"an {name}" if name[:1].lower() in "aeiou" else f"a {name}"
+
+
+def parser(verb: ConfigVerb) -> Parser:
+    """The parser of all but --config.FIELD=VALUE."""
+    usage = "blip-jax %s [--config FILE.py] [--config.FIELD=VALUE ...]%s [options]"
+    made = Parser(
+        verb.name,
+        verb.description,
+        add_help=False,
+        usage=usage % (verb.name, " --workdir DIR" * verb.workdir),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    default = f" [{verb.default}]" if verb.default else ""
+    made.add_argument(
+        "--config", metavar="FILE.py[:VARIANT]",
+        help=f"a config file, or the name of one that comes with the package: "
+        f"{', '.join(config_files.names())}{default}",
+    )  # fmt: skip
+    if verb.workdir:
+        made.add_argument("--workdir", metavar="DIR", help="folder of the run, local or gs://")
+    if verb.parallel:
+        made.add_argument(
+            "--coordinator", metavar="HOST:PORT", default="",
+            help="of process 0, where several processes run this; clusters and TPUs know it",
+        )  # fmt: skip
+        made.add_argument("--processes", type=int, default=0, metavar="N", help="how many")
+        made.add_argument("--process", type=int, default=-1, metavar="N", help="this one, from 0")
+    verb.add_arguments(made)
+    made.add_argument("--print-config", action="store_true", help="print all fields as JSON")
+    made.add_argument("-h", "--help", action="store_true", help="show this and all fields")
+    return made
+
+
+def _overrides(verb: ConfigVerb, rest: list[str]) -> list[str]:
+    """The flags of fields, once no other flag is among them.
+
+    Raises:
+      UserError: there is one that the verb does not have.
+    """
+    known = [name for action in parser(verb)._actions for name in action.option_strings]
+    for argument in rest:
+        name = argument.partition("=")[0]
+        stem = name.lstrip("-").removeprefix("no")
+        if argument.startswith("-") and name.lstrip("-")[:1].isalpha():
+            if not stem.startswith("config."):
+                near = nearest(name, known)
+                raise UserError(
+                    f"unknown option {name}; " + (f"did you mean {near}?" if near else "see --help")
+                )
+    return rest
+
+
+def help_text(verb: ConfigVerb, config: Any, spec: str, docstring: str) -> str:
+    """The text of --help: options, then every field with its type, value and comment."""
+    from blip_jax.runtime.config import fields_table
+
+    width = min(100, shutil.get_terminal_size((100, 24)).columns)
+    lines = [parser(verb).format_help()]
+    if docstring:
+        lines += [f"config {spec}:", "", textwrap.indent(docstring, "  "), ""]
+    lines += [f"fields, with the values of config {spec}:", ""]
+    group = None
+    for row in fields_table(config):
+        name = row.path.rpartition(".")[0]
+        if group is not None and name != group:
+            lines.append("")
+        group = name
+        value = row.example if row.example and row.value == "" else row.given
+        needed = ", required" if row.example else ""
+        lines.append(f"  --config.{row.path}={value}  ({row.type}{needed})")
+        lines += textwrap.wrap(row.help, width - 8, initial_indent=" " * 6,
+                               subsequent_indent=" " * 6)  # fmt: skip
+    return "\n".join(lines)

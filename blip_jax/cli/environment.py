@@ -1,0 +1,61 @@
+"""What the command line sets for the process: memory, messages of libraries, compiled programs."""
+
+import contextlib
+import ctypes
+import os
+import pathlib
+import re
+import warnings
+
+CACHE = "BLIP_JAX_CACHE"  # environment variable: the folder of compiled programs; "" is none
+FAKE_DEVICES = re.compile(r"--xla_force_host_platform_device_count=(\d+)")
+
+
+def tune_malloc() -> None:
+    """Has glibc keep freed memory.
+
+    On CPUs every step allocates and frees its buffers; large ones would go back to the system each
+    time, which took a quarter of a small model's step.
+    """
+    with contextlib.suppress(OSError, AttributeError):  # another libc: nothing to set
+        libc = ctypes.CDLL("libc.so.6")
+        for option, value in ((-4, 0), (-1, 2**31 - 1)):  # M_MMAP_MAX, M_TRIM_THRESHOLD
+            libc.mallopt(option, value)
+
+
+def silence_libraries() -> None:
+    """Hides what libraries say below an error; the environment is for XLA and TensorFlow."""
+    from absl import logging
+
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    logging.set_verbosity(logging.ERROR)
+    warnings.filterwarnings("ignore", module=r"(?!blip_jax)")
+
+
+def disable_tfds_progress() -> None:
+    """Hides the progress bars of tensorflow-datasets."""
+    import tensorflow_datasets as tfds
+
+    tfds.disable_progress_bar()
+
+
+def cache_compiled_programs() -> None:
+    """Has JAX keep compiled programs in $BLIP_JAX_CACHE, or else in ~/.cache/blip_jax.
+
+    Sets environment variables, so it must come before JAX is imported. Several CPU devices keep
+    nothing: programs from the cache run their collectives in another order on each device, and
+    the devices now and then wait for each other forever.
+    """
+    fake = FAKE_DEVICES.search(os.environ.get("XLA_FLAGS", ""))
+    devices = int(fake[1]) if fake else int(os.environ.get("JAX_NUM_CPU_DEVICES", 1))
+    folder = os.environ.get(CACHE, str(pathlib.Path.home() / ".cache" / "blip_jax"))
+    if devices == 1 and folder:
+        os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", folder)
+
+
+def keep_no_programs_of_several_cpus() -> None:
+    """Turns the cache off where several processes compute on CPUs; see above."""
+    import jax
+
+    if jax.process_count() > 1 and jax.default_backend() == "cpu":
+        jax.config.update("jax_enable_compilation_cache", False)

@@ -1,0 +1,21 @@
+"""What a verb's end means to the shell."""
+
+import os
+import signal
+import sys
+
+from blip_jax.runtime.errors import UserError
+from blip_jax.runtime.signals import Interrupted
+
+EXPECTED_ERRORS = (UserError, KeyboardInterrupt, BrokenPipeError)  # all others show a traceback
+
+
+def report_error(verb: str, error: BaseException) -> int:
+    """Prints one of EXPECTED_ERRORS as one line on stderr; returns the exit status."""
+    if isinstance(error, BrokenPipeError):  # the reader of our output has ended, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python flushes again
+        return 128 + signal.SIGPIPE
+    print(f"blip-jax {verb}: {str(error) or 'stopped'}", file=sys.stderr)
+    if isinstance(error, UserError):
+        return 2
+    return error.status if isinstance(error, Interrupted) else 128 + signal.SIGINT
