@@ -1,4 +1,4 @@
-"""The circle: all of it on a minute world, once; interrupted; and with two seeds."""
+"""The circle: all of it on a tiny dataset, once; interrupted; and with two seeds."""
 
 import json
 import pathlib

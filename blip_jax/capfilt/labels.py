@@ -1,8 +1,8 @@
 """Which texts are true of their images, where a dataset knows it; for measuring only.
 
-The field `truth` of a record is of the embedded world (a scene, against which any text is judged),
-or says of the record's own texts whether they are true: JSON's true or false for all of them, or
-a list, one a text. Legend: M texts.
+The field `truth` of a record is that of the Shapes dataset (a scene, against which any text can be
+checked), or says whether the record's own texts are true: JSON's true or false for all of them, or
+a list with one for each text. Legend: M texts.
 """
 
 import json
@@ -11,7 +11,7 @@ import numpy as np
 
 from blip_jax.capfilt.table import Columns
 from blip_jax.data.datasets import open_dataset, to_text
-from blip_jax.data.synthetic.oracle import judge
+from blip_jax.data.synthetic.oracle import check
 from blip_jax.data.synthetic.scenes import Scene
 from blip_jax.data.text import clean_caption
 
@@ -47,7 +47,7 @@ def of_texts(
         if isinstance(truth, dict) and "scene" in truth:
             scene = Scene.from_dict(truth["scene"])
             texts = columns.text[starts[row] : starts[row + 1]].to_pylist()
-            found[places] = [judge(clean_caption(text), scene).true for text in texts]
+            found[places] = [check(clean_caption(text), scene).true for text in texts]
             continue
         places = places[own[places]]
         if isinstance(truth, bool):

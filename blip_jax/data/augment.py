@@ -196,7 +196,7 @@ class RandAugment:
 class TrainTransform:
     """What happens to a training image. The defaults are BLIP's pre-training.
 
-    In the embedded world crops, turns and colours make captions untrue: `TrainTransform.plain`.
+    In the Shapes dataset crops, turns and colours make captions untrue: `TrainTransform.plain`.
 
     Attributes:
       size: side of the result, pixels.

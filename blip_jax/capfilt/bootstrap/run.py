@@ -109,7 +109,7 @@ class Circle:
         return {**found, "tokenizer": tokenizer}
 
     def build(self, name: str) -> str:
-        """A dataset of the embedded world. The splits share no scene's seed."""
+        """A part of the Shapes dataset. The splits share no scene's seed."""
         world = self.config.world
         scenes = World(
             image_size=world.image_size,
@@ -124,7 +124,7 @@ class Circle:
             shape = {
                 "train": world.web_images,
                 "noise_share": world.noise_share,
-                "brief_share": world.brief_share,
+                "short_share": world.short_share,
             }
         elif name == "human":
             shape = {"train": world.human_images, "captions_per_image": world.human_captions}
