@@ -52,7 +52,7 @@ def main(folder: str) -> None:
     made(world, "gs://bucket/capfilt/web", there)
     for name in names:
         assert (epath.Path(here) / name).read_bytes() == (epath.Path(there) / name).read_bytes()
-    source = mixture.Source("gs://bucket/capfilt/web", "train", there)
+    source = mixture.ScoredDataset("gs://bucket/capfilt/web", "train", there)
     path = "gs://bucket/capfilt/mixture.json"
     mixture.write_mixture(path, None, source, found[1], found[1].scored, 0.0)
     (component,) = load_mixture(path)

@@ -125,7 +125,7 @@ def test_more_texts_than_are_scored_together(world, models, tmp_path):
 
 def last_texts(columns, settings, folder):
     """A mixture of the last text of each image."""
-    source = mixture.Source(settings.dataset, settings.split, settings.output)
+    source = mixture.ScoredDataset(settings.dataset, settings.split, settings.output)
     path = str(folder / "mixture.json")
     mixture.write_mixture(path, None, source, columns, columns.index == 10, 0.5)
     return path
@@ -138,7 +138,7 @@ def test_a_second_round_begins_with_the_texts_of_the_first(world, models, scored
     columns = storage.read(scored, "train")
     kept = (columns.index % 2 == 0) & columns.scored
     first = str(tmp_path / "mixture.json")
-    source = mixture.Source(world.web, "train", scored)
+    source = mixture.ScoredDataset(world.web, "train", scored)
     mixture.write_mixture(first, None, source, columns, kept, 0.0)
     settings = run.Settings(first, "train", str(tmp_path / "scores"), (BEAM,), 1, 16, seed=1)
     writers, judges = {"large": models[0]["large"]}, {"mild": models[1]["mild"]}
@@ -164,7 +164,7 @@ def test_a_second_round_begins_with_the_texts_of_the_first(world, models, scored
     )
 
     again = str(tmp_path / "again.json")
-    source = mixture.Source(world.web, "train", second)
+    source = mixture.ScoredDataset(world.web, "train", second)
     mixture.write_mixture(again, None, source, one, one.scored, 0.0)
     (part,) = load_mixture(again)
     assert len(RecordSource(part)) == one.scored.sum()  # what training reads

@@ -70,16 +70,16 @@ def run(config: ConfigDict, workdir: str) -> None:
     caption_and_score(settings, captioners, models(config.filter, config))
     if jax.process_index():
         return
-    columns = storage.read(output, source.split)
-    kept = mixture.keep(columns, storage.ORIGINS, config.threshold)
-    print(tables.plain(summary(columns, kept)))
-    for reason, count in storage.skipped(columns).items():
-        print(f"set aside: {count}, {reason}", file=sys.stderr)
+    table = storage.read(output, source.split)
+    kept = mixture.select_by_threshold(table, storage.ORIGINS, config.threshold)
+    print(tables.plain(summary(table, kept)))
+    for reason, count in storage.skipped(table).items():
+        print(f"skipped {count}: {reason}", file=sys.stderr)
     if config.human:
-        origin = mixture.Source(source.dataset, source.split, output)
+        origin = mixture.ScoredDataset(source.dataset, source.split, output)
         path = str(epath.Path(workdir) / "mixture.json")
         human = Component(name="human", dataset=config.human)
-        mixture.write_mixture(path, human, origin, columns, kept, config.human_share)
+        mixture.write_mixture(path, human, origin, table, kept, config.human_share)
         print(f"\nmixture to train on: {path}")
 
 
@@ -117,15 +117,15 @@ def models(named: str, config: ConfigDict) -> dict[str, tuple[str, Model]]:
     return found
 
 
-def summary(columns: storage.Columns, kept) -> list[dict]:
-    """Texts in, kept and without a score, by origin."""
+def summary(table: storage.TextTable, kept) -> list[dict]:
+    """Returns the number of texts, kept texts and unscored texts of each origin."""
     rows = []
     for origin in storage.ORIGINS:
-        own = columns.where("origin", origin)
+        own = table.where("origin", origin)
         rows.append({
-            "texts": origin,
+            "origin": origin,
             "count": int(own.sum()),
             "kept": int(kept[own].sum()),
-            "not scored": int((own & ~columns.scored).sum()),
+            "not_scored": int((own & ~table.scored).sum()),
         })  # fmt: skip
     return rows

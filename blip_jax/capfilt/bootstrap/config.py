@@ -4,14 +4,14 @@ from ml_collections import ConfigDict
 
 from blip_jax.train import config as train_config
 
-# Which texts of the web each arm of the comparison trains on, beside the human pairs:
-# (origins, whether the filter chooses among them).
+# Web texts that each arm of the comparison trains on, in addition to the human pairs:
+# (origins, whether the filter selects among them).
 ARMS = {
     "none": (("web",), False),
     "filter": (("web",), True),
     "captioner": (("web", "synthetic"), False),
     "both": (("web", "synthetic"), True),
-    # As many web texts as the filter keeps, chosen by lot: what fewer texts alone do.
+    # A random subset of the web texts of the size of "filter": the effect of fewer texts alone.
     "random": (("web",), False),
     "human": ((), False),
 }
