@@ -29,8 +29,10 @@ def made(world: tiny_dataset.Minute, dataset: str, output: str, rows: int = 8) -
         {name: (name, tiny_dataset.trained(world, seed, prompt))}
         for seed, (name, prompt) in enumerate({"writer": tiny_dataset.PROMPT, "judge": ""}.items())
     ]
-    ways = (Decoding(max_length=16),)
-    return run.run(run.Settings(dataset, "train", output, ways, 1, rows, lifetime=5), *models)
+    decodings = (Decoding(max_length=16),)
+    return run.run(
+        run.Settings(dataset, "train", output, decodings, 1, rows, lease_seconds=5), *models
+    )
 
 
 def main(folder: str) -> None:
@@ -50,7 +52,7 @@ def main(folder: str) -> None:
     made(world, "gs://bucket/capfilt/web", there)
     for name in names:
         assert (epath.Path(here) / name).read_bytes() == (epath.Path(there) / name).read_bytes()
-    source = mixture.Source("gs://bucket/capfilt/web", "train", there)
+    source = mixture.ScoredDataset("gs://bucket/capfilt/web", "train", there)
     path = "gs://bucket/capfilt/mixture.json"
     mixture.write_mixture(path, None, source, found[1], found[1].scored, 0.0)
     (component,) = load_mixture(path)

@@ -64,7 +64,7 @@ def host(folder: pathlib.Path, flags: list[str], log: pathlib.Path) -> subproces
 
 
 def done(folder: pathlib.Path) -> int:
-    """Shards that are written."""
+    """ShardQueue that are written."""
     return len(list((folder / "scores").glob("scores-*.array_record-*")))
 
 

@@ -10,8 +10,7 @@ import pytest
 import scored_dataset
 import tiny_dataset
 
-from blip_jax.capfilt import mixture, selection, storage
-from blip_jax.capfilt import statistics as counted
+from blip_jax.capfilt import mixture, selection, statistics, storage
 from blip_jax.cli.main import main
 from blip_jax.data.mixture import Component, RecordSource, load_mixture
 from blip_jax.data.pipeline import stable_hash, train_batches
@@ -39,7 +38,7 @@ def columns(web):
 
 def compose(world, web, columns, kept, share=0.25, folder="mixtures", **options):
     path = f"{world.folder}/{folder}/kept.json"
-    source = mixture.Source(web.images, "train", web.scores)
+    source = mixture.ScoredDataset(web.images, "train", web.scores)
     human = Component("human", world.human)
     return path, mixture.write_mixture(path, human, source, columns, kept, share, **options)
 
@@ -56,7 +55,7 @@ def stream(world, path, count=20):
 
 
 def test_the_view_holds_the_kept_texts_in_the_wanted_share(world, web, columns):
-    kept = mixture.keep(columns, storage.ORIGINS, 0.97)
+    kept = mixture.select_by_threshold(columns, storage.ORIGINS, 0.97)
     path, counts = compose(world, web, columns, kept)
     assert 10 < sum(counts.values()) == kept.sum() < 90 and min(counts.values()) > 0
     found = stream(world, path)
@@ -73,13 +72,13 @@ def test_the_view_holds_the_kept_texts_in_the_wanted_share(world, web, columns):
 
 
 def test_all_texts_can_be_kept(world, web, columns):
-    everything = mixture.keep(columns, storage.ORIGINS, None)
+    everything = mixture.select_by_threshold(columns, storage.ORIGINS, None)
     _, counts = compose(world, web, columns, everything, folder="everything")
     assert counts == {"web": scored_dataset.ROWS - 2, "synthetic": scored_dataset.ROWS - 2}
 
 
 def test_an_empty_selection_leaves_the_human_pairs(world, web, columns):
-    nothing = mixture.keep(columns, storage.ORIGINS, 1.1)
+    nothing = mixture.select_by_threshold(columns, storage.ORIGINS, 1.1)
     path, counts = compose(world, web, columns, nothing, folder="nothing")
     assert counts == {"web": 0, "synthetic": 0}
     (component,) = load_mixture(path)
@@ -102,7 +101,7 @@ def test_the_plain_view_takes_both_as_they_are(world):
 
 def test_weights_of_images_make_parts(world, web, columns):
     """An image of weight 2 is drawn twice as often as one of weight 1."""
-    kept = mixture.keep(columns, storage.ORIGINS, None)
+    kept = mixture.select_by_threshold(columns, storage.ORIGINS, None)
     weights = np.where(np.arange(scored_dataset.ROWS) < 60, 2.0, 1.0)
     path, _ = compose(world, web, columns, kept, folder="weighted", weights=weights)
     human, heavy, light = load_mixture(path)
@@ -114,7 +113,9 @@ def test_weights_of_images_make_parts(world, web, columns):
 
 
 def test_a_view_moves_with_its_data(world, web, columns, tmp_path):
-    path, _ = compose(world, web, columns, mixture.keep(columns, storage.ORIGINS, None))
+    path, _ = compose(
+        world, web, columns, mixture.select_by_threshold(columns, storage.ORIGINS, None)
+    )
     wanted = stream(world, path, 4)
     there = str(tmp_path / "there")
     shutil.copytree(world.folder, there)
@@ -148,7 +149,7 @@ def test_the_paper_is_the_default(web, columns, tmp_path, capsys):
     ]  # fmt: skip
     out, err = capsys.readouterr()
     assert f"mixture to train on: {tmp_path / 'mixture.json'}" in out
-    assert "set aside: 1, undecodable image: no bytes" in err
+    assert "skipped 1: undecodable image: no bytes" in err
 
 
 def test_every_text_is_counted_once(web, tmp_path):
@@ -157,20 +158,18 @@ def test_every_text_is_counted_once(web, tmp_path):
     assert run(web, tmp_path, *(f"--config.{option}" for option in options)) == 0
     found = json.loads((tmp_path / "statistics.json").read_text())
     for origin, count in (("web", scored_dataset.ROWS), ("synthetic", scored_dataset.ROWS - 1)):
-        assert sum(row[origin] for row in found["verdicts"]) == count
-    verdicts = {row["verdict"] for row in found["verdicts"]}
-    assert verdicts == set(selection.VERDICTS) - {"origin left out", "source left out"}
-    components = load_mixture(str(tmp_path / "mixture.json"))
+        assert sum(row[origin] for row in found["decisions"]) == count
+    decisions = {row["decision"] for row in found["decisions"]}
+    assert decisions == set(selection.DECISIONS) - {"origin left out", "source left out"}
+    parts = load_mixture(str(tmp_path / "mixture.json"))
     kept = sum(row["kept"] for row in found["texts"])
     assert (
-        kept
-        == sum(len(RecordSource(component)) for component in components)
-        == found["images"]["with a kept text"]
+        kept == sum(len(RecordSource(part)) for part in parts) == found["images"]["with_kept_text"]
     )
     assert sum(row["kept"] for row in found["sources"]) == kept
     assert found["images"]["duplicates"] == {"exact": 10, "near": 10}
-    assert {row["texts"]: row["count"] for row in found["licenses"]} == {
-        "CC BY 4.0": 160, "CC BY-SA 4.0": 159, "(none said)": 160
+    assert {row["license"]: row["count"] for row in found["licenses"]} == {
+        "CC BY 4.0": 160, "CC BY-SA 4.0": 159, "unknown": 160
     }  # fmt: skip
     histogram = found["scores"]["p_match"]
     assert sum(histogram["web"]) == scored_dataset.ROWS - 2
@@ -178,7 +177,7 @@ def test_every_text_is_counted_once(web, tmp_path):
 
 
 def test_a_sweep_is_the_curve_of_the_filter(web, columns, tmp_path):
-    """Stored scores give the precision and recall that the filter has on the embedded world."""
+    """Stored scores give the precision and recall that the filter has on the Shapes dataset."""
     thresholds = np.linspace(0, 1, 21).round(2)
     options = [f"--config.sweep={tuple(thresholds.tolist())}", "--config.report=0"]
     assert run(web, tmp_path, *options) == 0
@@ -186,11 +185,11 @@ def test_a_sweep_is_the_curve_of_the_filter(web, columns, tmp_path):
     for origin in storage.ORIGINS:
         own = columns.where("origin", origin)
         wanted = filtering.curve(columns.p_match[own, 0], web.true[own], thresholds)
-        rows = [row for row in found if row["texts"] == origin]
+        rows = [row for row in found if row["origin"] == origin]
         assert [row["threshold"] for row in rows] == wanted["thresholds"]
         assert [row["recall"] for row in rows] == wanted["recall"]
-        assert [row["kept share"] for row in rows] == wanted["kept_share"]
-        assert [row["precision"] for row in rows] == counted.strict(wanted["precision"])
+        assert [row["kept_share"] for row in rows] == wanted["kept_share"]
+        assert [row["precision"] for row in rows] == statistics.strict(wanted["precision"])
         assert 0.3 < rows[0]["precision"] < rows[10]["precision"] or origin == "synthetic"
         assert rows[10]["recall"] > 0.7
 
@@ -206,15 +205,15 @@ def test_thresholds_mean_what_they_say_once_calibrated(web, tmp_path):
     }.items():
         assert run(web, tmp_path / name, "--config.report=0", *options) == 0
         found[name] = json.loads((tmp_path / name / "statistics.json").read_text())
-    assert found["as scored"]["rules"]["calibration"] == {}
-    assert found["fitted"]["rules"]["calibration"] == found["as scored"]["truth"]["fit"]
-    truth = {row["texts"]: row["noise"] for row in found["fitted"]["truth"]["rows"]}
+    assert found["as scored"]["selection"]["calibration"] == {}
+    assert found["fitted"]["selection"]["calibration"] == found["as scored"]["truth"]["fit"]
+    truth = {row["origin"]: row["noise_share"] for row in found["fitted"]["truth"]["rows"]}
     assert truth.keys() == set(storage.ORIGINS)
     for row in found["fitted"]["texts"]:
-        assert row["mean P(match)"] == pytest.approx(1 - truth[row["texts"]], abs=0.02)
+        assert row["mean_p_match"] == pytest.approx(1 - truth[row["origin"]], abs=0.02)
     for name in ("taken over", "and over"):
         assert found[name]["texts"] == found["fitted"]["texts"]
-        assert found[name]["rules"] == found["fitted"]["rules"]
+        assert found[name]["selection"] == found["fitted"]["selection"]
 
 
 @pytest.mark.parametrize(
@@ -223,10 +222,10 @@ def test_thresholds_mean_what_they_say_once_calibrated(web, tmp_path):
         (["calibration=README.md"], "README.md holds no fit (JSONDecodeError)"),
         (["scores="], "config.scores is empty"),
         (["scores=/nowhere", "dataset=WEB"], "no dataset in /nowhere"),
-        (["threshold.web=1.1", "threshold.synthetic=1.1"], "the rules keep no text at all"),
+        (["threshold.web=1.1", "threshold.synthetic=1.1"], "the rules keep no text; lower"),
         (["origins=('webb',)"], "unknown origin 'webb'"),
-        (["weights=laion"], "config.weights has 'laion'; SOURCE=NUMBER is wanted"),
-        (["judge=other"], "there is no filter 'other'; known: mean, min, judge"),
+        (["weights=laion"], "config.weights has 'laion'; expected SOURCE=NUMBER"),
+        (["judge=other"], "there is no filter 'other'; expected one of mean, min, judge"),
         (["split=test"], "no split 'test'"),
     ],
 )

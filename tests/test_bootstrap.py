@@ -1,4 +1,4 @@
-"""The circle: all of it on a minute world, once; interrupted; and with two seeds."""
+"""The bootstrap run on a tiny dataset: once, interrupted, and with two seeds."""
 
 import json
 import pathlib
@@ -60,7 +60,7 @@ def markers(workdir):
     return {path.name: path.stat().st_mtime_ns for path in workdir.glob("**/stages/*.json")}
 
 
-# The circle.
+# The stages.
 
 
 @pytest.mark.slow
@@ -79,7 +79,7 @@ def test_all_arms_are_evaluated_and_reported(whole):
 
 def test_arms_train_on_the_texts_they_stand_for(tmp_path):
     """Every third text of either origin passes; the last row's image does not decode."""
-    walk = run.Circle(minute_config(threshold=0.5), str(tmp_path), 0)
+    walk = run.BootstrapRun(minute_config(threshold=0.5), str(tmp_path), 0)
     walk.data = {name: walk.build(name) for name in ("human", "web")}
     rows = [
         {"key": f"web-train-{row:07d}", "status": "ok", "texts": [
@@ -244,26 +244,26 @@ def test_two_seeds_give_mean_and_spread(whole, tmp_path):
 
 
 def test_each_seed_draws_its_own_world(tmp_path):
-    built = [run.Circle(minute_config(), str(tmp_path), seed).build("web") for seed in (0, 0)]
+    built = [run.BootstrapRun(minute_config(), str(tmp_path), seed).build("web") for seed in (0, 0)]
     assert built[0] == built[1]
-    other = run.Circle(minute_config(), str(tmp_path / "other"), 1).build("web")
+    other = run.BootstrapRun(minute_config(), str(tmp_path / "other"), 1).build("web")
     first, second = (open_dataset(path, "train") for path in (built[0], other))
     assert all(first[row]["image"] != second[row]["image"] for row in range(WEB))
 
 
 def test_rows_of_three_seeds():
-    class Circle:
+    class FakeRun:
         def __init__(self, value):
             self.found = {"none": {"cider": value}}
             self.kept = {"none": {"web": int(value), "synthetic": 1}}
 
     config = minute_config(arms=("none",))
-    (row,) = results.rows(config, [Circle(value) for value in (1.0, 2.0, 6.0)])
+    (row,) = results.rows(config, [FakeRun(value) for value in (1.0, 2.0, 6.0)])
     assert row == {
         "arm": "none", "CIDEr": (3.0, pytest.approx(7**0.5)),
         "web texts": 3, "synthetic texts": 1,
     }  # fmt: skip
-    (row,) = results.rows(config, [Circle(4.0)])
+    (row,) = results.rows(config, [FakeRun(4.0)])
     assert row["CIDEr"] == 4.0
 
 

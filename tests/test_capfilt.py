@@ -165,8 +165,8 @@ def test_the_batch_size_changes_no_text(settings, models, columns, tmp_path):
 
 
 def test_the_first_of_two_captions_is_the_one(settings, models, columns, tmp_path):
-    two = (dataclasses.replace(settings.ways[0], num_captions=2),)
-    other = dataclasses.replace(settings, output=str(tmp_path), ways=two)
+    two = (dataclasses.replace(settings.decodings[0], num_captions=2),)
+    other = dataclasses.replace(settings, output=str(tmp_path), decodings=two)
     found = storage.read(run.run(other, *models), "train")
     assert found.index.max() == 2 and len(found.row) == 3 * tiny_dataset.ROWS - 2
     first, second = (
@@ -219,7 +219,7 @@ def test_interrupted_and_run_again_is_uninterrupted(
 
 def test_what_is_done_is_not_done_again(settings, models, scored, monkeypatch):
     before = files(scored)
-    monkeypatch.setattr(run.Work, "rows", lambda *unused: pytest.fail("computed again"))
+    monkeypatch.setattr(run.CaptionScorer, "rows", lambda *unused: pytest.fail("computed again"))
     assert run.run(settings, *models) == scored
     assert files(scored) == before
 
@@ -228,9 +228,9 @@ def test_what_is_done_is_not_done_again(settings, models, scored, monkeypatch):
     ("changes", "named"),
     [
         ({"seed": 1}, r"begun with other settings \(seed\)"),
-        ({"ways": (Decoding(max_length=16, top_p=0.8),)}, r"other settings \(decoding\)"),
-        ({"ways": (Decoding(max_length=16, num_captions=2),)}, r"other settings \(decoding\)"),
-        ({"shard_rows": 15}, "of-00004; now 2 shards.*new folder"),
+        ({"decodings": (Decoding(max_length=16, top_p=0.8),)}, r"other settings \(decoding\)"),
+        ({"decodings": (Decoding(max_length=16, num_captions=2),)}, r"other settings \(decoding\)"),
+        ({"shard_rows": 15}, "of-00004; now 2 shards.*choose another"),
         ({"split": "test"}, "no split 'test'"),
         ({"split": "train[:10]"}, "takes a whole split"),
         ({"dataset": "/nowhere"}, "no dataset in /nowhere"),

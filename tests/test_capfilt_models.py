@@ -1,4 +1,4 @@
-"""CapFilt with several captioners, filters and ways of writing, and a second round."""
+"""CapFilt with several captioners, filters and decoding methods, and a second round."""
 
 import dataclasses
 import json
@@ -40,9 +40,9 @@ def models(world):
 
 @pytest.fixture(scope="module")
 def settings(world):
-    ways = (NUCLEUS, BEAM, TOP_K)
+    decodings = (NUCLEUS, BEAM, TOP_K)
     return run.Settings(
-        world.web, "train", f"{world.folder}/many", ways, batch_size=1, shard_rows=16
+        world.web, "train", f"{world.folder}/many", decodings, batch_size=1, shard_rows=16
     )
 
 
@@ -78,7 +78,7 @@ def test_each_filter_scores_each_text_as_it_does_alone(settings, models, scored,
 
 
 def test_a_way_more_changes_no_text_of_the_others(settings, models, scored, tmp_path):
-    fewer = dataclasses.replace(settings, output=str(tmp_path), ways=(NUCLEUS,))
+    fewer = dataclasses.replace(settings, output=str(tmp_path), decodings=(NUCLEUS,))
     found = run.run(fewer, {"small": models[0]["small"]}, models[1])
     for row in (0, 5, tiny_dataset.ROWS - 1):
         assert texts_of(found, row)["text"][1] == texts_of(scored, row)["text"][1]
@@ -125,7 +125,7 @@ def test_more_texts_than_are_scored_together(world, models, tmp_path):
 
 def last_texts(columns, settings, folder):
     """A mixture of the last text of each image."""
-    source = mixture.Source(settings.dataset, settings.split, settings.output)
+    source = mixture.ScoredDataset(settings.dataset, settings.split, settings.output)
     path = str(folder / "mixture.json")
     mixture.write_mixture(path, None, source, columns, columns.index == 10, 0.5)
     return path
@@ -138,7 +138,7 @@ def test_a_second_round_begins_with_the_texts_of_the_first(world, models, scored
     columns = storage.read(scored, "train")
     kept = (columns.index % 2 == 0) & columns.scored
     first = str(tmp_path / "mixture.json")
-    source = mixture.Source(world.web, "train", scored)
+    source = mixture.ScoredDataset(world.web, "train", scored)
     mixture.write_mixture(first, None, source, columns, kept, 0.0)
     settings = run.Settings(first, "train", str(tmp_path / "scores"), (BEAM,), 1, 16, seed=1)
     writers, judges = {"large": models[0]["large"]}, {"mild": models[1]["mild"]}
@@ -164,7 +164,7 @@ def test_a_second_round_begins_with_the_texts_of_the_first(world, models, scored
     )
 
     again = str(tmp_path / "again.json")
-    source = mixture.Source(world.web, "train", second)
+    source = mixture.ScoredDataset(world.web, "train", second)
     mixture.write_mixture(again, None, source, one, one.scored, 0.0)
     (part,) = load_mixture(again)
     assert len(RecordSource(part)) == one.scored.sum()  # what training reads
@@ -173,7 +173,7 @@ def test_a_second_round_begins_with_the_texts_of_the_first(world, models, scored
 def test_a_view_without_scores_is_refused(world, tmp_path):
     path = tmp_path / "mixture.json"
     path.write_text(json.dumps({"components": [{"name": "web", "dataset": world.web}]}))
-    with pytest.raises(UserError, match="is of 0 scored datasets; capfilt takes one at a time"):
+    with pytest.raises(UserError, match="names 0 scored datasets; capfilt takes exactly one"):
         run.run(run.Settings(str(path), "train", str(tmp_path / "out")), {}, {"a": ("a", None)})
 
 
@@ -192,7 +192,7 @@ OPTIONS = {"top_k": 0, "max_length": 20}
     ],
 )
 def test_ways_of_writing(said, meant):
-    found = command.ways(said, OPTIONS)
+    found = command.decodings(said, OPTIONS)
     assert [(way.method, way.num_captions, way.top_k) for way in found] == meant
 
 
@@ -207,7 +207,7 @@ def test_ways_of_writing(said, meant):
 )
 def test_ways_that_there_are_not(said, named):
     with pytest.raises(UserError, match=named):
-        command.ways(said, OPTIONS)
+        command.decodings(said, OPTIONS)
 
 
 def test_models_have_names(world, tmp_path):

@@ -11,6 +11,7 @@ import tiny_dataset
 
 from blip_jax.data.images import decode
 from blip_jax.data.synthetic.builder import make_record
+from blip_jax.data.synthetic.oracle import truthfulness
 from blip_jax.data.text import clean_caption
 from blip_jax.decoding import Decoding
 from blip_jax.models import batching
@@ -179,24 +180,24 @@ def test_captions_do_not_depend_on_the_batch(world, model, monkeypatch):
 def test_true_texts_and_noise_are_told_apart():
     truths = [record["truth"] for record in records()]
     full = [record["texts"][0] for record in records()]
-    assert evaluation.truthfulness(full, truths) == {"true": 100, "complete": 100, "right": 100}
+    assert truthfulness(full, truths) == {"true": 100, "complete": 100, "right": 100}
     others = full[1:] + full[:1]
-    found = evaluation.truthfulness(others, truths)
+    found = truthfulness(others, truths)
     assert found["complete"] > 0 and found["true"] == found["right"] == 0
     web = [make_record(row, "train", tiny_dataset.WEB) for row in range(200)]
     real = [json.loads(record["truth"]) for record in web]
-    found = evaluation.truthfulness([r["texts"][0] for r in web], [r["truth"] for r in web])
+    found = truthfulness([r["texts"][0] for r in web], [r["truth"] for r in web])
     assert found["true"] == 100 * np.mean([not truth["noise"] for truth in real])
-    right = [not truth["noise"] and not truth["brief"] for truth in real]
+    right = [not truth["noise"] and not truth["short"] for truth in real]
     assert found["right"] == 100 * np.mean(right)
 
 
 def test_truth_is_measured_only_where_it_is_known():
     truths = [record["truth"] for record in records()]
-    assert evaluation.truthfulness(["a red ring"], [""]) == {}
-    assert evaluation.truthfulness(["a red ring"] * TEST, [*truths[1:], ""]) == {}
-    assert evaluation.truthfulness([], []) == {}
-    found = evaluation.truthfulness(["qwerty"], truths[:1])
+    assert truthfulness(["a red ring"], [""]) == {}
+    assert truthfulness(["a red ring"] * TEST, [*truths[1:], ""]) == {}
+    assert truthfulness([], []) == {}
+    found = truthfulness(["qwerty"], truths[:1])
     assert found == {"true": 0, "complete": 0, "right": 0}
 
 

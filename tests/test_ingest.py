@@ -66,7 +66,7 @@ def test_the_originals_lists(tmp_path):
     check_rows(rows)
     assert [row["key"] for row in rows] == ["coco--coco_0", "coco--coco_1", "coco--coco_2"]
     assert json.loads(rows[1]["fields"]) == {"id": 0, "merged": [{"id": 7}]}
-    assert (manifest["inputs"], manifest["skipped"]) == (4, {"text of the image before": 1})
+    assert (manifest["records_read"], manifest["skipped"]) == (4, {"text of the image before": 1})
     web = [{"url": f"https://a.b/c/{seed}.jpg?d=e", "caption": TEXTS[seed]} for seed in range(3)]
     (tmp_path / "web.json").write_text(json.dumps([*web, {"url": "https://a.b/9.jpg",
                                                           "caption": "gone"}]))  # fmt: skip

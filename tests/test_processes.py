@@ -42,7 +42,7 @@ def together(world, tmp_path_factory):
         ),
         [f"--config={world}/captioner.py", f"--workdir={folder}/captioner"],
     ]
-    statuses = processes.end(processes.initialize(folder, runs))
+    statuses = processes.end(processes.start(folder, runs))
     assert statuses == [0, 0], processes.printed(folder)
     return folder
 
@@ -109,7 +109,7 @@ def test_stopped_and_killed_and_whole_in_the_end(together, world, tmp_path):
     run = [[f"--config={world}/captioner.py", f"--workdir={workdir}"]]
     steps = [tmp_path / name for name in ("terminated", "killed", "finished")]
 
-    running = processes.initialize(steps[0], run, pause=0.4)
+    running = processes.start(steps[0], run, pause=0.4)
     processes.wait_for_step(workdir, 3, running)
     running[1].send_signal(signal.SIGTERM)
     assert processes.end(running) == [0, 0], processes.printed(steps[0])
@@ -119,12 +119,12 @@ def test_stopped_and_killed_and_whole_in_the_end(together, world, tmp_path):
     assert processes.printed(steps[0]).count(text) == 2
     assert str(stopped) in os.listdir(workdir / "checkpoints")
 
-    running = processes.initialize(steps[1], run, pause=0.2, slurm=True)
+    running = processes.start(steps[1], run, pause=0.2, slurm=True)
     processes.wait_for_step(workdir, random.randint(stopped + 1, STEPS - 1), running)
     random.choice(running).kill()
     processes.kill(running)  # JAX would have ended the other one a minute later
 
-    running = processes.initialize(steps[2], run)
+    running = processes.start(steps[2], run)
     assert processes.end(running) == [0, 0], processes.printed(steps[2])
     assert processes.reports(workdir) == processes.reports(together / "captioner")
     processes.assert_same_state(workdir, together / "captioner")
@@ -161,7 +161,7 @@ def test_two_processes_clean_and_measure_as_one(tmp_path):
             for verb, flags in both.items()
         ]
 
-    running = processes.initialize(tmp_path / "two", verbs(tmp_path / "two"), devices=2)
+    running = processes.start(tmp_path / "two", verbs(tmp_path / "two"), devices=2)
     assert processes.end(running) == [0, 0], processes.printed(tmp_path / "two")
     for argv in verbs(tmp_path / "one"):
         assert main(argv) == 0
@@ -209,10 +209,12 @@ def test_flags_that_start_nothing_are_one_line(capsys, world, verb, flags, named
 @pytest.mark.parametrize("process", [0, 1])
 def test_processes_that_do_not_come_are_one_line(process):
     where = f"localhost:{processes.free_port()}"
-    call = f"from blip_jax.runtime.processes import initialize; start({where!r}, 2, {process}, 1)"
+    call = (
+        f"from blip_jax.runtime.processes import initialize; initialize({where!r}, 2, {process}, 1)"
+    )
     done = subprocess.run(
         [sys.executable, "-c", call], env=processes.environment(1), capture_output=True, text=True
     )
     assert done.returncode == 2
-    assert f"{where}, process {process} of 2: not all processes came together" in done.stderr
+    assert f"{where}, process {process} of 2: not all processes have started" in done.stderr
     assert len(done.stderr.splitlines()) == 1

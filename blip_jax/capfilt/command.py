@@ -7,7 +7,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from blip_jax.capfilt import mixture, storage
-from blip_jax.capfilt.inputs import Input
+from blip_jax.capfilt.inputs import CapFiltInput
 from blip_jax.capfilt.run import Settings
 from blip_jax.capfilt.run import run as caption_and_score
 from blip_jax.data.mixture import Component
@@ -29,7 +29,7 @@ def defaults() -> ConfigDict:
         "filter": "",  # the same
         "dtype": "float32",  # of computing; bfloat16 on TPUs and GPUs
         "image_size": 0,  # pixels a side, for all models; 0: what each was trained with
-        "captions": "nucleus",  # ways of writing: nucleus*2,top_k,greedy,beam
+        "captions": "nucleus",  # decoding methods: nucleus*2,top_k,greedy,beam
         "decoding": ConfigDict({
             "top_p": 0.9, "top_k": 0, "temperature": 1.0, "repetition_penalty": 1.1,
             "min_length": 5, "max_length": 20, "num_beams": 3, "length_penalty": 1.0,
@@ -57,31 +57,33 @@ def run(config: ConfigDict, workdir: str) -> None:
         dataset=config.dataset,
         split=config.split,
         output=output,
-        ways=ways(config.captions, config.decoding.to_dict()),
+        decodings=decodings(config.captions, config.decoding.to_dict()),
         batch_size=config.batch_size,
         shard_rows=config.shard_rows,
         seed=config.seed,
         command=command_line(),
     )
-    source = Input(config.dataset, config.split, 1)  # refuses what is not there before models load
+    source = CapFiltInput(
+        config.dataset, config.split, 1
+    )  # refuses what is not there before models load
     captioners = models(config.captioner, config)
     caption_and_score(settings, captioners, models(config.filter, config))
     if jax.process_index():
         return
-    columns = storage.read(output, source.split)
-    kept = mixture.keep(columns, storage.ORIGINS, config.threshold)
-    print(tables.plain(summary(columns, kept)))
-    for reason, count in storage.skipped(columns).items():
-        print(f"set aside: {count}, {reason}", file=sys.stderr)
+    table = storage.read(output, source.split)
+    kept = mixture.select_by_threshold(table, storage.ORIGINS, config.threshold)
+    print(tables.plain(summary(table, kept)))
+    for reason, count in storage.skipped(table).items():
+        print(f"skipped {count}: {reason}", file=sys.stderr)
     if config.human:
-        origin = mixture.Source(source.dataset, source.split, output)
+        origin = mixture.ScoredDataset(source.dataset, source.split, output)
         path = str(epath.Path(workdir) / "mixture.json")
         human = Component(name="human", dataset=config.human)
-        mixture.write_mixture(path, human, origin, columns, kept, config.human_share)
+        mixture.write_mixture(path, human, origin, table, kept, config.human_share)
         print(f"\nmixture to train on: {path}")
 
 
-def ways(wanted: str, options: dict) -> tuple[Decoding, ...]:
+def decodings(wanted: str, options: dict) -> tuple[Decoding, ...]:
     """How captions are written: "nucleus*2,beam" is two drawn and the best of a search.
 
     Raises:
@@ -115,15 +117,15 @@ def models(named: str, config: ConfigDict) -> dict[str, tuple[str, Model]]:
     return found
 
 
-def summary(columns: storage.Columns, kept) -> list[dict]:
-    """Texts in, kept and without a score, by origin."""
+def summary(table: storage.TextTable, kept) -> list[dict]:
+    """Returns the number of texts, kept texts and unscored texts of each origin."""
     rows = []
     for origin in storage.ORIGINS:
-        own = columns.where("origin", origin)
+        own = table.where("origin", origin)
         rows.append({
-            "texts": origin,
+            "origin": origin,
             "count": int(own.sum()),
             "kept": int(kept[own].sum()),
-            "not scored": int((own & ~columns.scored).sum()),
+            "not_scored": int((own & ~table.scored).sum()),
         })  # fmt: skip
     return rows

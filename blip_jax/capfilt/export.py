@@ -138,20 +138,20 @@ class _Stored:
 
     def __init__(self, component: Component, rows: int):
         self.component = component
-        self.columns = storage.read(component.scores, component.split)
-        if len(self.columns.key) != rows:
+        self.table = storage.read(component.scores, component.split)
+        if len(self.table.key) != rows:
             raise UserError(
                 f"component {component.name!r}: scores {component.scores} have "
-                f"{len(self.columns.key)} rows, dataset {component.dataset} has {rows}; "
+                f"{len(self.table.key)} rows, dataset {component.dataset} has {rows}; "
                 "score this very dataset"
             )
-        self.starts = np.searchsorted(self.columns.row, np.arange(rows + 1))
+        self.starts = np.searchsorted(self.table.row, np.arange(rows + 1))
 
     def texts(self, row: int, key: str, places: list[int] | None) -> list[dict]:
         """Raises a UserError if the row is another image's, or lacks a text."""
-        columns, component = self.columns, self.component
+        table, component = self.table, self.component
         start, stop = self.starts[row : row + 2].tolist()
-        if (found := columns.key[row].as_py()) != key:
+        if (found := table.key[row].as_py()) != key:
             raise UserError(
                 f"component {component.name!r}: row {row} is {key!r} in the dataset and "
                 f"{found!r} in its scores; score this very dataset"
@@ -165,19 +165,19 @@ class _Stored:
         return [self._text(start + place) for place in places]
 
     def _text(self, place: int) -> dict:
-        columns = self.columns
+        table = self.table
         found = {
-            name: getattr(columns, name)[place].as_py()
+            name: getattr(table, name)[place].as_py()
             for name in ("text", "origin", "model", "method")
         }
-        found["p_match"] = _number(columns.p_match[place].mean())
-        found["cosine"] = _number(columns.cosine[place].mean())
-        found["log_probability"] = _number(columns.log_probability[place])
-        if len(columns.filters) > 1:
+        found["p_match"] = _number(table.p_match[place].mean())
+        found["cosine"] = _number(table.cosine[place].mean())
+        found["log_probability"] = _number(table.log_probability[place])
+        if len(table.filters) > 1:
             found["filters"] = [
                 {"filter": name, "p_match": _number(p_match), "cosine": _number(cosine)}
                 for name, p_match, cosine in zip(
-                    columns.filters, columns.p_match[place], columns.cosine[place], strict=True
+                    table.filters, table.p_match[place], table.cosine[place], strict=True
                 )
             ]
         return found

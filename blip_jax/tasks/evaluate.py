@@ -12,7 +12,9 @@ from typing import Any
 import jax
 from etils import epath
 
+from blip_jax import nn
 from blip_jax.data.datasets import open_dataset, to_text
+from blip_jax.data.tokenizer import TokenIds
 from blip_jax.models import Model, load
 from blip_jax.runtime.config import required
 from blip_jax.runtime.errors import UserError
@@ -70,9 +72,6 @@ def evaluate(config: EvaluateConfig, workdir: str = "", model: Model | None = No
 
 def _scoring_task(config: TaskConfig) -> EvaluationTask:
     """The task, for its `evaluate` alone: it needs no network, and so any will do."""
-    from blip_jax import nn
-    from blip_jax.data.tokenizer import TokenIds
-
     return config.make(nn.preset("base"), TokenIds.bert())
 
 

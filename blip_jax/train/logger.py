@@ -12,6 +12,7 @@ from etils import epath
 from tensorboardX import SummaryWriter
 
 from blip_jax.runtime.errors import UserError
+from blip_jax.runtime.files import atomic_write
 
 FILE = "metrics.jsonl"
 RATE = "images/s"
@@ -172,6 +173,5 @@ def _cut(path, done):
     kept = [report for report in _reports(path) if report["step"] <= done]
     text = "".join(json.dumps(report) + "\n" for report in kept)
     if text != path.read_text():
-        whole = path.parent / (path.name + ".new")  # renamed when whole: a crash loses nothing
-        whole.write_text(text)
-        whole.replace(path)
+        with atomic_write(path) as file:  # a crash loses nothing
+            file.write(text)

@@ -1,4 +1,4 @@
-"""The whole circle of BLIP in one workdir (`blip-jax bootstrap`).
+"""The full BLIP pipeline in one workdir (`blip-jax bootstrap`).
 
 pre-train -> captioner and filter -> CapFilt -> assemble -> pre-train again -> evaluate -> report
 """

@@ -52,7 +52,7 @@ class File:
 
 
 @dataclasses.dataclass(frozen=True)
-class Unit:
+class WorkUnit:
     """A unit of work: a file, or so many records of it.
 
     Attributes:
@@ -61,7 +61,7 @@ class Unit:
       source, format, path: of the file.
       start, first, records: what to read, as the format's reader has planned it: bytes before the
         first record, its number in the file, and how many there are (-1: all).
-      listing: the file that lists a folder's images.
+      file_list: the file that lists a folder's images.
     """
 
     number: int
@@ -72,7 +72,7 @@ class Unit:
     start: int
     first: int
     records: int
-    listing: str = ""
+    file_list: str = ""
 
 
 def files(settings: IngestConfig) -> list[File]:
@@ -147,19 +147,19 @@ def _files(path: str, source: str, format: str) -> Iterator[File]:
     yield File(source, "folder", path, 0)
 
 
-def units(found: list[File], settings: IngestConfig, folder: epath.Path) -> list[Unit]:
+def units(found: list[File], settings: IngestConfig, folder: epath.Path) -> list[WorkUnit]:
     """The units of the files; lists of folders' images are written into `folder`.
 
     Raises:
       UserError: a file is none of its format, or lacks images or texts.
     """
-    cut: list[Unit] = []
+    planned: list[WorkUnit] = []
     labels: set[str] = set()
     for number, file in enumerate(found):
-        listing, path = "", file.path
+        file_list, path = "", file.path
         if file.format == "folder":
-            listing = path = os.fspath(folder / f"listing-{number:05d}.jsonl")
-            folders.listed(file.path, epath.Path(listing))
+            file_list = path = os.fspath(folder / f"file-list-{number:05d}.jsonl")
+            folders.write_file_list(file.path, epath.Path(file_list))
         try:
             parts = list(READERS[file.format].plan(path, of_source(settings, file.source)))
         except OSError as error:
@@ -167,13 +167,13 @@ def units(found: list[File], settings: IngestConfig, folder: epath.Path) -> list
         name = _stem(file.path)
         for part, (start, first, rows) in enumerate(parts):
             label = unique(f"{name}-{part:05d}" if len(parts) > 1 else name, labels)
-            cut.append(
-                Unit(len(cut), label, file.source, file.format, file.path,
-                     start, first, rows, listing)
+            planned.append(
+                WorkUnit(len(planned), label, file.source, file.format, file.path,
+                     start, first, rows, file_list)
             )  # fmt: skip
-    if not cut:
+    if not planned:
         raise UserError(f"config.source {settings.source} holds no record")
-    return cut
+    return planned
 
 
 def of_source(settings: IngestConfig, source: str) -> IngestConfig:

@@ -12,7 +12,7 @@ from blip_jax.data.ingest.config import IngestConfig
 from blip_jax.runtime.errors import UserError
 
 # Usual names, in lower case, the first that is there counts.
-USUAL = {
+DEFAULT_FIELD_NAMES = {
     "key": ("key", "__key__", "uid", "image_id", "sample_id", "id"),
     "image": ("image", "jpg", "jpeg", "png", "webp", "img", "path", "image_path", "file_name",
               "filename", "filepath", "file", "image_file"),
@@ -25,7 +25,7 @@ IMAGES = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".t
 MAX_BYTES = 1 << 27  # of a file in the input; more is not read into memory
 
 
-class Fault(Exception):
+class RejectedRecord(Exception):
     """Why a record is set aside.
 
     Attributes:
@@ -39,57 +39,57 @@ class Fault(Exception):
 
 
 @dataclasses.dataclass
-class Raw:
+class RawRecord:
     """An input record. Its texts hold lone surrogates where they are not UTF-8.
 
     Attributes:
       name: its own key, or what stands for one; as found.
-      image: the file's bytes; None if there are none, or they are in the file `place`.
-      place: path or URL of the image, as the record has it; "" if the bytes are here.
+      image: the file's bytes; None if there are none, or they are in the file `image_path`.
+      image_path: path or URL of the image, as the record has it; "" if the bytes are here.
       texts, url, truth, fields: its own; `fields` are all that have no other place.
-      fault: why it cannot be used, if that was seen already.
+      rejection: why it cannot be used, if that was seen already.
       records: how many input records it stands for.
-      others: of records joined to it, the fields that differ from its own.
+      merged_fields: of records joined to it, the fields that differ from its own.
     """
 
     name: str
     image: bytes | None = None
-    place: str = ""
+    image_path: str = ""
     texts: list[str] = dataclasses.field(default_factory=list)
     url: str = ""
     truth: str = ""
     fields: dict[str, Any] = dataclasses.field(default_factory=dict)
-    fault: Fault | None = None
+    rejection: RejectedRecord | None = None
     records: int = 1
-    others: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    merged_fields: list[dict[str, Any]] = dataclasses.field(default_factory=list)
 
 
-class Columns:
+class FieldMapping:
     """Which fields of a record are its key, image, text and URL."""
 
     def __init__(self, settings: IngestConfig):
-        self._own = dataclasses.asdict(settings.columns)
-        self._textless = settings.allow_no_text
+        self._given = dataclasses.asdict(settings.columns)
+        self._allow_no_text = settings.allow_no_text
 
     def find(self, kind: str, names: Iterable[str]) -> str | None:
         """The name among `names` of a kind of column; None if there is none."""
         names = list(names)
-        if own := self.own(kind):
-            return own if own in names else None
+        if given := self.given(kind):
+            return given if given in names else None
         lower = {name.lower(): name for name in reversed(names)}
-        return next((lower[usual] for usual in USUAL[kind] if usual in lower), None)
+        return next((lower[usual] for usual in DEFAULT_FIELD_NAMES[kind] if usual in lower), None)
 
-    def own(self, kind: str) -> str:
+    def given(self, kind: str) -> str:
         """The name that was given for it; "" if none was."""
-        return self._own.get(kind, "")
+        return self._given.get(kind, "")
 
     def check(self, names: Iterable[str], path: str) -> None:
         """Raises a UserError unless a file with these fields has images and texts."""
         names = list(names)
-        wanted = [("image", "url")] + [("text",)] * (not self._textless)
+        wanted = [("image", "url")] + [("text",)] * (not self._allow_no_text)
         for kinds in wanted:
             if not any(self.find(kind, names) for kind in kinds):
-                name = self.own(kinds[0])
+                name = self.given(kinds[0])
                 looked = f"no field {name!r}" if name else f"no {kinds[0]} among its fields"
                 found = ", ".join(map(str, names)) or "none"
                 raise UserError(
@@ -97,8 +97,11 @@ class Columns:
                 )
 
     def record(
-        self, fields: Mapping[str, Any], name: str, kinds: Iterable[str] = tuple(USUAL)
-    ) -> Raw:
+        self,
+        fields: Mapping[str, Any],
+        name: str,
+        kinds: Iterable[str] = tuple(DEFAULT_FIELD_NAMES),
+    ) -> RawRecord:
         """The record of these fields, of which only `kinds` are looked for.
 
         `name` stands in for a key.
@@ -111,7 +114,7 @@ class Columns:
         if isinstance(texts, list) and any(isinstance(text, Mapping) for text in texts):
             rest[names["text"]] = texts  # texts with scores, say
         truth = rest.pop("truth", "")
-        raw = Raw(
+        raw = RawRecord(
             name=name if key in (None, "") else as_text(key),
             texts=as_texts(texts),
             url="" if url is None else as_text(url),
@@ -124,7 +127,7 @@ class Columns:
         if isinstance(image, bytes | bytearray | memoryview):
             raw.image = bytes(image)
         else:
-            raw.place = as_text(image) if "image" in taken else raw.url
+            raw.image_path = as_text(image) if "image" in taken else raw.url
         return raw
 
 
@@ -138,7 +141,9 @@ def as_text(value: Any) -> str:
 def as_texts(value: Any) -> list[str]:
     """All texts of a field: a text, a list, or objects with a text in them; without blank ones."""
     if isinstance(value, Mapping):
-        inner = next((value[name] for name in USUAL["text"] + ("raw",) if name in value), None)
+        inner = next(
+            (value[name] for name in DEFAULT_FIELD_NAMES["text"] + ("raw",) if name in value), None
+        )
         return as_texts(inner)
     if isinstance(value, Iterable) and not isinstance(value, str | bytes):
         return [text for item in value for text in as_texts(item)]
@@ -146,7 +151,7 @@ def as_texts(value: Any) -> list[str]:
     return [text] if text else []
 
 
-def add_texts(raw: Raw, texts: Iterable[str]) -> None:
+def add_texts(raw: RawRecord, texts: Iterable[str]) -> None:
     """Adds texts of a side-car that the record does not have yet, one by one or in one."""
     known = {" ".join(text.split()) for text in (*raw.texts, " ".join(raw.texts))}
     raw.texts += [text for text in texts if " ".join(text.split()) not in known]
@@ -162,19 +167,19 @@ def clean(text: str) -> str:
     return text.encode("utf-8", "replace").decode()
 
 
-def merged(raws: Iterable[Raw]) -> Iterator[Raw]:
+def merge_adjacent(raws: Iterable[RawRecord]) -> Iterator[RawRecord]:
     """Joins records that follow each other and name the same image.
 
     The original's lists have a record a caption, the five of an image one behind the other.
     """
-    held: Raw | None = None
+    held: RawRecord | None = None
     for raw in raws:
-        same = held is not None and raw.place and raw.place == held.place
-        if same and not (raw.fault or held.fault):
+        same = held is not None and raw.image_path and raw.image_path == held.image_path
+        if same and not (raw.rejection or held.rejection):
             held.texts += raw.texts
             held.records += 1
             other = {k: v for k, v in raw.fields.items() if held.fields.get(k) != v}
-            held.others += [other] * bool(other)
+            held.merged_fields += [other] * bool(other)
             continue
         if held is not None:
             yield held

@@ -11,9 +11,9 @@ import itertools
 from collections.abc import Iterator
 
 from blip_jax.data.ingest.config import IngestConfig
-from blip_jax.data.ingest.readers.image_files import opened
-from blip_jax.data.ingest.readers.json_lines import cuts
-from blip_jax.data.ingest.records import Columns, Fault, Raw
+from blip_jax.data.ingest.readers.image_files import open_buffered
+from blip_jax.data.ingest.readers.json_lines import chunk_offsets
+from blip_jax.data.ingest.records import FieldMapping, RawRecord, RejectedRecord
 from blip_jax.runtime.errors import UserError
 
 LONGEST = 1 << 20  # characters of a field; a quote that is never closed ends there
@@ -34,18 +34,18 @@ class _Rows:
             self.offset += len(line)
             yield line.decode("utf-8", "surrogateescape")
 
-    def __iter__(self) -> Iterator[list[str] | Fault]:
+    def __iter__(self) -> Iterator[list[str] | RejectedRecord]:
         while True:
             try:
                 row = next(self._rows)
             except StopIteration:
                 return
             except csv.Error as error:
-                row = Fault("broken row", str(error))
+                row = RejectedRecord("broken row", str(error))
             if row:
                 yield row
 
-    def starts(self) -> Iterator[int]:
+    def row_offsets(self) -> Iterator[int]:
         """Where each row starts (perhaps at blank lines before it)."""
         start = self.offset
         for _ in self:
@@ -59,25 +59,27 @@ def plan(path: str, settings: IngestConfig) -> Iterator[tuple[int, int, int]]:
     Raises:
       UserError: the header has no image or text.
     """
-    with opened(path) as file:
+    with open_buffered(path) as file:
         names, delimiter, start = _header(file, path, settings)
-        Columns(settings).check(names, path)
-        yield from cuts(_Rows(file, delimiter, start).starts(), settings.records_per_unit)
+        FieldMapping(settings).check(names, path)
+        yield from chunk_offsets(
+            _Rows(file, delimiter, start).row_offsets(), settings.records_per_unit
+        )
 
 
-def read(unit, settings: IngestConfig) -> Iterator[Raw]:
+def read(unit, settings: IngestConfig) -> Iterator[RawRecord]:
     """The records of a unit."""
-    columns = Columns(settings)
-    with opened(unit.path) as file:
+    columns = FieldMapping(settings)
+    with open_buffered(unit.path) as file:
         names, delimiter, _ = _header(file, unit.path, settings)
         rows = itertools.islice(_Rows(file, delimiter, unit.start), unit.records)
         for number, row in enumerate(rows, unit.first):
             name = f"{number:09d}"
-            if isinstance(row, Fault):
-                yield Raw(name, fault=row)
+            if isinstance(row, RejectedRecord):
+                yield RawRecord(name, rejection=row)
             elif len(row) != len(names):
                 found = f"{len(row)} fields where {len(names)} have a name"
-                yield Raw(name, fault=Fault("broken row", found))
+                yield RawRecord(name, rejection=RejectedRecord("broken row", found))
             else:
                 yield columns.record(dict(zip(names, row)), name)
 
@@ -90,7 +92,7 @@ def _header(file, path: str, settings: IngestConfig) -> tuple[list[str], str, in
         return settings.header.split(","), delimiter, 0
     rows = _Rows(file, delimiter, 0)
     names = next(iter(rows), [])
-    if isinstance(names, Fault):
+    if isinstance(names, RejectedRecord):
         raise UserError(f"{path} does not start with the names of its fields: {names.detail}")
     names = [name.lstrip("\ufeff").strip() for name in names]
     if len(set(names)) != len(names):

@@ -7,7 +7,7 @@ import urllib.parse
 
 from etils import epath
 
-from blip_jax.data.ingest.records import MAX_BYTES, Fault
+from blip_jax.data.ingest.records import MAX_BYTES, RejectedRecord
 
 # Errors that are the record's; others are of the disk or the network and stop the import.
 ABSENT = (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError, ValueError)
@@ -15,7 +15,7 @@ REMOTE = ("http://", "https://")
 LONGEST = 255  # of a file's name
 
 
-def opened(path: str) -> io.BufferedReader:
+def open_buffered(path: str) -> io.BufferedReader:
     """A file to read lines from, local or in a bucket."""
     file = epath.Path(path).open("rb")
     return file if isinstance(file, io.BufferedReader) else io.BufferedReader(file, 1 << 20)
@@ -31,22 +31,22 @@ def load(place: str, images: str, folder: str) -> bytes:
       folder: of the list.
 
     Raises:
-      Fault: there is no such file, it cannot be read, or its name leads elsewhere.
+      RejectedRecord: there is no such file, it cannot be read, or its name leads elsewhere.
     """
     if place.startswith(REMOTE):
         place = urllib.parse.unquote(urllib.parse.urlsplit(place).path).rpartition("/")[2]
     if not place or "\0" in place or is_unsafe(place, absolute=not images):
-        raise Fault("unsafe name", place)
+        raise RejectedRecord("unsafe name", place)
     path = epath.Path(images or folder) / place
     if any(len(part) > LONGEST for part in path.parts):
-        raise Fault("missing image", "its name is longer than a file's can be")
+        raise RejectedRecord("missing image", "its name is longer than a file's can be")
     try:
         with path.open("rb") as file:
             data = file.read(MAX_BYTES + 1)
     except ABSENT as error:
-        raise Fault("missing image", f"{place} ({type(error).__name__})") from error
+        raise RejectedRecord("missing image", f"{place} ({type(error).__name__})") from error
     if len(data) > MAX_BYTES:
-        raise Fault("too many bytes", f"{place} has more than {MAX_BYTES}")
+        raise RejectedRecord("too many bytes", f"{place} has more than {MAX_BYTES}")
     return data
 
 

@@ -13,8 +13,8 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from blip_jax.data.ingest.config import IngestConfig
-from blip_jax.data.ingest.readers.image_files import opened
-from blip_jax.data.ingest.records import Columns, Fault, Raw
+from blip_jax.data.ingest.readers.image_files import open_buffered
+from blip_jax.data.ingest.records import FieldMapping, RawRecord, RejectedRecord
 from blip_jax.runtime.errors import UserError
 
 CHUNK = 1 << 20
@@ -24,7 +24,7 @@ BETWEEN = " \t\r\n,"
 DECODER = json.JSONDecoder(strict=False)
 
 
-def cuts(offsets: Iterable[int], rows: int) -> Iterator[tuple[int, int, int]]:
+def chunk_offsets(offsets: Iterable[int], rows: int) -> Iterator[tuple[int, int, int]]:
     """Cuts a file into runs of `rows` records: (offset of the first, its number, how many)."""
     start = count = 0
     for number, offset in enumerate(offsets):
@@ -44,18 +44,18 @@ def plan(path: str, settings: IngestConfig) -> Iterator[tuple[int, int, int]]:
     Raises:
       UserError: the file is no JSON, or its first record has no image or text.
     """
-    with opened(path) as file:
+    with open_buffered(path) as file:
         start, listed = _head(file)
         file.seek(start)
         found = _elements(file, path, start, inside=False) if listed else lines(file, start)
-        offsets = (offset for offset, _ in _checked(found, Columns(settings), path))
-        yield from cuts(offsets, settings.records_per_unit)
+        offsets = (offset for offset, _ in _checked(found, FieldMapping(settings), path))
+        yield from chunk_offsets(offsets, settings.records_per_unit)
 
 
-def read(unit, settings: IngestConfig) -> Iterator[Raw]:
+def read(unit, settings: IngestConfig) -> Iterator[RawRecord]:
     """The records of a unit."""
-    columns = Columns(settings)
-    with opened(unit.path) as file:
+    columns = FieldMapping(settings)
+    with open_buffered(unit.path) as file:
         _, listed = _head(file)
         file.seek(unit.start)
         if listed:
@@ -67,11 +67,15 @@ def read(unit, settings: IngestConfig) -> Iterator[Raw]:
             if isinstance(value, dict):
                 yield columns.record(value, name)
             else:
-                fault = value if isinstance(value, Fault) else Fault("broken JSON", "no object")
-                yield Raw(name, fault=fault)
+                rejection = (
+                    value
+                    if isinstance(value, RejectedRecord)
+                    else RejectedRecord("broken JSON", "no object")
+                )
+                yield RawRecord(name, rejection=rejection)
 
 
-def _checked(found: Iterator[tuple[int, Any]], columns: Columns, path: str) -> Iterator:
+def _checked(found: Iterator[tuple[int, Any]], columns: FieldMapping, path: str) -> Iterator:
     """The same, once the first is seen to have images and texts."""
     for number, (offset, value) in enumerate(found):
         if not number:
@@ -91,11 +95,11 @@ def _head(file: io.BufferedIOBase) -> tuple[int, bool]:
 
 
 def _parsed(line: bytes) -> Any:
-    """The line's value; a Fault if it is no JSON."""
+    """The line's value; a RejectedRecord if it is no JSON."""
     try:
         return json.loads(line.decode("utf-8", "surrogateescape"), strict=False)
     except (ValueError, RecursionError) as error:
-        return Fault("broken JSON", str(error))
+        return RejectedRecord("broken JSON", str(error))
 
 
 def lines(file, offset: int) -> Iterator[tuple[int, bytes]]:

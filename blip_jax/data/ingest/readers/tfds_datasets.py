@@ -14,11 +14,11 @@ import tensorflow_datasets as tfds
 from etils import epath
 
 from blip_jax.data.ingest.config import IngestConfig
-from blip_jax.data.ingest.records import Columns, Raw, as_text
+from blip_jax.data.ingest.records import FieldMapping, RawRecord, as_text
 from blip_jax.runtime.errors import UserError
 
 
-def _open(path: str, split: str, columns: Columns):
+def _open(path: str, split: str, columns: FieldMapping):
     """(rows of a split as dicts with encoded images, the features' names)."""
     try:
         if (epath.Path(path) / "features.json").exists():
@@ -44,16 +44,16 @@ def plan(path: str, settings: IngestConfig) -> Iterator[tuple[int, int, int]]:
     Raises:
       UserError: there is no such dataset or split, or it has no image or text.
     """
-    columns = Columns(settings)
+    columns = FieldMapping(settings)
     rows, names = _open(path, settings.split, columns)
     columns.check(names, path)
     for first in range(0, len(rows), settings.records_per_unit):
         yield 0, first, min(settings.records_per_unit, len(rows) - first)
 
 
-def read(unit, settings: IngestConfig) -> Iterator[Raw]:
+def read(unit, settings: IngestConfig) -> Iterator[RawRecord]:
     """The records of a unit."""
-    columns = Columns(settings)
+    columns = FieldMapping(settings)
     rows, _ = _open(unit.path, settings.split, columns)
     for number in range(unit.first, unit.first + unit.records):
         record = dict(rows[number])

@@ -15,7 +15,15 @@ from etils import epath
 
 from blip_jax.data.ingest.config import IngestConfig
 from blip_jax.data.ingest.readers.image_files import is_unsafe
-from blip_jax.data.ingest.records import IMAGES, MAX_BYTES, Columns, Fault, Raw, add_texts, as_texts
+from blip_jax.data.ingest.records import (
+    IMAGES,
+    MAX_BYTES,
+    FieldMapping,
+    RawRecord,
+    RejectedRecord,
+    add_texts,
+    as_texts,
+)
 
 TEXTS = ("txt", "text", "caption")  # suffixes of members that are a text
 DAMAGE = (tarfile.TarError, EOFError, zlib.error)  # an OSError is the disk's or the network's
@@ -38,9 +46,9 @@ def plan(path: str, settings: IngestConfig) -> Iterator[tuple[int, int, int]]:
     yield 0, 0, -1
 
 
-def read(unit, settings: IngestConfig) -> Iterator[Raw]:
+def read(unit, settings: IngestConfig) -> Iterator[RawRecord]:
     """The records of a tar; where it is damaged, a last one says so."""
-    columns = Columns(settings)
+    columns = FieldMapping(settings)
     name, members = "", {}
     try:
         for prefix, suffix, data in _members(unit.path):
@@ -50,14 +58,18 @@ def read(unit, settings: IngestConfig) -> Iterator[Raw]:
             name, members[suffix] = prefix, data
     except DAMAGE as error:
         if members:  # its last member may be missing
-            yield Raw(name, fault=Fault("broken archive", "the record it broke off in"))
-        yield Raw("", fault=Fault("broken archive", f"{type(error).__name__}: {error}"))
+            yield RawRecord(
+                name, rejection=RejectedRecord("broken archive", "the record it broke off in")
+            )
+        yield RawRecord(
+            "", rejection=RejectedRecord("broken archive", f"{type(error).__name__}: {error}")
+        )
         return
     if members:
         yield _record(name, members, columns)
 
 
-def _members(path: str) -> Iterator[tuple[str, str, bytes | Fault]]:
+def _members(path: str) -> Iterator[tuple[str, str, bytes | RejectedRecord]]:
     """(name without suffixes, suffixes, content) of each file in it."""
     with (
         epath.Path(path).open("rb") as file,
@@ -71,30 +83,36 @@ def _members(path: str) -> Iterator[tuple[str, str, bytes | Fault]]:
             stem, dot, suffix = base.partition(".")
             prefix = folder + slash + stem
             if is_unsafe(member.name):
-                yield prefix, suffix, Fault("unsafe name", member.name)
+                yield prefix, suffix, RejectedRecord("unsafe name", member.name)
             elif not stem or not dot:  # hidden, or of no kind
-                yield prefix + base, "", Fault("file of no record", member.name)
+                yield prefix + base, "", RejectedRecord("file of no record", member.name)
             elif not member.isfile():
-                yield prefix, suffix, Fault("missing image", f"{member.name} is a link")
+                yield prefix, suffix, RejectedRecord("missing image", f"{member.name} is a link")
             elif member.size > MAX_BYTES:
-                yield prefix, suffix, Fault("too many bytes", f"{member.size} in {member.name}")
+                yield (
+                    prefix,
+                    suffix,
+                    RejectedRecord("too many bytes", f"{member.size} in {member.name}"),
+                )
             else:
                 yield prefix, suffix, tar.extractfile(member).read()
 
 
-def _record(name: str, members: dict[str, bytes | Fault], columns: Columns) -> Raw:
+def _record(
+    name: str, members: dict[str, bytes | RejectedRecord], columns: FieldMapping
+) -> RawRecord:
     """The record of the members, by suffix."""
     for content in members.values():
-        if isinstance(content, Fault):
-            return Raw(name, fault=content)
+        if isinstance(content, RejectedRecord):
+            return RawRecord(name, rejection=content)
     suffixes = [suffix for suffix in members if f".{suffix}".lower().endswith(IMAGES)]
-    image = columns.own("image") or next(iter(suffixes), None)
+    image = columns.given("image") or next(iter(suffixes), None)
     try:
         fields = _fields(members, image)
     except (ValueError, RecursionError) as error:
-        return Raw(name, fault=Fault("broken JSON", str(error)))
+        return RawRecord(name, rejection=RejectedRecord("broken JSON", str(error)))
     raw = columns.record(fields, name, kinds=("text", "url"))
-    raw.place = ""  # the URL it once was loaded from
+    raw.image_path = ""  # the URL it once was loaded from
     for suffix in TEXTS:
         add_texts(raw, as_texts(members.get(suffix)))
     raw.image = members.get(image)
