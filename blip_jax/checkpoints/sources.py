@@ -10,8 +10,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 from etils import epath
 
-from blip_jax import losses, nn
-from blip_jax import checkpoints
+from blip_jax import checkpoints, losses, nn
 from blip_jax.checkpoints.training import (
     CHECKPOINT_DIR,
     Metadata,
@@ -47,7 +46,9 @@ def read(
                 return found
             # A folder that is gone afterwards is read now.
             return dataclasses.replace(found, tokenizer=Tokenizer.load(found.tokenizer))
-    stored, meta = load_state_items(os.fspath(source), ("params", "extra") if whole else ("params",))
+    stored, meta = load_state_items(
+        os.fspath(source), ("params", "extra") if whole else ("params",)
+    )
     folder = epath.Path(source) / TOKENIZER_DIR
     tokenizer = os.fspath(folder) if folder.exists() else meta.tokenizer
     extra = stored.get("extra", {})

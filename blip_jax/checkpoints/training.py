@@ -101,8 +101,9 @@ class TrainingCheckpoints:
                 remove_unfinished(self._folder)
             reason = (str(error).strip().splitlines() or [""])[0]
             raise UserError(
-                f"writing a checkpoint to {self._folder} failed ({type(error).__name__}: {reason}); "
-                "fix it and rerun the same command to resume from the previous checkpoint"
+                f"writing a checkpoint to {self._folder} failed ({type(error).__name__}: "
+                f"{reason}); fix it and rerun the same command to resume from the previous "
+                "checkpoint"
             ) from error
 
     def save(

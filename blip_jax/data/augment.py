@@ -236,7 +236,10 @@ class TrainTransform:
     def pair(
         self, image: np.ndarray, text: str, rng: np.random.Generator
     ) -> tuple[np.ndarray, str]:
-        """Returns the image, uint8 [size, size, 3], and its text, changed only by flip "image_and_text"."""
+        """Returns the image, uint8 [size, size, 3], and its text.
+
+        The text is changed only by flip "image_and_text".
+        """
         if self.scale is None:
             image = resize(image, self.size)
         else:

@@ -15,6 +15,7 @@ keys of ITC. A layer, forward:
 """
 
 import dataclasses
+
 from blip_jax.nn.configs import BlipConfig, MedConfig, ViTConfig
 
 

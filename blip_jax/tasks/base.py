@@ -191,9 +191,7 @@ class Task(EvaluationTask, Generic[C]):
         Raises:
           KeyError: the other run lacks a part; it names the part.
         """
-        position = nn.resize_position_embedding(
-            params["vit"]["position"], self.model.vit.tokens
-        )
+        position = nn.resize_position_embedding(params["vit"]["position"], self.model.vit.tokens)
         params = {**params, "vit": {**params["vit"], "position": position}}
         flat = traverse_util.flatten_dict(params, sep="/")
         needed = traverse_util.flatten_dict(fresh, sep="/")

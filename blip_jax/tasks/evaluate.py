@@ -1,7 +1,7 @@
 """Evaluates a model, or a file of predictions, on a dataset: predictions, metrics, a table.
 
-Of several processes each encodes all images and texts; re-ranking and captions, which take long, are
-shared. All get the same numbers, and the first writes them.
+Of several processes each encodes all images and texts; re-ranking and captions, which take long,
+are shared. All get the same numbers, and the first writes them.
 """
 
 import dataclasses
@@ -72,7 +72,7 @@ def evaluate(config: EvaluateConfig, workdir: str = "", model: Model | None = No
 
 def _scoring_task(config: TaskConfig) -> EvaluationTask:
     """The task, for its `evaluate` alone: it needs no network, and so any will do."""
-    return config.make(nn.preset("base"), TokenIds.bert())
+    return config.make(nn.preset("base"), TokenIds())
 
 
 def write_evaluation(

@@ -66,7 +66,7 @@ class BatchConstants(NamedTuple):
       image, text: float32 [K, E], momentum features of the batch, then of the queue.
       group: int32 [K]; valid: bool [K]: see `losses.Queue`.
       alpha: weight of the soft targets at this step.
-      num_pairs, num_tokens: how many pairs and next tokens count, so that micro-batches weigh right.
+      num_pairs, num_tokens: how many pairs and next tokens count: what micro-batches divide by.
       num_itm_decisions: how many ITM decisions count.
       batch_size: float32, B.
     """
@@ -310,7 +310,7 @@ class PairTask(Task):
         )
 
     def itm_metrics(self, params, tokens, negatives, batch, constants, key):
-        """ITM's three decisions a pair: itself, its image with another text, its text with another."""
+        """ITM of each pair, of its image with another text, and of its text with another image."""
         negative_image, negative_text, valid_negatives = negatives
         groups, size = negative_text.shape
         regroup = lambda x: x.reshape(groups, size, *x.shape[1:])  # noqa: E731

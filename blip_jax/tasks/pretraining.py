@@ -1,4 +1,7 @@
-"""Pre-training: ITC, ITM and LM together (paper, section 4.1; configs/pretrain.yaml of the original)."""
+"""Pre-training: ITC, ITM and LM together.
+
+Recipe: paper, section 4.1; configs/pretrain.yaml of the original.
+"""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -51,9 +54,7 @@ class Pretraining(PairTask):
         return evaluate_matches(predictions) | evaluate_captions(predictions, records)
 
 
-def predict_all(
-    config: PretrainingConfig, model: Model, dataset: EvalDataset
-) -> list[Prediction]:
+def predict_all(config: PretrainingConfig, model: Model, dataset: EvalDataset) -> list[Prediction]:
     """Returns predictions of retrieval and of captioning, each if the model can."""
     predictions: list[Prediction] = []
     if model.can("match"):

@@ -87,9 +87,13 @@ def predict_matches(
             return dataset.share(logit, i, t)[0]
 
     image_names = np.array([record["key"] for record in records])
-    text_names = np.array([
-        f"{record['key']}#{number}" for record in records for number in range(len(record["texts"]))
-    ])
+    text_names = np.array(
+        [
+            f"{record['key']}#{number}"
+            for record in records
+            for number in range(len(record["texts"]))
+        ]
+    )
     predictions: list[Prediction] = []
     size = gallery_size or len(similarity)
     for number, (images, rows) in enumerate(retrieval.galleries(owner, len(similarity), size)):
@@ -111,15 +115,17 @@ def predict_matches(
             for query, name in enumerate(names):
                 if np.isnan(hits["itc"][query, 0]):
                     continue  # an image without texts asks nothing
-                predictions.append({
-                    "key": str(name),
-                    "direction": direction,
-                    "gallery": number,
-                    **{
-                        head: _ranking(hits[head][query], scores[side][query], candidates)
-                        for head, scores in found.items()
-                    },
-                })
+                predictions.append(
+                    {
+                        "key": str(name),
+                        "direction": direction,
+                        "gallery": number,
+                        **{
+                            head: _ranking(hits[head][query], scores[side][query], candidates)
+                            for head, scores in found.items()
+                        },
+                    }
+                )
     return predictions
 
 
@@ -143,11 +149,13 @@ def evaluate_matches(predictions: Sequence[Prediction]) -> dict[str, float]:
         galleries = []
         for gallery in sorted({p["gallery"] for p in queries}):
             sides = [
-                np.array([
-                    [p[head][f"hit@{k}"] for k in retrieval.KS]
-                    for p in queries
-                    if p["gallery"] == gallery and p["direction"] == direction
-                ])
+                np.array(
+                    [
+                        [p[head][f"hit@{k}"] for k in retrieval.KS]
+                        for p in queries
+                        if p["gallery"] == gallery and p["direction"] == direction
+                    ]
+                )
                 for direction in ("i2t", "t2i")
             ]
             galleries.append(retrieval.recall_of_hits(*sides))

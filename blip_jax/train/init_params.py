@@ -5,9 +5,8 @@ import dataclasses
 
 import jax
 
-from blip_jax import nn
 from blip_jax.checkpoints.pretrained_encoders import initialise
-from blip_jax.models.loading import local, read
+from blip_jax.checkpoints.sources import local_copy, read
 from blip_jax.nn import BlipConfig
 from blip_jax.runtime.errors import UserError
 from blip_jax.tasks.base import Params, Task
@@ -50,5 +49,5 @@ def load_pretrained_encoders(
 ) -> Params:
     """Returns fresh parameters with published encoders in their place (paper, section 4.1)."""
     with contextlib.ExitStack() as stack:
-        paths = [path and stack.enter_context(local(path)) for path in (vit, text_encoder)]
+        paths = [path and stack.enter_context(local_copy(path)) for path in (vit, text_encoder)]
         return initialise(params, model, *paths)

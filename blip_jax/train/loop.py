@@ -214,4 +214,3 @@ class Evaluator:
         if jax.process_index() == 0:
             write_evaluation(self._folder / str(step), predictions, metrics)
         return metrics
-

@@ -1,5 +1,6 @@
-"""All that a training run needs before its first step: task, mesh, jitted functions, first state."""
+"""What a training run needs before its first step: task, mesh, jitted functions, first state."""
 
+import dataclasses
 import functools
 from typing import NamedTuple
 
@@ -63,7 +64,7 @@ class TrainSetup:
         self.tokenizer = tokenizer or Tokenizer.load(config.tokenizer)
         self.config = replace(config, **{"model.med.vocab_size": self.tokenizer.vocab_size})
         config = self.config
-        self.mesh = make_mesh(config.mesh, devices)
+        self.mesh = make_mesh(dataclasses.asdict(config.mesh), devices)
         self.task = config.task.make(config.model, self.tokenizer, self.mesh, config.data.augment)
         check_batch(config.batch_size, config.accumulate_steps, self.task.group_size, self.mesh)
         self.schedule = config.optimizer.schedule.make(config.steps)

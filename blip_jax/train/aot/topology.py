@@ -13,8 +13,6 @@ import re
 from blip_jax.runtime.errors import UserError
 from blip_jax.train.chips import CHIPS, Chip
 
-
-
 # The shapes of which machines are made, by their number of chips.
 SHAPES = {
     2: {4: "2x2", 8: "2x4", 16: "4x4", 32: "4x8", 64: "8x8", 128: "8x16", 256: "16x16"},
