@@ -180,7 +180,7 @@ def test_every_text_is_counted_once(web, tmp_path):
 
 
 def test_a_sweep_is_the_curve_of_the_filter(web, columns, tmp_path):
-    """Stored scores give the precision and recall that the filter has on the embedded world."""
+    """Stored scores give the precision and recall that the filter has on the Shapes dataset."""
     thresholds = np.linspace(0, 1, 21).round(2)
     options = [
         f"--config.threshold_sweep={tuple(thresholds.tolist())}",

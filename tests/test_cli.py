@@ -18,7 +18,7 @@ from blip_jax.runtime.errors import UserError
 ROOT = pathlib.Path(__file__).parents[1]
 CONFIGS = ROOT / "configs"
 
-# A run of a few seconds on the minute world; `{folder}` is that of the world.
+# A run of a few seconds on the tiny dataset; `{folder}` is its folder.
 TRAIN = """
 from blip_jax.train import config
 

@@ -126,7 +126,7 @@ class BootstrapRun:
             shape = {
                 "train": world.web_images,
                 "noise_share": world.noise_share,
-                "brief_share": world.brief_share,
+                "short_share": world.short_share,
             }
         elif name == "human":
             shape = {"train": world.human_images, "captions_per_image": world.human_captions}
