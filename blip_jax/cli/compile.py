@@ -156,7 +156,7 @@ def shown(value: object) -> str:
 
 
 def advice(error, config: "TrainConfig", where: str) -> str:
-    """That it does not fit, and what would mend it."""
+    """That it does not fit, and what to change."""
     from blip_jax.train.aot import topology
 
     chip, _ = topology.parse(where)
@@ -178,9 +178,8 @@ def sweep(config: "TrainConfig", where: str, sizes: list[int]) -> bool:
     than one that fits. Returns: whether any fits.
     """
     from blip_jax.reports import tables
-    from blip_jax.train.aot import compile
-
     from blip_jax.runtime.config import replace
+    from blip_jax.train.aot import compile
 
     batch = config.batch_size
     sizes = sorted(sizes or [batch // 2, batch, 2 * batch, 4 * batch])
