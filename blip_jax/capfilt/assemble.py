@@ -27,6 +27,7 @@ from blip_jax.data.mixture import Component
 from blip_jax.reports import tables
 from blip_jax.reports.gallery import write_gallery
 from blip_jax.runtime.errors import UserError
+from blip_jax.runtime.files import atomic_write, write_json
 
 
 def defaults() -> ConfigDict:
@@ -93,9 +94,9 @@ def run(config: ConfigDict, workdir: str) -> None:
         found["prepared"] = {name: prepared[name] for name in ("records_read", "rows", "skipped")}
     commands = provenance.commands(dataset, prepared, origin)
     found |= {"provenance": origin, "commands": commands}
-    (folder / "statistics.json").write_text(json.dumps(found, indent=1) + "\n")
-    written = dataset_card.render(config.title, found, config.license)
-    (folder / "README.md").write_text(written)
+    write_json(folder / "statistics.json", found)
+    with atomic_write(folder / "README.md") as file:
+        file.write(dataset_card.render(config.title, found, config.license))
     _tell(found)
     if config.report:
         print(f"\nreport: {report(config, workdir, dataset, split, scored, found)}")

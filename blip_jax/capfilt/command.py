@@ -1,5 +1,6 @@
 """The verb `capfilt`: caption, score, and write the mixture to train on."""
 
+import shlex
 import sys
 
 import jax
@@ -47,7 +48,7 @@ def run(config: ConfigDict, workdir: str) -> None:
     """Writes `workdir/scores` (a TFDS dataset) and, with `human`, `workdir/mixture.json`.
 
     Raises:
-      UserError: a field that must be given is empty, or names nothing.
+      UserError: a required field is empty, or names something that does not exist.
     """
     for name in ("dataset", "filter"):
         if not config[name]:
@@ -63,9 +64,7 @@ def run(config: ConfigDict, workdir: str) -> None:
         seed=config.seed,
         command=command_line(),
     )
-    source = CapFiltInput(
-        config.dataset, config.split, 1
-    )  # refuses what is not there before models load
+    source = CapFiltInput(config.dataset, config.split, 1)  # checks the input before models load
     captioners = models(config.captioner, config)
     caption_and_score(settings, captioners, models(config.filter, config))
     if jax.process_index():
@@ -75,25 +74,31 @@ def run(config: ConfigDict, workdir: str) -> None:
     print(tables.plain(summary(table, kept)))
     for reason, count in storage.skipped(table).items():
         print(f"skipped {count}: {reason}", file=sys.stderr)
+    print(f"\nscores of all texts: {output}")
     if config.human:
         origin = mixture.ScoredDataset(source.dataset, source.split, output)
         path = str(epath.Path(workdir) / "mixture.json")
         human = Component(name="human", dataset=config.human)
         mixture.write_mixture(path, human, origin, table, kept, config.human_share)
-        print(f"\nmixture to train on: {path}")
+        print(f"mixture to train on: {path}")
+    else:
+        argv = ["blip-jax", "assemble", "--workdir=DIR", f"--config.scores={output}"]
+        print(f"to select texts, run: {shlex.join(argv)}")
 
 
 def decodings(wanted: str, options: dict) -> tuple[Decoding, ...]:
-    """How captions are written: "nucleus*2,beam" is two drawn and the best of a search.
+    """Parses decoding methods: "nucleus*2,beam" is two sampled captions and one of beam search.
 
     Raises:
-      UserError: it is not written so, or an option is out of range.
+      UserError: the syntax is wrong, or an option is out of range.
     """
     found = []
     for part in filter(None, (part.strip() for part in str(wanted).split(","))):
         method, _, count = part.partition("*")
         if count and not count.isdecimal():
-            raise UserError(f"config.captions has {part!r}; METHOD*NUMBER is wanted, as nucleus*2")
+            raise UserError(
+                f"config.captions has {part!r}; expected METHOD*NUMBER, as in nucleus*2"
+            )
         own = {**options, "method": method, "num_captions": int(count or 1)}
         if method == "top_k":
             own |= {"method": "nucleus", "top_p": 1.0, "top_k": options["top_k"] or TOP_K}
@@ -102,17 +107,17 @@ def decodings(wanted: str, options: dict) -> tuple[Decoding, ...]:
 
 
 def models(named: str, config: ConfigDict) -> dict[str, tuple[str, Model]]:
-    """The models of a list, by name: the one given, else the last part of the path.
+    """Loads the models of a list NAME=PATH,…; the default name is the last part of the path.
 
     Raises:
-      UserError: one cannot be loaded, or two have one name.
+      UserError: one cannot be loaded, or two have the same name.
     """
     found = {}
     for part in filter(None, (part.strip() for part in named.split(","))):
         name, _, path = part.rpartition("=")
         name = name or epath.Path(path).name
         if name in found:
-            raise UserError(f"two models are called {name!r}; name them: A={path},B=…")
+            raise UserError(f"two models are called {name!r}; give them names: A={path},B=…")
         found[name] = path, load(path, dtype=config.dtype, image_size=config.image_size or None)
     return found
 

@@ -1,7 +1,6 @@
 """Results of a bootstrap run: tables on the terminal, results.json and report.html."""
 
 import json
-import math
 import sys
 from typing import Any
 
@@ -14,6 +13,7 @@ from blip_jax.capfilt.gallery_entries import gallery_entries
 from blip_jax.reports import tables
 from blip_jax.reports.page import write_report
 from blip_jax.runtime.command_line import command_line
+from blip_jax.runtime.files import write_json
 from blip_jax.train.logger import read_metrics
 
 # Column of the comparison: metric of `tasks.evaluate`.
@@ -80,8 +80,7 @@ def write(config: ConfigDict, workdir: str, runs: list) -> list[dict]:
     if quality:
         print("\nFilter decisions on the training texts against the truth:\n")
         print(tables.plain(quality))
-    with open(f"{workdir}/results.json", "w") as file:
-        json.dump(_strict({"arms": arms, "filter": quality}), file, indent=1)
+    write_json(f"{workdir}/results.json", {"arms": arms, "filter": quality})
     summary = (
         f"Each arm is trained from scratch for {config.pretrain.steps:,} steps and evaluated "
         f"without fine-tuning on {config.evaluation.split} images that are in no training set; "
@@ -106,15 +105,6 @@ def write(config: ConfigDict, workdir: str, runs: list) -> list[dict]:
     )
     print(f"\nreport: {path}")
     return arms
-
-
-def _strict(value: Any) -> Any:
-    """Returns values with None for NaN and infinity, which JSON lacks."""
-    if isinstance(value, dict):
-        return {name: _strict(item) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_strict(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _average_rows(measured: list[dict]) -> list[dict]:
