@@ -1,4 +1,4 @@
-"""The whole circle on the embedded world, on two CPU cores in a quarter of an hour:
+"""The whole circle on the Shapes dataset, on two CPU cores in a quarter of an hour:
 
 blip-jax bootstrap --config configs/shapes.py --workdir runs/shapes
 """

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 def get_config():
     demo = runpy.run_path(str(pathlib.Path(__file__).with_name("shapes.py")))
     config = ConfigDict(demo["get_config"]())
-    config.title = "What each half of CapFilt does, on the embedded world"
+    config.title = "What each half of CapFilt does, on the Shapes dataset"
     config.seeds = (0, 1, 2)
     config.arms = ("none", "random", "filter", "captioner", "both", "human")
     return config

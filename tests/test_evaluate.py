@@ -188,7 +188,7 @@ def test_true_texts_and_noise_are_told_apart():
     real = [json.loads(record["truth"]) for record in web]
     found = truthfulness([r["texts"][0] for r in web], [r["truth"] for r in web])
     assert found["true"] == 100 * np.mean([not truth["noise"] for truth in real])
-    right = [not truth["noise"] and not truth["brief"] for truth in real]
+    right = [not truth["noise"] and not truth["short"] for truth in real]
     assert found["right"] == 100 * np.mean(right)
 
 

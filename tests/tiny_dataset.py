@@ -1,4 +1,4 @@
-"""A minute world on disk and models that nobody trained, for the tests of what uses models.
+"""A tiny Shapes dataset on disk and untrained models, for the tests of what uses models.
 
 The web has one image that does not decode and one text that is empty.
 """
@@ -46,7 +46,7 @@ class Minute:
 
 
 def build(folder) -> Minute:
-    """Draws the world into `folder`."""
+    """Builds the dataset in `folder`."""
     folder = str(folder)
     human = prepare(folder, HUMAN)
     records = [make_record(row, "train", WEB) for row in range(ROWS)]

@@ -11,7 +11,7 @@ import numpy as np
 
 from blip_jax.capfilt.table import TextTable
 from blip_jax.data.datasets import open_dataset, to_text
-from blip_jax.data.synthetic.oracle import judge
+from blip_jax.data.synthetic.oracle import check
 from blip_jax.data.synthetic.scenes import Scene
 from blip_jax.data.text import clean_caption
 
@@ -47,7 +47,7 @@ def text_labels(
         if isinstance(truth, dict) and "scene" in truth:
             scene = Scene.from_dict(truth["scene"])
             texts = table.text[starts[row] : starts[row + 1]].to_pylist()
-            found[positions] = [judge(clean_caption(text), scene).true for text in texts]
+            found[positions] = [check(clean_caption(text), scene).true for text in texts]
             continue
         positions = positions[own[positions]]
         if isinstance(truth, bool):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -30,7 +31,7 @@ OPS = (
     "TranslateY",
     "Rotate",
 )
-FLIPS = ("none", "plain", "words")
+FLIPS = ("none", "image", "image_and_text")
 _SIDES = re.compile(r"\b(left|right)\b")
 
 
@@ -196,13 +197,14 @@ class RandAugment:
 class TrainTransform:
     """What happens to a training image. The defaults are BLIP's pre-training.
 
-    In the embedded world crops, turns and colours make captions untrue: `TrainTransform.plain`.
+    On the synthetic Shapes dataset crops, rotations and colour changes make captions false:
+    `TrainTransform.plain`.
 
     Attributes:
       size: side of the result, pixels.
       scale: least and largest share of the area that a random crop keeps; None = no crop.
-      flip: "none"; "plain", mirrors every second image, whatever its text says, as the original;
-        "words", the same and exchanges left and right in its text.
+      flip: "none"; "image" mirrors half of the images, whatever their texts say, as the original;
+        "image_and_text" also exchanges left and right in their texts.
       randaugment: None = off.
 
     Raises:
@@ -211,7 +213,7 @@ class TrainTransform:
 
     size: int
     scale: tuple[float, float] | None = (0.2, 1.0)
-    flip: str = "plain"
+    flip: str = "image"
     randaugment: RandAugment | None = RandAugment()
 
     def __post_init__(self):
@@ -234,14 +236,34 @@ class TrainTransform:
     def pair(
         self, image: np.ndarray, text: str, rng: np.random.Generator
     ) -> tuple[np.ndarray, str]:
-        """Returns the image, uint8 [size, size, 3], and its text, changed only by flip "words"."""
+        """Returns the image, uint8 [size, size, 3], and its text.
+
+        The text is changed only by flip "image_and_text".
+        """
         if self.scale is None:
             image = resize(image, self.size)
         else:
             image = random_resized_crop(image, self.size, self.scale, rng)
         if self.flip != "none" and rng.random() < 0.5:
             image = np.ascontiguousarray(image[:, ::-1])
-            text = swap_sides(text) if self.flip == "words" else text
+            text = swap_sides(text) if self.flip == "image_and_text" else text
         if self.randaugment is not None:
             image = self.randaugment(image, rng)
         return image, text
+
+
+@dataclasses.dataclass(frozen=True)
+class AugmentConfig:
+    """Augmentation of training images, as settings of a run; the defaults are pre-training's."""
+
+    min_crop_area: float = 0.2  # least share of an image that a random crop keeps; 1: no crop
+    # Mirrors half of the images (image), and exchanges left and right in their texts too
+    # (image_and_text).
+    flip: Literal["none", "image", "image_and_text"] = "image"
+    randaugment: bool = True  # BLIP's RandAugment
+
+    def transform(self, size: int) -> TrainTransform:
+        """Returns the transform of images to `size` pixels a side."""
+        options = {} if self.randaugment else {"randaugment": None}
+        scale = (self.min_crop_area, 1.0) if self.min_crop_area < 1 else None
+        return TrainTransform(size, scale=scale, flip=self.flip, **options)

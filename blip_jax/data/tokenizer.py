@@ -5,6 +5,7 @@ Axes: B texts, L positions, P prompt tokens, T generated tokens.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
@@ -15,6 +16,25 @@ from blip_jax.runtime.errors import UserError
 
 _SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 _EXTRA = ("[DEC]", "[ENC]")
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenIds:
+    """The special ids of a vocabulary, which are all that a compiled program knows of a tokenizer.
+
+    The default is bert-base-uncased with BLIP's two tokens.
+    """
+
+    pad: int = 0
+    cls: int = 101
+    sep: int = 102
+    dec: int = 30522
+    enc: int = 30523
+    vocab_size: int = 30524
+
+    def prompt(self, text: str) -> np.ndarray:
+        """Returns int32 [P]: [DEC] and a token a word, as many as BLIP's prompts have."""
+        return np.array([self.dec, *(self.cls for _ in text.split())], np.int32)
 
 
 class Tokenizer:

@@ -18,12 +18,12 @@ ARMS = {
 
 
 def defaults() -> ConfigDict:
-    """The embedded world with the paper's four arms; a config changes sizes and schedules."""
+    """The Shapes dataset with the paper's four arms; a config changes sizes and schedules."""
     config = ConfigDict({
-        "title": "CapFilt on the embedded world",
+        "title": "CapFilt on the Shapes dataset",
         "seeds": (0,),  # several: all is done for each, and the table gives mean and spread
         "arms": ("none", "filter", "captioner", "both"),
-        # Datasets on disk (folders with features.json); "" draws them from the embedded world.
+        # Datasets on disk (folders with features.json); "" draws them from the Shapes dataset.
         "human": "",
         "web": "",
         "test": "",
@@ -33,7 +33,7 @@ def defaults() -> ConfigDict:
             "image_size": 32, "cells": 2, "max_objects": 2,
             "shapes": 4, "colours": 5, "jitter": 0.0,
             "human_images": 600, "human_captions": 2,
-            "web_images": 10_000, "noise_share": 0.5, "brief_share": 0.5,
+            "web_images": 10_000, "noise_share": 0.5, "short_share": 0.5,
             "test_images": 1000, "test_captions": 5,
         }),
         "human_share": 0.25,  # of every batch, the same in all arms that have web texts

@@ -146,7 +146,7 @@ def gallery(run: Any, config: ConfigDict) -> list[dict]:
     rng = np.random.default_rng(run.seed)
     chosen = np.sort(rng.permutation(usable)[: config.gallery])
     p_match = selection.reduce_filters(table, "p_match", "mean")
-    rules = selection.SelectionConfig(dict.fromkeys(storage.ORIGINS, config.threshold))
+    rules = selection.SelectionRules(dict.fromkeys(storage.ORIGINS, config.threshold))
     decision = selection.select_texts(table, rules)
     web = run.data["web"]
     truth = labels.text_labels(web, "train", table, chosen)

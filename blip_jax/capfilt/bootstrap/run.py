@@ -14,6 +14,7 @@ from blip_jax.capfilt import mixture, run, storage
 from blip_jax.capfilt.bootstrap import results
 from blip_jax.capfilt.bootstrap.config import ARMS
 from blip_jax.capfilt.bootstrap.stages import Stages
+from blip_jax.capfilt.config import ScoringConfig
 from blip_jax.data.datasets import open_dataset, to_text
 from blip_jax.data.mixture import Component
 from blip_jax.data.synthetic.builder import ShapesConfig, prepare
@@ -125,7 +126,7 @@ class BootstrapRun:
             shape = {
                 "train": world.web_images,
                 "noise_share": world.noise_share,
-                "brief_share": world.brief_share,
+                "short_share": world.short_share,
             }
         elif name == "human":
             shape = {"train": world.human_images, "captions_per_image": world.human_captions}
@@ -179,7 +180,7 @@ class BootstrapRun:
     def capfilt(self) -> dict[str, Any]:
         options = self.config.capfilt.to_dict()
         sizes = {name: options.pop(name) for name in ("batch_size", "shard_rows")}
-        settings = run.Settings(
+        settings = ScoringConfig(
             dataset=self.data["web"],
             split="train",
             output=self.path("scores"),

@@ -1,4 +1,4 @@
-"""Texts of the web that do not describe their image, as CapFilt is to drop them."""
+"""Web texts that do not describe their image, which CapFilt should remove."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import numpy as np
 
 from blip_jax.data.synthetic import grammar
 from blip_jax.data.synthetic.grammar import Statement
-from blip_jax.data.synthetic.oracle import holds
-from blip_jax.data.synthetic.scenes import Scene, World, draw_scene, pick, sample_statement
+from blip_jax.data.synthetic.oracle import is_true_of
+from blip_jax.data.synthetic.scenes import Scene, World, pick, sample_scene, sample_statement
 
-NOISE_KINDS = ("mismatch", "boilerplate", "filename", "half_true")
+NOISE_KINDS = ("mismatch", "boilerplate", "filename", "one_attribute_wrong")
 BOILERPLATE = (
     "click here to buy now",
     "click here for more",
@@ -28,8 +28,10 @@ BOILERPLATE = (
 )
 
 
-def _alter(statement: Statement, world: World, rng: np.random.Generator) -> Statement:
-    """Returns the statement with another value for one thing it says."""
+def _change_one_attribute(
+    statement: Statement, world: World, rng: np.random.Generator
+) -> Statement:
+    """Returns the statement with another value of one attribute."""
     which = int(rng.integers(len(statement.phrases)))
     phrase = statement.phrases[which]
     said = [name for name, value in dataclasses.asdict(phrase).items() if value]
@@ -43,38 +45,40 @@ def _alter(statement: Statement, world: World, rng: np.random.Generator) -> Stat
     return dataclasses.replace(statement, phrases=phrases)
 
 
-def _half_true(scene: Scene, world: World, rng: np.random.Generator, brief: bool) -> Statement:
+def _one_attribute_wrong(
+    scene: Scene, world: World, rng: np.random.Generator, short: bool
+) -> Statement:
     while True:
-        # The statement is kept while alterations are tried: redrawing it each time would make
-        # half-true texts differ from true ones in what they mention.
-        statement = sample_statement(scene, rng, brief)
+        # The statement is kept while changes are tried: with a new one each time these texts would
+        # differ from true ones in what they mention.
+        statement = sample_statement(scene, rng, short)
         for _ in range(100):
-            altered = _alter(statement, world, rng)
-            if not holds(altered, scene):
+            altered = _change_one_attribute(statement, world, rng)
+            if not is_true_of(altered, scene):
                 return altered
 
 
 def make_noise(
-    kind: str, scene: Scene, world: World, rng: np.random.Generator, brief: bool = False
+    kind: str, scene: Scene, world: World, rng: np.random.Generator, short: bool = False
 ) -> str:
     """Returns a web text that does not describe the scene.
 
     Args:
-      kind: "mismatch" (a text of another scene, untrue of this one), "boilerplate", "filename",
-        or "half_true" (one attribute wrong).
-      brief: as in `describe`; mismatched and half-true texts are as brief or as full as true
-        ones, or a filter would learn fullness in place of truth.
+      kind: "mismatch" (a text of another scene, false of this one), "boilerplate", "filename", or
+        "one_attribute_wrong".
+      short: as in `describe`, for the first and the last kind: they must be short as often as true
+        texts, or a filter would learn to recognise length instead of truth.
 
     Raises:
       ValueError: no such kind.
     """
     if kind == "mismatch":
         while True:
-            statement = sample_statement(draw_scene(rng, world), rng, brief)
-            if not holds(statement, scene):
-                return grammar.say(statement, rng)
-    if kind == "half_true":
-        return grammar.say(_half_true(scene, world, rng, brief), rng)
+            statement = sample_statement(sample_scene(rng, world), rng, short)
+            if not is_true_of(statement, scene):
+                return grammar.render_text(statement, rng)
+    if kind == "one_attribute_wrong":
+        return grammar.render_text(_one_attribute_wrong(scene, world, rng, short), rng)
     if kind == "boilerplate":
         return pick(list(BOILERPLATE), rng)
     if kind == "filename":

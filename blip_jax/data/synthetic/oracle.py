@@ -1,4 +1,4 @@
-"""What is true of a scene: any text, for instance a model's output, against the ground truth."""
+"""Checks texts, for instance a model's output, against the scene that an image shows."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from blip_jax.data.synthetic.scenes import Scene
 
 
 @dataclasses.dataclass(frozen=True)
-class Judgement:
-    """What is to be said of a text about a scene.
+class Assessment:
+    """What is known of a text about a scene.
 
     Attributes:
-      true: it is of the grammar and everything it claims holds.
+      true: it is of the grammar and all its claims are true.
       complete: it names every object with all its attributes, and the background (true or not).
-      claims: how many things it claims; 0 where it is not of the grammar.
+      num_claims: the number of claims; 0 if it is not of the grammar.
     """
 
     true: bool
     complete: bool
-    claims: int
+    num_claims: int
 
 
-def holds(statement: Statement, scene: Scene) -> bool:
-    """Whether distinct objects of the scene can be found for all phrases, and the background."""
+def is_true_of(statement: Statement, scene: Scene) -> bool:
+    """Whether each phrase has an object of its own in the scene, and the background is right."""
     if statement.background not in ("", scene.background):
         return False
 
@@ -43,11 +43,11 @@ def holds(statement: Statement, scene: Scene) -> bool:
     )
 
 
-def judge(text: str, scene: Scene) -> Judgement:
-    """Judges any text, for instance a model's output, against the scene. See `Judgement`."""
-    statement = grammar.read(text)
+def check(text: str, scene: Scene) -> Assessment:
+    """Returns what is known of any text about the scene."""
+    statement = grammar.parse_text(text)
     if statement is None:
-        return Judgement(False, False, 0)
+        return Assessment(False, False, 0)
     textured = bool(scene.objects[0].texture)
     wanted = ("shape", "colour", "size", "row") + (("texture",) if textured else ())
     complete = (
@@ -55,21 +55,26 @@ def judge(text: str, scene: Scene) -> Judgement:
         and len(statement.phrases) == len(scene.objects)
         and all(getattr(phrase, name) for phrase in statement.phrases for name in wanted)
     )
-    return Judgement(holds(statement, scene), complete, statement.claims())
+    return Assessment(is_true_of(statement, scene), complete, statement.num_claims())
 
 
 def truthfulness(texts: list[str], truths: list[str]) -> dict[str, float]:
-    """Shares in percent of texts that are true, complete, and both; {} where truth is unknown."""
+    """Returns the percentages of texts that are true, complete, and both ("right").
+
+    Args:
+      texts: of images, for instance a model's output.
+      truths: the field `truth` of each image's record; the result is {} if one is "".
+    """
     if not texts or not all(truths):
         return {}
-    found = [judge(text, scene_of(truth)) for text, truth in zip(texts, truths, strict=True)]
+    found = [check(text, scene_of(truth)) for text, truth in zip(texts, truths, strict=True)]
     return {
-        "true": 100 * float(np.mean([x.true for x in found])),
-        "complete": 100 * float(np.mean([x.complete for x in found])),
-        "right": 100 * float(np.mean([x.true and x.complete for x in found])),
+        "caption_truth": 100 * float(np.mean([x.true for x in found])),
+        "caption_completeness": 100 * float(np.mean([x.complete for x in found])),
+        "caption_exact": 100 * float(np.mean([x.true and x.complete for x in found])),
     }
 
 
 def scene_of(truth: str) -> Scene:
-    """The scene of a record's `truth`."""
+    """Returns the scene in the field `truth` of a record."""
     return Scene.from_dict(json.loads(truth)["scene"])

@@ -1,7 +1,7 @@
-"""The embedded world: small scenes, their pictures, and true and untrue things to say of them.
+"""Scenes of the Shapes dataset, their pictures, and true statements about them.
 
-It stands for every dataset of the paper, so that all of BLIP runs with no download. Only numpy
-and PIL are needed. All chance comes from the generator that is handed in.
+The dataset stands for all datasets of the paper, so that all of BLIP runs without a download. Only
+numpy and PIL are needed. All randomness comes from the generator that is passed in.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ RGB = {
     "pink": (250, 150, 195),
     "cyan": (50, 205, 215),
 }
-# All darker than all objects: where an object may be the brighter or the darker one, a linear map
-# of pixels says little of its shape, and a small model sits on a plateau for a thousand steps.
+# All are darker than all objects: if an object could be brighter or darker, a linear map of pixels
+# would say little about its shape, and a small model would learn nothing for a thousand steps.
 BACKGROUND_RGB = {
     "black": (15, 15, 20),
     "gray": (60, 60, 60),
@@ -40,16 +40,16 @@ _SIDE = {"small": 0.45, "large": 0.8}  # of a cell
 
 @dataclasses.dataclass(frozen=True)
 class World:
-    """Settings of the embedded world.
+    """Settings of the scenes.
 
     Attributes:
       image_size: side of the square picture, pixels.
-      cells: the grid is cells x cells; 2 or 3. An object lies in one cell.
+      cells: the grid is cells x cells; 2 or 3. An object is in one cell.
       min_objects, max_objects: objects a scene, 1 to 4.
-      shapes, colours, backgrounds: how many of each are in use, from the head of the lists.
+      shapes, colours, backgrounds: how many of each are used, from the start of the lists.
       textures: 1 (all plain, never mentioned) or 2 (plain and striped, part of a full caption).
-      jitter: how far an object strays from the middle of its cell, as a share of the room it has.
-        Far is hard for small models, which see a patch through one linear map.
+      jitter: how far an object may be from the middle of its cell, as a share of the space around
+        it. Large values are hard for small models, which see a patch through one linear map.
       noise: standard deviation of the pixel noise, grey levels of 0 to 255.
 
     Raises:
@@ -86,7 +86,7 @@ class World:
                 raise UserError(f"world.{name} is {value}; it must be from {low} to {high}")
 
     def choices(self) -> dict[str, list[str]]:
-        """Returns the concepts in use for every attribute an object or a scene has."""
+        """Returns the concepts that are used for each attribute of an object or a scene."""
         middle = self.cells == 3
         return {
             "shape": list(grammar.SHAPES)[: self.shapes],
@@ -101,9 +101,9 @@ class World:
 
 @dataclasses.dataclass(frozen=True)
 class Scene:
-    """What is in a picture. An object is a `Phrase` with nothing left out.
+    """What a picture shows. An object is a `Phrase` with all its fields.
 
-    `texture` is '' for all objects of a world without textures.
+    `texture` is '' for all objects if textures are not used.
     """
 
     objects: tuple[Phrase, ...]
@@ -124,8 +124,8 @@ def pick(options: list[str], rng: np.random.Generator) -> str:
     return options[int(rng.integers(len(options)))]
 
 
-def draw_scene(rng: np.random.Generator, world: World) -> Scene:
-    """Returns a random scene: objects in distinct cells, in reading order, all else independent."""
+def sample_scene(rng: np.random.Generator, world: World) -> Scene:
+    """Returns a random scene: objects in different cells, in reading order, else independent."""
     choices = world.choices()
     count = int(rng.integers(world.min_objects, world.max_objects + 1))
     objects = []
@@ -148,7 +148,7 @@ def render(scene: Scene, world: World, rng: np.random.Generator) -> np.ndarray:
     for item in scene.objects:
         width = _SIDE[item.size] * cell
         slack = world.jitter * (cell - width) / 2
-        # The mask covers the object's cell alone; `corner` is where it lies.
+        # The mask covers only the object's cell; `corner` is its top left.
         corner = [
             int(choices[name].index(getattr(item, name)) * cell) for name in ("column", "row")
         ]
@@ -164,11 +164,11 @@ def render(scene: Scene, world: World, rng: np.random.Generator) -> np.ndarray:
     return np.clip(np.rint(picture), 0, 255).astype(np.uint8)
 
 
-def sample_statement(scene: Scene, rng: np.random.Generator, brief: bool) -> Statement:
-    if not brief:
+def sample_statement(scene: Scene, rng: np.random.Generator, short: bool) -> Statement:
+    if not short:
         order = rng.permutation(len(scene.objects))
         return Statement(tuple(scene.objects[i] for i in order), scene.background)
-    # A brief text always leaves something out: it never has size and position and background.
+    # A short text always omits something: it never has size, position and background together.
     item = scene.objects[int(rng.integers(len(scene.objects)))]
     extra = ("", "", "size", "position", "background")[int(rng.integers(5))]
     phrase = Phrase(
@@ -181,12 +181,12 @@ def sample_statement(scene: Scene, rng: np.random.Generator, brief: bool) -> Sta
     return Statement((phrase,), scene.background if extra == "background" else "")
 
 
-def describe(scene: Scene, rng: np.random.Generator, brief: bool = False) -> str:
+def describe(scene: Scene, rng: np.random.Generator, short: bool = False) -> str:
     """Returns a true text about the scene.
 
     Args:
-      brief: False names every object with size, colour, texture (if the world has any), shape
-        and position, and the background: 17 words at most for two objects without texture.
-        True names one object by colour and shape and at most one thing more.
+      short: False names every object with size, colour, texture (if used), shape
+        and position, and the background: at most 17 words for two objects without texture.
+        True names one object by colour and shape, and at most one more attribute.
     """
-    return grammar.say(sample_statement(scene, rng, brief), rng)
+    return grammar.render_text(sample_statement(scene, rng, short), rng)
