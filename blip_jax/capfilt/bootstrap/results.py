@@ -12,6 +12,7 @@ from blip_jax.capfilt.filter_quality import filter_quality_by_origin
 from blip_jax.capfilt.gallery_entries import gallery_entries
 from blip_jax.reports import tables
 from blip_jax.reports.page import write_report
+from blip_jax.reports.publishing import public_command, public_values
 from blip_jax.runtime.command_line import command_line
 from blip_jax.runtime.files import write_json
 from blip_jax.train.logger import read_metrics
@@ -91,7 +92,7 @@ def write(config: ConfigDict, workdir: str, runs: list) -> list[dict]:
         {
             "title": config.title,
             "summary": summary,
-            "command": command_line(),
+            "command": public_command(command_line()),
             "diagram": _diagram_notes(config, first),
             "columns": columns,
             "best": "max",
@@ -100,7 +101,7 @@ def write(config: ConfigDict, workdir: str, runs: list) -> list[dict]:
             "filter": {**measured[0], "rows": quality} if quality else {},
             "curves": curves(first, config.arms),
             "stages": first.stages.times(),
-            "config": json.loads(config.to_json_best_effort()),
+            "config": public_values(json.loads(config.to_json_best_effort())),
         },
     )
     print(f"\nreport: {path}")
