@@ -61,7 +61,7 @@ class BatchSettings:
             )
 
 
-def stable_hash(text: str) -> int:
+def crc32_hash(text: str) -> int:
     """Returns a number from 0 to 2**31 - 1 that is the same in every process and run."""
     return zlib.crc32(text.encode("utf-8", "surrogatepass")) & 0x7FFFFFFF
 
@@ -88,8 +88,8 @@ class _Load:
         return {
             "image": image,
             "text": text,
-            "group": stable_hash(record["key"]),
-            "text_group": stable_hash(text),
+            "group": crc32_hash(record["key"]),
+            "text_group": crc32_hash(text),
             "reason": reason,
         }
 
@@ -115,7 +115,7 @@ class _Collate:
         }
 
 
-class _OwnRows:
+class _LocalRows:
     """Some rows of every global batch, batch after batch."""
 
     def __init__(self, examples, batch_size: int, rows: Sequence[int]):
@@ -172,7 +172,7 @@ def train_batches(
     mixed = grain.MapDataset.mix(datasets, weights=weights)
     # Before the split among processes: chance then depends on the place in the global batch.
     examples = mixed.random_map(_Load(settings.transform), seed=settings.seed)
-    own = _OwnRows(examples, settings.batch_size, rows)
+    own = _LocalRows(examples, settings.batch_size, rows)
     collate = _Collate(tokenizer, settings.prompt, settings.max_length)
     batches = grain.MapDataset.source(own).batch(len(rows), drop_remainder=True, batch_fn=collate)
     options = grain.ReadOptions(settings.num_threads, settings.prefetch)

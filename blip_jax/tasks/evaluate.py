@@ -13,7 +13,7 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
-from blip_jax.data.pipeline import eval_batches, stable_hash
+from blip_jax.data.pipeline import crc32_hash, eval_batches
 from blip_jax.data.synthetic.oracle import truthfulness
 from blip_jax.data.text import clean_caption
 from blip_jax.decoding import Decoding
@@ -122,7 +122,7 @@ def image_text_retrieval(
 
 def write_captions(model: Model, images: Images, decoding: Decoding) -> list[str]:
     """A caption an image."""
-    hashes = np.array([stable_hash(record["key"]) for record in images.records])
+    hashes = np.array([crc32_hash(record["key"]) for record in images.records])
     keys = example_keys(0, hashes)[:, None]
     write = captioner(model, [dataclasses.replace(decoding, num_captions=1)])
     tokens = run_across_processes(

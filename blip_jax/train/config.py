@@ -33,7 +33,7 @@ def defaults(task: str) -> ConfigDict:
         "initial": ConfigDict({"vit": "", "text": ""}),
         "max_length": 30,  # tokens
         "prompt": "",  # put before every text, and not learned by LM
-        "augment": ConfigDict({"crop": 0.2, "flip": "plain", "randaugment": True}),
+        "augment": ConfigDict({"crop": 0.2, "flip": "image", "randaugment": True}),
         "batch_size": 2880,  # pairs, over all devices
         "accumulate": 1,
         "steps": 98_000,
