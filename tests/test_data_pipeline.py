@@ -193,7 +193,9 @@ def test_unusable_records_are_skipped_and_say_why(world, tmp_path):
             assert batch["valid"][row] == (batch["reason"][row] == 0)
             if not batch["valid"][row]:
                 assert not batch["image"][row].any()
-                assert batch["ids"][row].tolist() == [tokenizer.cls, tokenizer.sep] + [0] * 18
+                assert (
+                    batch["ids"][row].tolist() == [tokenizer.ids.cls, tokenizer.ids.sep] + [0] * 18
+                )
     assert found == {
         crc32_hash(good["key"]): "ok",
         crc32_hash("broken"): "undecodable image",

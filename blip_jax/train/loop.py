@@ -50,7 +50,7 @@ class Run:
     ):
         self.config = config
         self.tokenizer = tokenizer or Tokenizer.load(config.tokenizer)
-        self.model = run_config.model_config(config, self.tokenizer.vocab_size)
+        self.model = run_config.model_config(config, self.tokenizer.ids.vocab_size)
         prompt_length = len(self.tokenizer.prompt(config.prompt)) if config.prompt else 0
         objectives = run_config.objectives(config, prompt_length)
         self.mesh = make_mesh(config.mesh, devices)

@@ -15,7 +15,7 @@ from jax.sharding import SingleDeviceSharding
 from ml_collections import ConfigDict
 
 from blip_jax import nn
-from blip_jax.data.tokenizer import Tokenizer
+from blip_jax.data.tokenizer import TokenIds, Tokenizer
 from blip_jax.decoding import Decoding
 from blip_jax.models import Model, functions
 from blip_jax.nn import flops
@@ -30,13 +30,13 @@ IMAGES, TEXTS = 64, 2  # of a CapFilt batch on one chip: images, and texts score
 
 
 class Vocabulary:
-    """bert-base-uncased's ids, which are all that a program knows of a tokenizer."""
+    """The token ids of bert-base-uncased, which are all that a program needs of a tokenizer."""
 
-    pad, cls, sep, dec, enc, vocab_size = 0, 101, 102, 30522, 30523, 30524
+    ids = TokenIds(pad=0, cls=101, sep=102, dec=30522, enc=30523, vocab_size=30524)
 
     def prompt(self, text: str) -> np.ndarray:
         """int32 [P]: a token a word, as which BLIP's prompts are written."""
-        return np.array([self.dec, *(self.cls for _ in text.split())], np.int32)
+        return np.array([self.ids.dec, *(self.ids.cls for _ in text.split())], np.int32)
 
 
 def vocabulary(name: str) -> Tokenizer | Vocabulary:
@@ -165,7 +165,7 @@ def fine_tuned(config: ConfigDict, task: str) -> ConfigDict:
     vit = {**theirs.get("vit", {}), **ours.get("vit", {})}
     recipe.model.changes = {**theirs, **ours, "vit": vit}
     recipe.model.preset, recipe.tokenizer = config.model.preset, config.tokenizer
-    positions = run_config.model_config(recipe, Vocabulary.vocab_size).med.max_length
+    positions = run_config.model_config(recipe, Vocabulary.ids.vocab_size).med.max_length
     recipe.max_length = min(recipe.max_length, positions)
     return recipe
 
@@ -174,7 +174,7 @@ def abstract(config: ConfigDict) -> Model:
     """The model that a training of `config` leaves, as shapes."""
     tokenizer = vocabulary(config.tokenizer)
     model, model_type = (
-        run_config.model_config(config, tokenizer.vocab_size),
+        run_config.model_config(config, tokenizer.ids.vocab_size),
         MODEL_TYPES[config.task],
     )
     params = nn.param_shapes(model, model_type)
