@@ -12,6 +12,7 @@ import tiny_dataset
 from etils import epath
 
 from blip_jax.capfilt import mixture, run, storage
+from blip_jax.capfilt.config import ScoringConfig
 from blip_jax.data.datasets import open_dataset
 from blip_jax.data.mixture import RecordSource, load_mixture
 from blip_jax.decoding import Decoding
@@ -31,7 +32,7 @@ def made(world: tiny_dataset.Minute, dataset: str, output: str, rows: int = 8) -
     ]
     decodings = (Decoding(max_length=16),)
     return run.run(
-        run.Settings(dataset, "train", output, decodings, 1, rows, lease_seconds=5), *models
+        ScoringConfig(dataset, "train", output, decodings, 1, rows, lease_seconds=5), *models
     )
 
 

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from etils import epath
 
-from blip_jax.checkpoints.training import load_parts
+from blip_jax.checkpoints.training import load_state_items
 from blip_jax.data.mixture import Component, save_mixture
 from blip_jax.data.synthetic.builder import ShapesConfig, make_record, prepare
 from blip_jax.data.tokenizer import train_wordpiece
@@ -166,7 +166,7 @@ def assert_each_once(batches: dict[int, list[int]]) -> None:
 def assert_same_state(workdir, other) -> None:
     """Their newest checkpoints hold the same, bit for bit."""
     names = ("step", "params", "momentum", "queue", "opt_state")
-    states = [load_parts(str(path), names)[0] for path in (workdir, other)]
+    states = [load_state_items(str(path), names)[0] for path in (workdir, other)]
     leaves = [jax.tree_util.tree_leaves_with_path(state) for state in states]
     for (path, got), (_, want) in zip(*leaves, strict=True):
         np.testing.assert_array_equal(got, want, err_msg=jax.tree_util.keystr(path))

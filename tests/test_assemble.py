@@ -138,14 +138,14 @@ def run(web, folder, *options):
 
 
 def test_the_paper_is_the_default(web, columns, tmp_path, capsys):
-    assert run(web, tmp_path, "--config.report=0") == 0
+    assert run(web, tmp_path, "--config.gallery_images=0") == 0
     (component,) = load_mixture(str(tmp_path / "mixture.json"))
     assert pathlib.Path(component.dataset).samefile(web.images) and component.weight == 1
     kept = columns.scored & (columns.p_match[:, 0] >= 0.5)
     pairs = {tuple(pair) for pair in np.load(tmp_path / "mixture.npy").tolist()}
     assert pairs == set(zip(columns.row[kept].tolist(), columns.index[kept].tolist()))
     assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "README.md", "mixture.json", "mixture.npy", "statistics.json",
+        "README.md", "config.json", "mixture.json", "mixture.npy", "statistics.json",
     ]  # fmt: skip
     out, err = capsys.readouterr()
     assert f"mixture to train on: {tmp_path / 'mixture.json'}" in out
@@ -153,8 +153,11 @@ def test_the_paper_is_the_default(web, columns, tmp_path, capsys):
 
 
 def test_every_text_is_counted_once(web, tmp_path):
-    options = ["origins=('web','synthetic')", "threshold.web=0.3", "best=1", "cosine=0.0",
-               "duplicates=near", "weights=laion=0.5", "report=0"]  # fmt: skip
+    options = [
+        "origins=web,synthetic", "gallery_images=0", "selection.thresholds.web=0.3",
+        "selection.max_texts_per_image=1", "selection.min_cosine=0.0",
+        "selection.duplicates=near", "selection.source_weights=laion=0.5",
+    ]  # fmt: skip
     assert run(web, tmp_path, *(f"--config.{option}" for option in options)) == 0
     found = json.loads((tmp_path / "statistics.json").read_text())
     for origin, count in (("web", scored_dataset.ROWS), ("synthetic", scored_dataset.ROWS - 1)):
@@ -179,7 +182,10 @@ def test_every_text_is_counted_once(web, tmp_path):
 def test_a_sweep_is_the_curve_of_the_filter(web, columns, tmp_path):
     """Stored scores give the precision and recall that the filter has on the Shapes dataset."""
     thresholds = np.linspace(0, 1, 21).round(2)
-    options = [f"--config.sweep={tuple(thresholds.tolist())}", "--config.report=0"]
+    options = [
+        f"--config.threshold_sweep={tuple(thresholds.tolist())}",
+        "--config.gallery_images=0",
+    ]
     assert run(web, tmp_path, *options) == 0
     found = json.loads((tmp_path / "statistics.json").read_text())["sweep"]
     for origin in storage.ORIGINS:
@@ -199,11 +205,11 @@ def test_thresholds_mean_what_they_say_once_calibrated(web, tmp_path):
     found = {}
     for name, options in {
         "as scored": [],
-        "fitted": ["--config.calibration=fit"],
-        "taken over": [f"--config.calibration={tmp_path}/as scored/statistics.json"],
-        "and over": [f"--config.calibration={tmp_path}/taken over/statistics.json"],
+        "fitted": ["--config.selection.calibration=fit"],
+        "taken over": [f"--config.selection.calibration={tmp_path}/as scored/statistics.json"],
+        "and over": [f"--config.selection.calibration={tmp_path}/taken over/statistics.json"],
     }.items():
-        assert run(web, tmp_path / name, "--config.report=0", *options) == 0
+        assert run(web, tmp_path / name, "--config.gallery_images=0", *options) == 0
         found[name] = json.loads((tmp_path / name / "statistics.json").read_text())
     assert found["as scored"]["selection"]["calibration"] == {}
     assert found["fitted"]["selection"]["calibration"] == found["as scored"]["truth"]["fit"]
@@ -219,13 +225,22 @@ def test_thresholds_mean_what_they_say_once_calibrated(web, tmp_path):
 @pytest.mark.parametrize(
     ("options", "named"),
     [
-        (["calibration=README.md"], "README.md holds no fit (JSONDecodeError)"),
+        (["selection.calibration=README.md"], "README.md holds no fit (JSONDecodeError)"),
         (["scores="], "config.scores is empty"),
         (["scores=/nowhere", "dataset=WEB"], "no dataset in /nowhere"),
-        (["threshold.web=1.1", "threshold.synthetic=1.1"], "the rules keep no text; lower"),
+        (
+            ["selection.thresholds.web=1.1", "selection.thresholds.synthetic=1.1"],
+            "the rules keep no text; lower",
+        ),
         (["origins=('webb',)"], "unknown origin 'webb'"),
-        (["weights=laion"], "config.weights has 'laion'; expected SOURCE=NUMBER"),
-        (["judge=other"], "there is no filter 'other'; expected one of mean, min, judge"),
+        (
+            ["selection.source_weights=laion"],
+            "config.selection: source_weights has 'laion'; expected SOURCE=NUMBER",
+        ),
+        (
+            ["selection.filter_reduction=other"],
+            "there is no filter 'other'; expected one of mean, min, judge",
+        ),
         (["split=test"], "no split 'test'"),
     ],
 )

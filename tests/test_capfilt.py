@@ -12,6 +12,7 @@ import pytest
 import tiny_dataset
 
 from blip_jax.capfilt import run, storage
+from blip_jax.capfilt.config import ScoringConfig
 from blip_jax.data.datasets import open_dataset, to_text
 from blip_jax.data.images import decode, normalize, resize
 from blip_jax.data.text import clean_caption
@@ -44,7 +45,7 @@ def models(world):
 def settings(world):
     """An image a device and shard: shards are not whole batches, nor is the split."""
     decoding = Decoding(max_length=16)
-    return run.Settings(
+    return ScoringConfig(
         world.web, "train", f"{world.folder}/scores", (decoding,), batch_size=1, shard_rows=8
     )
 

@@ -208,12 +208,15 @@ def test_the_processor_and_generation_there(exported, tokenizer):
     assert inputs["pixel_values"].shape == (1, 3, tiny.IMAGE, tiny.IMAGE)
     want, _ = tokenizer[1].encode(["a red circle"], 12)
     ids = inputs["input_ids"][0].tolist()
-    assert ids == want[0, : len(ids)].tolist() and ids[-1] == tokenizer[1].sep
+    assert ids == want[0, : len(ids)].tolist() and ids[-1] == tokenizer[1].ids.sep
     config = model.config.text_config
-    assert config.bos_token_id == tokenizer[1].dec
-    assert (config.sep_token_id, config.pad_token_id) == (tokenizer[1].sep, tokenizer[1].pad)
+    assert config.bos_token_id == tokenizer[1].ids.dec
+    assert (config.sep_token_id, config.pad_token_id) == (
+        tokenizer[1].ids.sep,
+        tokenizer[1].ids.pad,
+    )
     found = model.generate(inputs["pixel_values"], max_length=6)
-    assert found[0, 0] == tokenizer[1].dec and found.shape[1] <= 6
+    assert found[0, 0] == tokenizer[1].ids.dec and found.shape[1] <= 6
 
 
 @pytest.mark.parametrize("model_type", MODEL_TYPES)

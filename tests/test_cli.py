@@ -184,10 +184,10 @@ def test_what_training_cannot_use_is_named(capsys, config, tmp_path, override, n
     ("verb", "fields", "named"),
     [
         ("capfilt", {}, "config.dataset is empty"),
-        ("capfilt", {"dataset": "WEB", "captioner": "x"}, "config.filter is empty"),
-        ("capfilt", {"dataset": "WEB", "captioner": "/no", "filter": "/"}, "/no does not exist"),
-        ("capfilt", {"decoding.top_p": 2.0, "dataset": "WEB", "captioner": "/no", "filter": "/no"},
-         "top_p is 2.0"),
+        ("capfilt", {"dataset": "WEB", "captioners": "x"}, "config.filters is empty"),
+        ("capfilt", {"dataset": "WEB", "captioners": "/no", "filters": "/"}, "/no does not exist"),
+        ("capfilt", {"decoding.top_p": 2.0, "dataset": "WEB", "filters": "/no"},
+         "config.decoding: top_p is 2.0"),
         ("evaluate", {"dataset": "WEB"}, "config.model is empty"),
         ("evaluate", {"dataset": "WEB", "model": "/no"}, "/no does not exist"),
     ],
@@ -210,8 +210,9 @@ def test_capfilt_and_evaluate(capsys, world, tmp_path):
     )
     argv = [
         "capfilt", f"--config={CONFIGS / 'capfilt.py'}", f"--workdir={tmp_path / 'capfilt'}",
-        f"--config.dataset={world.web}", f"--config.captioner={model}", f"--config.filter={model}",
-        f"--config.human={world.human}", "--config.batch_size=1", "--config.threshold=0",
+        f"--config.dataset={world.web}", f"--config.captioners={model}",
+        f"--config.filters={model}",
+        f"--config.human_dataset={world.human}", "--config.batch_size=1", "--config.threshold=0",
         "--config.decoding.max_length=16",
     ]  # fmt: skip
     assert main(argv) == 0

@@ -10,6 +10,7 @@ import pytest
 from golden_file import Golden
 
 from blip_jax import models
+from blip_jax.checkpoints import sources
 from blip_jax.cli.main import main
 from blip_jax.data.tokenizer import train_wordpiece
 
@@ -80,7 +81,7 @@ def test_a_workdir_of_another_size_gives_the_same_captions_through_hugging_face(
 def test_the_momentum_encoder_is_resized_too(tmp_path):
     path = saved(tmp_path, "retrieval")
     assert main(["convert", path, str(tmp_path / "here"), HEADS, "--image-size=48"]) == 0
-    found = models.loading.read(str(tmp_path / "here"))
+    found = sources.read(str(tmp_path / "here"))
     sizes = {x["vit"]["position"].shape[1] for x in (found.params, found.momentum)}
     assert sizes == {37} and found.queue.group.shape == (12,)
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(found.momentum))

@@ -30,7 +30,12 @@ def folder(tmp_path_factory):
     found = json.loads((pathlib.Path(world.scores) / provenance.FILE).read_text())
     provenance.write(world.scores, found | {"command": "blip-jax capfilt Y"})
     argv = ["assemble", f"--config={ROOT / 'configs' / 'assemble.py'}", f"--workdir={root / 'out'}"]
-    options = ["report=0", "sweep=(0.5,0.7)", "title=Shapes | clean", f"scores={world.scores}"]
+    options = [
+        "gallery_images=0",
+        "threshold_sweep=(0.5,0.7)",
+        "title=Shapes | clean",
+        f"scores={world.scores}",
+    ]
     assert main(argv + [f"--config.{option}" for option in options]) == 0
     return root / "out"
 

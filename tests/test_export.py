@@ -32,7 +32,12 @@ def web(root):
 def mixture(root, web):
     """Texts of P(match) >= 0.4; those of one source are drawn twice as often."""
     argv = ["assemble", f"--config={ROOT / 'configs' / 'assemble.py'}", f"--workdir={root / 'out'}"]
-    options = ["report=0", "threshold.web=0.4", "threshold.synthetic=0.4", "weights=laion=2"]
+    options = [
+        "gallery_images=0",
+        "selection.thresholds.web=0.4",
+        "selection.thresholds.synthetic=0.4",
+        "selection.source_weights=laion=2",
+    ]
     options = [f"--config.{option}" for option in [*options, f"scores={web.scores}"]]
     assert main(argv + options) == 0
     return str(root / "out" / "mixture.json")

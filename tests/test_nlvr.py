@@ -14,9 +14,9 @@ FIRST, SECOND = tiny.images(3, seed=1), tiny.images(3, seed=2)
 ATTENTIONS = "cross_attention", "cross_attention_2"
 
 
-def config_of(merge_from=1, **changes):
+def config_of(first_learned_merge_layer=1, **changes):
     """Two layers; by default the first takes the mean and the second merges."""
-    return tiny.config(med={"merge_from": merge_from}, **changes)
+    return tiny.config(med={"first_learned_merge_layer": first_learned_merge_layer}, **changes)
 
 
 CONFIG = config_of()
@@ -70,9 +70,9 @@ def test_in_the_mean_images_change_places_with_their_cross_attentions(params):
     assert np.abs(judged(config, params, SECOND, FIRST) - wanted).max() > 1e-2
 
 
-@pytest.mark.parametrize("merge_from", [2, 6])
-def test_the_mean_of_the_same_twice_is_an_encoder_of_one_image(params, merge_from):
-    config = config_of(merge_from)
+@pytest.mark.parametrize("first_learned_merge_layer", [2, 6])
+def test_the_mean_of_the_same_twice_is_an_encoder_of_one_image(params, first_learned_merge_layer):
+    config = config_of(first_learned_merge_layer)
     same = swapped(without_merge(params), same=True)
     one = {name: same[name] for name in ("vit", "med")}
     call = functools.partial(nn.Blip(config).apply, {"params": one})
@@ -96,12 +96,12 @@ def merging(params, kernel, bias=0.0):
     return {**params, "med": {**params["med"], "layers": layers}}
 
 
-@pytest.mark.parametrize("merge_from", [0, 1])
-def test_merging_with_halves_is_the_mean(merge_from):
-    config = config_of(merge_from)
+@pytest.mark.parametrize("first_learned_merge_layer", [0, 1])
+def test_merging_with_halves_is_the_mean(first_learned_merge_layer):
+    config = config_of(first_learned_merge_layer)
     params = tiny.init(config, 3, "nlvr")
-    assert params["med"]["layers"]["merge_kernel"].shape == (2 - merge_from, 32, 16)
-    assert params["med"]["layers"]["merge_bias"].shape == (2 - merge_from, 16)
+    assert params["med"]["layers"]["merge_kernel"].shape == (2 - first_learned_merge_layer, 32, 16)
+    assert params["med"]["layers"]["merge_bias"].shape == (2 - first_learned_merge_layer, 16)
     half = np.concatenate([np.eye(16), np.eye(16)]) / 2
     wanted = judged(config_of(2), without_merge(params))
     np.testing.assert_allclose(judged(config, merging(params, half)), wanted, atol=1e-5)
@@ -145,7 +145,9 @@ def test_remat_changes_no_number(params):
 
     valued = jax.jit(jax.value_and_grad(loss), static_argnums=1)
     (plain, wanted), (loss, found) = (
-        valued(params, tiny.config(med={"merge_from": 1, "dropout": 0.1}, remat=remat))
+        valued(
+            params, tiny.config(med={"first_learned_merge_layer": 1, "dropout": 0.1}, remat=remat)
+        )
         for remat in ("none", "full")
     )
     for name in ("merge_kernel", "merge_bias"):

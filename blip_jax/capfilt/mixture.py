@@ -22,7 +22,7 @@ def select_by_threshold(
     P(match) is the softmax of the ITM head. None keeps all texts that have a score; texts without
     one (empty texts, undecodable images) are never kept.
     """
-    config = selection.SelectionConfig(dict.fromkeys(origins, threshold))
+    config = selection.SelectionRules(dict.fromkeys(origins, threshold))
     return selection.select_texts(table, config) == selection.KEPT
 
 

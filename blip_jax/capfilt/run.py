@@ -22,11 +22,11 @@ from etils import epath
 
 import blip_jax
 from blip_jax.capfilt import provenance, storage
+from blip_jax.capfilt.config import ScoringConfig
 from blip_jax.capfilt.generate import CaptionScorer
 from blip_jax.capfilt.inputs import CapFiltInput
-from blip_jax.capfilt.work_queue import LEASE_SECONDS, ShardQueue
+from blip_jax.capfilt.work_queue import ShardQueue
 from blip_jax.data.images import ImageError, decode, resize
-from blip_jax.decoding import Decoding
 from blip_jax.models import Model
 from blip_jax.runtime.errors import UserError
 from blip_jax.runtime.files import relative_path
@@ -35,35 +35,8 @@ from blip_jax.runtime.signals import Interrupted, SignalHandler
 AHEAD = 4  # batches that are read ahead of the devices
 
 
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """What is captioned and how, for `run`.
-
-    Attributes:
-      dataset: the input: a dataset's folder, or the mixture file of an earlier round (inputs.py).
-      split: of the dataset.
-      output: folder of the scored dataset.
-      decodings: how each captioner generates; each gives `num_captions` texts.
-      batch_size: images on each device at a time.
-      shard_rows: rows of the input in a shard.
-      seed: of sampling.
-      command: the command line, for the dataset card.
-      lease_seconds: seconds after which other hosts take over the shard of a silent host.
-    """
-
-    dataset: str
-    split: str
-    output: str
-    decodings: tuple[Decoding, ...] = (Decoding(),)
-    batch_size: int = 64
-    shard_rows: int = 1024
-    seed: int = 0
-    command: str = ""
-    lease_seconds: float = LEASE_SECONDS
-
-
 def run(
-    settings: Settings,
+    settings: ScoringConfig,
     captioners: Mapping[str, tuple[str, Model]],
     filters: Mapping[str, tuple[str, Model]],
 ) -> str:
@@ -124,7 +97,7 @@ def _hide_progress() -> bool | None:
 
 
 def _check_settings(
-    settings: Settings, source: CapFiltInput, captioners: Mapping, filters: Mapping
+    settings: ScoringConfig, source: CapFiltInput, captioners: Mapping, filters: Mapping
 ) -> None:
     """Writes provenance.json, or checks that an existing one has the same settings.
 
@@ -224,7 +197,7 @@ def count_by_status(rows: list[dict]) -> dict[str, dict[str, int]]:
 
 
 def _finish(
-    settings: Settings,
+    settings: ScoringConfig,
     source: CapFiltInput,
     paths: list[epath.Path],
     records: list[dict],

@@ -17,7 +17,7 @@ from blip_jax.capfilt.labels import TRUE, UNKNOWN
 from blip_jax.capfilt.selection import (
     DECISIONS,
     KEPT,
-    SelectionConfig,
+    SelectionRules,
     probability,
     reduce_filters,
     select_texts,
@@ -44,7 +44,7 @@ class Scored:
     """
 
     table: TextTable
-    config: SelectionConfig
+    config: SelectionRules
     decision: np.ndarray
     truth: np.ndarray
     images: Images | None

@@ -16,6 +16,7 @@ from blip_jax.checkpoints import tensors as tensor_files
 from blip_jax.checkpoints.detection import infer_config, recognise
 from blip_jax.checkpoints.original import nlvr_from
 from blip_jax.data.tokenizer import Tokenizer
+from blip_jax.runtime.config import from_json, to_json
 from blip_jax.runtime.errors import UserError
 
 __all__ = ["Checkpoint", "infer_config", "nlvr_from", "read", "recognise", "write"]
@@ -88,7 +89,11 @@ def _read_original(file: pathlib.Path, heads: Mapping[str, int] | None, whole: b
     model_type = recognise(tensors)
     about = tensors.extras.get("blip_jax") or {}
     try:
-        config = nn.from_dict(about["config"]) if about else infer_config(tensors.shapes, heads)
+        config = (
+            from_json(nn.BlipConfig, about["config"])
+            if about
+            else infer_config(tensors.shapes, heads)
+        )
         prompt = str(about.get("prompt", PROMPT if model_type == "captioner" else ""))
         tokenizer = str(about.get("tokenizer", ""))
         length = int(about.get("max_length", MAX_LENGTH.get(model_type, Checkpoint.max_length)))
@@ -126,7 +131,7 @@ def write(checkpoint: Checkpoint, path: str, to: str) -> None:
         tensor_files.write(tensors, str(pathlib.Path(path).expanduser() / "model.safetensors"), {})
         return
     weights = original.Weights(checkpoint.params, checkpoint.momentum, checkpoint.queue)
-    about = {"model_type": model_type, "config": nn.to_dict(config)}
+    about = {"model_type": model_type, "config": to_json(config)}
     about |= {"prompt": checkpoint.prompt, "max_length": checkpoint.max_length}
     tokenizer = checkpoint.tokenizer
     if isinstance(tokenizer, str) and not pathlib.Path(tokenizer).expanduser().is_dir():

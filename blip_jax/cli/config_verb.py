@@ -24,6 +24,7 @@ class ConfigVerb(NamedTuple):
       default: the config (config_files.py) where none is given; "" if one has to be given.
       shown: the config that --help shows where none is given; "" is `default`.
       workdir: whether it writes to a folder.
+      required: whether required fields have to be given.
       parallel: whether several processes can run it together.
       add_arguments: adds options of its own to the parser.
     """
@@ -34,6 +35,7 @@ class ConfigVerb(NamedTuple):
     default: str = ""
     shown: str = ""
     workdir: bool = True
+    required: bool = True
     parallel: bool = False
     add_arguments: Callable[[argparse.ArgumentParser], Any] = lambda parser: None
 
@@ -96,7 +98,8 @@ def parse(verb: ConfigVerb, argv: Sequence[str]) -> tuple[Any, argparse.Namespac
     if arguments.print_config:
         print(json.dumps(to_json(config), indent=1))
         return None
-    check_required(config)
+    if verb.required:
+        check_required(config)
     if verb.workdir and not arguments.workdir:
         raise UserError("--workdir DIR is missing")
     return config, arguments

@@ -20,7 +20,9 @@ _EXTRA = ("[DEC]", "[ENC]")
 
 @dataclasses.dataclass(frozen=True)
 class TokenIds:
-    """Ids of the tokens that the model gives a meaning.
+    """Ids of the tokens that the model gives a meaning; the defaults are bert-base-uncased's.
+
+    It can replace a `Tokenizer` in programs that are compiled and not run: they need no more.
 
     Attributes:
       pad: fills a batch of texts. cls, sep: start and end of a text.
@@ -28,12 +30,21 @@ class TokenIds:
       vocab_size: number of ids: the base vocabulary, and dec and enc, which follow it.
     """
 
-    pad: int
-    cls: int
-    sep: int
-    dec: int
-    enc: int
-    vocab_size: int
+    pad: int = 0
+    cls: int = 101
+    sep: int = 102
+    dec: int = 30522
+    enc: int = 30523
+    vocab_size: int = 30524
+
+    @property
+    def ids(self) -> TokenIds:
+        """Returns itself, as `Tokenizer.ids` would."""
+        return self
+
+    def prompt(self, text: str) -> np.ndarray:
+        """Returns int32 [P]: [DEC] and a token for each word, as many as BLIP's prompts have."""
+        return np.array([self.dec, *(self.cls for _ in text.split())], np.int32)
 
 
 class Tokenizer:

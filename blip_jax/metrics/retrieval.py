@@ -45,11 +45,7 @@ def recall(scores, image_of_text, scores_t2i=None) -> dict[str, float]:
             f"scores_t2i is {t2i.shape}, but [texts, images] is {scores.shape[::-1]}: transpose it"
         )
     images = np.arange(scores.shape[0])
-    to_text = _recall_one_way(scores, images, owner)
-    to_image = _recall_one_way(t2i, owner, images)
-    both = (to_text + to_image) / 2
-    names = (("tr", to_text), ("ir", to_image), ("r", both))
-    return {f"{n}@{k}": float(v) for n, values in names for k, v in zip(KS, values, strict=True)}
+    return recall_of_hits(hits(scores, images, owner), hits(t2i, owner, images))
 
 
 def rerank(similarity, k: int, score_fn: ScoreFn) -> tuple[np.ndarray, np.ndarray]:
@@ -142,22 +138,45 @@ def evaluate(
     return {name: float(np.mean([r[name] for r in results])) for name in results[0]}
 
 
-def _recall_one_way(scores, query_label, candidate_label) -> np.ndarray:
-    """Percent of queries [len(KS)] with a candidate of their own label in the first k."""
-    hits = []
+def hits(scores, query_label, candidate_label) -> np.ndarray:
+    """Probability that a candidate of a query's own label is among its first k, float [Q, 3].
+
+    Ties are counted as the *expectation* over a random order of the tied candidates. A query with
+    no candidate of its label asks nothing: NaN.
+
+    Args:
+      scores: float [Q, C], larger is more alike.
+      query_label, candidate_label: int [Q] and [C].
+    """
+    found = np.full((len(scores), len(KS)), np.nan)
     for start in range(0, len(scores), _ROWS):
-        rows = slice(start, start + _ROWS)
-        block = scores[rows]
+        rows = np.arange(start, min(start + _ROWS, len(scores)))
         relevant = query_label[rows, None] == candidate_label[None, :]
         asked = relevant.any(axis=1)
-        block, relevant = block[asked], relevant[asked]
+        block, relevant = scores[rows][asked], relevant[asked]
         best = np.where(relevant, block, -np.inf).max(axis=1, keepdims=True, initial=-np.inf)
         tied = block == best
         above = (block > best).sum(axis=1)
         friends, rivals = (tied & relevant).sum(axis=1), (tied & ~relevant).sum(axis=1)
-        hits.append(np.stack([_hit_chance(k - above, friends, rivals) for k in KS], axis=1))
-    hits = np.concatenate(hits) if hits else np.zeros((0, len(KS)))
-    return 100 * hits.mean(axis=0) if len(hits) else np.full(len(KS), np.nan)
+        found[rows[asked]] = np.stack([_hit_chance(k - above, friends, rivals) for k in KS], axis=1)
+    return found
+
+
+def recall_of_hits(i2t: np.ndarray, t2i: np.ndarray) -> dict[str, float]:
+    """Recall at 1, 5 and 10 in percent of the `hits` of both directions; NaN rows do not count.
+
+    Returns:
+      'tr@k' (image to text), 'ir@k' (text to image) and 'r@k', their mean; nan if nothing is asked.
+    """
+    to_text, to_image = (_mean_percent(side) for side in (i2t, t2i))
+    both = (to_text + to_image) / 2
+    names = (("tr", to_text), ("ir", to_image), ("r", both))
+    return {f"{n}@{k}": float(v) for n, values in names for k, v in zip(KS, values, strict=True)}
+
+
+def _mean_percent(side: np.ndarray) -> np.ndarray:
+    asked = side[~np.isnan(side[:, 0])] if len(side) else side
+    return 100 * asked.mean(axis=0) if len(asked) else np.full(len(KS), np.nan)
 
 
 def _hit_chance(places, friends, rivals) -> np.ndarray:

@@ -12,10 +12,8 @@ from blip_jax.nn.configs import (
     BlipConfig,
     MedConfig,
     ViTConfig,
-    from_dict,
     param_group_name,
     preset,
-    to_dict,
 )
 from blip_jax.nn.model_types import MODEL_TYPES, init, network, param_shapes
 from blip_jax.nn.nlvr import Nlvr
@@ -33,7 +31,6 @@ __all__ = [
     "ViTConfig",
     "Vqa",
     "set_first_token",
-    "from_dict",
     "with_enc_token",
     "init",
     "init_cache",
@@ -43,5 +40,4 @@ __all__ = [
     "preset",
     "resize_position_embedding",
     "param_shapes",
-    "to_dict",
 ]

@@ -190,11 +190,12 @@ class MedLayers(nn.Module):
     def merge(self) -> tuple[jax.Array, jax.Array]:
         """How each layer makes one of what two images gave: kernel [L, 2 * D, D] and bias [L, D].
 
-        The first `merge_from` layers take the mean, which is the dense layer with halves on its
-        diagonals; in the others it is learned (models/nlvr_encoder.py of the original).
+        The layers before `first_learned_merge_layer` take the mean, which is the dense layer with
+        halves on its diagonals; in the others it is learned (the original's
+        models/nlvr_encoder.py).
         """
         config = self.config.med
-        first, width = min(config.merge_from, config.depth), config.width
+        first, width = min(config.first_learned_merge_layer, config.depth), config.width
         half = jnp.eye(width) / 2
         mean = jnp.broadcast_to(jnp.concatenate([half, half]), (first, 2 * width, width))
         bias = jnp.zeros((first, width))

@@ -7,12 +7,16 @@ How the command line sets them is in overrides.py.
 import dataclasses
 import functools
 import inspect
+import os
 import types
 import typing
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple, TypeVar, Union
 
+from etils import epath
+
 from blip_jax.runtime.errors import UserError
+from blip_jax.runtime.files import write_json
 from blip_jax.runtime.suggestions import hint
 
 T = TypeVar("T")
@@ -80,6 +84,18 @@ def _replace(config: T, changes: Mapping[str, Any], path: str) -> T:
     for name, values in nested.items():
         own[name] = _replace(own.get(name, getattr(config, name)), values, f"{path}{name}.")
     return dataclasses.replace(config, **own)
+
+
+def write_config(folder: str | os.PathLike, config: Any, replace: bool = True) -> None:
+    """Writes config.json into a folder, which is made if missing: the fields by `to_json`.
+
+    Args:
+      replace: whether to replace the file that an earlier call wrote.
+    """
+    path = epath.Path(folder) / "config.json"
+    if replace or not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, to_json(config))
 
 
 def check_required(config: Any, path: str = "config") -> None:

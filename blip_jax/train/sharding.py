@@ -32,7 +32,7 @@ RULES = [
     (r"(scale|bias)$", P()),
     (r"(vit/cls|position|temperature)$", P()),
     (r"(vision_proj|text_proj|itm_head|classifier_out)/kernel$", P()),
-    (r"^queue/(image|text|group|valid|pointer)$", P()),
+    (r"^extra/queue/(image|text|group|valid|pointer)$", P()),
     (r"(^step|count)$", P()),
 ]
 
@@ -71,12 +71,11 @@ def shardings(state: Any, mesh: Mesh) -> Any:
 
 def path_name(path: tuple) -> str:
     """A key path of `jax.tree_util` as "params/vit/cls"."""
-    keys = [getattr(k, "key", getattr(k, "name", getattr(k, "idx", None))) for k in path]
-    return "/".join(str(key) for key in keys)
+    return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
-def table(state: Any, mesh: Mesh) -> str:
-    """The placement of every parameter, a line each, for a person to read."""
+def describe_shardings(state: Any, mesh: Mesh) -> str:
+    """Returns the placement of every array of the state as text, a line each."""
     leaves = jax.tree_util.tree_leaves_with_path(state)
     placed = jax.tree.leaves(shardings(state, mesh))
     rows = [

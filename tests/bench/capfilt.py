@@ -33,8 +33,9 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 from full_size_huggingface import DEC, theirs  # noqa: E402
 
 from blip_jax import models  # noqa: E402
+from blip_jax.capfilt.config import ScoringConfig  # noqa: E402
 from blip_jax.capfilt.inputs import Input  # noqa: E402
-from blip_jax.capfilt.run import Settings, run  # noqa: E402
+from blip_jax.capfilt.run import run  # noqa: E402
 from blip_jax.cli.main import main as blip_jax  # noqa: E402
 from blip_jax.data.images import normalize  # noqa: E402
 from blip_jax.decoding import Decoding  # noqa: E402
@@ -61,7 +62,7 @@ def imported(folder: pathlib.Path, count: int) -> str:
 
 def ours(dataset: str, folder: pathlib.Path, models: dict, batch: int, count: int):
     """Seconds of all shards but the first, in which the programs are compiled, and of waiting."""
-    settings = Settings(
+    settings = ScoringConfig(
         dataset=dataset,
         split="train",
         output=str(folder),

@@ -69,9 +69,9 @@ def truthfulness(texts: list[str], truths: list[str]) -> dict[str, float]:
         return {}
     found = [check(text, scene_of(truth)) for text, truth in zip(texts, truths, strict=True)]
     return {
-        "true": 100 * float(np.mean([x.true for x in found])),
-        "complete": 100 * float(np.mean([x.complete for x in found])),
-        "right": 100 * float(np.mean([x.true and x.complete for x in found])),
+        "caption_truth": 100 * float(np.mean([x.true for x in found])),
+        "caption_completeness": 100 * float(np.mean([x.complete for x in found])),
+        "caption_exact": 100 * float(np.mean([x.true and x.complete for x in found])),
     }
 
 

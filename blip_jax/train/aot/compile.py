@@ -29,20 +29,10 @@ GIB = 2**30
 IMAGES, TEXTS = 64, 2  # of a CapFilt batch on one chip: images, and texts scored for each
 
 
-class Vocabulary:
-    """The token ids of bert-base-uncased, which are all that a program needs of a tokenizer."""
-
-    ids = TokenIds(pad=0, cls=101, sep=102, dec=30522, enc=30523, vocab_size=30524)
-
-    def prompt(self, text: str) -> np.ndarray:
-        """int32 [P]: a token a word, as which BLIP's prompts are written."""
-        return np.array([self.ids.dec, *(self.ids.cls for _ in text.split())], np.int32)
-
-
-def vocabulary(name: str) -> Tokenizer | Vocabulary:
-    """A tokenizer to compile with: bert-base-uncased is not downloaded for it."""
+def vocabulary(name: str) -> Tokenizer | TokenIds:
+    """Returns a tokenizer to compile with; bert-base-uncased is not downloaded for it."""
     if name.split("/")[-1] == "bert-base-uncased" and not os.path.isdir(name):
-        return Vocabulary()
+        return TokenIds()
     return Tokenizer.load(name)
 
 
@@ -165,7 +155,7 @@ def fine_tuned(config: ConfigDict, task: str) -> ConfigDict:
     vit = {**theirs.get("vit", {}), **ours.get("vit", {})}
     recipe.model.changes = {**theirs, **ours, "vit": vit}
     recipe.model.preset, recipe.tokenizer = config.model.preset, config.tokenizer
-    positions = run_config.model_config(recipe, Vocabulary.ids.vocab_size).med.max_length
+    positions = run_config.model_config(recipe, TokenIds().vocab_size).med.max_length
     recipe.max_length = min(recipe.max_length, positions)
     return recipe
 
