@@ -125,7 +125,7 @@ def compared(folder: pathlib.Path, images: str, records: int) -> dict[str, int]:
     assert manifest["inputs"] == records and manifest["rows"] == len(rows)
     counts = {"rows": len(rows), **manifest["skipped"]}
     assert sum(counts.values()) == records, counts
-    assert not list((killed / "scores" / "shards").glob("incomplete-*"))
+    assert not list((killed / "scores").rglob(".incomplete-*"))
     return counts
 
 

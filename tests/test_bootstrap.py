@@ -79,8 +79,8 @@ def test_all_arms_are_evaluated_and_reported(whole):
 
 def test_arms_train_on_the_texts_they_stand_for(tmp_path):
     """Every third text of either origin passes; the last row's image does not decode."""
-    walk = run.BootstrapRun(minute_config(threshold=0.5), str(tmp_path), 0)
-    walk.data = {name: walk.build(name) for name in ("human", "web")}
+    bootstrap_run = run.BootstrapRun(minute_config(threshold=0.5), str(tmp_path), 0)
+    bootstrap_run.data = {name: bootstrap_run.build(name) for name in ("human", "web")}
     rows = [
         {"key": f"web-train-{row:07d}", "status": "ok", "texts": [
             {"text": "a", "origin": origin, "model": "", "method": "",
@@ -95,7 +95,7 @@ def test_arms_train_on_the_texts_they_stand_for(tmp_path):
     (tmp_path / "scores").mkdir()
     storage.write_shard(storage.shard_path(str(tmp_path / "scores"), "train", 0, 1), rows)
     storage.finish(str(tmp_path / "scores"), "train", [WEB], "")
-    counts = {arm: walk.mixture(arm) for arm in ARMS if arm != "none"}
+    counts = {arm: bootstrap_run.mixture(arm) for arm in ARMS if arm != "none"}
     assert counts == {
         "filter": {"web": 13, "synthetic": 0},
         "captioner": {"web": WEB - 1, "synthetic": WEB - 1},

@@ -193,7 +193,7 @@ def test_interrupted_and_run_again_is_uninterrupted(
 
     def once(path, rows, filters):
         if len(written) == 2 and how == "error":
-            temporary = path.parent / storage.WORK / "incomplete-1"
+            temporary = path.parent / storage.WORK / ".incomplete-1"
             temporary.write_bytes(b"half a shard")
             raise OSError("the disk is full")
         write(path, rows, filters)
@@ -211,7 +211,7 @@ def test_interrupted_and_run_again_is_uninterrupted(
     changed = {name: os.stat(tmp_path / name).st_mtime_ns for name in written}
     run.run(again, *models)
     assert files(tmp_path) == files(scored)  # byte for byte
-    assert not list((tmp_path / storage.WORK).glob("incomplete-*"))
+    assert not list((tmp_path / storage.WORK).glob(".incomplete-*"))
     assert changed == {name: os.stat(tmp_path / name).st_mtime_ns for name in written}
     for name in ("features.json", "dataset_info.json"):
         found = (tmp_path / name).read_text()

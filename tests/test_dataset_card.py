@@ -67,10 +67,16 @@ def test_the_card_says_what_statistics_say(folder):
     assert '"top_p": 0.9' in text
     assert text.index("blip-jax prepare --workdir") < text.index("blip-jax capfilt Y\n")
     changed = "'--config.source=shards/*.tar' --config.columns.text=alt --config.min_side=200\n"
-    assert f"/web {changed}" in text
+    assert f" web {changed}" in text
     assert "Of 1,250 records of the input 240 became images: 1,000 too small, 10 opted out." in text
     assert "{{" not in text and "None" not in text and "nan" not in text
     assert found["commands"][-1].startswith("blip-jax assemble --config=")
+
+
+def test_no_absolute_path_is_published(folder):
+    for name in ("README.md", "statistics.json"):
+        text = (folder / name).read_text()
+        assert str(folder.parent) not in text and str(ROOT) not in text, name
 
 
 def test_tables_are_whole(folder):

@@ -143,7 +143,7 @@ def test_the_originals_list(exported, wanted):
 def test_the_card_goes_along(exported):
     for folder in exported.values():
         assert (folder / "README.md").read_text().startswith("---\nlicense:")
-        assert not list(folder.parent.glob("*.incomplete"))
+        assert not list(folder.parent.glob(".incomplete-*"))
 
 
 @pytest.mark.parametrize("to", ["jsonl", "parquet", "webdataset", "blip"])
@@ -209,7 +209,7 @@ def test_names_of_files_are_safe_and_their_own():
         ),
         (["VIEW", "OUT", "--to=jsonl", "--shard=0"], "--shard is 0"),
         (["VIEW", "TAKEN", "--to=jsonl"], "exists already"),
-        (["VIEW", "gs://bucket/out", "--to=jsonl"], "to a local folder"),
+        (["VIEW", "gs://bucket/out", "--to=jsonl"], "is not a local folder"),
     ],
 )
 def test_a_wrong_call_is_one_line(mixture, tmp_path, capsys, argv, named):

@@ -26,8 +26,10 @@ from blip_jax.capfilt.table import TextTable
 from blip_jax.data.mixture import Component
 from blip_jax.reports import tables
 from blip_jax.reports.gallery import write_gallery
+from blip_jax.reports.publishing import public_command, public_path, public_values
 from blip_jax.runtime.config import check_required, write_config
 from blip_jax.runtime.errors import UserError
+from blip_jax.runtime.files import atomic_write, write_json
 
 
 def run(config: AssembleConfig, workdir: str) -> None:
@@ -65,11 +67,14 @@ def run(config: AssembleConfig, workdir: str) -> None:
     prepared = provenance.manifest(dataset)
     if "records_read" in prepared:
         found["prepared"] = {name: prepared[name] for name in ("records_read", "rows", "skipped")}
-    commands = provenance.commands(dataset, prepared, origin)
-    found |= {"provenance": origin, "commands": commands}
-    (folder / "statistics.json").write_text(json.dumps(found, indent=1) + "\n")
-    written = dataset_card.render(config.title, found, config.license)
-    (folder / "README.md").write_text(written)
+    commands = [public_command(x) for x in provenance.commands(dataset, prepared, origin)]
+    published = public_values(origin)
+    if "command" in published:
+        published["command"] = public_command(published["command"])
+    found |= {"provenance": published, "commands": commands}
+    write_json(folder / "statistics.json", found)
+    with atomic_write(folder / "README.md") as file:
+        file.write(dataset_card.render(config.title, found, config.license))
     _tell(found)
     if config.gallery_images:
         print(f"\nreport: {report(config, workdir, dataset, split, scored, found)}")
@@ -169,13 +174,13 @@ def report(
     )
     measured = found.get("truth") or {"histogram": _by_origin(found["scores"]["p_match"])}
     summary = (
-        f"{len(chosen):,} of {len(scored.table.key):,} images of {dataset}, with all their "
-        f"texts. Of all {len(scored.table.row):,} texts, {int(scored.kept.sum()):,} are kept."
+        f"{len(chosen):,} of {len(scored.table.key):,} images of {public_path(dataset)}, with all "
+        f"their texts. Of all {len(scored.table.row):,} texts, {int(scored.kept.sum()):,} are kept."
     )
     results = {
         "title": config.title,
         "summary": summary,
-        "command": found["commands"][-1],
+        "command": (found["commands"] or [""])[-1],
         "filter": {**measured, "threshold": dict(scored.config.thresholds)},
         "decisions": DECISIONS,
     }

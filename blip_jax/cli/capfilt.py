@@ -1,5 +1,6 @@
 """The verb `capfilt`: captions every image of a dataset and scores all texts."""
 
+import shlex
 import sys
 from typing import TYPE_CHECKING
 
@@ -47,12 +48,16 @@ def work(config: "CapFiltConfig", workdir: str) -> None:
     print(tables.plain(summary(table, kept)))
     for reason, count in storage.skipped(table).items():
         print(f"skipped {count}: {reason}", file=sys.stderr)
+    print(f"\nscores of all texts: {output}")
     if config.human_dataset:
         origin = mixture.ScoredDataset(source.dataset, source.split, output)
         path = str(epath.Path(workdir) / "mixture.json")
         human = Component(name="human", dataset=config.human_dataset)
         mixture.write_mixture(path, human, origin, table, kept, config.human_fraction)
-        print(f"\nmixture to train on: {path}")
+        print(f"mixture to train on: {path}")
+    else:
+        argv = ["blip-jax", "assemble", "--workdir=DIR", f"--config.scores={output}"]
+        print(f"to select texts, run: {shlex.join(argv)}")
 
 
 def load_models(named: str, config: "CapFiltConfig") -> "dict[str, tuple[str, Model]]":

@@ -1,7 +1,5 @@
 """Results of a bootstrap run: tables on the terminal, results.json and report.html."""
 
-import json
-import math
 import sys
 from typing import Any
 
@@ -13,8 +11,10 @@ from blip_jax.capfilt.filter_quality import filter_quality_by_origin
 from blip_jax.capfilt.gallery_entries import gallery_entries
 from blip_jax.reports import tables
 from blip_jax.reports.page import write_report
+from blip_jax.reports.publishing import public_command, public_values
 from blip_jax.runtime.command_line import command_line
 from blip_jax.runtime.config import to_json
+from blip_jax.runtime.files import write_json
 from blip_jax.train.logger import read_metrics
 
 # Column of the comparison: metric of `tasks.evaluate`.
@@ -81,8 +81,7 @@ def write(config: BootstrapConfig, workdir: str, runs: list) -> list[dict]:
     if quality:
         print("\nFilter decisions on the training texts against the truth:\n")
         print(tables.plain(quality))
-    with open(f"{workdir}/results.json", "w") as file:
-        json.dump(_strict({"arms": arms, "filter": quality}), file, indent=1)
+    write_json(f"{workdir}/results.json", {"arms": arms, "filter": quality})
     summary = (
         f"Each arm is trained from scratch for {config.pretraining.steps:,} steps and evaluated "
         f"without fine-tuning on {config.evaluation.split} images that are in no training set; "
@@ -93,7 +92,7 @@ def write(config: BootstrapConfig, workdir: str, runs: list) -> list[dict]:
         {
             "title": config.title,
             "summary": summary,
-            "command": command_line(),
+            "command": public_command(command_line()),
             "diagram": _diagram_notes(config, first),
             "columns": columns,
             "best": "max",
@@ -102,20 +101,11 @@ def write(config: BootstrapConfig, workdir: str, runs: list) -> list[dict]:
             "filter": {**measured[0], "rows": quality} if quality else {},
             "curves": curves(first, config.arms),
             "stages": first.stages.times(),
-            "config": to_json(config),
+            "config": public_values(to_json(config)),
         },
     )
     print(f"\nreport: {path}")
     return arms
-
-
-def _strict(value: Any) -> Any:
-    """Returns values with None for NaN and infinity, which JSON lacks."""
-    if isinstance(value, dict):
-        return {name: _strict(item) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_strict(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _average_rows(measured: list[dict]) -> list[dict]:
