@@ -14,7 +14,7 @@ import tiny_dataset
 from blip_jax.capfilt import mixture, selection, storage
 from blip_jax.cli.main import main
 from blip_jax.data.mixture import Component, RecordSource, load_mixture
-from blip_jax.data.pipeline import SKIP_REASONS, stable_hash, train_batches
+from blip_jax.data.pipeline import SKIP_REASONS, crc32_hash, train_batches
 from blip_jax.data.text import clean_caption
 from blip_jax.metrics import filtering
 from blip_jax.runtime.files import nan_to_null
@@ -63,11 +63,11 @@ def test_the_mixture_holds_the_kept_texts_in_the_wanted_share(world, web, column
     assert 10 < sum(counts.values()) == kept.sum() < 90 and min(counts.values()) > 0
     found = stream(world, path)
     assert found["valid"].all()
-    people = {stable_hash(f"human-train-{row:07d}") for row in range(12)}
+    people = {crc32_hash(f"human-train-{row:07d}") for row in range(12)}
     assert np.isin(found["group"], list(people)).mean() == 0.25
     texts, keys = columns.text.to_pylist(), columns.key.to_pylist()
     wanted = {
-        (stable_hash(keys[columns.row[place]]), stable_hash(clean_caption(texts[place])))
+        (crc32_hash(keys[columns.row[place]]), crc32_hash(clean_caption(texts[place])))
         for place in np.flatnonzero(kept)
     }
     pairs = set(zip(found["group"].tolist(), found["text_group"].tolist()))
@@ -95,7 +95,7 @@ def test_the_plain_mixture_takes_both_as_they_are(world):
     mixture.write_plain_mixture(path, human, web, 0.25)
     found = stream(world, path)
     skipped = {
-        stable_hash(f"web-train-{row:07d}") for row in (tiny_dataset.BROKEN, tiny_dataset.EMPTY)
+        crc32_hash(f"web-train-{row:07d}") for row in (tiny_dataset.BROKEN, tiny_dataset.EMPTY)
     }
     assert not skipped & set(found["group"][found["valid"]].tolist())
     reasons = {SKIP_REASONS[code] for code in found["skip_reason"][~found["valid"]].tolist()}

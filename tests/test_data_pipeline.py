@@ -12,7 +12,7 @@ from blip_jax.data.augment import TrainTransform
 from blip_jax.data.datasets import open_dataset
 from blip_jax.data.images import decode
 from blip_jax.data.mixture import Component, RecordSource, load_mixture, save_mixture
-from blip_jax.data.pipeline import SKIP_REASONS, eval_batches, stable_hash, train_batches
+from blip_jax.data.pipeline import SKIP_REASONS, crc32_hash, eval_batches, train_batches
 from blip_jax.data.synthetic.builder import ShapesConfig, make_record, prepare
 from blip_jax.data.tokenizer import train_wordpiece
 from blip_jax.runtime.errors import UserError
@@ -145,8 +145,8 @@ def test_processes_together_make_the_same_batches(world, owner):
 def test_parts_are_mixed_by_weight_and_every_epoch_is_whole_and_shuffled_anew(world):
     batches = take(stream(world, transform=TrainTransform.plain(16)), 50)
     groups = np.concatenate([batch["group"] for batch in batches])
-    human = [stable_hash(make_record(i, "train", HUMAN)["key"]) for i in range(30)]
-    web = [stable_hash(make_record(i, "train", WEB)["key"]) for i in range(50)]
+    human = [crc32_hash(make_record(i, "train", HUMAN)["key"]) for i in range(30)]
+    web = [crc32_hash(make_record(i, "train", WEB)["key"]) for i in range(50)]
     is_human = np.isin(groups, human)
     assert is_human.sum() == 100 and np.isin(groups[~is_human], web).all()
     epochs = groups[~is_human][:300].reshape(6, 50)
@@ -158,7 +158,7 @@ def test_what_is_read_is_the_record_and_one_of_its_texts(world):
     human, _, tokenizer = world
     parts = [Component("human", human)]
     by_group = {
-        stable_hash(r["key"]): r for r in (make_record(i, "train", HUMAN) for i in range(30))
+        crc32_hash(r["key"]): r for r in (make_record(i, "train", HUMAN) for i in range(30))
     }
     chosen = set()
     plain = TrainTransform.plain(32)
@@ -171,7 +171,7 @@ def test_what_is_read_is_the_record_and_one_of_its_texts(world):
             assert (batch["image"][row] == decode(record["image"])).all()
             said = text.removeprefix("a small ")
             assert said != text and said in record["texts"]
-            assert batch["text_group"][row] == stable_hash(said)
+            assert batch["text_group"][row] == crc32_hash(said)
             chosen.add(record["texts"].index(said))
     assert chosen == {0, 1, 2, 3, 4}
 
@@ -193,12 +193,14 @@ def test_unusable_records_are_skipped_and_say_why(world, tmp_path):
             assert batch["valid"][row] == (batch["reason"][row] == 0)
             if not batch["valid"][row]:
                 assert not batch["image"][row].any()
-                assert batch["ids"][row].tolist() == [tokenizer.cls, tokenizer.sep] + [0] * 18
+                assert (
+                    batch["ids"][row].tolist() == [tokenizer.ids.cls, tokenizer.ids.sep] + [0] * 18
+                )
     assert found == {
-        stable_hash(good["key"]): "ok",
-        stable_hash("broken"): "undecodable image",
-        stable_hash("silent"): "empty text",
-        stable_hash("no texts"): "empty text",
+        crc32_hash(good["key"]): "ok",
+        crc32_hash("broken"): "undecodable image",
+        crc32_hash("silent"): "empty text",
+        crc32_hash("no texts"): "empty text",
     }
     (batch,) = eval_batches(directory, "train", 6, 16)
     assert batch["valid"].tolist() == [True, False, True, True, False, False]

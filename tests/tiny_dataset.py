@@ -84,7 +84,7 @@ def trained(
     world: Minute, seed: int = 0, prompt: str = "", model_type: str = "pretrain", **changes
 ) -> Model:
     """A model with random weights; `changes` are of its configuration."""
-    med = {"vocab_size": world.tokenizer.vocab_size, "max_length": LENGTH}
+    med = {"vocab_size": world.tokenizer.ids.vocab_size, "max_length": LENGTH}
     med |= {"sharing": "none"} if model_type == "vqa" else {}
     config = tiny.config(med=med, **changes)
     described = {"model_type": model_type, "prompt": prompt, "max_length": LENGTH}

@@ -66,10 +66,10 @@ class Base:
             raise UserError("the checkpoint does not name its tokenizer: give tokenizer=FOLDER")
         named = isinstance(given, str)
         found = Tokenizer.load(given) if named else given
-        if found.vocab_size != self.config.med.vocab_size:
+        if found.ids.vocab_size != self.config.med.vocab_size:
             raise UserError(
-                f"the tokenizer{f' {given}' if named else ''} has {found.vocab_size} tokens, the "
-                f"model {self.config.med.vocab_size}: give the model's own (tokenizer=FOLDER)"
+                f"the tokenizer{f' {given}' if named else ''} has {found.ids.vocab_size} tokens, "
+                f"the model {self.config.med.vocab_size}: give the model's own (tokenizer=FOLDER)"
             )
         return found
 

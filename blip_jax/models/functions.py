@@ -71,7 +71,7 @@ def generate_from_context(
         return apply("decode_step", ids, context, cache, index)
 
     cache = nn.init_cache(model.config, len(prompts), options.room(prompts.shape[1]))
-    special = model.tokenizer.sep, model.tokenizer.pad
+    special = model.tokenizer.ids.sep, model.tokenizer.ids.pad
     return generate(step, cache, prompts, keys, options, special, lengths)
 
 

@@ -66,7 +66,7 @@ def encode_prompts(
         raise UserError(f"{len(texts)} prompts for {count} images: give one, or one an image")
     rows = {text: tokenizer.prompt(text) for text in set(texts)}
     lengths = np.array([len(rows[text]) for text in texts], np.int32)
-    ids = np.full((count, lengths.max(initial=1)), tokenizer.pad, np.int32)
+    ids = np.full((count, lengths.max(initial=1)), tokenizer.ids.pad, np.int32)
     for number, text in enumerate(texts):
         ids[number, : lengths[number]] = rows[text]
     return ids, lengths

@@ -18,7 +18,7 @@ import optax
 
 from blip_jax import losses, nn
 from blip_jax.data.images import ImageError, decode, normalize
-from blip_jax.data.pipeline import InvalidRecord, stable_hash
+from blip_jax.data.pipeline import InvalidRecord, crc32_hash
 from blip_jax.data.text import clean_caption
 from blip_jax.losses import lm_weight
 from blip_jax.nn import flops
@@ -121,7 +121,7 @@ class PairTask(Task):
         image, text = self.transform.pair(image, text, rng)
         if not text:
             raise InvalidRecord("empty text")
-        return {"image": image, "text": text, "group": stable_hash(record["key"])}
+        return {"image": image, "text": text, "group": crc32_hash(record["key"])}
 
     def empty_example(self) -> dict[str, Any]:
         size = self.model.vit.image_size
@@ -136,7 +136,7 @@ class PairTask(Task):
             "ids": ids,
             "mask": mask,
             "group": np.array([e["group"] for e in examples], np.int32),
-            "text_group": np.array([stable_hash(e["text"]) for e in examples], np.int32),
+            "text_group": np.array([crc32_hash(e["text"]) for e in examples], np.int32),
         }
 
     def batch_spec(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:

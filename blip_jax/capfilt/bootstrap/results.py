@@ -1,6 +1,5 @@
 """Results of a bootstrap run: tables on the terminal, results.json and report.html."""
 
-import json
 import sys
 from typing import Any
 
