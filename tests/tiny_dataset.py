@@ -12,12 +12,12 @@ import tiny
 from array_record.python.array_record_module import ArrayRecordWriter
 from etils import epath
 
-from blip_jax import nn
 from blip_jax.checkpoints.training import Metadata, TrainingCheckpoints
 from blip_jax.data.synthetic.builder import ShapesConfig, make_record, prepare
 from blip_jax.data.synthetic.scenes import World
 from blip_jax.data.tokenizer import Tokenizer, train_wordpiece
 from blip_jax.models import Model
+from blip_jax.runtime.config import to_json
 from blip_jax.train.state import TrainState
 
 ROWS, BROKEN, EMPTY = 30, 7, 11
@@ -93,9 +93,10 @@ def trained(
 
 def save(model: Model, workdir: str) -> str:
     """Writes the workdir that a training of `model` would have left; returns it."""
-    state = TrainState(np.int32(1), model.params, None, None, optax.identity().init({}))
-    meta = Metadata(nn.to_dict(model.config), model.model_type, model.prompt, model.max_length)
+    state = TrainState(np.int32(1), model.params, {}, optax.identity().init({}))
+    config = to_json(model.config)
+    metadata = Metadata(model.model_type, config, model.prompt, model.max_length)
     with TrainingCheckpoints(workdir) as checkpoints:
-        checkpoints.save(state, meta)
+        checkpoints.save(state, metadata)
     model.tokenizer.save(f"{workdir}/tokenizer")
     return workdir

@@ -156,7 +156,7 @@ def shown(value: object) -> str:
 
 
 def advice(error, config: "TrainConfig", where: str) -> str:
-    """That it does not fit, and what would mend it."""
+    """That it does not fit, and what to change."""
     from blip_jax.train.aot import topology
 
     chip, _ = topology.parse(where)

@@ -1,6 +1,8 @@
 """Verbs that take a config: --config FILE.py, --config.FIELD=VALUE, --workdir DIR, --help."""
 
 import argparse
+import functools
+import inspect
 import json
 import shutil
 import textwrap
@@ -159,6 +161,14 @@ def _overrides(verb: ConfigVerb, rest: list[str]) -> list[str]:
     return rest
 
 
+def _heading(config: Any, group: str) -> list[str]:
+    """The name of a group of fields, with the first line of its docstring."""
+    if not group:
+        return []
+    value = functools.reduce(getattr, group.split("."), config)
+    return [f"  {group}: {inspect.getdoc(value).splitlines()[0]}"]
+
+
 def help_text(verb: ConfigVerb, config: Any, spec: str, docstring: str) -> str:
     """The text of --help: options, then every field with its type, value and comment."""
     from blip_jax.runtime.config import fields_table
@@ -168,11 +178,11 @@ def help_text(verb: ConfigVerb, config: Any, spec: str, docstring: str) -> str:
     if docstring:
         lines += [f"config {spec}:", "", textwrap.indent(docstring, "  "), ""]
     lines += [f"fields, with the values of config {spec}:", ""]
-    group = None
+    group = ""
     for row in fields_table(config):
         name = row.path.rpartition(".")[0]
-        if group is not None and name != group:
-            lines.append("")
+        if name != group:
+            lines += ["", *_heading(config, name)]
         group = name
         value = row.example if row.example and row.value == "" else row.given
         needed = ", required" if row.example else ""

@@ -21,7 +21,8 @@ class Decoding:
       temperature: divides the logits of "nucleus".
       repetition_penalty: makes tokens less likely that the text holds already, the prompt counted
         (`process.process`).
-      min_length, max_length: tokens, [DEC] and prompt counted.
+      min_length: tokens of a text at least, [DEC] and prompt counted.
+      max_length: tokens of a text at most, [DEC] and prompt counted.
       max_new_tokens: if above 0, a text ends so many tokens behind its own prompt, and
         `max_length` says nothing.
       num_beams: beam: texts that are followed at a time; 1 is greedy.

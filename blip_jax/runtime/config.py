@@ -239,17 +239,17 @@ class FieldRow(NamedTuple):
 
 
 def fields_table(config: Any, path: str = "") -> list[FieldRow]:
-    """A row for each field of a dataclass, with those of its groups in their place."""
-    rows = []
+    """A row for each field of a dataclass; then those of its groups, in their order."""
+    rows, groups = [], []
     for name, annotation in field_types(type(config)).items():
         value = getattr(config, name)
         if is_group(value):
-            rows += fields_table(value, f"{path}{name}.")
+            groups += fields_table(value, f"{path}{name}.")
         else:
             example = type(config).__dataclass_fields__[name].metadata.get("required") or ""
             text = field_help(type(config), name)
             rows.append(FieldRow(f"{path}{name}", type_name(annotation), value, text, example))
-    return rows
+    return rows + groups
 
 
 def command_line_flags(config: Any) -> list[str]:
