@@ -22,10 +22,7 @@ from blip_jax.runtime.errors import UserError
 __all__ = ["Checkpoint", "infer_config", "nlvr_from", "read", "recognise", "write"]
 
 FORMATS = ("original", "hf")
-PROMPT = "a picture of "  # that the original's captioners were tuned with
 TOKENIZER = "bert-base-uncased"
-# Tokens of the original's training texts, where they are not 35.
-MAX_LENGTH = {"pretrain": 30, "captioner": 40}
 _VOCABULARY_FILES = ("vocab.txt", "tokenizer.json")
 
 
@@ -80,23 +77,23 @@ def _read_huggingface(folder: pathlib.Path) -> Checkpoint:
     params = huggingface.load(tensor_files.read(str(folder)), config, model_type)
     own = any((folder / name).is_file() for name in _VOCABULARY_FILES)
     tokenizer = str(folder) if own else _default_tokenizer(config)
-    length = MAX_LENGTH.get(model_type, Checkpoint.max_length)
+    length = nn.MODEL_TYPES[model_type].max_length
     return Checkpoint(model_type, config, params, tokenizer=tokenizer, max_length=length)
 
 
 def _read_original(file: pathlib.Path, heads: Mapping[str, int] | None, whole: bool) -> Checkpoint:
     tensors = tensor_files.read(str(file))
     model_type = recognise(tensors)
+    defaults = nn.MODEL_TYPES[model_type]
     about = tensors.extras.get("blip_jax") or {}
     try:
-        config = (
-            from_json(nn.BlipConfig, about["config"])
-            if about
-            else infer_config(tensors.shapes, heads)
-        )
-        prompt = str(about.get("prompt", PROMPT if model_type == "captioner" else ""))
+        if about:
+            config = from_json(nn.BlipConfig, about["config"])
+        else:
+            config = infer_config(tensors.shapes, heads)
+        prompt = str(about.get("prompt", defaults.prompt))
         tokenizer = str(about.get("tokenizer", ""))
-        length = int(about.get("max_length", MAX_LENGTH.get(model_type, Checkpoint.max_length)))
+        length = int(about.get("max_length", defaults.max_length))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError("what it says of itself under 'blip_jax' cannot be read") from error
     weights = original.load(tensors, config, model_type, whole)

@@ -15,7 +15,7 @@ from blip_jax.nn.configs import (
     param_group_name,
     preset,
 )
-from blip_jax.nn.model_types import MODEL_TYPES, init, network, param_shapes
+from blip_jax.nn.model_types import MODEL_TYPES, ModelType, init, network, param_shapes
 from blip_jax.nn.nlvr import Nlvr
 from blip_jax.nn.vit import resize_position_embedding
 from blip_jax.nn.vqa import Vqa
@@ -27,6 +27,7 @@ __all__ = [
     "Blip",
     "BlipConfig",
     "MedConfig",
+    "ModelType",
     "Nlvr",
     "ViTConfig",
     "Vqa",
