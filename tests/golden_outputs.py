@@ -8,15 +8,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from blip_jax.tasks.objectives import Objectives
 from golden_file import Golden, image
 
 from blip_jax import losses, nn
 from blip_jax.checkpoints import original, rules
 from blip_jax.decoding import Decoding
-from blip_jax.decoding.logits import process, seen_tokens
+from blip_jax.decoding.logits import process_logits, seen_tokens
 from blip_jax.models import functions
 from blip_jax.models.model import ANSWER
-from blip_jax.tasks.objectives import Objectives
 from blip_jax.tasks.pairs import ImageText
 from blip_jax.train.state import TrainState
 from blip_jax.train.step import make_step
@@ -44,7 +44,7 @@ def network(golden: Golden, *quirks: str):
     def apply(method, *args):
         return module.apply({"params": params}, *args, method=method)
 
-    return apply, SimpleNamespace(config=config, tokenizer=golden.special)
+    return apply, SimpleNamespace(config=config, tokenizer=SimpleNamespace(ids=golden.special))
 
 
 def features(golden: Golden) -> Outputs:
@@ -163,7 +163,9 @@ def captioner(golden: Golden) -> Outputs:
     following = apply("lm_logits", so_far, jnp.ones(so_far.shape, bool), context)[:, -1]
     drawn = Decoding(repetition_penalty=1.1, min_length=6, top_p=0.9)
     seen = seen_tokens(so_far, so_far.shape[1], following.shape[-1])
-    allowed = process(following, seen, so_far.shape[1], golden.special.sep, drawn)
+    params = drawn.params(len(following))
+    sep, length = golden.special.sep, jnp.int32(so_far.shape[1])
+    allowed = process_logits(following, seen, length, sep, drawn.method, params)
     found = {
         "loss": (loss * weight).sum() / weight.sum(),
         "logits": logits,
@@ -177,7 +179,8 @@ def captioner(golden: Golden) -> Outputs:
                 method="beam", num_beams=beams, max_length=longest, min_length=least,
                 repetition_penalty=float(match[4]),
             )  # fmt: skip
-            written = functions.generate_from_context(apply, model, context, prompt, None, options)
+            size = options.shape(prompt.shape[1]), options.params(len(prompt))
+            written = functions.generate_from_context(apply, model, context, prompt, None, *size)
             found[name] = best(golden, written, name)
             found[f"{name}_score"] = written.score[:, 0]
     return found
@@ -203,11 +206,12 @@ def vqa(golden: Golden) -> Outputs:
     candidates = jnp.asarray(inputs["candidate_ids"]), jnp.asarray(golden.mask("candidate_mask"))
 
     def choose(row: slice, order: np.ndarray) -> np.ndarray:
-        some = tuple(x[order] for x in candidates)
+        some = *(x[order] for x in candidates), jnp.ones(len(order), bool)
         k = int(inputs["k_test"])
         return order[functions.rank_answers(apply, model, states[row], mask[row], some, k)[0]]
 
-    generated = functions.generate_answers(apply, model, states, mask, ANSWER)
+    size = ANSWER.shape(1), ANSWER.params(len(mask))
+    generated = functions.generate_answers(apply, model, states, mask, *size)
     return {
         "loss": each.sum() / len(mask),
         "question_states": states,

@@ -86,9 +86,11 @@ class CapFiltConfig:
                     f"decoding_methods has {part!r}; expected METHOD*NUMBER, as in nucleus*2"
                 )
             changes = {"method": method, "num_captions": int(count or 1)}
+            if method == "nucleus":
+                changes["method"] = "sample"
             if method == "top_k":
                 top_k = self.decoding.top_k or DEFAULT_TOP_K
-                changes |= {"method": "nucleus", "top_p": 1.0, "top_k": top_k}
+                changes |= {"method": "sample", "top_p": 1.0, "top_k": top_k}
             found.append(dataclasses.replace(self.decoding, **changes))
         return tuple(found)
 

@@ -191,4 +191,6 @@ def entry(text: str, origin: str, filters: int) -> dict:
 
 def method(decoding: Decoding) -> str:
     """Returns the name of a decoding in the rows: nucleus, top_k, greedy or beam."""
-    return "top_k" if decoding.method == "nucleus" and decoding.top_k else decoding.method
+    if decoding.method != "sample":
+        return decoding.method
+    return "top_k" if decoding.top_k else "nucleus"

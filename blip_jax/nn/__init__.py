@@ -8,6 +8,7 @@ tokens = nn.Blip(config).apply({"params": params}, images, method="encode_image"
 from blip_jax.nn.aligned import Aligned
 from blip_jax.nn.blip import Blip, init_cache, momentum_params, set_first_token, with_enc_token
 from blip_jax.nn.configs import (
+    PRESETS,
     QUIRKS,
     BlipConfig,
     MedConfig,
@@ -22,6 +23,7 @@ from blip_jax.nn.vqa import Vqa
 
 __all__ = [
     "MODEL_TYPES",
+    "PRESETS",
     "QUIRKS",
     "Aligned",
     "Blip",

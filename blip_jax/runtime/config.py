@@ -174,10 +174,15 @@ def _with_subclasses(cls: type) -> list[type]:
     return [cls, *(x for sub in cls.__subclasses__() for x in _with_subclasses(sub))]
 
 
-def accepts(cls: type) -> Callable[[Callable], Callable]:
+def accepts(
+    cls: type, advice: Mapping[str, str] = types.MappingProxyType({})
+) -> Callable[[Callable], Callable]:
     """Decorates a function with **options, which are the fields of the dataclass `cls`.
 
     Unknown options are refused, and the signature that help() shows lists the fields.
+
+    Args:
+      advice: names of other programs, and what to give here.
 
     Raises (when the function is called):
       UserError: an option is no field.
@@ -201,7 +206,7 @@ def accepts(cls: type) -> Callable[[Callable], Callable]:
         def call(*args: Any, **options: Any) -> Any:
             for name in options:
                 if name not in known and name not in taken:
-                    near = hint(name, [*sorted(taken - {"self"}), *known])
+                    near = advice.get(name) or hint(name, [*sorted(taken - {"self"}), *known])
                     raise UserError(f"{function.__name__} has no option {name!r}; {near}")
             return function(*args, **options)
 

@@ -113,14 +113,16 @@ def captioner(config: ConfigDict, where: str) -> Found:
     model, options = abstract(config), Decoding()
     size, prompt = model.image_size, len(functions.prompt_tokens(model))
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), (IMAGES, 1)))
+    params = jax.eval_shape(lambda: options.params(IMAGES))
     inputs = (
         jax.ShapeDtypeStruct((IMAGES, size, size, 3), np.uint8),
         keys,
+        params,
         jax.ShapeDtypeStruct((IMAGES, prompt), np.int32),
     )
     total = IMAGES * flops.captioning(model.config, prompt, options.max_length)
     turns = options.max_length - prompt - 1  # the first token behind the prompt comes with it
-    write = functions.writer(model, options)
+    write = functions.caption_function(model, options.shape(prompt))
     return mapped("captioner", where, write, model, inputs, total, turns)
 
 
@@ -184,7 +186,7 @@ def mapped(
     """`compiled` of what one chip runs of a mapped program."""
     chip = SingleDeviceSharding(topology.devices(where)[0])
     place = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=chip)  # noqa: E731
-    arguments = jax.tree.map(place, (model.params, inputs))
+    arguments = jax.tree.map(place, (model.params, (), inputs))
     jitted = jax.jit(program.per_device, out_shardings=chip)
     return compiled(name, where, jitted, arguments, IMAGES, flops, *turns)
 
