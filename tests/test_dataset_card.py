@@ -19,7 +19,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A dataset that two filters judged, assembled."""
+    """A dataset with the scores of two filters, assembled."""
     root = tmp_path_factory.mktemp("card")
     world = scored_dataset.build(root, ("large", "small"), 2)
     columns = ColumnsConfig(text="alt")
