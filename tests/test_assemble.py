@@ -47,7 +47,7 @@ def compose(world, web, columns, kept, share=0.25, folder="mixtures", **options)
 
 
 def stream(world, path, count=20):
-    config = tiny.config(med={"vocab_size": world.tokenizer.vocab_size, "max_length": 24})
+    config = tiny.config(med={"vocab_size": world.tokenizer.ids.vocab_size, "max_length": 24})
     task = PretrainingConfig(max_length=24, itc=None, itm=None).make(config, world.tokenizer)
     batches = train_batches(path, task, batch_size=8)
     batches = [next(batches) for _ in range(count)]
