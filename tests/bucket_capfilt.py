@@ -25,7 +25,7 @@ def copy(folder: str, target: str) -> None:
 
 
 def made(world: tiny_dataset.Minute, dataset: str, output: str, rows: int = 8) -> str:
-    """Captions and scores `dataset` into `output`, in shards of so many rows."""
+    """Captions and scores `dataset` into `output`, in shards of `rows` rows."""
     models = [
         {name: (name, tiny_dataset.trained(world, seed, prompt))}
         for seed, (name, prompt) in enumerate({"writer": tiny_dataset.PROMPT, "judge": ""}.items())

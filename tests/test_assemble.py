@@ -1,4 +1,4 @@
-"""From scores to a mixture that training reads, and what is written beside it."""
+"""Mixtures, statistics and reports that are assembled from scores."""
 
 import dataclasses
 import json

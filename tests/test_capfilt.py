@@ -202,7 +202,9 @@ def test_interrupted_and_run_again_is_uninterrupted(
             os.kill(os.getpid(), signal.SIGINT)
 
     monkeypatch.setattr(storage, "write_shard", once)
-    with pytest.raises(OSError if how == "error" else Interrupted):
+    resume = "stopped with 2 of 4 shards done; rerun the same command to resume"
+    error, message = (OSError, "full") if how == "error" else (Interrupted, resume)
+    with pytest.raises(error, match=message):
         run.run(again, *models)
     before = files(tmp_path)
     assert len([name for name in before if name.startswith("scores")]) == 2

@@ -94,8 +94,8 @@ def test_a_text_that_is_there_twice_is_one_of_the_best_once():
 
 def test_the_cosine_has_a_minimum():
     found = table([0.9, 0.9, 0.1], cosine=[0.3, 0.2999, 0.9])
-    verdict = selection.select_texts(found, SelectionRules(min_cosine=0.3))
-    assert [DECISIONS[code] for code in verdict] == [
+    decision = selection.select_texts(found, SelectionRules(min_cosine=0.3))
+    assert [DECISIONS[code] for code in decision] == [
         "kept", "cosine below the minimum", "P(match) below the threshold",
     ]  # fmt: skip
 
@@ -124,8 +124,8 @@ def test_the_first_reason_is_said():
     found = table([0.9, 0.1, nan, 0.9, nan], "wwwss", row=[0, 0, 1, 1, 2])
     aside = pa.array(["ok", "ok", "no bytes"]).dictionary_encode()
     found = dataclasses.replace(found, status=aside)
-    verdict = selection.select_texts(found, SelectionRules({"web": 0.5}))
-    assert [DECISIONS[code] for code in verdict] == [
+    decision = selection.select_texts(found, SelectionRules({"web": 0.5}))
+    assert [DECISIONS[code] for code in decision] == [
         "kept", "P(match) below the threshold", "empty text", "origin left out",
         "image cannot be used",
     ]  # fmt: skip

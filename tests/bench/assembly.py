@@ -68,9 +68,9 @@ def main() -> None:
         ("rules", selection.SelectionRules()),
         ("rules, best 1", selection.SelectionRules(max_texts_per_image=1)),
     ):
-        verdict = timed(title, lambda asked=asked: selection.select_texts(columns, asked))
+        decision = timed(title, lambda asked=asked: selection.select_texts(columns, asked))
     unknown = np.full(len(columns.row), -1, np.int8)
-    scored = statistics.Scored(columns, selection.SelectionRules(), verdict, unknown, None)
+    scored = statistics.Scored(columns, selection.SelectionRules(), decision, unknown, None)
     timed("statistics", lambda: statistics.gather(scored))
     timed("sweep of 11", lambda: statistics.sweep(scored, np.linspace(0, 1, 11)))
 

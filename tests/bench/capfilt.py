@@ -72,7 +72,7 @@ def ours(dataset: str, folder: pathlib.Path, models: dict, batch: int, count: in
     )
     run(settings, *({name: (name, models[name])} for name in ("captioner", "filter")))
     shards = json.loads((folder / "manifest.json").read_text())["shards"][1:]
-    return tuple(sum(shard[name] for shard in shards) for name in ("seconds", "waited for images"))
+    return tuple(sum(shard[name] for shard in shards) for name in ("seconds", "input_wait_seconds"))
 
 
 class Bound:
@@ -90,7 +90,7 @@ class Bound:
         self.seconds(batch)
 
     def seconds(self, count: int) -> float:
-        """What so many images take."""
+        """Returns how long the images take."""
         begun = time.perf_counter()
         for _ in range(count // len(self.pixels)):
             for started in [encode.dispatch(self.pixels) for encode in self.encoders]:
@@ -192,7 +192,7 @@ def main() -> None:
             for way, by_parts in (("transformers", False), ("transformers, by parts", True)):
                 rates[way].append(count / other.seconds(records, batch, by_parts))
             print(
-                f"round {turn + 1}: waited for images {waited / seconds:.1%}; rows/s",
+                f"round {turn + 1}: waited for input {waited / seconds:.1%}; rows/s",
                 {way: round(found[-1], 3) for way, found in rates.items()},
                 flush=True,
             )
