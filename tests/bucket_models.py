@@ -11,6 +11,7 @@ import tiny
 from etils import epath
 
 from blip_jax import checkpoints, models
+from blip_jax.checkpoints import sources
 from blip_jax.data.tokenizer import train_wordpiece
 from blip_jax.runtime.errors import UserError
 
@@ -22,20 +23,20 @@ def main(folder: str) -> None:
     params = tiny.init(config, model_type="captioner")
     checkpoint = checkpoints.Checkpoint("captioner", config, params, tokenizer=tokenizer)
     bucket = epath.Path("gs://bucket")
-    models.loading.write(checkpoint, f"{folder}/hf", "hf")
-    models.loading.write(checkpoint, f"{folder}/x.safetensors", "original")
+    sources.write(checkpoint, f"{folder}/hf", "hf")
+    sources.write(checkpoint, f"{folder}/x.safetensors", "original")
     for file in epath.Path(f"{folder}/hf").iterdir():
         (bucket / "hf" / file.name).write_bytes(file.read_bytes())
     (bucket / "x.safetensors").write_bytes(epath.Path(f"{folder}/x.safetensors").read_bytes())
-    models.loading.write(checkpoint, "gs://bucket/run", "jax")
+    sources.write(checkpoint, "gs://bucket/run", "jax")
 
     image = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
-    sources = [f"{folder}/hf", "gs://bucket/hf", "gs://bucket/x.safetensors", "gs://bucket/run"]
+    places = [f"{folder}/hf", "gs://bucket/hf", "gs://bucket/x.safetensors", "gs://bucket/run"]
     captions = []
-    for source in sources:
+    for source in places:
         own = {"tokenizer": words} if source.endswith(".safetensors") else {}
         captions.append(models.load(source, **own).caption(image, prompt="a photo"))
-    assert captions.count(captions[0]) == len(sources), captions
+    assert captions.count(captions[0]) == len(places), captions
     try:
         models.load("gs://bucket/nowhere")
     except UserError as error:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from blip_jax import checkpoints, models, nn
+from blip_jax.checkpoints import sources
 from blip_jax.data.images import normalize
 from blip_jax.decoding import Decoding
 
@@ -126,8 +127,8 @@ def test_matching_at_base_size_and_back(tmp_path):
     np.testing.assert_allclose(logits[:, 0], wanted[0], atol=1e-4)
     np.testing.assert_allclose(cosine[:, 0], np.diag(wanted[1]), atol=1e-4)
 
-    checkpoint = models.loading.read(tmp_path / "in")
-    models.loading.write(checkpoint, str(tmp_path / "out"), "hf")
+    checkpoint = sources.read(tmp_path / "in")
+    sources.write(checkpoint, str(tmp_path / "out"), "hf")
     back = transformers.BlipForImageTextRetrieval.from_pretrained(tmp_path / "out").eval()
     np.testing.assert_allclose(scores(back)[0], wanted[0], atol=1e-4)
 

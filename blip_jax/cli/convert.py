@@ -53,8 +53,8 @@ def run(argv: list[str]) -> int:
     import numpy as np
     from etils import epath
 
+    from blip_jax.checkpoints import sources
     from blip_jax.checkpoints.training import FOLDER
-    from blip_jax.models import loading
 
     target = epath.Path(args.target)
     to = args.to
@@ -63,13 +63,12 @@ def run(argv: list[str]) -> int:
         to = "hf" if inside else "jax"
         to = "original" if target.suffix in (".pth", ".pt", ".safetensors") else to
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise UserError(f"{target} exists already; give a new name")
-    found = loading.read(args.source, heads=args.heads)
-    if args.image_size:
-        found = with_image_size(found, args.image_size)
+        raise UserError(f"{target} exists already; choose another path")
+    found = sources.read(args.source, heads=args.heads)
+    found = sources.with_image_size(found, args.image_size)
     if args.tokenizer:
         found = dataclasses.replace(found, tokenizer=args.tokenizer)
-    loading.write(found, args.target, to)
+    sources.write(found, args.target, to)
 
     arrays = [np.asarray(x) for x in jax.tree.leaves(found.params)]
     vit, med = found.config.vit, found.config.med
@@ -85,14 +84,3 @@ def run(argv: list[str]) -> int:
     for name, value in rows.items():
         print(f"{name:>12}  {value}")
     return 0
-
-
-def with_image_size(found, image_size: int):
-    """The checkpoint for images of another size, its momentum encoder too."""
-    from blip_jax.models import loading
-
-    params, config = loading.with_image_size(found.params, found.config, image_size)
-    momentum = found.momentum
-    if momentum is not None:
-        momentum, _ = loading.with_image_size(momentum, found.config, image_size)
-    return dataclasses.replace(found, params=params, momentum=momentum, config=config)

@@ -12,11 +12,11 @@ from ml_collections import ConfigDict
 
 from blip_jax import nn
 from blip_jax.checkpoints.pretrained_encoders import initialise
+from blip_jax.checkpoints.sources import local_copy
 from blip_jax.checkpoints.training import Metadata, TrainingCheckpoints, load_params
 from blip_jax.data.augment import TrainTransform
 from blip_jax.data.pipeline import SKIP_REASONS, train_batches
 from blip_jax.data.tokenizer import Tokenizer
-from blip_jax.models.loading import local
 from blip_jax.runtime.errors import UserError
 from blip_jax.runtime.processes import all_gather, is_multiprocess
 from blip_jax.runtime.signals import Interrupted, Interruptible
@@ -205,7 +205,7 @@ def pretrained(workdir: str, model: nn.BlipConfig, model_type: str) -> dict:
 def initialised(params: dict, model: nn.BlipConfig, vit: str, text: str) -> dict:
     """Fresh parameters with the networks of other models in their place (paper, section 4.1)."""
     with contextlib.ExitStack() as stack:
-        paths = [path and stack.enter_context(local(path)) for path in (vit, text)]
+        paths = [path and stack.enter_context(local_copy(path)) for path in (vit, text)]
         return initialise(params, model, *paths)
 
 

@@ -1,0 +1,175 @@
+"""Where models come from and go to: workdirs, PyTorch files, Hugging Face folders and ids."""
+
+import contextlib
+import dataclasses
+import os
+import re
+import tempfile
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+from etils import epath
+
+from blip_jax import checkpoints, losses, nn
+from blip_jax.checkpoints.training import FOLDER, Metadata, load_parts, save_model
+from blip_jax.data.tokenizer import Tokenizer
+from blip_jax.runtime.errors import UserError
+
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+TOKENIZER = "tokenizer"  # a workdir's folder for it
+# The files of a Hugging Face repository that are read; other frameworks' weights are not fetched.
+HUB_FILES = ["*.json", "*.safetensors", "pytorch_model*.bin", "vocab.txt"]
+SUFFIXES = (".pth", ".pt", ".bin", ".safetensors", ".npz")
+
+
+def read(
+    source: str | os.PathLike,
+    *,
+    heads: Mapping[str, int] | None = None,
+    training_state: bool = True,
+) -> checkpoints.Checkpoint:
+    """Returns the checkpoint at `source`.
+
+    Args:
+      source: a training's workdir, a checkpoint of the original (`.pth`), or a Hugging Face
+        folder, each local or `gs://`; or a Hugging Face id ("Salesforce/blip-itm-base-coco").
+      heads: see `checkpoints.read`.
+      training_state: also read the momentum encoder and the queue.
+
+    Raises:
+      UserError: it does not exist or is incomplete.
+    """
+    if not (epath.Path(source) / FOLDER).exists():
+        with local_copy(source) as path:
+            found = checkpoints.read(path, heads, training_state)
+            if path == os.fspath(source) or not os.path.isdir(found.tokenizer):
+                return found
+            # The folder is temporary, so its tokenizer is read now.
+            return dataclasses.replace(found, tokenizer=Tokenizer.load(found.tokenizer))
+    parts = ("params", "momentum", "queue") if training_state else ("params",)
+    stored, meta = load_parts(os.fspath(source), parts)
+    own = epath.Path(source) / TOKENIZER
+    tokenizer = os.fspath(own) if own.exists() else meta.tokenizer
+    queue = stored.get("queue")
+    return checkpoints.Checkpoint(
+        meta.model_type,
+        nn.from_dict(meta.model),
+        stored["params"],
+        stored.get("momentum"),
+        queue and losses.Queue(**queue),
+        tokenizer,
+        meta.prompt,
+        meta.max_length,
+    )
+
+
+def write(checkpoint: checkpoints.Checkpoint, path: str, to: str) -> None:
+    """Writes a checkpoint in the format `to`: "original" or "hf" (see `checkpoints.write`), "jax".
+
+    "jax" is a workdir, as training writes it.
+
+    Raises:
+      UserError: the format does not support the model type, or `path` exists.
+    """
+    if to != "jax":
+        checkpoints.write(checkpoint, path, to)
+        return
+    tokenizer, is_name = checkpoint.tokenizer, isinstance(checkpoint.tokenizer, str)
+    if is_name and os.path.isdir(tokenizer):
+        tokenizer, is_name = Tokenizer.load(tokenizer), False
+    parts = {"params": checkpoint.params}
+    if checkpoint.momentum is not None:
+        parts["momentum"] = checkpoint.momentum
+    if checkpoint.queue is not None:
+        parts["queue"] = checkpoint.queue._asdict()
+    meta = Metadata(
+        nn.to_dict(checkpoint.config),
+        checkpoint.model_type,
+        checkpoint.prompt,
+        checkpoint.max_length,
+        tokenizer if is_name else "",
+    )
+    save_model(path, parts, meta)
+    if not is_name:
+        tokenizer.save(str(epath.Path(path) / TOKENIZER))
+
+
+def with_image_size(
+    checkpoint: checkpoints.Checkpoint, image_size: int | None
+) -> checkpoints.Checkpoint:
+    """Returns the checkpoint for images of `image_size` pixels a side; None: as it is.
+
+    The position embeddings of the model and of its momentum encoder are resized.
+
+    Raises:
+      UserError: the size is not a multiple of the patch.
+    """
+    vit = checkpoint.config.vit
+    if image_size in (None, vit.image_size):
+        return checkpoint
+    vit = dataclasses.replace(vit, image_size=image_size)
+    config = dataclasses.replace(checkpoint.config, vit=vit)
+
+    def resized(params: dict) -> dict:
+        position = np.asarray(params["vit"]["position"])
+        position = nn.resize_position_embedding(position, vit.tokens)
+        return {**params, "vit": {**params["vit"], "position": position}}
+
+    momentum = checkpoint.momentum
+    return dataclasses.replace(
+        checkpoint,
+        config=config,
+        params=resized(checkpoint.params),
+        momentum=None if momentum is None else resized(momentum),
+    )
+
+
+@contextlib.contextmanager
+def local_copy(source: str | os.PathLike) -> Iterator[str]:
+    """Yields the path of a local copy of a file or folder: itself if it is local already.
+
+    Args:
+      source: a path, local or `gs://`, or a Hugging Face id.
+
+    Raises:
+      UserError: it does not exist.
+    """
+    name = os.fspath(source)
+    place = epath.Path(name)
+    if place.exists() and "://" not in name:
+        yield name
+    elif place.exists():
+        with tempfile.TemporaryDirectory() as folder:
+            yield _download(place, folder)
+    elif HUB_ID.fullmatch(name) and not name.endswith(SUFFIXES):
+        yield _download_from_hub(name)
+    else:
+        raise UserError(f"{name} does not exist")
+
+
+def _download(place: epath.Path, folder: str) -> str:
+    """Copies a file, or the files of a folder (not of its subfolders); returns the copy's path."""
+    files = [x for x in place.iterdir() if x.is_file()] if place.is_dir() else [place]
+    for file in files:
+        file.copy(epath.Path(folder) / file.name)
+    return folder if place.is_dir() else os.path.join(folder, place.name)
+
+
+def _download_from_hub(name: str) -> str:
+    """Returns the folder of a snapshot, which is downloaded once and then kept in a cache."""
+    import huggingface_hub
+
+    files: list[str] = []
+    try:
+        with contextlib.suppress(Exception):  # offline: the cache is used
+            files = huggingface_hub.list_repo_files(name)
+        has_safetensors = any(file.endswith(".safetensors") for file in files)
+        unwanted = ["*.bin"] if has_safetensors else []  # the same weights in another format
+        return huggingface_hub.snapshot_download(
+            name, allow_patterns=HUB_FILES, ignore_patterns=unwanted
+        )
+    except Exception as error:  # its own types, and those of several HTTP libraries
+        raise UserError(
+            f"{name} is neither a path here nor an id that Hugging Face gave "
+            f"({type(error).__name__})"
+        ) from error
