@@ -147,7 +147,7 @@ def test_captioner_logits_are_equal(exported, batch):
     config, params = checkpoint.config, checkpoint.params
 
     def logits(network):
-        context = network.context(network.encode_image(images), "decoder")
+        context = network.image_context(network.encode_image(images), "decoder")
         return network.lm_logits(ids, mask, context)
 
     ours = apply(config, params, "captioner", logits)
@@ -167,7 +167,7 @@ def test_retrieval_numbers_are_equal(exported, batch):
 
     def numbers(network):
         tokens = network.encode_image(images)
-        context = network.context(tokens, "encoder")
+        context = network.image_context(tokens, "encoder")
         matched = network.itm_logits(ids, mask, context)
         return matched, network.image_features(tokens) @ network.text_features(ids, mask).T
 

@@ -14,9 +14,9 @@ FIRST, SECOND = tiny.images(3, seed=1), tiny.images(3, seed=2)
 ATTENTIONS = "cross_attention", "cross_attention_2"
 
 
-def config_of(merge_from=1, **changes):
+def config_of(first_learned_merge_layer=1, **changes):
     """Two layers; by default the first takes the mean and the second merges."""
-    return tiny.config(med={"merge_from": merge_from}, **changes)
+    return tiny.config(med={"first_learned_merge_layer": first_learned_merge_layer}, **changes)
 
 
 CONFIG = config_of()
@@ -33,7 +33,7 @@ def judged(config, params, first=FIRST, second=SECOND, ids=IDS, mask=MASK):
     network = nn.Nlvr(config)
     call = functools.partial(network.apply, {"params": params})
     tokens = [call(images, method="encode_image") for images in (first, second)]
-    contexts = call(*tokens, method="contexts")
+    contexts = call(*tokens, method="image_contexts")
     return call(ids, mask, contexts, method="logits")
 
 
@@ -70,17 +70,17 @@ def test_in_the_mean_images_change_places_with_their_cross_attentions(params):
     assert np.abs(judged(config, params, SECOND, FIRST) - wanted).max() > 1e-2
 
 
-@pytest.mark.parametrize("merge_from", [2, 6])
-def test_the_mean_of_the_same_twice_is_an_encoder_of_one_image(params, merge_from):
-    config = config_of(merge_from)
+@pytest.mark.parametrize("first_learned_merge_layer", [2, 6])
+def test_the_mean_of_the_same_twice_is_an_encoder_of_one_image(params, first_learned_merge_layer):
+    config = config_of(first_learned_merge_layer)
     same = swapped(without_merge(params), same=True)
     one = {name: same[name] for name in ("vit", "med")}
     call = functools.partial(nn.Blip(config).apply, {"params": one})
 
     def states():
         tokens = call(FIRST, method="encode_image")
-        context = call(tokens, "encoder", method="context")
-        return call(IDS, MASK, context, method="ground")
+        context = call(tokens, "encoder", method="image_context")
+        return call(IDS, MASK, context, method="encode_text_with_image")
 
     x = jax.jit(states)()[:, 0] @ same["classifier_in"]["kernel"] + same["classifier_in"]["bias"]
     wanted = np.maximum(x, 0) @ same["classifier_out"]["kernel"] + same["classifier_out"]["bias"]
@@ -96,12 +96,12 @@ def merging(params, kernel, bias=0.0):
     return {**params, "med": {**params["med"], "layers": layers}}
 
 
-@pytest.mark.parametrize("merge_from", [0, 1])
-def test_merging_with_halves_is_the_mean(merge_from):
-    config = config_of(merge_from)
+@pytest.mark.parametrize("first_learned_merge_layer", [0, 1])
+def test_merging_with_halves_is_the_mean(first_learned_merge_layer):
+    config = config_of(first_learned_merge_layer)
     params = tiny.init(config, 3, "nlvr")
-    assert params["med"]["layers"]["merge_kernel"].shape == (2 - merge_from, 32, 16)
-    assert params["med"]["layers"]["merge_bias"].shape == (2 - merge_from, 16)
+    assert params["med"]["layers"]["merge_kernel"].shape == (2 - first_learned_merge_layer, 32, 16)
+    assert params["med"]["layers"]["merge_bias"].shape == (2 - first_learned_merge_layer, 16)
     half = np.concatenate([np.eye(16), np.eye(16)]) / 2
     wanted = judged(config_of(2), without_merge(params))
     np.testing.assert_allclose(judged(config, merging(params, half)), wanted, atol=1e-5)
@@ -139,13 +139,15 @@ def test_remat_changes_no_number(params):
         train = {"train": True, "rngs": {"dropout": jax.random.key(4)}}
         call = functools.partial(nn.Nlvr(config).apply, {"params": params})
         tokens = [call(x, method="encode_image", **train) for x in (FIRST, SECOND)]
-        contexts = call(*tokens, method="contexts")
+        contexts = call(*tokens, method="image_contexts")
         logits = call(IDS, MASK, contexts, method="logits", **train)
         return -jax.nn.log_softmax(logits)[:, 1].mean()
 
     valued = jax.jit(jax.value_and_grad(loss), static_argnums=1)
     (plain, wanted), (loss, found) = (
-        valued(params, tiny.config(med={"merge_from": 1, "dropout": 0.1}, remat=remat))
+        valued(
+            params, tiny.config(med={"first_learned_merge_layer": 1, "dropout": 0.1}, remat=remat)
+        )
         for remat in ("none", "full")
     )
     for name in ("merge_kernel", "merge_bias"):

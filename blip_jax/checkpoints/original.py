@@ -93,10 +93,10 @@ def text(name: str, role: str, config: nn.MedConfig, images: int = 1) -> list[Ru
             ]
         rules += dense(f"{theirs}.output.dense{twin}", f"{ours}{tail}/out", MERGE)
     if images > 1:
-        merge = f"{theirs}.output.merge_layer"
+        merge, first = f"{theirs}.output.merge_layer", config.first_learned_merge_layer
         rules += [
-            Rule(f"{merge}.weight", "med/layers/merge_kernel", DENSE, first=config.merge_from),
-            Rule(f"{merge}.bias", "med/layers/merge_bias", FLAT, first=config.merge_from),
+            Rule(f"{merge}.weight", "med/layers/merge_kernel", DENSE, first),
+            Rule(f"{merge}.bias", "med/layers/merge_bias", FLAT, first),
         ]
     return rules
 

@@ -39,7 +39,7 @@ def captioner(model: Model, ways: Sequence[Decoding]) -> PmappedFunction:
         check_length(model, way, len(prompt))
 
     def write(apply, images, keys):
-        context = apply("context", apply("encode_image", normalize(images)), "decoder")
+        context = apply("image_context", apply("encode_image", normalize(images)), "decoder")
         prompts = jnp.broadcast_to(prompt, (len(images), len(prompt)))
         return [
             generate_from_context(apply, model, context, prompts, own, way)
@@ -56,7 +56,7 @@ def writer(model: Model, options: Decoding) -> PmappedFunction:
     """
 
     def write(apply, images, keys, prompts, lengths=None):
-        context = apply("context", apply("encode_image", normalize(images)), "decoder")
+        context = apply("image_context", apply("encode_image", normalize(images)), "decoder")
         return generate_from_context(apply, model, context, prompts, keys, options, lengths)
 
     return PmappedFunction(write, model)
@@ -110,7 +110,7 @@ def match_function(model: Model) -> PmappedFunction:
         tokens = apply("encode_image", normalize(images))
         batch, count, length = ids.shape
         flat = ids.reshape(-1, length), mask.reshape(-1, length)
-        logits = apply("itm_logits", *flat, apply("context", tokens, "encoder"))
+        logits = apply("itm_logits", *flat, apply("image_context", tokens, "encoder"))
         text = apply("text_features", *flat).reshape(batch, count, -1)
         image = apply("image_features", tokens)
         return logits.reshape(batch, count, 2), jnp.einsum("be,bge->bg", image, text)
@@ -140,7 +140,7 @@ def rerank_function(model: Model) -> Callable[[np.ndarray, np.ndarray, np.ndarra
     """
 
     def score(apply, tokens, ids, mask):
-        return apply("itm_logits", ids, mask, apply("context", tokens, "encoder"))
+        return apply("itm_logits", ids, mask, apply("image_context", tokens, "encoder"))
 
     return PmappedFunction(score, model)
 
@@ -149,7 +149,9 @@ def answer_function(model: Model, options: Decoding) -> Callable[..., Generated]
     """A function of images, and questions as ids and mask [D * b, T], to answers written."""
 
     def write(apply, images, ids, mask):
-        states = apply("question_states", apply("encode_image", normalize(images)), ids, mask)
+        states = apply(
+            "question_hidden_states", apply("encode_image", normalize(images)), ids, mask
+        )
         return generate_answers(apply, model, states, mask, options)
 
     return PmappedFunction(write, model)
@@ -160,7 +162,7 @@ def generate_answers(apply, model: Model, states, mask, options: Decoding) -> Ge
     read = None if "unmasked_question" in model.config.quirks else mask
     prompts = jnp.full((len(states), 1), model.config.med.dec_token)
     return generate_from_context(
-        apply, model, apply("context", states, read), prompts, None, options
+        apply, model, apply("question_context", states, read), prompts, None, options
     )
 
 
@@ -170,7 +172,7 @@ def rank_function(model: Model, ids: np.ndarray, mask: np.ndarray, k: int) -> Ca
 
     def rank(apply, images, question, question_mask):
         tokens = apply("encode_image", normalize(images))
-        states = apply("question_states", tokens, question, question_mask)
+        states = apply("question_hidden_states", tokens, question, question_mask)
         return rank_answers(apply, model, states, question_mask, candidates, k)
 
     return PmappedFunction(rank, model)
@@ -196,7 +198,7 @@ def rank_answers(
 
     def best(row):
         state, read = row
-        context = apply("context", state[None], read[None])
+        context = apply("question_context", state[None], read[None])
         start = jnp.full((1, 1), model.config.med.dec_token)
         first = apply("lm_logits", start, jnp.ones((1, 1), bool), context)[:, 0]
         picked = shortlist(first, ids[:, 1], k)[0]
@@ -212,7 +214,7 @@ def verify_function(model: Model) -> Callable[..., np.ndarray]:
 
     def decide(apply, first, second, ids, mask):
         tokens = [apply("encode_image", normalize(images)) for images in (first, second)]
-        return apply("logits", ids, mask, apply("contexts", *tokens))
+        return apply("logits", ids, mask, apply("image_contexts", *tokens))
 
     return PmappedFunction(decide, model)
 
@@ -231,7 +233,8 @@ def hidden_states_function(model: Model, of: Sequence[str]) -> Callable[..., np.
         return apply("encode_text", ids, mask)
 
     def both(apply, images, ids, mask):
-        return apply("ground", ids, mask, apply("context", image(apply, images), "encoder"))
+        context = apply("image_context", image(apply, images), "encoder")
+        return apply("encode_text_with_image", ids, mask, context)
 
     chosen = {("image",): image, ("text",): text}.get(tuple(of), both)
     return PmappedFunction(chosen, model)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from blip_jax.nn.attention import Projection, layer_norm
-from blip_jax.nn.blip import unit
+from blip_jax.nn.blip import l2_normalize
 from blip_jax.nn.configs import BlipConfig
 from blip_jax.nn.med import Med
 from blip_jax.nn.vit import ViT
@@ -37,13 +37,15 @@ class Aligned(nn.Module):
         # The final norm a second time, as there (`BlipVisionModel.forward`).
         norm = self.vit.variables["params"]["norm"]
         cls = tokens[:, 0].astype(jnp.float32)
-        return unit(self.vision_proj(layer_norm(cls, **norm, eps=self.config.vit.eps)))
+        return l2_normalize(self.vision_proj(layer_norm(cls, **norm, eps=self.config.vit.eps)))
 
     def text_features(self, ids: jax.Array, mask: jax.Array, train: bool = False) -> jax.Array:
         """ids int [B, T], mask bool [B, T] -> float32 [B, E] of unit length."""
         states = self.med.encode(ids, mask, train=train)
-        return unit(self.text_proj(jnp.tanh(self.pooler(states[:, 0].astype(jnp.float32)))))
+        return l2_normalize(self.text_proj(jnp.tanh(self.pooler(states[:, 0].astype(jnp.float32)))))
 
-    def ground(self, ids: jax.Array, mask: jax.Array, tokens: jax.Array) -> jax.Array:
+    def encode_text_with_image(
+        self, ids: jax.Array, mask: jax.Array, tokens: jax.Array
+    ) -> jax.Array:
         """Image-grounded text states [B, T, D]."""
-        return self.med.encode(ids, mask, (self.med.context(tokens, "encoder"),))
+        return self.med.encode(ids, mask, (self.med.cross_attention_context(tokens, "encoder"),))

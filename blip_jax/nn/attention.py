@@ -18,7 +18,7 @@ class KVCache(NamedTuple):
     value: jax.Array
 
 
-class Context(NamedTuple):
+class CrossAttentionContext(NamedTuple):
     """What cross-attention reads: keys and values, projected beforehand.
 
     Attributes:
@@ -111,12 +111,12 @@ class MultiHead(nn.Module):
     dropout: float = 0.0
     train: bool = False
 
-    def attended(self, query, key, value, mask) -> jax.Array:
+    def attention(self, query, key, value, mask) -> jax.Array:
         """[B, T, H, K], from probabilities with dropout."""
         dropout = nn.Dropout(self.dropout, deterministic=not self.train)
         return attend(query, key, value, mask, dropout)
 
-    def merged(self, y: jax.Array) -> jax.Array:
+    def project_output(self, y: jax.Array) -> jax.Array:
         """[B, T, H, K] -> [B, T, D]."""
         width = y.shape[-2] * y.shape[-1]
         return Projection((width,), self.output_std, 2, dtype=self.dtype, name="out")(y)
@@ -143,7 +143,7 @@ class SelfAttention(MultiHead):
             key = jax.lax.dynamic_update_slice(cache.key, key.astype(cache.key.dtype), at)
             value = jax.lax.dynamic_update_slice(cache.value, value.astype(cache.value.dtype), at)
             cache = KVCache(key, value)
-        return self.merged(self.attended(query, key, value, mask)), cache
+        return self.project_output(self.attention(query, key, value, mask)), cache
 
 
 class CrossAttention(MultiHead):
@@ -153,26 +153,27 @@ class CrossAttention(MultiHead):
     def __call__(
         self,
         x: jax.Array,
-        context: Context,
-        rows: jax.Array | None = None,
+        context: CrossAttentionContext,
+        context_index: jax.Array | None = None,
     ) -> jax.Array:
         """x [B, T, D] attends to the context's rows.
 
         Args:
-          rows: int32 [G, n]: which context row each text row reads, counted within its group
-            (see `gather_rows`). None: text row b reads context row b // (B / C), nothing copied.
+          context_index: int32 [G, n]: which context row each text row reads, counted within its
+            group (see `gather_rows`). None: text row b reads context row b // (B / C), and nothing
+            is copied.
         """
         batch, length, width = x.shape
         head = width // self.heads
         query = Projection((self.heads, head), self.kernel_std, dtype=self.dtype, name="query")(x)
         key, value, mask = context
-        if rows is not None:
-            key, value = gather_rows(key, rows), gather_rows(value, rows)
-            mask = None if mask is None else gather_rows(mask, rows)
+        if context_index is not None:
+            key, value = gather_rows(key, context_index), gather_rows(value, context_index)
+            mask = None if mask is None else gather_rows(mask, context_index)
         query = query.reshape(key.shape[0], -1, self.heads, head)
         allowed = None if mask is None else mask[:, None, None, :]
-        y = self.attended(query, key.swapaxes(1, 2), value.swapaxes(1, 2), allowed)
-        return self.merged(y.reshape(batch, length, self.heads, head))
+        y = self.attention(query, key.swapaxes(1, 2), value.swapaxes(1, 2), allowed)
+        return self.project_output(y.reshape(batch, length, self.heads, head))
 
 
 def gather_rows(x: jax.Array, rows: jax.Array) -> jax.Array:

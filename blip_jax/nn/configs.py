@@ -66,7 +66,9 @@ class MedConfig:
     max_length: int = 512
     dropout: float = 0.1  # of hidden states and of attention probabilities
     sharing: str = "all_but_self_attention"
-    merge_from: int = 6  # with two images a text: from this layer on a dense layer merges them
+    first_learned_merge_layer: int = (
+        6  # with two images a text: from this layer on a dense layer merges them
+    )
     kernel_std: float = 0.02
     output_std: float = 0.02
     embedding_std: float = 0.02

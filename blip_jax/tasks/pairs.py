@@ -213,7 +213,7 @@ class ImageText:
         valid = regroup(self.valid(batch))
         weight = three([valid, possible.any(-1), possible.any(-2)]).reshape(-1)
         label = jnp.tile(jnp.array([1, 0, 0]), groups * size)
-        context = self.apply(params, "context", tokens, "encoder")
+        context = self.apply(params, "image_context", tokens, "encoder")
         length = ids.shape[-1]
         flat = ids.reshape(-1, length), mask.reshape(-1, length)
         logits = self.apply(params, "itm_logits", *flat, context, rows, key=key)
@@ -225,7 +225,7 @@ class ImageText:
 
     def lm(self, params, tokens, batch, shared, key) -> jax.Array:
         ids, mask = set_first_token(batch["ids"], self.config.med.dec_token), batch["mask"]
-        context = self.apply(params, "context", tokens, "decoder")
+        context = self.apply(params, "image_context", tokens, "decoder")
         logits = self.apply(params, "lm_logits", ids, mask, context, key=key)
         objectives = self.objectives
         loss, weight = losses.lm_loss(
