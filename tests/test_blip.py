@@ -10,8 +10,8 @@ import tiny
 
 from blip_jax import nn
 from blip_jax.nn import masks
-from blip_jax.nn.attention import LayerNorm
-from blip_jax.nn.blip import unit
+from blip_jax.nn.blip import l2_normalize
+from blip_jax.nn.layers import layer_norm
 from blip_jax.nn.med import EPS, Embeddings, MedLayer
 
 IDS, MASK = tiny.texts(3)
@@ -150,7 +150,7 @@ def test_med_scan_is_a_loop(config, params, role):
         scanned = run(config, "lm_logits", params, IDS, MASK, context)
         head = med["lm_head"]
         x = x @ head["dense"]["kernel"] + head["dense"]["bias"]
-        x = LayerNorm(EPS).apply({"params": head["norm"]}, jax.nn.gelu(x, approximate=False))
+        x = layer_norm(EPS).apply({"params": head["norm"]}, jax.nn.gelu(x, approximate=False))
         x = x @ med["embeddings"]["word"].T + head["bias"]
     np.testing.assert_allclose(scanned, x, atol=1e-5)
 
@@ -244,8 +244,8 @@ def swap(context):
 
 def test_unit_has_unit_length_and_a_finite_gradient_at_0():
     x = jnp.array([[3.0, 4.0], [0.0, 0.0]])
-    np.testing.assert_allclose(unit(x), [[0.6, 0.8], [0.0, 0.0]], rtol=1e-6)
-    gradient = jax.grad(lambda x: unit(x)[:, 0].sum())(x)
+    np.testing.assert_allclose(l2_normalize(x), [[0.6, 0.8], [0.0, 0.0]], rtol=1e-6)
+    gradient = jax.grad(lambda x: l2_normalize(x)[:, 0].sum())(x)
     assert np.isfinite(gradient).all()
     # (1 - 0.6^2) / 5 along the first axis, -0.6 * 0.8 / 5 along the second.
     np.testing.assert_allclose(gradient[0], [0.128, -0.096], rtol=1e-5)

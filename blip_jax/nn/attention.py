@@ -10,6 +10,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from blip_jax.nn.layers import dense
+
 
 class KVCache(NamedTuple):
     """Keys and values of the tokens so far, [B, T, H, K] each (stacked: [L, B, T, H, K])."""
@@ -30,46 +32,6 @@ class CrossAttentionContext(NamedTuple):
     key: jax.Array
     value: jax.Array
     mask: jax.Array | None = None
-
-
-def layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, eps: float) -> jax.Array:
-    """In float32 whatever comes in; gives back the dtype that came in."""
-    y = x.astype(jnp.float32)
-    y = y - y.mean(axis=-1, keepdims=True)
-    # In two passes: E[x^2] - E[x]^2 loses the digits that parity with PyTorch needs.
-    y = y * jax.lax.rsqrt(jnp.square(y).mean(axis=-1, keepdims=True) + eps)
-    return (y * scale + bias).astype(x.dtype)
-
-
-class LayerNorm(nn.Module):
-    """`layer_norm` with learned scale and bias."""
-
-    eps: float
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
-        bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],))
-        return layer_norm(x, scale, bias, self.eps)
-
-
-class Projection(nn.Module):
-    """A dense layer onto any output shape: [..., D] -> [..., *features]; `inputs` axes contract."""
-
-    features: tuple[int, ...]
-    std: float
-    inputs: int = 1
-    dtype: jnp.dtype = jnp.float32
-    biased: bool = True
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        shape = x.shape[x.ndim - self.inputs :] + self.features
-        kernel = self.param("kernel", nn.initializers.normal(self.std), shape)
-        y = jnp.tensordot(x.astype(self.dtype), kernel.astype(self.dtype), self.inputs)
-        if not self.biased:
-            return y
-        return y + self.param("bias", nn.initializers.zeros, self.features).astype(self.dtype)
 
 
 def attend(
@@ -119,7 +81,7 @@ class MultiHead(nn.Module):
     def project_output(self, y: jax.Array) -> jax.Array:
         """[B, T, H, K] -> [B, T, D]."""
         width = y.shape[-2] * y.shape[-1]
-        return Projection((width,), self.output_std, 2, dtype=self.dtype, name="out")(y)
+        return dense(width, self.output_std, 2, dtype=self.dtype, name="out")(y)
 
 
 class SelfAttention(MultiHead):
@@ -136,7 +98,7 @@ class SelfAttention(MultiHead):
         """x [B, T, D] -> ([B, T, D], cache with the keys of x written from position `index` on)."""
         width = x.shape[-1]
         split = (3, self.heads, width // self.heads)
-        qkv = Projection(split, self.kernel_std, dtype=self.dtype, name="qkv")(x)
+        qkv = dense(split, self.kernel_std, dtype=self.dtype, name="qkv")(x)
         query, key, value = (qkv[:, :, part] for part in range(3))
         if cache is not None:
             at = (0, index, 0, 0)
@@ -165,7 +127,7 @@ class CrossAttention(MultiHead):
         """
         batch, length, width = x.shape
         head = width // self.heads
-        query = Projection((self.heads, head), self.kernel_std, dtype=self.dtype, name="query")(x)
+        query = dense((self.heads, head), self.kernel_std, dtype=self.dtype, name="query")(x)
         key, value, mask = context
         if context_index is not None:
             key, value = gather_rows(key, context_index), gather_rows(value, context_index)

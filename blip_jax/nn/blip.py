@@ -8,8 +8,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from blip_jax.nn.attention import CrossAttentionContext, KVCache, Projection
+from blip_jax.nn.attention import CrossAttentionContext, KVCache
 from blip_jax.nn.configs import BlipConfig
+from blip_jax.nn.layers import dense
 from blip_jax.nn.med import Med
 from blip_jax.nn.vit import ViT
 
@@ -27,9 +28,9 @@ class Blip(nn.Module):
         config = self.config
         self.vit = ViT(config)
         self.med = Med(config)
-        self.vision_proj = Projection((config.embed_dim,), config.vit.kernel_std)
-        self.text_proj = Projection((config.embed_dim,), config.med.kernel_std)
-        self.itm_head = Projection((2,), config.med.kernel_std)
+        self.vision_proj = dense(config.embed_dim, config.vit.kernel_std)
+        self.text_proj = dense(config.embed_dim, config.med.kernel_std)
+        self.itm_head = dense(2, config.med.kernel_std)
 
     def encode_image(self, images: jax.Array, train: bool = False) -> jax.Array:
         """Normalised float [C, S, S, 3] -> image tokens [C, N, D], [CLS] first."""
@@ -50,7 +51,7 @@ class Blip(nn.Module):
 
     def image_context(self, tokens: jax.Array, role: str) -> CrossAttentionContext:
         """Image tokens -> what cross-attention in `role` ("encoder", "decoder") reads."""
-        return self.med.cross_attention_context(tokens, role)
+        return self.med.project_context(tokens, role)
 
     def encode_text_with_image(
         self,

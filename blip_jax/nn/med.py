@@ -20,12 +20,10 @@ from blip_jax.nn.attention import (
     CrossAttention,
     CrossAttentionContext,
     KVCache,
-    LayerNorm,
-    Projection,
     SelfAttention,
 )
 from blip_jax.nn.configs import BlipConfig, MedConfig, param_group_name
-from blip_jax.nn.layers import scan_layers
+from blip_jax.nn.layers import dense, layer_norm, scan_layers
 
 EPS = 1e-12
 
@@ -52,7 +50,7 @@ class Med(nn.Module):
         self.layers = MedLayers(self.config)
         self.lm_head = LMHead(config, dtype)
 
-    def cross_attention_context(
+    def project_context(
         self, tokens: jax.Array, role: str, mask: jax.Array | None = None, index: int = 0
     ) -> CrossAttentionContext:
         """[C, N, any width], mask bool [C, N] -> what cross-attention `number` of `role` reads."""
@@ -126,7 +124,7 @@ class Embeddings(nn.Module):
         normal = nn.initializers.normal(config.embedding_std)
         self.word = self.param("word", normal, (config.vocab_size, config.width))
         self.position = self.param("position", normal, (config.max_length, config.width))
-        self.norm = LayerNorm(EPS)
+        self.norm = layer_norm(EPS)
         self.dropout = nn.Dropout(config.dropout)
 
     def __call__(self, ids: jax.Array, index: jax.Array | int, train: bool) -> jax.Array:
@@ -241,14 +239,14 @@ class MedLayer(nn.Module):
             ]
             x = self.residual(x, merge_images(read, merge_weights), names[0])
         name = param_group_name(config, "ffn", self.role)
-        y = Projection((config.mlp_dim,), config.kernel_std, dtype=self.dtype, name=f"{name}_in")(x)
+        y = dense(config.mlp_dim, config.kernel_std, dtype=self.dtype, name=f"{name}_in")(x)
         y = nn.gelu(y, approximate=False)
-        y = Projection((config.width,), config.output_std, dtype=self.dtype, name=f"{name}_out")(y)
+        y = dense(config.width, config.output_std, dtype=self.dtype, name=f"{name}_out")(y)
         return self.residual(x, y, name), cache
 
     def residual(self, x: jax.Array, y: jax.Array, name: str) -> jax.Array:
         y = nn.Dropout(self.config.dropout, deterministic=not self.train)(y)
-        return LayerNorm(EPS, name=f"{name}_norm")(x + y)
+        return layer_norm(EPS, self.dtype, name=f"{name}_norm")(x + y)
 
 
 def merge_images(
@@ -271,8 +269,8 @@ class LMHead(nn.Module):
     def __call__(self, x: jax.Array, word: jax.Array) -> jax.Array:
         """x [B, T, D], word [V, D] -> logits float32 [B, T, V]."""
         config = self.config
-        x = Projection((config.width,), config.kernel_std, dtype=self.dtype, name="dense")(x)
-        x = LayerNorm(EPS, name="norm")(nn.gelu(x, approximate=False))
+        x = dense(config.width, config.kernel_std, dtype=self.dtype, name="dense")(x)
+        x = layer_norm(EPS, self.dtype, name="norm")(nn.gelu(x, approximate=False))
         bias = self.param("bias", nn.initializers.zeros, (config.vocab_size,))
         word = word.astype(self.dtype)
         return jnp.einsum("btd,vd->btv", x, word, preferred_element_type=jnp.float32) + bias

@@ -7,9 +7,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from blip_jax.nn.attention import CrossAttentionContext, Projection
+from blip_jax.nn.attention import CrossAttentionContext
 from blip_jax.nn.blip import with_enc_token
 from blip_jax.nn.configs import BlipConfig
+from blip_jax.nn.layers import dense
 from blip_jax.nn.med import Med
 from blip_jax.nn.vit import ViT
 
@@ -23,8 +24,8 @@ class Nlvr(nn.Module):
         config = self.config.med
         self.vit = ViT(self.config)
         self.med = Med(self.config, num_images=2)
-        self.classifier_in = Projection((config.width,), config.kernel_std)
-        self.classifier_out = Projection((2,), config.kernel_std)
+        self.classifier_in = dense(config.width, config.kernel_std)
+        self.classifier_out = dense(2, config.kernel_std)
 
     def encode_image(self, images: jax.Array, train: bool = False) -> jax.Array:
         """Normalised float [B, S, S, 3] -> image tokens [B, N, W], [CLS] first."""
@@ -35,7 +36,7 @@ class Nlvr(nn.Module):
     ) -> tuple[CrossAttentionContext, CrossAttentionContext]:
         """Tokens of the first and of the second images -> what the statements read."""
         return tuple(
-            self.med.cross_attention_context(tokens, "encoder", index=number)
+            self.med.project_context(tokens, "encoder", index=number)
             for number, tokens in enumerate((first, second))
         )
 

@@ -35,12 +35,12 @@ class Vqa(nn.Module):
         self, tokens: jax.Array, ids: jax.Array, mask: jax.Array, train: bool = False
     ) -> jax.Array:
         """Image tokens, ids int [C, Q], mask bool [C, Q] -> states [C, Q, D]."""
-        context = self.med.cross_attention_context(tokens, "encoder")
+        context = self.med.project_context(tokens, "encoder")
         return self.med.encode(with_enc_token(ids, self.config), mask, (context,), train=train)
 
     def question_context(self, hidden_states: jax.Array, mask: jax.Array) -> CrossAttentionContext:
         """Question states [C, Q, D] and their mask -> what answers read."""
-        return self.med.cross_attention_context(hidden_states, "decoder", mask)
+        return self.med.project_context(hidden_states, "decoder", mask)
 
     def lm_logits(
         self,
