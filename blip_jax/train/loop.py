@@ -11,7 +11,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from blip_jax import nn
-from blip_jax.checkpoints.pretrained_encoders import initialise
+from blip_jax.checkpoints.pretrained_encoders import load_pretrained_encoders
 from blip_jax.checkpoints.sources import local_copy
 from blip_jax.checkpoints.training import Metadata, TrainingCheckpoints, load_params
 from blip_jax.data.augment import TrainTransform
@@ -206,7 +206,7 @@ def initialised(params: dict, model: nn.BlipConfig, vit: str, text: str) -> dict
     """Fresh parameters with the networks of other models in their place (paper, section 4.1)."""
     with contextlib.ExitStack() as stack:
         paths = [path and stack.enter_context(local_copy(path)) for path in (vit, text)]
-        return initialise(params, model, *paths)
+        return load_pretrained_encoders(params, model, *paths)
 
 
 def report(reports: list[dict], aside: np.ndarray, rate: float) -> dict[str, float]:
