@@ -19,7 +19,7 @@ from blip_jax.runtime.errors import UserError
 def main(folder: str) -> None:
     words = f"{folder}/words"
     tokenizer = train_wordpiece(["a photo of the colour dog beach"], words, 100)
-    config = tiny.config(med={"vocab_size": tokenizer.ids.vocab_size, "max_length": 20})
+    config = tiny.config(med={"vocab_size": tokenizer.vocab_size, "max_length": 20})
     params = tiny.init(config, model_type="captioner")
     checkpoint = checkpoints.Checkpoint("captioner", config, params, tokenizer=tokenizer)
     bucket = epath.Path("gs://bucket")
@@ -31,12 +31,12 @@ def main(folder: str) -> None:
     sources.write(checkpoint, "gs://bucket/run", "jax")
 
     image = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
-    paths = [f"{folder}/hf", "gs://bucket/hf", "gs://bucket/x.safetensors", "gs://bucket/run"]
+    places = [f"{folder}/hf", "gs://bucket/hf", "gs://bucket/x.safetensors", "gs://bucket/run"]
     captions = []
-    for source in paths:
+    for source in places:
         own = {"tokenizer": words} if source.endswith(".safetensors") else {}
         captions.append(models.load(source, **own).caption(image, prompt="a photo"))
-    assert captions.count(captions[0]) == len(paths), captions
+    assert captions.count(captions[0]) == len(places), captions
     try:
         models.load("gs://bucket/nowhere")
     except UserError as error:

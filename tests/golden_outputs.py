@@ -51,7 +51,7 @@ def features(golden: Golden) -> Outputs:
     apply, model = network(golden)
     inputs, mask = golden.inputs, golden.mask()
     tokens = apply("encode_image", image(inputs["image"]))
-    context = apply("context", tokens, "encoder")
+    context = apply("image_context", tokens, "encoder")
     params, vit = golden.weights.params, model.config.vit
     larger = dataclasses.replace(vit, image_size=golden.cfg["image2"])
     position = nn.resize_position_embedding(params["vit"]["position"], larger.tokens)
@@ -61,7 +61,7 @@ def features(golden: Golden) -> Outputs:
     return {
         "image": tokens,
         "text": apply("encode_text", inputs["ids"], mask),
-        "multimodal": apply("ground", inputs["ids"], mask, context),
+        "multimodal": apply("encode_text_with_image", inputs["ids"], mask, context),
         "pos_embed_resized": position,
         "image_resized": blip.apply({"params": resized}, image2, method="encode_image"),
     }
@@ -98,7 +98,7 @@ def retrieval(golden: Golden) -> Outputs:
     state, metrics = step(state, batch(golden, lambda x: x), inputs["alpha"])
     apply, _ = network(golden, "cls_for_enc")
     tokens = apply("encode_image", image(inputs["image"]))
-    context = apply("context", tokens, "encoder")
+    context = apply("image_context", tokens, "encoder")
     aligned = apply("image_features", tokens), apply("text_features", inputs["ids"], mask)
     return {
         "loss_itc": metrics["itc"],
@@ -155,7 +155,7 @@ def gradients(golden: Golden, state: TrainState) -> Outputs:
 def captioner(golden: Golden) -> Outputs:
     apply, model = network(golden)
     inputs, mask, prompt = golden.inputs, golden.mask(), golden.inputs["prompt"].astype(np.int32)
-    context = apply("context", apply("encode_image", image(inputs["image"])), "decoder")
+    context = apply("image_context", apply("encode_image", image(inputs["image"])), "decoder")
     logits = apply("lm_logits", inputs["ids"], mask, context)
     ids = nn.set_first_token(inputs["ids"], golden.special.dec)
     loss, weight = losses.lm_loss(logits, ids, mask, int(inputs["prompt_length"]))
@@ -197,10 +197,10 @@ def vqa(golden: Golden) -> Outputs:
     apply, model = network(golden, *quirks)
     inputs, mask = golden.inputs, golden.mask("question_mask")
     tokens = apply("encode_image", image(inputs["image"]))
-    states = apply("question_states", tokens, inputs["question_ids"], mask)
+    states = apply("question_hidden_states", tokens, inputs["question_ids"], mask)
     ids, answer_mask = inputs["answer_ids"], golden.mask("answer_mask")
     owner = np.repeat(np.arange(len(mask)), inputs["answers_per_question"])[None]
-    logits = apply("lm_logits", ids, answer_mask, apply("context", states, mask), owner)
+    logits = apply("lm_logits", ids, answer_mask, apply("question_context", states, mask), owner)
     loss, weight = losses.lm_loss(logits, ids, answer_mask)
     each = inputs["answer_weight"] * (loss * weight).sum(-1)
     candidates = jnp.asarray(inputs["candidate_ids"]), jnp.asarray(golden.mask("candidate_mask"))
@@ -241,6 +241,6 @@ def nlvr(golden: Golden) -> Outputs:
     apply, _ = network(golden)
     inputs, mask = golden.inputs, golden.mask()
     tokens = apply("encode_image", image(inputs["images"]))
-    pair = apply("contexts", *jnp.split(tokens, 2))
+    pair = apply("image_contexts", *jnp.split(tokens, 2))
     logits = apply("logits", inputs["ids"], mask, pair)
     return {"prediction": logits, "loss": losses.itm_loss(logits, inputs["targets"]).mean()}

@@ -127,7 +127,7 @@ def test_scores_are_those_of_the_judge_alone(world, models, scored):
     @jax.jit
     def score(image, ids, mask):
         tokens = blip.apply(params, image[None], method="encode_image")
-        context = blip.apply(params, tokens, "encoder", method="context")
+        context = blip.apply(params, tokens, "encoder", method="image_context")
         feature = blip.apply(params, tokens, method="image_features")
         logits = blip.apply(params, ids, mask, context, method="itm_logits")
         return logits[0], (blip.apply(params, ids, mask, method="text_features") @ feature.T)[0, 0]

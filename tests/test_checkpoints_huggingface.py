@@ -17,7 +17,7 @@ from blip_jax.runtime.errors import UserError
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-MODEL_TYPES = list(huggingface.ARCHITECTURES)
+MODEL_TYPES = list(huggingface.CLASSES)
 TEXTS = ["a red circle", "two blue squares left of a circle", "nothing"]
 
 
@@ -87,7 +87,7 @@ def exported(tokenizer, tmp_path):
         checkpoint = checkpoints.Checkpoint(model_type, config, params, tokenizer=tokenizer[0])
         folder = str(tmp_path / model_type)
         checkpoints.write(checkpoint, folder, "hf")
-        cls = getattr(transformers, huggingface.ARCHITECTURES[model_type])
+        cls = getattr(transformers, huggingface.CLASSES[model_type].name)
         return checkpoint, from_pretrained(cls, folder), folder
 
     return export
@@ -147,7 +147,7 @@ def test_captioner_logits_are_equal(exported, batch):
     config, params = checkpoint.config, checkpoint.params
 
     def logits(network):
-        context = network.context(network.encode_image(images), "decoder")
+        context = network.image_context(network.encode_image(images), "decoder")
         return network.lm_logits(ids, mask, context)
 
     ours = apply(config, params, "captioner", logits)
@@ -167,7 +167,7 @@ def test_retrieval_numbers_are_equal(exported, batch):
 
     def numbers(network):
         tokens = network.encode_image(images)
-        context = network.context(tokens, "encoder")
+        context = network.image_context(tokens, "encoder")
         matched = network.itm_logits(ids, mask, context)
         return matched, network.image_features(tokens) @ network.text_features(ids, mask).T
 
@@ -224,7 +224,7 @@ def test_full_size_names_and_shapes(model_type):
     """Against their own class, on PyTorch's device without memory."""
     config = nn.preset("base", med={"sharing": config_of(model_type).med.sharing})
     values = huggingface.to_config(config, model_type)
-    cls = getattr(transformers, huggingface.ARCHITECTURES[model_type])
+    cls = getattr(transformers, huggingface.CLASSES[model_type].name)
     with torch.device("meta"):
         model = cls(transformers.BlipConfig(**values))
     want = {name: tuple(x.shape) for name, x in model.state_dict().items()}

@@ -34,7 +34,7 @@ class Captioner:
         self.params = {"params": self.file.weights.params}
         self._apply = jax.jit(nn.Blip(self.config).apply, static_argnames=("role", "method"))
         tokens = self.apply(golden_file.image(self.inputs["image"]), method="encode_image")
-        self.context = self.apply(tokens, role="decoder", method="context")
+        self.context = self.apply(tokens, role="decoder", method="image_context")
         self.prompt = jnp.asarray(self.inputs["prompt"], jnp.int32).at[:, 0].set(62)
 
     def apply(self, *args, **options):

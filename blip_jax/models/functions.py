@@ -48,7 +48,7 @@ def captioner(model: Model, decodings: Sequence[Decoding]) -> PmappedFunction:
         check_length(model, decoding, len(prompt))
 
     def write(apply, images, keys):
-        context = apply("context", apply("encode_image", normalize(images)), "decoder")
+        context = apply("image_context", apply("encode_image", normalize(images)), "decoder")
         prompts = jnp.broadcast_to(prompt, (len(images), len(prompt)))
         return [
             generate_from_context(
@@ -69,7 +69,7 @@ def caption_function(model: Model, shape: DecodingShape) -> PmappedFunction:
     """
 
     def write(apply, images, keys, params, prompts, lengths=None):
-        context = apply("context", apply("encode_image", normalize(images)), "decoder")
+        context = apply("image_context", apply("encode_image", normalize(images)), "decoder")
         return generate_from_context(apply, model, context, prompts, keys, shape, params, lengths)
 
     return PmappedFunction(write, model)
@@ -123,7 +123,7 @@ def match_function(model: Model) -> PmappedFunction:
         tokens = apply("encode_image", normalize(images))
         batch, count, length = ids.shape
         flat = ids.reshape(-1, length), mask.reshape(-1, length)
-        logits = apply("itm_logits", *flat, apply("context", tokens, "encoder"))
+        logits = apply("itm_logits", *flat, apply("image_context", tokens, "encoder"))
         text = apply("text_features", *flat).reshape(batch, count, -1)
         image = apply("image_features", tokens)
         return logits.reshape(batch, count, 2), jnp.einsum("be,bge->bg", image, text)
@@ -153,7 +153,7 @@ def rerank_function(model: Model) -> Callable[[np.ndarray, np.ndarray, np.ndarra
     """
 
     def score(apply, tokens, ids, mask):
-        return apply("itm_logits", ids, mask, apply("context", tokens, "encoder"))
+        return apply("itm_logits", ids, mask, apply("image_context", tokens, "encoder"))
 
     return PmappedFunction(score, model)
 
@@ -165,7 +165,9 @@ def answer_function(model: Model, shape: DecodingShape) -> PmappedFunction:
     """
 
     def write(apply, images, ids, mask, params):
-        states = apply("question_states", apply("encode_image", normalize(images)), ids, mask)
+        states = apply(
+            "question_hidden_states", apply("encode_image", normalize(images)), ids, mask
+        )
         return generate_answers(apply, model, states, mask, shape, params)
 
     return PmappedFunction(write, model)
@@ -177,7 +179,7 @@ def generate_answers(
     """Returns answers to questions, given their hidden states [B, T, D] and mask [B, T]."""
     read = None if "unmasked_question" in model.config.quirks else mask
     prompts = jnp.full((len(states), 1), model.config.med.dec_token)
-    context = apply("context", states, read)
+    context = apply("question_context", states, read)
     return generate_from_context(apply, model, context, prompts, None, shape, params)
 
 
@@ -189,7 +191,7 @@ def rank_function(model: Model, k: int) -> PmappedFunction:
 
     def rank(apply, candidates, images, question, question_mask):
         tokens = apply("encode_image", normalize(images))
-        states = apply("question_states", tokens, question, question_mask)
+        states = apply("question_hidden_states", tokens, question, question_mask)
         return rank_answers(apply, model, states, question_mask, candidates, k)
 
     return PmappedFunction(rank, model, takes_shared=True)
@@ -215,7 +217,7 @@ def rank_answers(
 
     def best_answer(row):
         state, read = row
-        context = apply("context", state[None], read[None])
+        context = apply("question_context", state[None], read[None])
         start = jnp.full((1, 1), model.config.med.dec_token)
         first = apply("lm_logits", start, jnp.ones((1, 1), bool), context)[:, 0]
         picked = top_candidates(first, ids[:, 1], k, valid)[0]
@@ -231,7 +233,7 @@ def verify_function(model: Model) -> Callable[..., np.ndarray]:
 
     def decide(apply, first, second, ids, mask):
         tokens = [apply("encode_image", normalize(images)) for images in (first, second)]
-        return apply("logits", ids, mask, apply("contexts", *tokens))
+        return apply("logits", ids, mask, apply("image_contexts", *tokens))
 
     return PmappedFunction(decide, model)
 
@@ -250,7 +252,8 @@ def hidden_states_function(model: Model, of: Sequence[str]) -> Callable[..., np.
         return apply("encode_text", ids, mask)
 
     def both(apply, images, ids, mask):
-        return apply("ground", ids, mask, apply("context", image(apply, images), "encoder"))
+        context = apply("image_context", image(apply, images), "encoder")
+        return apply("encode_text_with_image", ids, mask, context)
 
     chosen = {("image",): image, ("text",): text}.get(tuple(of), both)
     return PmappedFunction(chosen, model)

@@ -46,16 +46,18 @@ class ModelType:
 
 
 def _captioner(blip: Blip, images, ids, mask):
-    return blip.lm_logits(ids, mask, blip.context(blip.encode_image(images), "decoder"))
+    return blip.lm_logits(ids, mask, blip.image_context(blip.encode_image(images), "decoder"))
 
 
 def _features(blip: Blip, images, ids, mask):
-    return blip.ground(ids, mask, blip.context(blip.encode_image(images), "encoder"))
+    return blip.encode_text_with_image(
+        ids, mask, blip.image_context(blip.encode_image(images), "encoder")
+    )
 
 
 def _retrieval(blip: Blip, images, ids, mask):
     tokens = blip.encode_image(images)
-    matched = blip.itm_logits(ids, mask, blip.context(tokens, "encoder"))
+    matched = blip.itm_logits(ids, mask, blip.image_context(tokens, "encoder"))
     return matched, blip.image_features(tokens), blip.text_features(ids, mask)
 
 
@@ -64,19 +66,19 @@ def _pretrain(blip: Blip, *inputs):
 
 
 def _vqa(vqa: Vqa, images, ids, mask):
-    states = vqa.question_states(vqa.encode_image(images), ids, mask)
-    return vqa.lm_logits(ids, mask, vqa.context(states, mask))
+    states = vqa.question_hidden_states(vqa.encode_image(images), ids, mask)
+    return vqa.lm_logits(ids, mask, vqa.question_context(states, mask))
 
 
 def _nlvr(nlvr: Nlvr, images, ids, mask):
     tokens = nlvr.encode_image(images)
-    return nlvr.logits(ids, mask, nlvr.contexts(tokens, tokens))
+    return nlvr.logits(ids, mask, nlvr.image_contexts(tokens, tokens))
 
 
 def _aligned(aligned: Aligned, images, ids, mask):
     tokens = aligned.encode_image(images)
     features = aligned.image_features(tokens), aligned.text_features(ids, mask)
-    return features, aligned.ground(ids, mask, tokens)
+    return features, aligned.encode_text_with_image(ids, mask, tokens)
 
 
 _TEMPERATURE = ("temperature", 0.07)

@@ -325,7 +325,7 @@ class PairTask(Task):
         valid = regroup(self.valid(batch))
         weight = three([valid, valid_negatives.any(-1), valid_negatives.any(-2)]).reshape(-1)
         label = jnp.tile(jnp.array([1, 0, 0]), groups * size)
-        context = self.apply(params, "context", tokens, "encoder")
+        context = self.apply(params, "image_context", tokens, "encoder")
         length = ids.shape[-1]
         flat = ids.reshape(-1, length), mask.reshape(-1, length)
         logits = self.apply(params, "itm_logits", *flat, context, image_rows, key=key)
@@ -338,7 +338,7 @@ class PairTask(Task):
     def lm_loss(self, params, tokens, batch, constants, key) -> jax.Array:
         """LM of the texts given the images."""
         ids, mask = nn.set_first_token(batch["ids"], self.model.med.dec_token), batch["mask"]
-        context = self.apply(params, "context", tokens, "decoder")
+        context = self.apply(params, "image_context", tokens, "decoder")
         logits = self.apply(params, "lm_logits", ids, mask, context, key=key)
         loss, weight = losses.lm_loss(
             logits, ids, mask, self.prompt_length, self.lm.label_smoothing
