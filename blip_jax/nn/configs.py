@@ -6,7 +6,7 @@ from typing import Any
 
 from blip_jax.runtime.errors import UserError
 
-# What each sharing layout of the paper's Table 3 lets the text encoder and decoder have in common.
+# What the text encoder and decoder share in each layout of the paper's Table 3.
 SHARING = {
     "all": frozenset({"embeddings", "self_attention", "cross_attention", "ffn"}),
     "all_but_cross_attention": frozenset({"embeddings", "self_attention", "ffn"}),
@@ -15,7 +15,7 @@ SHARING = {
 }
 REMAT = ("none", "dots", "full")
 DTYPES = ("float32", "bfloat16", "float16")
-# Faults of the original that its released code computes with, off by default.
+# Faults of the original's released code that can be reproduced; off by default.
 QUIRKS = {
     "cls_for_enc": "image-grounded text keeps [CLS] where training put [ENC] (models/blip_itm.py; "
     "Hugging Face's retrieval and VQA)",
@@ -55,7 +55,8 @@ class ViTConfig:
 class MedConfig:
     """The multimodal mixture of encoder-decoder: BERT's shape with cross-attention.
 
-    The last two ids of the vocabulary are [DEC] and [ENC], in this order.
+    `dec_index` and `enc_index` are the ids of [DEC] and [ENC]; negative ones count from the end
+    of the vocabulary, to which BLIP's tokenizer appends the two.
     """
 
     width: int = 768
@@ -63,11 +64,13 @@ class MedConfig:
     heads: int = 12
     mlp_dim: int = 3072
     vocab_size: int = 30524
+    dec_index: int = -2
+    enc_index: int = -1
     max_length: int = 512
     dropout: float = 0.1  # of hidden states and of attention probabilities
     sharing: str = "all_but_self_attention"
     first_learned_merge_layer: int = (
-        6  # with two images a text: from this layer on a dense layer merges them
+        6  # with two images a text: from this layer on the merge is learned
     )
     kernel_std: float = 0.02
     output_std: float = 0.02
@@ -75,11 +78,13 @@ class MedConfig:
 
     @property
     def dec_token(self) -> int:
-        return self.vocab_size - 2
+        """The id of [DEC], 0 … vocab_size - 1."""
+        return self.dec_index % self.vocab_size
 
     @property
     def enc_token(self) -> int:
-        return self.vocab_size - 1
+        """The id of [ENC], 0 … vocab_size - 1."""
+        return self.enc_index % self.vocab_size
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,10 +94,9 @@ class BlipConfig:
     Attributes:
       embed_dim: dimension of the aligned image and text features (ITC).
       dtype: compute dtype; parameters, softmax, norms and losses are float32 always.
-      remat: what the backward pass computes again: "none", "dots" (all but matrix products),
-        "full".
-      scan_unroll: layers laid out in one iteration of the scan over layers.
-      quirks: of QUIRKS, faults of the original to repeat, where its numbers are wanted.
+      remat: what the backward pass recomputes: "none", "dots" (all but matrix products), "full".
+      scan_unroll: layers in one iteration of the scan over layers.
+      quirks: of QUIRKS, faults of the original to reproduce, to obtain its numbers.
     """
 
     vit: ViTConfig = ViTConfig()
@@ -118,7 +122,15 @@ class BlipConfig:
         if self.med.sharing not in SHARING:
             raise UserError(f"med.sharing is {self.med.sharing!r}; known: {', '.join(SHARING)}")
         if self.vit.image_size < self.vit.patch_size:
-            raise UserError(f"vit.image_size is {self.vit.image_size}; it must be a patch at least")
+            raise UserError(
+                f"vit.image_size is {self.vit.image_size}; it must be at least the patch size"
+            )
+        for name in ("dec_index", "enc_index"):
+            if not -self.med.vocab_size <= getattr(self.med, name) < self.med.vocab_size:
+                raise UserError(
+                    f"med.{name} is {getattr(self.med, name)}; the vocabulary has "
+                    f"{self.med.vocab_size} tokens"
+                )
         if self.dtype not in DTYPES:
             raise UserError(f"dtype is {self.dtype!r}; known: {', '.join(DTYPES)}")
         if self.remat not in REMAT:
