@@ -70,9 +70,9 @@ def test_loading_with_a_dtype_and_quirks(workdir):
     found = models.load(workdir, dtype="bfloat16", quirks=["cls_for_enc"])
     assert (found.config.dtype, found.config.quirks) == ("bfloat16", ("cls_for_enc",))
     assert {leaf.dtype for leaf in jax.tree.leaves(found.params)} == {np.dtype("float32")}
-    half = found.caption(FILES[:3], return_scores=True, **SHORT)
-    whole = models.load(workdir).caption(FILES[:3], return_scores=True, **SHORT)
-    pairs = [(one.log_probabilities[0], two.log_probabilities[0]) for one, two in zip(half, whole)]
+    half = found.caption(FILES[:3], **SHORT)
+    whole = models.load(workdir).caption(FILES[:3], **SHORT)
+    pairs = [(one.log_probs[0], two.log_probs[0]) for one, two in zip(half, whole)]
     assert all(0 < abs(one - two) < 0.1 for one, two in pairs)
     assert "'cls'" in refused(models.load, workdir, quirks=["cls"])
 
@@ -86,7 +86,8 @@ def test_a_checkpoint_of_the_original(world, model, tmp_path):
     found = models.load(tmp_path / "model.safetensors", tokenizer=f"{world.folder}/tokenizer")
     assert (found.model_type, found.prompt) == ("captioner", "a ")
     given = dict(SHORT, prompt="", batch_size=8)
-    assert found.caption(FILES[:3], **given) == captioner.caption(FILES[:3], **given)
+    texts = [[str(x) for x in m.caption(FILES[:3], **given)] for m in (found, captioner)]
+    assert texts[0] == texts[1]
     unknown = models.load(tmp_path / "model.safetensors")
     assert "tokenizer=" in refused(unknown.caption, FILES[:3])
 
