@@ -39,7 +39,7 @@ def make_state(task, optimizer):
     """
     params = tiny.init(task.config, seed=1)
     momentum = tiny.noisy(nn.momentum_params(params), 7, 0.05)
-    queue = losses.init_queue(QUEUE, task.config.embed_dim, jax.random.key(2), random_start=True)
+    queue = losses.init_queue(QUEUE, task.config.embed_dim, jax.random.key(2), random_init=True)
     queue = queue._replace(valid=np.arange(QUEUE) < 8, pointer=np.int32(9))
     state = TrainState(np.int32(3), params, momentum, queue, optimizer.init(params))
     return jax.tree.map(np.asarray, state)
