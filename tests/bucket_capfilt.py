@@ -12,6 +12,7 @@ import tiny_dataset
 from etils import epath
 
 from blip_jax.capfilt import mixture, run, storage
+from blip_jax.capfilt.config import ScoringConfig
 from blip_jax.data.datasets import open_dataset
 from blip_jax.data.mixture import RecordSource, load_mixture
 from blip_jax.decoding import Decoding
@@ -24,14 +25,14 @@ def copy(folder: str, target: str) -> None:
 
 
 def made(world: tiny_dataset.Minute, dataset: str, output: str, rows: int = 8) -> str:
-    """Captions and scores `dataset` into `output`, in shards of so many rows."""
+    """Captions and scores `dataset` into `output`, in shards of `rows` rows."""
     models = [
         {name: (name, tiny_dataset.trained(world, seed, prompt))}
         for seed, (name, prompt) in enumerate({"writer": tiny_dataset.PROMPT, "judge": ""}.items())
     ]
     decodings = (Decoding(max_length=16),)
     return run.run(
-        run.Settings(dataset, "train", output, decodings, 1, rows, lease_seconds=5), *models
+        ScoringConfig(dataset, "train", output, decodings, 1, rows, lease_seconds=5), *models
     )
 
 

@@ -31,12 +31,12 @@ def main(folder: str) -> None:
     sources.write(checkpoint, "gs://bucket/run", "jax")
 
     image = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
-    sources = [f"{folder}/hf", "gs://bucket/hf", "gs://bucket/x.safetensors", "gs://bucket/run"]
+    places = [f"{folder}/hf", "gs://bucket/hf", "gs://bucket/x.safetensors", "gs://bucket/run"]
     captions = []
-    for source in sources:
+    for source in places:
         own = {"tokenizer": words} if source.endswith(".safetensors") else {}
         captions.append(models.load(source, **own).caption(image, prompt="a photo"))
-    assert captions.count(captions[0]) == len(sources), captions
+    assert captions.count(captions[0]) == len(places), captions
     try:
         models.load("gs://bucket/nowhere")
     except UserError as error:

@@ -75,7 +75,7 @@ def theirs(name: str, folder, vision: dict | None = None):
 @functools.partial(jax.jit, static_argnums=0)
 def lm_logits(config: nn.BlipConfig, params: dict, pictures, ids):
     apply = functools.partial(nn.Blip(config).apply, {"params": params})
-    context = apply(apply(pictures, method="encode_image"), "decoder", method="context")
+    context = apply(apply(pictures, method="encode_image"), "decoder", method="image_context")
     return apply(ids, np.ones(ids.shape, bool), context, method="lm_logits")
 
 

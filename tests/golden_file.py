@@ -41,7 +41,7 @@ class Golden:
         self.special = Special(**meta["special"])
         self.tensors = self.part("param/")
         self.inputs, self.outputs = self.part("in/"), self.part("out/")
-        self.model_type = checkpoints.recognise(self.tensors)
+        self.model_type = checkpoints.detect_model_type(self.tensors)
 
     def part(self, prefix: str) -> dict[str, np.ndarray]:
         return {k[len(prefix) :]: v for k, v in self.arrays.items() if k.startswith(prefix)}

@@ -8,15 +8,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from blip_jax.tasks.objectives import Objectives
 from golden_file import Golden, image
 
 from blip_jax import losses, nn
 from blip_jax.checkpoints import original, rules
 from blip_jax.decoding import Decoding
-from blip_jax.decoding.logits import process, seen_tokens
+from blip_jax.decoding.logits import process_logits, seen_tokens
 from blip_jax.models import functions
 from blip_jax.models.model import ANSWER
-from blip_jax.tasks.objectives import Objectives
 from blip_jax.tasks.pairs import ImageText
 from blip_jax.train.state import TrainState
 from blip_jax.train.step import make_step
@@ -44,14 +44,14 @@ def network(golden: Golden, *quirks: str):
     def apply(method, *args):
         return module.apply({"params": params}, *args, method=method)
 
-    return apply, SimpleNamespace(config=config, tokenizer=golden.special)
+    return apply, SimpleNamespace(config=config, tokenizer=SimpleNamespace(ids=golden.special))
 
 
 def features(golden: Golden) -> Outputs:
     apply, model = network(golden)
     inputs, mask = golden.inputs, golden.mask()
     tokens = apply("encode_image", image(inputs["image"]))
-    context = apply("context", tokens, "encoder")
+    context = apply("image_context", tokens, "encoder")
     params, vit = golden.weights.params, model.config.vit
     larger = dataclasses.replace(vit, image_size=golden.cfg["image2"])
     position = nn.resize_position_embedding(params["vit"]["position"], larger.tokens)
@@ -61,7 +61,7 @@ def features(golden: Golden) -> Outputs:
     return {
         "image": tokens,
         "text": apply("encode_text", inputs["ids"], mask),
-        "multimodal": apply("ground", inputs["ids"], mask, context),
+        "multimodal": apply("encode_text_with_image", inputs["ids"], mask, context),
         "pos_embed_resized": position,
         "image_resized": blip.apply({"params": resized}, image2, method="encode_image"),
     }
@@ -98,7 +98,7 @@ def retrieval(golden: Golden) -> Outputs:
     state, metrics = step(state, batch(golden, lambda x: x), inputs["alpha"])
     apply, _ = network(golden, "cls_for_enc")
     tokens = apply("encode_image", image(inputs["image"]))
-    context = apply("context", tokens, "encoder")
+    context = apply("image_context", tokens, "encoder")
     aligned = apply("image_features", tokens), apply("text_features", inputs["ids"], mask)
     return {
         "loss_itc": metrics["itc"],
@@ -155,7 +155,7 @@ def gradients(golden: Golden, state: TrainState) -> Outputs:
 def captioner(golden: Golden) -> Outputs:
     apply, model = network(golden)
     inputs, mask, prompt = golden.inputs, golden.mask(), golden.inputs["prompt"].astype(np.int32)
-    context = apply("context", apply("encode_image", image(inputs["image"])), "decoder")
+    context = apply("image_context", apply("encode_image", image(inputs["image"])), "decoder")
     logits = apply("lm_logits", inputs["ids"], mask, context)
     ids = nn.set_first_token(inputs["ids"], golden.special.dec)
     loss, weight = losses.lm_loss(logits, ids, mask, int(inputs["prompt_length"]))
@@ -163,7 +163,9 @@ def captioner(golden: Golden) -> Outputs:
     following = apply("lm_logits", so_far, jnp.ones(so_far.shape, bool), context)[:, -1]
     drawn = Decoding(repetition_penalty=1.1, min_length=6, top_p=0.9)
     seen = seen_tokens(so_far, so_far.shape[1], following.shape[-1])
-    allowed = process(following, seen, so_far.shape[1], golden.special.sep, drawn)
+    params = drawn.params(len(following))
+    sep, length = golden.special.sep, jnp.int32(so_far.shape[1])
+    allowed = process_logits(following, seen, length, sep, drawn.method, params)
     found = {
         "loss": (loss * weight).sum() / weight.sum(),
         "logits": logits,
@@ -177,7 +179,8 @@ def captioner(golden: Golden) -> Outputs:
                 method="beam", num_beams=beams, max_length=longest, min_length=least,
                 repetition_penalty=float(match[4]),
             )  # fmt: skip
-            written = functions.generate_from_context(apply, model, context, prompt, None, options)
+            size = options.shape(prompt.shape[1]), options.params(len(prompt))
+            written = functions.generate_from_context(apply, model, context, prompt, None, *size)
             found[name] = best(golden, written, name)
             found[f"{name}_score"] = written.score[:, 0]
     return found
@@ -194,20 +197,21 @@ def vqa(golden: Golden) -> Outputs:
     apply, model = network(golden, *quirks)
     inputs, mask = golden.inputs, golden.mask("question_mask")
     tokens = apply("encode_image", image(inputs["image"]))
-    states = apply("question_states", tokens, inputs["question_ids"], mask)
+    states = apply("question_hidden_states", tokens, inputs["question_ids"], mask)
     ids, answer_mask = inputs["answer_ids"], golden.mask("answer_mask")
     owner = np.repeat(np.arange(len(mask)), inputs["answers_per_question"])[None]
-    logits = apply("lm_logits", ids, answer_mask, apply("context", states, mask), owner)
+    logits = apply("lm_logits", ids, answer_mask, apply("question_context", states, mask), owner)
     loss, weight = losses.lm_loss(logits, ids, answer_mask)
     each = inputs["answer_weight"] * (loss * weight).sum(-1)
     candidates = jnp.asarray(inputs["candidate_ids"]), jnp.asarray(golden.mask("candidate_mask"))
 
     def choose(row: slice, order: np.ndarray) -> np.ndarray:
-        some = tuple(x[order] for x in candidates)
+        some = *(x[order] for x in candidates), jnp.ones(len(order), bool)
         k = int(inputs["k_test"])
         return order[functions.rank_answers(apply, model, states[row], mask[row], some, k)[0]]
 
-    generated = functions.generate_answers(apply, model, states, mask, ANSWER)
+    size = ANSWER.shape(1), ANSWER.params(len(mask))
+    generated = functions.generate_answers(apply, model, states, mask, *size)
     return {
         "loss": each.sum() / len(mask),
         "question_states": states,
@@ -237,6 +241,6 @@ def nlvr(golden: Golden) -> Outputs:
     apply, _ = network(golden)
     inputs, mask = golden.inputs, golden.mask()
     tokens = apply("encode_image", image(inputs["images"]))
-    pair = apply("contexts", *jnp.split(tokens, 2))
+    pair = apply("image_contexts", *jnp.split(tokens, 2))
     logits = apply("logits", inputs["ids"], mask, pair)
     return {"prediction": logits, "loss": losses.itm_loss(logits, inputs["targets"]).mean()}

@@ -33,7 +33,7 @@ def tokens_of(model, pixels=PIXELS):
 
 
 def context_of(model, pixels, role):
-    return call(model, "context", tokens_of(model, pixels), role=role)
+    return call(model, "image_context", tokens_of(model, pixels), role=role)
 
 
 def refused(function, *args, **options):

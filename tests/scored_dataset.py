@@ -1,6 +1,6 @@
 """A scored dataset of the Shapes dataset with its index, made without a model.
 
-What a filter would say is drawn about the truth, so that it can be measured. One image does not
+Scores are drawn at random around the truth, so that they can be measured. One image does not
 decode, one text is empty, and some images are marked as copies of others.
 """
 
@@ -102,7 +102,7 @@ def write_scores(folder: pathlib.Path, rows: list[dict], filters: tuple[str, ...
 
 
 def write_index(images: str, records: list[dict]) -> None:
-    """What `prepare` writes beside a dataset."""
+    """Writes the index that `prepare` writes into the folder of a dataset."""
     rows = np.arange(len(records))
     copies = np.isin(rows, [*EXACT, *NEAR])
     table = pa.table({

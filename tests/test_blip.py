@@ -10,8 +10,8 @@ import tiny
 
 from blip_jax import nn
 from blip_jax.nn import masks
-from blip_jax.nn.attention import LayerNorm
-from blip_jax.nn.blip import unit
+from blip_jax.nn.blip import l2_normalize
+from blip_jax.nn.layers import layer_norm
 from blip_jax.nn.med import EPS, Embeddings, MedLayer
 
 IDS, MASK = tiny.texts(3)
@@ -44,7 +44,7 @@ def roles(config, params, images=IMAGES, ids=IDS, mask=MASK):
     """What each role computes: unimodal text, ITM logits, LM logits."""
     call = lambda *args, **kw: nn.Blip(config).apply({"params": params}, *args, **kw)  # noqa: E731
     tokens = call(images, method="encode_image")
-    context = {role: call(tokens, role, method="context") for role in ("encoder", "decoder")}
+    context = {role: call(tokens, role, method="image_context") for role in ("encoder", "decoder")}
     return {
         "text": call(ids, mask, method="encode_text"),
         "itm": call(ids, mask, context["encoder"], method="itm_logits"),
@@ -109,7 +109,7 @@ def test_sharing_has_what_table_3_says(layout):
 
 def test_roles_overwrite_the_first_token(config, params):
     tokens = run(config, "encode_image", params, IMAGES)
-    context = nn.Blip(config).apply({"params": params}, tokens, "encoder", method="context")
+    context = nn.Blip(config).apply({"params": params}, tokens, "encoder", method="image_context")
     other = np.array(IDS)
     other[:, 0] = 9
     for method in ("itm_logits", "lm_logits"):
@@ -134,7 +134,7 @@ def test_pads_change_nothing(config, params):
 def test_med_scan_is_a_loop(config, params, role):
     med, tokens = params["med"], run(config, "encode_image", params, IMAGES)
     blip = nn.Blip(config)
-    context = blip.apply({"params": params}, tokens, role, method="context")
+    context = blip.apply({"params": params}, tokens, role, method="image_context")
     first = config.med.enc_token if role == "encoder" else config.med.dec_token
     ids = nn.set_first_token(IDS, first)
     embeddings = Embeddings(config.med, jnp.float32)
@@ -145,12 +145,12 @@ def test_med_scan_is_a_loop(config, params, role):
         own, seen = jax.tree.map(lambda w, n=number: w[n], (med["layers"]["layer"], context))
         x, _ = layer.apply({"params": own}, x, (seen,), None, None, mask, None, 0)
     if role == "encoder":
-        scanned = run(config, "ground", params, IDS, MASK, context)
+        scanned = run(config, "encode_text_with_image", params, IDS, MASK, context)
     else:
         scanned = run(config, "lm_logits", params, IDS, MASK, context)
         head = med["lm_head"]
         x = x @ head["dense"]["kernel"] + head["dense"]["bias"]
-        x = LayerNorm(EPS).apply({"params": head["norm"]}, jax.nn.gelu(x, approximate=False))
+        x = layer_norm(EPS).apply({"params": head["norm"]}, jax.nn.gelu(x, approximate=False))
         x = x @ med["embeddings"]["word"].T + head["bias"]
     np.testing.assert_allclose(scanned, x, atol=1e-5)
 
@@ -164,7 +164,7 @@ def gradients(params):
         train = {"train": True, "rngs": {"dropout": jax.random.key(4)}}
         call = lambda *args, **kw: blip.apply({"params": params}, *args, **kw)  # noqa: E731
         tokens = call(IMAGES, method="encode_image", **train)
-        context = call(tokens, "encoder", method="context")
+        context = call(tokens, "encoder", method="image_context")
         return jnp.square(call(IDS, MASK, context, method="itm_logits", **train)).sum()
 
     dropout = {"vit": {"drop_path": 0.3}, "med": {"dropout": 0.1}}
@@ -190,7 +190,7 @@ def test_cached_decoding_is_uncached_decoding(config, params):
     ids = np.random.default_rng(1).integers(5, 30, (3, 7)).astype(np.int32)
     ids[:, 0] = config.med.dec_token
     tokens = run(config, "encode_image", params, IMAGES)
-    context = nn.Blip(config).apply({"params": params}, tokens, "decoder", method="context")
+    context = nn.Blip(config).apply({"params": params}, tokens, "decoder", method="image_context")
     whole = run(config, "lm_logits", params, ids, np.ones((3, 7), bool), context)
     cache = nn.init_cache(config, 3, 9)  # with room to spare
     found, cache = run(config, "decode_step", params, ids[:, :3], context, cache, 0)
@@ -232,7 +232,7 @@ def test_rows_pick_contexts_within_their_group(config, params, rows):
 
 def context_of(config, params, count):
     tokens = run(config, "encode_image", params, tiny.images(count, seed=2))
-    return nn.Blip(config).apply({"params": params}, tokens, "encoder", method="context")
+    return nn.Blip(config).apply({"params": params}, tokens, "encoder", method="image_context")
 
 
 def swap(context):
@@ -244,8 +244,8 @@ def swap(context):
 
 def test_unit_has_unit_length_and_a_finite_gradient_at_0():
     x = jnp.array([[3.0, 4.0], [0.0, 0.0]])
-    np.testing.assert_allclose(unit(x), [[0.6, 0.8], [0.0, 0.0]], rtol=1e-6)
-    gradient = jax.grad(lambda x: unit(x)[:, 0].sum())(x)
+    np.testing.assert_allclose(l2_normalize(x), [[0.6, 0.8], [0.0, 0.0]], rtol=1e-6)
+    gradient = jax.grad(lambda x: l2_normalize(x)[:, 0].sum())(x)
     assert np.isfinite(gradient).all()
     # (1 - 0.6^2) / 5 along the first axis, -0.6 * 0.8 / 5 along the second.
     np.testing.assert_allclose(gradient[0], [0.128, -0.096], rtol=1e-5)

@@ -12,6 +12,7 @@ import pytest
 import tiny_dataset
 
 from blip_jax.capfilt import run, storage
+from blip_jax.capfilt.config import ScoringConfig
 from blip_jax.data.datasets import open_dataset, to_text
 from blip_jax.data.images import decode, normalize, resize
 from blip_jax.data.text import clean_caption
@@ -44,7 +45,7 @@ def models(world):
 def settings(world):
     """An image a device and shard: shards are not whole batches, nor is the split."""
     decoding = Decoding(max_length=16)
-    return run.Settings(
+    return ScoringConfig(
         world.web, "train", f"{world.folder}/scores", (decoding,), batch_size=1, shard_rows=8
     )
 
@@ -126,7 +127,7 @@ def test_scores_are_those_of_the_judge_alone(world, models, scored):
     @jax.jit
     def score(image, ids, mask):
         tokens = blip.apply(params, image[None], method="encode_image")
-        context = blip.apply(params, tokens, "encoder", method="context")
+        context = blip.apply(params, tokens, "encoder", method="image_context")
         feature = blip.apply(params, tokens, method="image_features")
         logits = blip.apply(params, ids, mask, context, method="itm_logits")
         return logits[0], (blip.apply(params, ids, mask, method="text_features") @ feature.T)[0, 0]
@@ -192,7 +193,7 @@ def test_interrupted_and_run_again_is_uninterrupted(
 
     def once(path, rows, filters):
         if len(written) == 2 and how == "error":
-            temporary = path.parent / storage.WORK / "incomplete-1"
+            temporary = path.parent / storage.WORK / ".incomplete-1"
             temporary.write_bytes(b"half a shard")
             raise OSError("the disk is full")
         write(path, rows, filters)
@@ -201,7 +202,9 @@ def test_interrupted_and_run_again_is_uninterrupted(
             os.kill(os.getpid(), signal.SIGINT)
 
     monkeypatch.setattr(storage, "write_shard", once)
-    with pytest.raises(OSError if how == "error" else Interrupted):
+    resume = "stopped with 2 of 4 shards done; rerun the same command to resume"
+    error, message = (OSError, "full") if how == "error" else (Interrupted, resume)
+    with pytest.raises(error, match=message):
         run.run(again, *models)
     before = files(tmp_path)
     assert len([name for name in before if name.startswith("scores")]) == 2
@@ -210,7 +213,7 @@ def test_interrupted_and_run_again_is_uninterrupted(
     changed = {name: os.stat(tmp_path / name).st_mtime_ns for name in written}
     run.run(again, *models)
     assert files(tmp_path) == files(scored)  # byte for byte
-    assert not list((tmp_path / storage.WORK).glob("incomplete-*"))
+    assert not list((tmp_path / storage.WORK).glob(".incomplete-*"))
     assert changed == {name: os.stat(tmp_path / name).st_mtime_ns for name in written}
     for name in ("features.json", "dataset_info.json"):
         found = (tmp_path / name).read_text()

@@ -8,7 +8,7 @@ import pytest
 import tiny
 
 from blip_jax import nn
-from blip_jax.checkpoints import infer_config, nlvr_from, original, recognise, rules
+from blip_jax.checkpoints import adapt_to_nlvr, detect_model_type, infer_config, original, rules
 from blip_jax.runtime.errors import UserError
 
 GOLDENS = pathlib.Path(__file__).parent / "goldens"
@@ -46,7 +46,7 @@ def captioner() -> tuple[dict, nn.BlipConfig]:
 def test_a_state_dict_comes_back_bit_for_bit(name):
     tensors, config = golden(name)
     model_type = MODEL_TYPES[name]
-    assert recognise(tensors) == model_type
+    assert detect_model_type(tensors) == model_type
     weights = original.load(tensors, config, model_type)
     like = nn.param_shapes(config, model_type)
     assert jax.tree.structure(weights.params) == jax.tree.structure(like)
@@ -226,7 +226,7 @@ def test_a_parameter_that_no_rule_fills_is_refused(captioner):
 @pytest.mark.parametrize("names", [[], ["visual_encoder.cls_token"], ["text_encoder.x", "y"]])
 def test_what_is_not_blip_is_not_recognised(names):
     with pytest.raises(UserError, match="^not a BLIP checkpoint"):
-        recognise(names)
+        detect_model_type(names)
 
 
 def test_sizes_need_their_tensors(captioner):
@@ -249,7 +249,7 @@ def test_nlvr_starts_with_two_copies_of_the_cross_attention():
     pretrained = tiny.init(config)
     larger = tiny.config(vit={"image_size": 32}, med={"depth": 8})
     fresh = jax.tree.map(lambda x: np.full(x.shape, 9, np.float32), nn.param_shapes(larger, "nlvr"))
-    params = nlvr_from(pretrained, fresh)
+    params = adapt_to_nlvr(pretrained, fresh)
     assert jax.tree.structure(params) == jax.tree.structure(fresh)
     layer, old = params["med"]["layers"]["layer"], pretrained["med"]["layers"]["layer"]
     for name in ("cross_attention", "cross_attention_2"):
@@ -265,4 +265,4 @@ def test_nlvr_starts_with_two_copies_of_the_cross_attention():
     np.testing.assert_array_equal(params["vit"]["position"], want)
     del pretrained["med"]["cross_attention_context"]
     with pytest.raises(UserError, match="has no med/cross_attention_context/key_bias$"):
-        nlvr_from(pretrained, fresh)
+        adapt_to_nlvr(pretrained, fresh)

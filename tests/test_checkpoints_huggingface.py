@@ -17,7 +17,7 @@ from blip_jax.runtime.errors import UserError
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-MODEL_TYPES = list(huggingface.ARCHITECTURES)
+MODEL_TYPES = list(huggingface.CLASSES)
 TEXTS = ["a red circle", "two blue squares left of a circle", "nothing"]
 
 
@@ -82,12 +82,12 @@ def exported(tokenizer, tmp_path):
     """Writes a random model of a model type: (checkpoint, Hugging Face's model of it)."""
 
     def export(model_type: str):
-        config = config_of(model_type, tokenizer[1].vocab_size)
+        config = config_of(model_type, tokenizer[1].ids.vocab_size)
         params = params_of(config, model_type)
         checkpoint = checkpoints.Checkpoint(model_type, config, params, tokenizer=tokenizer[0])
         folder = str(tmp_path / model_type)
         checkpoints.write(checkpoint, folder, "hf")
-        cls = getattr(transformers, huggingface.ARCHITECTURES[model_type])
+        cls = getattr(transformers, huggingface.CLASSES[model_type].name)
         return checkpoint, from_pretrained(cls, folder), folder
 
     return export
@@ -116,7 +116,7 @@ def test_what_is_written_loads_there_and_comes_back(model_type, exported, tmp_pa
 
 
 def test_the_temperature_has_no_place_there(tokenizer, tmp_path):
-    config = config_of("retrieval", tokenizer[1].vocab_size)
+    config = config_of("retrieval", tokenizer[1].ids.vocab_size)
     params = params_of(config, "retrieval")
     kept = {**params, "temperature": np.float32(0.07)}
     written = checkpoints.Checkpoint("retrieval", config, kept, tokenizer=tokenizer[0])
@@ -147,7 +147,7 @@ def test_captioner_logits_are_equal(exported, batch):
     config, params = checkpoint.config, checkpoint.params
 
     def logits(network):
-        context = network.context(network.encode_image(images), "decoder")
+        context = network.image_context(network.encode_image(images), "decoder")
         return network.lm_logits(ids, mask, context)
 
     ours = apply(config, params, "captioner", logits)
@@ -167,7 +167,7 @@ def test_retrieval_numbers_are_equal(exported, batch):
 
     def numbers(network):
         tokens = network.encode_image(images)
-        context = network.context(tokens, "encoder")
+        context = network.image_context(tokens, "encoder")
         matched = network.itm_logits(ids, mask, context)
         return matched, network.image_features(tokens) @ network.text_features(ids, mask).T
 
@@ -208,12 +208,15 @@ def test_the_processor_and_generation_there(exported, tokenizer):
     assert inputs["pixel_values"].shape == (1, 3, tiny.IMAGE, tiny.IMAGE)
     want, _ = tokenizer[1].encode(["a red circle"], 12)
     ids = inputs["input_ids"][0].tolist()
-    assert ids == want[0, : len(ids)].tolist() and ids[-1] == tokenizer[1].sep
+    assert ids == want[0, : len(ids)].tolist() and ids[-1] == tokenizer[1].ids.sep
     config = model.config.text_config
-    assert config.bos_token_id == tokenizer[1].dec
-    assert (config.sep_token_id, config.pad_token_id) == (tokenizer[1].sep, tokenizer[1].pad)
+    assert config.bos_token_id == tokenizer[1].ids.dec
+    assert (config.sep_token_id, config.pad_token_id) == (
+        tokenizer[1].ids.sep,
+        tokenizer[1].ids.pad,
+    )
     found = model.generate(inputs["pixel_values"], max_length=6)
-    assert found[0, 0] == tokenizer[1].dec and found.shape[1] <= 6
+    assert found[0, 0] == tokenizer[1].ids.dec and found.shape[1] <= 6
 
 
 @pytest.mark.parametrize("model_type", MODEL_TYPES)
@@ -221,7 +224,7 @@ def test_full_size_names_and_shapes(model_type):
     """Against their own class, on PyTorch's device without memory."""
     config = nn.preset("base", med={"sharing": config_of(model_type).med.sharing})
     values = huggingface.to_config(config, model_type)
-    cls = getattr(transformers, huggingface.ARCHITECTURES[model_type])
+    cls = getattr(transformers, huggingface.CLASSES[model_type].name)
     with torch.device("meta"):
         model = cls(transformers.BlipConfig(**values))
     want = {name: tuple(x.shape) for name, x in model.state_dict().items()}
@@ -233,7 +236,7 @@ def test_full_size_names_and_shapes(model_type):
 def test_a_small_vocabulary_needs_its_tokenizer(tokenizer, tmp_path):
     with pytest.raises(UserError, match="^a Hugging Face folder of a vocabulary of 32 needs the"):
         huggingface.to_config(tiny.config(), "captioner")
-    size = tokenizer[1].vocab_size
+    size = tokenizer[1].ids.vocab_size
     message = f"^the tokenizer has {size} tokens, the model's vocabulary 32$"
     with pytest.raises(UserError, match=message):
         huggingface.to_config(tiny.config(), "captioner", tokenizer[1])

@@ -6,11 +6,11 @@ import jax
 import numpy as np
 import pytest
 import tiny
+from flax.traverse_util import flatten_dict
 
 from blip_jax import nn
 from blip_jax.checkpoints import original
-from blip_jax.checkpoints.pretrained_encoders import initialise
-from blip_jax.checkpoints.rules import flatten
+from blip_jax.checkpoints.pretrained_encoders import load_pretrained_encoders
 from blip_jax.runtime.errors import UserError
 
 RNG = np.random.default_rng(0)
@@ -134,8 +134,12 @@ def written(tensors: dict, folder, name: str = "model.safetensors") -> str:
     return path
 
 
+def paths(tree: dict) -> dict:
+    return flatten_dict(tree, sep="/")
+
+
 def changed(found: dict, start: dict) -> set[str]:
-    found, start = flatten(found), flatten(start)
+    found, start = paths(found), paths(start)
     assert found.keys() == start.keys()
     assert all(found[name].shape == x.shape for name, x in start.items())
     return {name for name, x in start.items() if not np.array_equal(found[name], x)}
@@ -148,8 +152,8 @@ def test_a_vit(name, tmp_path):
     config = tiny.config()
     start, source = tiny.init(config), timm(grid=3)
     tensors = augreg(source) if name.endswith(".npz") else source
-    found = initialise(start, config, vit=written(tensors, tmp_path, name))
-    assert changed(found, start) == {path for path in flatten(start) if path.startswith("vit/")}
+    found = load_pretrained_encoders(start, config, vit=written(tensors, tmp_path, name))
+    assert changed(found, start) == {path for path in paths(start) if path.startswith("vit/")}
     back = original.save(original.Weights(found), config, "pretrain")
     for key, tensor in source.items():
         if key == "pos_embed":
@@ -162,11 +166,9 @@ def test_a_bert(tmp_path):
     config = tiny.config()
     start, source = tiny.init(config), bert(config.med)
     written(source, tmp_path)
-    found = initialise(start, config, text=str(tmp_path))
+    found = load_pretrained_encoders(start, config, text=str(tmp_path))
     fresh = ("vit/", "vision_proj", "text_proj", "itm_head", "temperature")
-    want = {
-        path for path in flatten(start) if not path.startswith(fresh) and "cross_att" not in path
-    }
+    want = {path for path in paths(start) if not path.startswith(fresh) and "cross_att" not in path}
     assert changed(found, start) == want
     back = original.save(original.Weights(found), config, "pretrain")
     layers = "encoder.layer.1"
@@ -192,7 +194,7 @@ def test_a_bert(tmp_path):
 def test_a_bert_without_prefix_and_head_leaves_the_head_fresh(tmp_path):
     config = tiny.config()
     start = tiny.init(config)
-    found = initialise(start, config, text=written(bert(config.med, ""), tmp_path))
+    found = load_pretrained_encoders(start, config, text=written(bert(config.med, ""), tmp_path))
     moved = changed(found, start)
     assert "med/layers/layer/decoder_self_attention/qkv/kernel" in moved
     assert "med/embeddings/word" in moved
@@ -206,14 +208,14 @@ def test_every_kind_takes_what_it_has(model_type, tmp_path):
     )
     start = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), nn.param_shapes(config, model_type))
     vit, text = written(timm(2), tmp_path, "vit.safetensors"), written(bert(config.med), tmp_path)
-    moved = changed(initialise(start, config, vit, text), start)
+    moved = changed(load_pretrained_encoders(start, config, vit, text), start)
     fresh = ("cross_att", "merge_", "classifier_", "_proj", "itm_head", "temperature")
-    assert moved == {path for path in flatten(start) if not any(part in path for part in fresh)}
+    assert moved == {path for path in paths(start) if not any(part in path for part in fresh)}
 
 
 def test_nothing_named_changes_nothing():
     config = tiny.config()
-    assert changed(initialise(tiny.init(config), config), tiny.init(config)) == set()
+    assert changed(load_pretrained_encoders(tiny.init(config), config), tiny.init(config)) == set()
 
 
 @pytest.mark.parametrize(
@@ -239,12 +241,14 @@ def test_files_that_do_not_fit_are_named(part, name, shape, message, tmp_path):
         tensors[name] = draw(*shape)
     path = written(tensors, tmp_path)
     with pytest.raises(UserError, match=f"^{path}: {message}"):
-        initialise(tiny.init(config), config, **{part: path})
+        load_pretrained_encoders(tiny.init(config), config, **{part: path})
 
 
 def test_a_folder_that_is_not_there(tmp_path):
     with pytest.raises(UserError, match="bert does not exist$"):
-        initialise(tiny.init(tiny.config()), tiny.config(), text=str(tmp_path / "bert"))
+        load_pretrained_encoders(
+            tiny.init(tiny.config()), tiny.config(), text=str(tmp_path / "bert")
+        )
 
 
 def test_a_bert_that_transformers_saved(tmp_path):
@@ -262,6 +266,6 @@ def test_a_bert_that_transformers_saved(tmp_path):
     theirs.save_pretrained(tmp_path)
     assert json.loads((tmp_path / "config.json").read_text())["model_type"] == "bert"
     start = tiny.init(config)
-    found = initialise(start, config, text=str(tmp_path))
+    found = load_pretrained_encoders(start, config, text=str(tmp_path))
     dense = theirs.cls.predictions.transform.dense.weight.detach().numpy()
     np.testing.assert_array_equal(found["med"]["lm_head"]["dense"]["kernel"], dense.T)

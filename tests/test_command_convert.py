@@ -59,8 +59,8 @@ def test_a_workdir_of_another_size_gives_the_same_captions_through_hugging_face(
     words = [chr(97 + i) for i in range(26)]
     tokenizer = train_wordpiece([" ".join(words), "xyz " * 3], str(tmp_path / "words"), 62)
     golden = Golden(str(GOLDENS / "captioner.npz"))
-    assert tokenizer.vocab_size <= golden.cfg["med"]["vocab"]
-    unused = [f"[unused{i}]" for i in range(golden.cfg["med"]["vocab"] - tokenizer.vocab_size)]
+    assert tokenizer.ids.vocab_size <= golden.cfg["med"]["vocab"]
+    unused = [f"[unused{i}]" for i in range(golden.cfg["med"]["vocab"] - tokenizer.ids.vocab_size)]
     vocabulary = tmp_path / "words" / "vocab.txt"
     vocabulary.write_text(vocabulary.read_text() + "".join(f"{word}\n" for word in unused))
     path, here, hf = saved(tmp_path, "captioner"), str(tmp_path / "here"), str(tmp_path / "hf")
@@ -69,11 +69,11 @@ def test_a_workdir_of_another_size_gives_the_same_captions_through_hugging_face(
     assert main(["convert", here, hf]) == 0  # the default way out of a workdir
     assert json.loads((tmp_path / "hf" / "config.json").read_text())["model_type"] == "blip"
     capsys.readouterr()
-    models = [models.load(source) for source in (here, hf)]
-    assert {model.image_size for model in models} == {48}
+    loaded = [models.load(source) for source in (here, hf)]
+    assert {model.image_size for model in loaded} == {48}
     image = np.random.default_rng(0).integers(0, 256, (60, 50, 3), dtype=np.uint8)
     options = {"prompt": "a", "max_length": 9, "min_length": 3, "return_scores": True}
-    (first,), (second,) = (model.caption(image, **options) for model in models)
+    (first,), (second,) = (model.caption(image, **options) for model in loaded)
     np.testing.assert_array_equal(first.tokens, second.tokens)
     assert first.score == pytest.approx(second.score, rel=1e-6)
 

@@ -126,7 +126,7 @@ def test_an_unknown_preset_is_named():
 def test_no_vocabulary_is_loaded_for_bert(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     found = compile.vocabulary("google-bert/bert-base-uncased")
-    assert (found.vocab_size, found.dec, found.enc) == (30524, 30522, 30523)
+    assert (found.ids.vocab_size, found.ids.dec, found.ids.enc) == (30524, 30522, 30523)
     assert found.prompt(config.PROMPT).shape == (4,)  # [DEC] a picture of
     with pytest.raises(UserError, match="nowhere"):
         compile.vocabulary("./nowhere")

@@ -13,9 +13,43 @@ from blip_jax.data.ingest import IngestConfig
 from blip_jax.runtime.config import fields_table, replace
 
 # A field of each group of each verb's config, and a value that is not its default.
+DECODING = {"decoding.top_p": 0.5, "decoding.num_beams": 5}
+TASK = {
+    "task.max_length": 9, "task.itc.queue_size": 8, "task.itm.group_size": 2,
+    "task.lm.label_smoothing": 0.5, "task.decoding.num_beams": 5,
+}  # fmt: skip
+TRAIN = {
+    "steps": 5, "model.embed_dim": 8, "model.vit.depth": 3, "model.med.sharing": "all",
+    "data.mixture": "x", "data.augment.min_crop_area": 0.5, "init.run": "x", "mesh.fsdp": 2,
+    "optimizer.clip_norm": 1.0, "optimizer.schedule.peak_lr": 0.5, "checkpoints.keep": 2,
+    "eval.split": "test",
+}  # fmt: skip
 OVERRIDES = {
     "prepare": {"source": "x", "columns.image": "photo", "opt_out_fields": ("a", "b")},
-}
+    "capfilt": {"dataset": "x", "dtype": "bfloat16", **DECODING},
+    "assemble": {
+        "origins": ("web",), "threshold_sweep": (0.3, 0.7), "selection.duplicates": "near",
+        "selection.thresholds.web": 0.6,
+    },
+    "evaluate": {"split": "val", **TASK},
+    "train": {**TRAIN, **TASK},
+    "compile": {**TRAIN, **TASK},
+    "bootstrap": {
+        "seeds": (1, 2), "arms": ("none", "human"), "world.cells": 3, "capfilt.seed": 3,
+        "evaluation.split": "val",
+        **{f"capfilt.{name}": value for name, value in DECODING.items()},
+        **{f"evaluation.{name}": value for name, value in TASK.items()},
+        **{
+            f"{run}.{name}": value
+            for run in ("pretraining", "captioner", "filter")
+            for name, value in (TRAIN | TASK).items()
+            if not (run == "captioner" and name.startswith("task.it"))
+            and not (run == "filter" and name.startswith(("task.lm", "task.dec")))
+        },
+    },
+}  # fmt: skip
+CONFIGS = {"train": ["--config=pretrain"], "compile": ["--config=pretrain"],
+           "bootstrap": ["--config=shapes"]}  # fmt: skip
 
 
 @pytest.fixture
@@ -78,11 +112,12 @@ def test_help_with_a_file_shows_its_values_and_docstring(capsys, tmp_path):
 @pytest.mark.parametrize("verb", OVERRIDES)
 def test_a_field_of_each_group_is_set(capsys, verb):
     argv = [
-        f"--config.{name}={','.join(value) if isinstance(value, tuple) else value}"
+        f"--config.{name}={','.join(map(str, value)) if isinstance(value, tuple) else value}"
         for name, value in OVERRIDES[verb].items()
     ]
-    before = json.loads(printed(capsys, verb, "--print-config"))
-    after = json.loads(printed(capsys, verb, *argv, "--print-config"))
+    call = [verb, *CONFIGS.get(verb, [])]
+    before = json.loads(printed(capsys, *call, "--print-config"))
+    after = json.loads(printed(capsys, *call, *argv, "--print-config"))
     groups = {name.rpartition(".")[0] for name in OVERRIDES[verb]}
     assert groups == set(all_groups(before))
     for name, value in OVERRIDES[verb].items():
@@ -94,7 +129,8 @@ def test_a_field_of_each_group_is_set(capsys, verb):
 
 
 def all_groups(values, path=""):
-    found = [path] if any(not isinstance(value, dict) for value in values.values()) else []
+    own = {name for name, value in values.items() if not isinstance(value, dict)} - {"type"}
+    found = [path] if own else []
     for name, value in values.items():
         if isinstance(value, dict):
             found += all_groups(value, f"{path}.{name}" if path else name)
@@ -145,7 +181,7 @@ def test_usage_and_version(capsys):
             assert f"  {verb:10} {what}\n" in out
     assert printed(capsys, "--version").startswith("blip-jax 0.")
     assert fails(capsys, "trian") == "blip-jax trian: unknown verb 'trian'; did you mean 'train'?\n"
-    assert set(RUNS) >= set(OVERRIDES)
+    assert set(RUNS) | {"compile"} == set(OVERRIDES)
 
 
 def test_help_and_version_import_nothing_heavy():

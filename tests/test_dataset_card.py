@@ -19,7 +19,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A dataset that two filters judged, assembled."""
+    """A dataset with the scores of two filters, assembled."""
     root = tmp_path_factory.mktemp("card")
     world = scored_dataset.build(root, ("large", "small"), 2)
     columns = ColumnsConfig(text="alt")
@@ -30,7 +30,12 @@ def folder(tmp_path_factory):
     found = json.loads((pathlib.Path(world.scores) / provenance.FILE).read_text())
     provenance.write(world.scores, found | {"command": "blip-jax capfilt Y"})
     argv = ["assemble", f"--config={ROOT / 'configs' / 'assemble.py'}", f"--workdir={root / 'out'}"]
-    options = ["report=0", "sweep=(0.5,0.7)", "title=Shapes | clean", f"scores={world.scores}"]
+    options = [
+        "gallery_images=0",
+        "threshold_sweep=(0.5,0.7)",
+        "title=Shapes | clean",
+        f"scores={world.scores}",
+    ]
     assert main(argv + [f"--config.{option}" for option in options]) == 0
     return root / "out"
 
@@ -61,11 +66,17 @@ def test_the_card_says_what_statistics_say(folder):
     assert text.count("ab" * 32) == 1 and text.count("cd" * 32) == 2  # weights' hashes
     assert '"top_p": 0.9' in text
     assert text.index("blip-jax prepare --workdir") < text.index("blip-jax capfilt Y\n")
-    changed = "'--config.source=shards/*.tar' --config.columns.text=alt --config.min_side=200\n"
-    assert f"/web {changed}" in text
+    changed = "'--config.source=shards/*.tar' --config.min_side=200 --config.columns.text=alt\n"
+    assert f" web {changed}" in text
     assert "Of 1,250 records of the input 240 became images: 1,000 too small, 10 opted out." in text
     assert "{{" not in text and "None" not in text and "nan" not in text
     assert found["commands"][-1].startswith("blip-jax assemble --config=")
+
+
+def test_no_absolute_path_is_published(folder):
+    for name in ("README.md", "statistics.json"):
+        text = (folder / name).read_text()
+        assert str(folder.parent) not in text and str(ROOT) not in text, name
 
 
 def test_tables_are_whole(folder):

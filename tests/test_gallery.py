@@ -15,7 +15,7 @@ from PIL import Image
 
 from blip_jax.capfilt import labels, storage
 from blip_jax.capfilt.gallery_entries import gallery_entries
-from blip_jax.capfilt.selection import DECISIONS, SelectionConfig, reduce_filters, select_texts
+from blip_jax.capfilt.selection import DECISIONS, SelectionRules, reduce_filters, select_texts
 from blip_jax.cli.main import main
 from blip_jax.reports import gallery
 from blip_jax.runtime.errors import UserError
@@ -36,7 +36,7 @@ def folder(web, tmp_path_factory):
     """The report of the verb, of all images."""
     out = tmp_path_factory.mktemp("assembled")
     config = ROOT / "configs" / "assemble.py"
-    options = [f"--config.scores={web.scores}", "--config.best=1"]
+    options = [f"--config.scores={web.scores}", "--config.selection.max_texts_per_image=1"]
     assert main(["assemble", f"--config={config}", f"--workdir={out}", *options]) == 0
     return out / "report"
 
@@ -47,7 +47,7 @@ def entries(web):
     columns = storage.read(web.scores, "train")
     p_match = reduce_filters(columns, "p_match", "mean")
     decision, true = (
-        select_texts(columns, SelectionConfig(max_texts_per_image=1)),
+        select_texts(columns, SelectionRules(max_texts_per_image=1)),
         web.true.astype(np.int8),
     )
     rows = np.arange(scored_dataset.ROWS)

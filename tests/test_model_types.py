@@ -211,7 +211,7 @@ def test_bfloat16_is_near_float32(model_type):
 
     def outputs(dtype):
         network = nn.network(config_of(model_type, dtype=dtype), model_type)
-        run = jax.jit(functools.partial(network.apply, method=nn.MODEL_TYPES[model_type].paths))
+        run = jax.jit(functools.partial(network.apply, method=nn.MODEL_TYPES[model_type].init_path))
         return jax.tree.leaves(run({"params": params}, tiny.images(3), ids, mask))
 
     if model_type == "aligned":  # its states are in the compute dtype, all else is float32

@@ -127,7 +127,9 @@ def test_states_of_images_of_texts_and_of_both(model, model_type):
     np.testing.assert_allclose(texts[real], wanted[real], atol=1e-5)
     both = features.hidden_states(FILES, TEXTS)
     context = network_calls.context_of(features, PIXELS, "encoder")
-    wanted = np.asarray(network_calls.call(features, "ground", ids, mask, context))[:, :length]
+    wanted = np.asarray(network_calls.call(features, "encode_text_with_image", ids, mask, context))[
+        :, :length
+    ]
     np.testing.assert_allclose(both[real], wanted[real], atol=1e-5)
     assert np.abs(both - texts)[real].max() > 0.1
     np.testing.assert_allclose(features.hidden_states(FILES[0], TEXTS[0])[0], both[0], atol=1e-5)
@@ -141,7 +143,10 @@ def test_judging_is_what_the_network_gives(model):
     found = nlvr.verify(FILES, FILES[::-1], TEXTS)
     ids, mask = nlvr.tokenizer.encode(TEXTS, 24)
     contexts = network_calls.call(
-        nlvr, "contexts", network_calls.tokens_of(nlvr), network_calls.tokens_of(nlvr, PIXELS[::-1])
+        nlvr,
+        "image_contexts",
+        network_calls.tokens_of(nlvr),
+        network_calls.tokens_of(nlvr, PIXELS[::-1]),
     )
     logits = np.asarray(network_calls.call(nlvr, "logits", ids, mask, contexts))
     odds = np.exp(logits[:, 1] - logits[:, 0])
@@ -172,9 +177,9 @@ def test_answers_are_written(model):
     ids, mask = encoded(vqa, QUESTIONS)
     assert mask.sum(-1).min() < mask.sum(-1).max()
     states = network_calls.call(
-        vqa, "question_states", network_calls.tokens_of(vqa, PIXELS[:5]), ids, mask
+        vqa, "question_hidden_states", network_calls.tokens_of(vqa, PIXELS[:5]), ids, mask
     )
-    context = network_calls.call(vqa, "context", states, mask)
+    context = network_calls.call(vqa, "question_context", states, mask)
     logits = network_calls.call(
         vqa, "lm_logits", np.zeros((5, 1), np.int32), np.ones((5, 1), bool), context
     )
@@ -191,9 +196,9 @@ def likelihoods(vqa):
     """Log-probabilities of all answers to each question, [5, 6]; of their first tokens [5, 6]."""
     ids, mask = encoded(vqa, QUESTIONS)
     states = network_calls.call(
-        vqa, "question_states", network_calls.tokens_of(vqa, PIXELS[:5]), ids, mask
+        vqa, "question_hidden_states", network_calls.tokens_of(vqa, PIXELS[:5]), ids, mask
     )
-    context = network_calls.call(vqa, "context", states, mask)
+    context = network_calls.call(vqa, "question_context", states, mask)
     answers = [np.tile(x, (5, 1)) for x in encoded(vqa, ANSWERS)]
     rows = jnp.repeat(jnp.arange(5), 6)[None]
     logits = network_calls.call(vqa, "lm_logits", *answers, context, rows)

@@ -50,7 +50,7 @@ def test_several_captions_and_their_scores(model):
     best = captioner.caption(FILES[:5], return_scores=True, **SHORT)
     assert all(isinstance(caption, Caption) for caption in best)
     assert [caption.text for caption in best] == [row[0] for row in texts]
-    end = captioner.tokenizer.sep
+    end = captioner.tokenizer.ids.sep
     for row in scored:
         assert len({caption.text for caption in row}) > 1
         assert [x.score for x in row] == sorted((x.score for x in row), reverse=True)

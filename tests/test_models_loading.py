@@ -45,7 +45,7 @@ def test_a_workdir_is_the_model_that_was_trained(world, workdir, form):
         24,
     )
     assert found.config == wanted.config and found.image_size == 16
-    assert found.tokenizer.vocab_size == world.tokenizer.vocab_size
+    assert found.tokenizer.ids.vocab_size == world.tokenizer.ids.vocab_size
     jax.tree.map(np.testing.assert_array_equal, found.params, wanted.params)
     if form is str:
         assert found.caption(FILES[:3], **SHORT) == wanted.caption(FILES[:3], **SHORT)
@@ -97,7 +97,7 @@ def test_a_tokenizer_of_another_vocabulary_is_refused(world, workdir, tmp_path):
     words = pathlib.Path(world.folder, "tokenizer", "vocab.txt").read_text("utf-8").split("\n")
     (folder / "vocab.txt").write_text("\n".join(words[:-3]), "utf-8")
     message = refused(models.load(workdir, tokenizer=str(folder)).caption, FILES[:1])
-    size = world.tokenizer.vocab_size
+    size = world.tokenizer.ids.vocab_size
     assert message.startswith(f"the tokenizer {folder} has {size - 2} tokens, the model {size}:")
     given = type(world.tokenizer).load(str(folder))
     message = refused(models.load(workdir, tokenizer=given).caption, FILES[:1])

@@ -33,7 +33,7 @@ def judged(config, params, first=FIRST, second=SECOND, ids=IDS, mask=MASK):
     network = nn.Nlvr(config)
     call = functools.partial(network.apply, {"params": params})
     tokens = [call(images, method="encode_image") for images in (first, second)]
-    contexts = call(*tokens, method="contexts")
+    contexts = call(*tokens, method="image_contexts")
     return call(ids, mask, contexts, method="logits")
 
 
@@ -79,8 +79,8 @@ def test_the_mean_of_the_same_twice_is_an_encoder_of_one_image(params, first_lea
 
     def states():
         tokens = call(FIRST, method="encode_image")
-        context = call(tokens, "encoder", method="context")
-        return call(IDS, MASK, context, method="ground")
+        context = call(tokens, "encoder", method="image_context")
+        return call(IDS, MASK, context, method="encode_text_with_image")
 
     x = jax.jit(states)()[:, 0] @ same["classifier_in"]["kernel"] + same["classifier_in"]["bias"]
     wanted = np.maximum(x, 0) @ same["classifier_out"]["kernel"] + same["classifier_out"]["bias"]
@@ -139,7 +139,7 @@ def test_remat_changes_no_number(params):
         train = {"train": True, "rngs": {"dropout": jax.random.key(4)}}
         call = functools.partial(nn.Nlvr(config).apply, {"params": params})
         tokens = [call(x, method="encode_image", **train) for x in (FIRST, SECOND)]
-        contexts = call(*tokens, method="contexts")
+        contexts = call(*tokens, method="image_contexts")
         logits = call(IDS, MASK, contexts, method="logits", **train)
         return -jax.nn.log_softmax(logits)[:, 1].mean()
 

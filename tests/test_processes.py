@@ -146,9 +146,9 @@ def test_two_processes_clean_and_measure_as_one(tmp_path):
 
     def verbs(folder):
         clean = [
-            f"--config.dataset={world.web}", f"--config.captioner={model}",
-            f"--config.filter={model}", "--config.batch_size=1", "--config.shard_rows=9",
-            f"--config.human={world.human}",
+            f"--config.dataset={world.web}", f"--config.captioners={model}",
+            f"--config.filters={model}", "--config.batch_size=1", "--config.shard_rows=9",
+            f"--config.human_dataset={world.human}",
         ]  # fmt: skip
         measure = [
             f"--config.dataset={world.human}", f"--config.model={model}", "--config.rerank=3",

@@ -34,8 +34,8 @@ def run(config, method, params, *args, **kw):
 def read(params, ids=QUESTIONS[0], mask=QUESTIONS[1], config=CONFIG):
     """(question states, what answers read of them)."""
     tokens = run(config, "encode_image", params, IMAGES[: len(ids)])
-    states = run(config, "question_states", params, tokens, ids, mask)
-    return states, run(config, "context", params, states, mask)
+    states = run(config, "question_hidden_states", params, tokens, ids, mask)
+    return states, run(config, "question_context", params, states, mask)
 
 
 def spoilt(ids, mask):
@@ -103,8 +103,8 @@ def test_answers_in_a_batch_are_answers_alone(params):
     for question in range(3):
         tokens = run(CONFIG, "encode_image", params, IMAGES[question : question + 1])
         own = [x[question : question + 1] for x in QUESTIONS]
-        states = run(CONFIG, "question_states", params, tokens, *own)
-        context = run(CONFIG, "context", params, states, own[1])
+        states = run(CONFIG, "question_hidden_states", params, tokens, *own)
+        context = run(CONFIG, "question_context", params, states, own[1])
         for answer in (2 * question, 2 * question + 1):
             row = slice(answer, answer + 1)
             alone = run(CONFIG, "lm_logits", params, ids[row], mask[row], context)
@@ -146,8 +146,10 @@ def test_remat_changes_no_number(params):
         call = functools.partial(nn.Vqa(config).apply, {"params": params}, train=True)
         rngs = {"dropout": jax.random.key(4)}
         tokens = call(IMAGES, method="encode_image", rngs=rngs)
-        states = call(tokens, *QUESTIONS, method="question_states", rngs=rngs)
-        context = nn.Vqa(config).apply({"params": params}, states, QUESTIONS[1], method="context")
+        states = call(tokens, *QUESTIONS, method="question_hidden_states", rngs=rngs)
+        context = nn.Vqa(config).apply(
+            {"params": params}, states, QUESTIONS[1], method="question_context"
+        )
         logits = call(ids, mask, context, method="lm_logits", rngs=rngs)
         loss, weight = losses.lm_loss(logits, ids, mask)
         return (loss * weight).sum() / weight.sum()

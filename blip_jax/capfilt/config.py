@@ -3,11 +3,39 @@
 import dataclasses
 from typing import Literal
 
+from blip_jax.capfilt.work_queue import LEASE_SECONDS
 from blip_jax.decoding import Decoding
 from blip_jax.runtime.config import required
 from blip_jax.runtime.errors import UserError
 
 DEFAULT_TOP_K = 50  # of the method "top_k" where decoding.top_k is 0
+
+
+@dataclasses.dataclass(frozen=True)
+class ScoringConfig:
+    """What is captioned and how, for `run`.
+
+    Attributes:
+      dataset: the input: a dataset's folder, or the mixture file of an earlier round (inputs.py).
+      split: of the dataset.
+      output: folder of the scored dataset.
+      decodings: how each captioner generates; each gives `num_captions` texts.
+      batch_size: images on each device at a time.
+      shard_rows: rows of the input in a shard.
+      seed: of sampling.
+      command: the command line, for the dataset card.
+      lease_seconds: seconds after which other hosts take over the shard of a silent host.
+    """
+
+    dataset: str
+    split: str
+    output: str
+    decodings: tuple[Decoding, ...] = (Decoding(),)
+    batch_size: int = 64
+    shard_rows: int = 1024
+    seed: int = 0
+    command: str = ""
+    lease_seconds: float = LEASE_SECONDS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,11 +86,26 @@ class CapFiltConfig:
                     f"decoding_methods has {part!r}; expected METHOD*NUMBER, as in nucleus*2"
                 )
             changes = {"method": method, "num_captions": int(count or 1)}
+            if method == "nucleus":
+                changes["method"] = "sample"
             if method == "top_k":
                 top_k = self.decoding.top_k or DEFAULT_TOP_K
-                changes |= {"method": "nucleus", "top_p": 1.0, "top_k": top_k}
+                changes |= {"method": "sample", "top_p": 1.0, "top_k": top_k}
             found.append(dataclasses.replace(self.decoding, **changes))
         return tuple(found)
+
+    def scoring(self, output: str, command: str = "") -> ScoringConfig:
+        """What `capfilt.run` does with this config; see ScoringConfig."""
+        return ScoringConfig(
+            dataset=self.dataset,
+            split=self.split,
+            output=output,
+            decodings=self.decodings(),
+            batch_size=self.batch_size,
+            shard_rows=self.shard_rows,
+            seed=self.seed,
+            command=command,
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,6 +132,9 @@ class SelectionConfig:
     # What P(match) means: "" as the filter says; "fit" as often as it is right where the truth is
     # known; or a statistics.json from which to take such a fit.
     calibration: str = ""
+
+    def __post_init__(self):
+        self.weights()
 
     def weights(self) -> dict[str, float]:
         """`source_weights` by source.

@@ -12,7 +12,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from blip_jax.data.pipeline import stable_hash
+from blip_jax.data.pipeline import crc32_hash
 from blip_jax.data.text import clean_caption
 from blip_jax.decoding import Decoding
 from blip_jax.models import Model
@@ -95,7 +95,7 @@ class CaptionScorer:
 
     def _dispatch_captions(self, batch: BatchInFlight) -> BatchInFlight:
         """Starts captioning."""
-        hashes = np.array(batch.pad([stable_hash(x["key"]) for x in batch.examples]))
+        hashes = np.array(batch.pad([crc32_hash(x["key"]) for x in batch.examples]))
         number = 0  # of a text; its random key follows from it and from its image's key
         for model, write in zip(self.captioners.values(), self._write, strict=True):
             keys = []
@@ -191,4 +191,6 @@ def entry(text: str, origin: str, filters: int) -> dict:
 
 def method(decoding: Decoding) -> str:
     """Returns the name of a decoding in the rows: nucleus, top_k, greedy or beam."""
-    return "top_k" if decoding.method == "nucleus" and decoding.top_k else decoding.method
+    if decoding.method != "sample":
+        return decoding.method
+    return "top_k" if decoding.top_k else "nucleus"

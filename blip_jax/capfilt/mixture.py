@@ -9,7 +9,7 @@ from etils import epath
 from blip_jax.capfilt import selection, storage
 from blip_jax.data.mixture import Component, save_mixture
 from blip_jax.runtime.errors import UserError
-from blip_jax.runtime.files import relative_path
+from blip_jax.runtime.files import atomic_write, relative_path
 
 
 def select_by_threshold(
@@ -22,7 +22,7 @@ def select_by_threshold(
     P(match) is the softmax of the ITM head. None keeps all texts that have a score; texts without
     one (empty texts, undecodable images) are never kept.
     """
-    config = selection.SelectionConfig(dict.fromkeys(origins, threshold))
+    config = selection.SelectionRules(dict.fromkeys(origins, threshold))
     return selection.select_texts(table, config) == selection.KEPT
 
 
@@ -96,8 +96,8 @@ def write_mixture(
 
 def _save_selected(path: epath.Path, table: storage.TextTable, kept: np.ndarray) -> None:
     selected = np.stack([table.row[kept], table.index[kept]], axis=1)
-    with path.open("wb") as stream:
-        np.save(stream, selected.astype(np.int32))
+    with atomic_write(path, "wb") as file:
+        np.save(file, selected.astype(np.int32))
 
 
 def write_plain_mixture(

@@ -18,7 +18,7 @@ from blip_jax.data.ingest.config import IngestConfig
 from blip_jax.runtime.command_line import command_line
 from blip_jax.runtime.config import command_line_flags, from_json
 from blip_jax.runtime.errors import UserError
-from blip_jax.runtime.files import absolute_path
+from blip_jax.runtime.files import absolute_path, write_json
 
 FILE = "provenance.json"
 MANIFEST = "manifest.json"
@@ -43,10 +43,7 @@ def read(directory: str) -> dict:
 
 def write(directory: str, found: dict) -> None:
     """Writes provenance.json, whole or not at all; the dataset's path is stored as given."""
-    path = epath.Path(directory) / FILE
-    unfinished = path.with_name(f"incomplete-{os.getpid()}-{FILE}")
-    unfinished.write_text(json.dumps(found, indent=1) + "\n")
-    unfinished.replace(path)
+    write_json(epath.Path(directory) / FILE, found)
 
 
 def manifest(dataset: str) -> dict[str, Any]:

@@ -13,57 +13,31 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import grain
 import jax
 import numpy as np
-import tqdm
 from etils import epath
 
 import blip_jax
 from blip_jax.capfilt import provenance, storage
+from blip_jax.capfilt.config import ScoringConfig
 from blip_jax.capfilt.generate import CaptionScorer
 from blip_jax.capfilt.inputs import CapFiltInput
-from blip_jax.capfilt.work_queue import LEASE_SECONDS, ShardQueue
+from blip_jax.capfilt.work_queue import ShardQueue
 from blip_jax.data.images import ImageError, decode, resize
-from blip_jax.decoding import Decoding
 from blip_jax.models import Model
 from blip_jax.runtime.errors import UserError
-from blip_jax.runtime.files import relative_path
+from blip_jax.runtime.files import relative_path, write_json
+from blip_jax.runtime.progress import Progress
 from blip_jax.runtime.signals import Interrupted, SignalHandler
 
 AHEAD = 4  # batches that are read ahead of the devices
 
 
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """What is captioned and how, for `run`.
-
-    Attributes:
-      dataset: the input: a dataset's folder, or the mixture file of an earlier round (inputs.py).
-      split: of the dataset.
-      output: folder of the scored dataset.
-      decodings: how each captioner generates; each gives `num_captions` texts.
-      batch_size: images on each device at a time.
-      shard_rows: rows of the input in a shard.
-      seed: of sampling.
-      command: the command line, for the dataset card.
-      lease_seconds: seconds after which other hosts take over the shard of a silent host.
-    """
-
-    dataset: str
-    split: str
-    output: str
-    decodings: tuple[Decoding, ...] = (Decoding(),)
-    batch_size: int = 64
-    shard_rows: int = 1024
-    seed: int = 0
-    command: str = ""
-    lease_seconds: float = LEASE_SECONDS
-
-
 def run(
-    settings: Settings,
+    settings: ScoringConfig,
     captioners: Mapping[str, tuple[str, Model]],
     filters: Mapping[str, tuple[str, Model]],
 ) -> str:
@@ -94,15 +68,15 @@ def run(
     with (
         SignalHandler() as signals,
         ShardQueue(paths, settings.lease_seconds) as shards,
-        tqdm.tqdm(total=len(source), desc="capfilt", unit="image", disable=_hide_progress()) as bar,
+        _ImageProgress(shards, settings.shard_rows, len(source)) as progress,
     ):
         for number in shards.each(lambda: signals.requested):
-            bar.n = min(len(shards.done()) * settings.shard_rows, len(source))  # of all hosts
+            progress.count_shards()
             rows = range(len(source))[starts[number] : starts[number] + settings.shard_rows]
             rows_done, times = [], InputWaitTimer()
             for batch in scorer.rows(times.track(batches(source, rows, size, scorer.sizes))):
                 rows_done += batch
-                bar.update(len(batch))
+                progress.update(len(batch))
                 if signals.requested:
                     break
             if signals.requested:
@@ -111,20 +85,40 @@ def run(
             shards.finished(
                 number, {"rows": len(rows_done), **times.seconds(), **count_by_status(rows_done)}
             )
-        if signals.requested and len(shards.done()) < len(paths):
-            message = f"stopped with {len(shards.done())} of {len(paths)} shards done"
-            raise Interrupted(message, signals.number)
+        progress.count_shards()
+        if signals.requested and (done := len(shards.done())) < len(paths):
+            raise Interrupted(
+                f"stopped with {done} of {len(paths)} shards done; rerun the same command to "
+                "resume",
+                signals.number,
+            )
         _finish(settings, source, paths, shards.records(), len(filters))
     return settings.output
 
 
-def _hide_progress() -> bool | None:
-    """Returns True for all processes but the first; None: show a bar on a terminal only."""
-    return True if jax.process_index() else None
+class _ImageProgress(Progress):
+    """Shows images done by all hosts, in the first process only."""
+
+    def __init__(self, shards: ShardQueue, shard_rows: int, total: int):
+        self._shards, self._shard_rows, self._images = shards, shard_rows, total
+        self._shown = self._images_done()
+        enabled = jax.process_index() == 0
+        super().__init__("capfilt", total, "image", initial=self._shown, enabled=enabled)
+
+    def update(self, count: int = 1, **notes: Any) -> None:
+        self._shown += count
+        super().update(count, **notes)
+
+    def count_shards(self) -> None:
+        """Adds the shards that other hosts have finished since the last call."""
+        self.update(self._images_done() - self._shown)
+
+    def _images_done(self) -> int:
+        return min(len(self._shards.done()) * self._shard_rows, self._images)
 
 
 def _check_settings(
-    settings: Settings, source: CapFiltInput, captioners: Mapping, filters: Mapping
+    settings: ScoringConfig, source: CapFiltInput, captioners: Mapping, filters: Mapping
 ) -> None:
     """Writes provenance.json, or checks that an existing one has the same settings.
 
@@ -224,7 +218,7 @@ def count_by_status(rows: list[dict]) -> dict[str, dict[str, int]]:
 
 
 def _finish(
-    settings: Settings,
+    settings: ScoringConfig,
     source: CapFiltInput,
     paths: list[epath.Path],
     records: list[dict],
@@ -237,6 +231,6 @@ def _finish(
     ]
     shards = [{"file": x.name, **record} for x, record in zip(paths, records, strict=True)]
     manifest = {"rows": len(source), "shards": shards}
-    (folder / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
+    write_json(folder / "manifest.json", manifest)
     description = f"Texts and scores of CapFilt for {source.dataset}, split {source.split}."
     storage.finish(settings.output, source.split, lengths, description, filters)

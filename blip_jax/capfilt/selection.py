@@ -34,7 +34,7 @@ REDUCTIONS = {"mean": np.mean, "min": np.min}
 
 
 @dataclasses.dataclass(frozen=True)
-class SelectionConfig:
+class SelectionRules:
     """Rules for keeping texts. The default is the paper's: P(match) of the ITM head >= 0.5.
 
     Attributes:
@@ -82,7 +82,7 @@ class SelectionConfig:
 
 
 def select_texts(
-    table: TextTable, config: SelectionConfig, images: Images | None = None
+    table: TextTable, config: SelectionRules, images: Images | None = None
 ) -> np.ndarray:
     """Returns the decision on each text: int8 [M], an index into DECISIONS.
 
@@ -125,7 +125,7 @@ def select_texts(
     return decision
 
 
-def probability(table: TextTable, config: SelectionConfig) -> np.ndarray:
+def probability(table: TextTable, config: SelectionRules) -> np.ndarray:
     """Returns float64 [M]: P(match), reduced over filters and calibrated; NaN if unscored."""
     found = reduce_filters(table, "p_match", config.filter_reduction)
     for origin, fit in config.calibration.items():
@@ -138,7 +138,7 @@ def reduce_filters(table: TextTable, score: str, reduction: str) -> np.ndarray:
     """Returns float64 [M]: "p_match" or "cosine" of one filter or over all; NaN if unscored.
 
     Args:
-      reduction: see `SelectionConfig.filter_reduction`.
+      reduction: see `SelectionRules.filter_reduction`.
 
     Raises:
       UserError: there is no such filter.

@@ -17,7 +17,7 @@ from blip_jax.capfilt.labels import TRUE, UNKNOWN
 from blip_jax.capfilt.selection import (
     DECISIONS,
     KEPT,
-    SelectionConfig,
+    SelectionRules,
     probability,
     reduce_filters,
     select_texts,
@@ -25,6 +25,7 @@ from blip_jax.capfilt.selection import (
 from blip_jax.capfilt.storage import ORIGINS
 from blip_jax.capfilt.table import TextTable, skipped
 from blip_jax.metrics import filtering
+from blip_jax.runtime.files import nan_to_null
 
 MAX_GROUPS = 20  # sources, licences and captioners that are listed; the rest are summed up
 UNKNOWN_VALUE = "unknown"  # of a source or licence
@@ -44,7 +45,7 @@ class Scored:
     """
 
     table: TextTable
-    config: SelectionConfig
+    config: SelectionRules
     decision: np.ndarray
     truth: np.ndarray
     images: Images | None
@@ -87,7 +88,7 @@ def gather(scored: Scored) -> dict[str, Any]:
             for i, name in enumerate(table.filters)
         ]
     measured = filter_quality_by_origin(table, scored.p_match, kept, scored.truth)
-    return strict(found | ({"truth": measured} if measured else {}))
+    return nan_to_null(found | ({"truth": measured} if measured else {}))
 
 
 def _images(scored: Scored) -> dict[str, Any]:
@@ -185,18 +186,9 @@ def sweep(scored: Scored, thresholds: Sequence[float]) -> list[dict]:
                 found = filtering.decision_scores(kept[known], scored.truth[known] == TRUE)
                 row |= {name: found[name] for name in ("precision", "recall")}
             rows.append(row)
-    return strict(rows)
+    return nan_to_null(rows)
 
 
 def _mean(values: np.ndarray) -> float:
     values = values[~np.isnan(values)]
     return float(values.mean()) if values.size else math.nan
-
-
-def strict(value: Any) -> Any:
-    """With None for what is not a number, which JSON has no word for."""
-    if isinstance(value, dict):
-        return {name: strict(item) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [strict(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

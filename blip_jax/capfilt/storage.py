@@ -6,8 +6,6 @@ the selection happens at assembly. provenance.json names the models and the imag
 """
 
 import re
-import tempfile
-import uuid
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -17,10 +15,10 @@ from etils import epath
 from blip_jax.capfilt.table import TextTable, read, skipped  # noqa: F401
 from blip_jax.data.serialization import serializer
 from blip_jax.runtime.errors import UserError
+from blip_jax.runtime.files import atomic_path, remove_incomplete
 
 NAME = "scores"
-WORK = "shards"  # folder of unfinished shards and of claims (work_queue.py)
-INCOMPLETE = "incomplete-"
+WORK = "shards"  # folder of claims (work_queue.py)
 ORIGINS = ("web", "synthetic")
 
 
@@ -52,23 +50,16 @@ def shard_path(directory: str, split: str, shard: int, shards: int) -> epath.Pat
 
 def write_shard(path: epath.Path, rows: list[dict], filters: int = 1) -> None:
     """Writes a shard, whole or not at all."""
-    serialize, here = serializer(features(filters)), "://" not in str(path)
-    with tempfile.TemporaryDirectory() as folder:
-        place = path.parent / WORK if here else epath.Path(folder)
-        place.mkdir(parents=True, exist_ok=True)
-        temporary = place / f"{INCOMPLETE}{uuid.uuid4().hex[:8]}"
-        writer = ArrayRecordWriter(str(temporary), "group_size:1")
-        for row in rows:
-            writer.write(serialize(row))
-        writer.close()
-        if not here:
-            temporary.copy(path, overwrite=True)
-            return
-        try:
-            temporary.replace(path)
-        except FileNotFoundError:  # another host wrote it, finished, and cleaned up
-            if not path.exists():
-                raise
+    serialize = serializer(features(filters))
+    try:
+        with atomic_path(path) as temporary:
+            writer = ArrayRecordWriter(str(temporary), "group_size:1")
+            for row in rows:
+                writer.write(serialize(row))
+            writer.close()
+    except FileNotFoundError:  # another host wrote it, finished, and cleaned up
+        if not path.exists():
+            raise
 
 
 def finish(
@@ -89,8 +80,8 @@ def finish(
     template = tfds.core.ShardedFileTemplate(
         data_dir=directory, dataset_name=NAME, split=split, filetype_suffix="array_record"
     )
-    for leftover in (epath.Path(directory) / WORK).glob(f"{INCOMPLETE}*"):
-        leftover.unlink(missing_ok=True)
+    for folder in (directory, epath.Path(directory) / WORK):
+        remove_incomplete(folder)
     size = sum(path.stat().length for path in paths)
     info = tfds.core.SplitInfo(
         name=split, shard_lengths=lengths, num_bytes=size, filename_template=template

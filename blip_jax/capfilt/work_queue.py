@@ -20,8 +20,9 @@ from typing import Any
 
 from etils import epath
 
-from blip_jax.capfilt.storage import INCOMPLETE, WORK
+from blip_jax.capfilt.storage import WORK
 from blip_jax.runtime.errors import UserError
+from blip_jax.runtime.files import atomic_write
 
 LEASE_SECONDS = 60.0  # without a heartbeat, after which others may claim the shard
 HEARTBEATS_PER_LEASE = 4
@@ -138,14 +139,12 @@ class ShardQueue:
         return text, {}
 
     def _write(self, number: int, values: dict) -> None:
-        text = json.dumps(values)
         try:
-            if "://" in str(self._folder):  # an object is written whole
-                self._file(number).write_text(text)
-            else:
-                unfinished = self._folder / f"{INCOMPLETE}{self.owner.replace('/', '-')}"
-                unfinished.write_text(text)
-                unfinished.replace(self._file(number))
+            with atomic_write(self._file(number)) as file:
+                file.write(json.dumps(values))
+        except FileNotFoundError:  # another host has finished and removed unfinished files
+            if not self._folder.exists():
+                raise UserError(f"{self._folder} was removed; run capfilt again") from None
         except OSError as error:
             raise UserError(
                 f"{self._folder} cannot be written ({error}); check its permissions"

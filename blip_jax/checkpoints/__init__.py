@@ -13,19 +13,16 @@ from collections.abc import Mapping
 from blip_jax import losses, nn
 from blip_jax.checkpoints import huggingface, original
 from blip_jax.checkpoints import tensors as tensor_files
-from blip_jax.checkpoints.detection import infer_config, recognise
-from blip_jax.checkpoints.original import nlvr_from
+from blip_jax.checkpoints.detection import detect_model_type, infer_config
+from blip_jax.checkpoints.original import adapt_to_nlvr
 from blip_jax.data.tokenizer import Tokenizer
 from blip_jax.runtime.config import from_json, to_json
 from blip_jax.runtime.errors import UserError
 
-__all__ = ["Checkpoint", "infer_config", "nlvr_from", "read", "recognise", "write"]
+__all__ = ["Checkpoint", "infer_config", "adapt_to_nlvr", "read", "detect_model_type", "write"]
 
 FORMATS = ("original", "hf")
-PROMPT = "a picture of "  # that the original's captioners were tuned with
 TOKENIZER = "bert-base-uncased"
-# Tokens of the original's training texts, where they are not 35.
-MAX_LENGTH = {"pretrain": 30, "captioner": 40}
 _VOCABULARY_FILES = ("vocab.txt", "tokenizer.json")
 
 
@@ -52,7 +49,9 @@ class Checkpoint:
     max_length: int = 35
 
 
-def read(path: str, heads: Mapping[str, int] | None = None, whole: bool = True) -> Checkpoint:
+def read(
+    path: str, heads: Mapping[str, int] | None = None, training_state: bool = True
+) -> Checkpoint:
     """A checkpoint of the original (.pth, .pt, .bin, .safetensors) or a Hugging Face folder.
 
     Everything in it must be known and everything that the model needs must be there.
@@ -60,7 +59,7 @@ def read(path: str, heads: Mapping[str, int] | None = None, whole: bool = True) 
     Args:
       heads: {"vit": attention heads of the ViT, "med": of the text transformer}, where heads are
         not 64 wide; a Hugging Face folder and a file that `write` made tell them.
-      whole: False leaves momentum encoder and queue unread.
+      training_state: also read the momentum encoder and the queue, if there are any.
 
     Raises:
       UserError: one line that names the file and what is wrong with it.
@@ -69,7 +68,7 @@ def read(path: str, heads: Mapping[str, int] | None = None, whole: bool = True) 
     try:
         if place.is_dir():
             return _read_huggingface(place)
-        return _read_original(place, heads, whole)
+        return _read_original(place, heads, training_state)
     except UserError as error:
         message = str(error)
         raise UserError(message if str(place) in message else f"{place}: {message}") from error
@@ -80,26 +79,28 @@ def _read_huggingface(folder: pathlib.Path) -> Checkpoint:
     params = huggingface.load(tensor_files.read(str(folder)), config, model_type)
     own = any((folder / name).is_file() for name in _VOCABULARY_FILES)
     tokenizer = str(folder) if own else _default_tokenizer(config)
-    length = MAX_LENGTH.get(model_type, Checkpoint.max_length)
+    length = nn.MODEL_TYPES[model_type].max_length
     return Checkpoint(model_type, config, params, tokenizer=tokenizer, max_length=length)
 
 
-def _read_original(file: pathlib.Path, heads: Mapping[str, int] | None, whole: bool) -> Checkpoint:
+def _read_original(
+    file: pathlib.Path, heads: Mapping[str, int] | None, training_state: bool
+) -> Checkpoint:
     tensors = tensor_files.read(str(file))
-    model_type = recognise(tensors)
+    model_type = detect_model_type(tensors)
+    defaults = nn.MODEL_TYPES[model_type]
     about = tensors.extras.get("blip_jax") or {}
     try:
-        config = (
-            from_json(nn.BlipConfig, about["config"])
-            if about
-            else infer_config(tensors.shapes, heads)
-        )
-        prompt = str(about.get("prompt", PROMPT if model_type == "captioner" else ""))
+        if about:
+            config = from_json(nn.BlipConfig, about["config"])
+        else:
+            config = infer_config(tensors.shapes, heads)
+        prompt = str(about.get("prompt", defaults.prompt))
         tokenizer = str(about.get("tokenizer", ""))
-        length = int(about.get("max_length", MAX_LENGTH.get(model_type, Checkpoint.max_length)))
+        length = int(about.get("max_length", defaults.max_length))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError("what it says of itself under 'blip_jax' cannot be read") from error
-    weights = original.load(tensors, config, model_type, whole)
+    weights = original.load(tensors, config, model_type, training_state)
     tokenizer = tokenizer or _default_tokenizer(config)
     return Checkpoint(model_type, config, *weights, tokenizer, prompt, length)
 

@@ -11,7 +11,7 @@ from blip_jax.runtime.errors import UserError
 HEAD = 64  # width of a head, which no shape tells; that of all published models
 
 
-def recognise(names: Iterable[str]) -> str:
+def detect_model_type(names: Iterable[str]) -> str:
     """The model type that a state dict with these names holds.
 
     Raises:
@@ -45,7 +45,7 @@ def infer_config(
     Raises:
       UserError: not a BLIP checkpoint, or a tensor that is needed is missing or has another rank.
     """
-    model_type = recognise(shapes)
+    model_type = detect_model_type(shapes)
     text = "text_decoder.bert" if model_type == "captioner" else "text_encoder"
     width, _, patch_size, _ = _shape(shapes, "visual_encoder.patch_embed.proj.weight", 4)
     tokens = _shape(shapes, "visual_encoder.pos_embed", 3)[1]

@@ -7,7 +7,7 @@ import json
 import pathlib
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -20,11 +20,30 @@ from blip_jax.data.images import MEAN, STD
 from blip_jax.data.tokenizer import Tokenizer
 from blip_jax.runtime.errors import UserError
 
-ARCHITECTURES = {
-    "captioner": "BlipForConditionalGeneration",
-    "vqa": "BlipForQuestionAnswering",
-    "retrieval": "BlipForImageTextRetrieval",
-    "aligned": "BlipModel",
+
+class HuggingFaceClass(NamedTuple):
+    """The class of transformers for a model type.
+
+    Attributes:
+      name: of the class.
+      parts: its parts beside the ViT, by the first component of their tensors' names.
+      embed_field: of the configuration, the size of the aligned features.
+      embed_default: that size where the field is absent.
+    """
+
+    name: str
+    parts: tuple[str, ...]
+    embed_field: str = "image_text_hidden_size"
+    embed_default: int = 256
+
+
+CLASSES = {
+    "captioner": HuggingFaceClass("BlipForConditionalGeneration", ("text_decoder",)),
+    "vqa": HuggingFaceClass("BlipForQuestionAnswering", ("text_encoder", "text_decoder")),
+    "retrieval": HuggingFaceClass(
+        "BlipForImageTextRetrieval", ("text_encoder", "vision_proj", "text_proj", "itm_head")
+    ),
+    "aligned": HuggingFaceClass("BlipModel", ("text_model",), "projection_dim", 512),
 }
 MED_EPS = 1e-12
 BERT = {"pad_token_id": 0, "sep_token_id": 102}  # of bert-base-uncased
@@ -51,8 +70,6 @@ TEXT_DEFAULTS = {
     "layer_norm_eps": MED_EPS,
     "hidden_dropout_prob": 0.0,
 }
-# The sizes of the aligned features, by model_type.
-EMBED = {"aligned": ("projection_dim", 512), "retrieval": ("image_text_hidden_size", 256)}
 _TIED = re.compile(r".*\.predictions\.decoder\.(weight|bias)")  # it makes these itself
 
 
@@ -80,14 +97,8 @@ def rules(model_type: str, config: nn.BlipConfig) -> list[Rule]:
       UserError: a model type that Hugging Face has no class for.
     """
     _check_model_type(model_type)
-    tables = {
-        "captioner": ("text_decoder",),
-        "vqa": ("text_encoder", "text_decoder"),
-        "retrieval": ("text_encoder", "vision_proj", "text_proj", "itm_head"),
-        "aligned": ("text_model",),
-    }
-    wanted = original.rules("pretrain", config)
-    table = vision() + [rule for rule in wanted if rule.name.split(".")[0] in tables[model_type]]
+    known, parts = original.rules("pretrain", config), CLASSES[model_type].parts
+    table = vision() + [rule for rule in known if rule.name.split(".")[0] in parts]
     if model_type == "aligned":
         table += original.text("text_model.", "encoder", config.med)
         table += dense("text_model.pooler.dense", "pooler")
@@ -121,20 +132,20 @@ def read_config(folder: str) -> tuple[nn.BlipConfig, str]:
     """Configuration and model type of a folder's config.json.
 
     Raises:
-      UserError: it is not BLIP's, or of a shape that is not here.
+      UserError: it is not BLIP's, or this code does not support its sizes.
     """
     file = pathlib.Path(folder) / "config.json"
     try:
         values = json.loads(file.read_text("utf-8"))
         model_type = values.get("model_type")
     except (OSError, ValueError, AttributeError) as error:
-        raise UserError(f"{file} is no Hugging Face configuration") from error
+        raise UserError(f"{file} is not a Hugging Face configuration") from error
     if model_type != "blip":
-        raise UserError(f"{file} is of a model of type {model_type!r}; 'blip' is known here")
+        raise UserError(f"{file} is of a model of type {model_type!r}; supported: 'blip'")
     names = values.get("architectures") or []
-    model_types = [model_type for model_type, name in ARCHITECTURES.items() if name in names]
+    model_types = [model_type for model_type, cls in CLASSES.items() if cls.name in names]
     if not model_types:
-        known = ", ".join(ARCHITECTURES.values())
+        known = ", ".join(cls.name for cls in CLASSES.values())
         raise UserError(f"{file} names the architectures {names}; known: {known}")
     vision = VISION_DEFAULTS | (values.get("vision_config") or {})
     text = TEXT_DEFAULTS | (values.get("text_config") or {})
@@ -151,15 +162,15 @@ def _check_config(file: pathlib.Path, vision: Mapping, text: Mapping) -> None:
     }
     for name, found in [*vision.items(), *text.items()]:
         if name.endswith(("size", "_layers", "_heads")) and not isinstance(found, int):
-            raise UserError(f"{file}: {name} is {found!r}; a whole number is known here")
+            raise UserError(f"{file}: {name} is {found!r}; expected a whole number")
     for name, (found, want) in needed.items():
         if found != want:
-            raise UserError(f"{file}: {name} is {found!r}; only {want!r} is known here")
+            raise UserError(f"{file}: {name} is {found!r}; supported: {want!r}")
 
 
 def _config(vision: Mapping, text: Mapping, values: Mapping, model_type: str) -> nn.BlipConfig:
     preset = "large" if vision["hidden_size"] == 1024 else "base"
-    name, default = EMBED.get(model_type, EMBED["retrieval"])
+    cls = CLASSES[model_type]
     return nn.preset(
         preset,
         vit={
@@ -180,7 +191,7 @@ def _config(vision: Mapping, text: Mapping, values: Mapping, model_type: str) ->
             "dropout": text["hidden_dropout_prob"],
             "sharing": "none" if model_type == "vqa" else nn.MedConfig.sharing,
         },
-        embed_dim=values.get(name, default),
+        embed_dim=values.get(cls.embed_field, cls.embed_default),
     )
 
 
@@ -208,19 +219,18 @@ def to_config(
             f"a Hugging Face folder of a vocabulary of {med.vocab_size} needs the tokenizer: "
             "name its folder"
         )
-    if tokenizer is not None and tokenizer.vocab_size != med.vocab_size:
+    if tokenizer is not None and tokenizer.ids.vocab_size != med.vocab_size:
         raise UserError(
-            f"the tokenizer has {tokenizer.vocab_size} tokens, the model's vocabulary "
+            f"the tokenizer has {tokenizer.ids.vocab_size} tokens, the model's vocabulary "
             f"{med.vocab_size}"
         )
     ids = BERT if tokenizer is None else {
-        "pad_token_id": tokenizer.pad, "sep_token_id": tokenizer.sep,
+        "pad_token_id": tokenizer.ids.pad, "sep_token_id": tokenizer.ids.sep,
     }  # fmt: skip
-    name, _ = EMBED.get(model_type, EMBED["retrieval"])
     return {
-        "architectures": [ARCHITECTURES[model_type]],
+        "architectures": [CLASSES[model_type].name],
         "model_type": "blip",
-        name: config.embed_dim,
+        CLASSES[model_type].embed_field: config.embed_dim,
         "tie_word_embeddings": True,
         "vision_config": {
             "model_type": "blip_vision_model",
@@ -283,8 +293,8 @@ def _write_json(file: pathlib.Path, values: Mapping) -> None:
 
 
 def _check_model_type(model_type: str) -> None:
-    if model_type not in ARCHITECTURES:
-        known = ", ".join(ARCHITECTURES)
+    if model_type not in CLASSES:
+        known = ", ".join(CLASSES)
         raise UserError(
             f"Hugging Face has no {model_type!r} model of BLIP; supported model types: {known}"
         )

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from blip_jax import losses, nn
 from blip_jax.checkpoints.rules import (
@@ -16,10 +17,8 @@ from blip_jax.checkpoints.rules import (
     Layout,
     Rule,
     dense,
-    flatten,
     norm,
     under,
-    unflatten,
 )
 from blip_jax.checkpoints.rules import load as load_tree
 from blip_jax.checkpoints.rules import save as save_tree
@@ -95,18 +94,8 @@ def text(name: str, role: str, config: nn.MedConfig, images: int = 1) -> list[Ru
     if images > 1:
         merge, first = f"{theirs}.output.merge_layer", config.first_learned_merge_layer
         rules += [
-            Rule(
-                f"{merge}.weight",
-                "med/layers/merge_kernel",
-                DENSE,
-                first=first,
-            ),
-            Rule(
-                f"{merge}.bias",
-                "med/layers/merge_bias",
-                FLAT,
-                first=first,
-            ),
+            Rule(f"{merge}.weight", "med/layers/merge_kernel", DENSE, first),
+            Rule(f"{merge}.bias", "med/layers/merge_bias", FLAT, first),
         ]
     return rules
 
@@ -202,7 +191,10 @@ def _table(model_type: str, config: nn.BlipConfig) -> list[Rule]:
 
 
 def load(
-    tensors: Mapping[str, np.ndarray], config: nn.BlipConfig, model_type: str, whole: bool = True
+    tensors: Mapping[str, np.ndarray],
+    config: nn.BlipConfig,
+    model_type: str,
+    training_state: bool = True,
 ) -> Weights:
     """The parameters, and the momentum encoder and queue if the file has them.
 
@@ -210,7 +202,7 @@ def load(
     models/blip_itm.py.
 
     Args:
-      whole: False leaves momentum encoder and queue unread.
+      training_state: also read the momentum encoder and the queue, if there are any.
 
     Raises:
       UserError: see `rules.load`.
@@ -220,7 +212,7 @@ def load(
     if model_type == "retrieval" and "temp" not in tensors:
         del params["temperature"]
     like = {"params": params}
-    if not whole:
+    if not training_state:
         unread = re.compile(rf".*_m\..*|.*queue.*|{CONSTANT.pattern}")
         return Weights(load_tree(tensors, like, table, unread.fullmatch)["params"])
     if any(name.startswith("visual_encoder_m.") for name in tensors):
@@ -259,7 +251,7 @@ def save(weights: Weights, config: nn.BlipConfig, model_type: str) -> dict[str, 
     return tensors | {f"{name}.position_ids": ids for name in names}
 
 
-def nlvr_from(params: Mapping, fresh: Mapping) -> dict:
+def adapt_to_nlvr(params: Mapping, fresh: Mapping) -> dict:
     """NLVR2's parameters at the start of fine-tuning, from pre-trained ones.
 
     Both cross-attentions begin as copies of the one; merge layers and classifier stay fresh.
@@ -272,8 +264,8 @@ def nlvr_from(params: Mapping, fresh: Mapping) -> dict:
     Raises:
       UserError: shapes that differ (the position embedding is resized), or a missing parameter.
     """
-    source, started = flatten(params), {}
-    for path, leaf in flatten(fresh).items():
+    source, started = flatten_dict(params, sep="/"), {}
+    for path, leaf in flatten_dict(fresh, sep="/").items():
         origin = path.replace("cross_attention_2", "cross_attention")
         if path.startswith(("classifier_", "med/layers/merge_")):
             started[path] = leaf
@@ -286,4 +278,4 @@ def nlvr_from(params: Mapping, fresh: Mapping) -> dict:
         if value.shape != leaf.shape:
             raise UserError(f"{origin} is {list(value.shape)}, the model's {list(leaf.shape)}")
         started[path] = value
-    return unflatten(started)
+    return unflatten_dict(started, sep="/")

@@ -8,11 +8,12 @@ import re
 from collections.abc import Mapping
 
 import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from blip_jax import nn
 from blip_jax.checkpoints import original
 from blip_jax.checkpoints import tensors as tensor_files
-from blip_jax.checkpoints.rules import Layout, Rule, flatten, load, unflatten
+from blip_jax.checkpoints.rules import Layout, Rule, load
 from blip_jax.runtime.errors import UserError
 
 # Classifiers of the image models, DeiT's distillation head too.
@@ -61,7 +62,9 @@ def _pair(name: str, path: str, kernel: Layout = _SHAPED) -> list[Rule]:
     return [Rule(f"{name}/kernel", f"{path}/kernel", kernel), Rule(f"{name}/bias", f"{path}/bias")]
 
 
-def initialise(params: Mapping, config: nn.BlipConfig, vit: str = "", text: str = "") -> dict:
+def load_pretrained_encoders(
+    params: Mapping, config: nn.BlipConfig, vit: str = "", text: str = ""
+) -> dict:
     """`params` with the ViT and the text transformer of other models in their place.
 
     Args:
@@ -76,7 +79,7 @@ def initialise(params: Mapping, config: nn.BlipConfig, vit: str = "", text: str 
     Raises:
       UserError: a tensor is missing, has no place, or has another shape.
     """
-    leaves = flatten(params)
+    leaves = flatten_dict(params, sep="/")
     for path, read in ((vit, _vit), (text, _text)):
         if not path:
             continue
@@ -85,7 +88,7 @@ def initialise(params: Mapping, config: nn.BlipConfig, vit: str = "", text: str 
         except UserError as error:
             message = str(error)
             raise UserError(message if path in message else f"{path}: {message}") from error
-    return unflatten(leaves)
+    return unflatten_dict(leaves, sep="/")
 
 
 def _vit(path: str, leaves: Mapping, config: nn.BlipConfig) -> dict:
@@ -98,7 +101,9 @@ def _vit(path: str, leaves: Mapping, config: nn.BlipConfig) -> dict:
     if len(shape) == 3:  # of any length; another rank is refused as any wrong shape is
         width = like["vit/position"].shape[-1]
         like["vit/position"] = np.broadcast_to(np.float32(0), (1, shape[1], width))
-    found = flatten(load(tensors, unflatten(like), rules, _CLASSIFIER.fullmatch))
+    found = flatten_dict(
+        load(tensors, unflatten_dict(like, sep="/"), rules, _CLASSIFIER.fullmatch), sep="/"
+    )
     found["vit/position"] = nn.resize_position_embedding(found["vit/position"], config.vit.tokens)
     return found
 
@@ -126,7 +131,7 @@ def _text(path: str, leaves: Mapping, config: nn.BlipConfig) -> dict:
         unused = name.startswith("cls.predictions.") and "med/lm_head/bias" not in leaves
         return unused or _NOT_TEXT.fullmatch(name) is not None
 
-    found = flatten(load(tensors, unflatten(like), rules, ignored))
+    found = flatten_dict(load(tensors, unflatten_dict(like, sep="/"), rules, ignored), sep="/")
     for name in grown:
         found[name] = np.concatenate([found[name], np.asarray(leaves[name])[-_NEW_TOKENS:]])
     return found

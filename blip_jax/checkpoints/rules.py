@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from blip_jax.runtime.errors import UserError
 
@@ -105,29 +106,6 @@ class _Place(NamedTuple):
         return self.rule.layout.save(self.of(blank)).shape
 
 
-def flatten(tree: Mapping, prefix: str = "") -> dict[str, Any]:
-    """Nested dicts to {"a/b": leaf}."""
-    leaves = {}
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            leaves |= flatten(value, f"{prefix}{key}/")
-        else:
-            leaves[f"{prefix}{key}"] = value
-    return leaves
-
-
-def unflatten(leaves: Mapping[str, Any]) -> dict:
-    """The inverse of `flatten`."""
-    tree: dict = {}
-    for path, leaf in leaves.items():
-        *parents, last = path.split("/")
-        node = tree
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[last] = leaf
-    return tree
-
-
 def _places(leaves: Mapping[str, Any], rules: list[Rule]) -> Iterator[tuple[str, _Place]]:
     """(name, place) for all layers of all rules whose path is among the leaves."""
     for rule in rules:
@@ -149,7 +127,7 @@ def source_shapes(like: Mapping, rules: list[Rule]) -> dict[str, tuple[int, ...]
     Args:
       like: nested dict of things with a shape.
     """
-    leaves = flatten(like)
+    leaves = flatten_dict(like, sep="/")
     return {name: place.source_shape(leaves[place.path]) for name, place in _places(leaves, rules)}
 
 
@@ -176,7 +154,7 @@ def load(
       UserError: a tensor is missing, has no place, has another shape, or differs in a bit from one
         that it is tied to; or no tensor fills a parameter.
     """
-    leaves = flatten(like)
+    leaves = flatten_dict(like, sep="/")
     places: dict[str, list[_Place]] = {}
     for name, place in _places(leaves, rules):
         places.setdefault(name, []).append(place)
@@ -215,7 +193,7 @@ def load(
             if not equal:
                 tied = first[place.key]
                 raise UserError(f"tensor {name} differs from {tied}, to which it is tied")
-    return unflatten(found)
+    return unflatten_dict(found, sep="/")
 
 
 def _empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
@@ -271,7 +249,7 @@ def save(params: Mapping, rules: list[Rule]) -> dict[str, np.ndarray]:
 
     Arrays are contiguous. Tied weights are under each of their names, as one array.
     """
-    leaves = {path: np.asarray(leaf) for path, leaf in flatten(params).items()}
+    leaves = {path: np.asarray(leaf) for path, leaf in flatten_dict(params, sep="/").items()}
     tensors, saved = {}, {}
     for name, place in _places(leaves, rules):
         if place.key not in saved:

@@ -1,4 +1,4 @@
-"""Where models come from: workdirs, PyTorch checkpoints, Hugging Face folders and ids."""
+"""Where models come from and go to: workdirs, PyTorch files, Hugging Face folders and ids."""
 
 import contextlib
 import dataclasses
@@ -22,8 +22,8 @@ from blip_jax.runtime.config import from_json, to_json
 from blip_jax.runtime.errors import UserError
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-TOKENIZER_DIR = "tokenizer"  # of a workdir
-# The files of a Hugging Face repository that are used; other frameworks' weights are not fetched.
+TOKENIZER = "tokenizer"  # a workdir's folder for it
+# The files of a Hugging Face repository that are read; other frameworks' weights are not fetched.
 HUB_FILES = ["*.json", "*.safetensors", "pytorch_model*.bin", "vocab.txt"]
 SUFFIXES = (".pth", ".pt", ".bin", ".safetensors", ".npz")
 
@@ -32,25 +32,30 @@ def read(
     source: str | os.PathLike,
     *,
     heads: Mapping[str, int] | None = None,
-    whole: bool = True,
+    training_state: bool = True,
 ) -> checkpoints.Checkpoint:
-    """What a source of `load` holds, with momentum encoder and queue if `whole`.
+    """Returns the checkpoint at `source`.
+
+    Args:
+      source: a training's workdir, a checkpoint of the original (`.pth`), or a Hugging Face
+        folder, each local or `gs://`; or a Hugging Face id ("Salesforce/blip-itm-base-coco").
+      heads: see `checkpoints.read`.
+      training_state: also read the momentum encoder and the queue.
 
     Raises:
-      UserError: there is no such model, or it is not whole.
+      UserError: it does not exist or is incomplete.
     """
     if not (epath.Path(source) / CHECKPOINT_DIR).exists():
         with local_copy(source) as path:
-            found = checkpoints.read(path, heads, whole)
+            found = checkpoints.read(path, heads, training_state)
             if path == os.fspath(source) or not os.path.isdir(found.tokenizer):
                 return found
-            # A folder that is gone afterwards is read now.
+            # The folder is temporary, so its tokenizer is read now.
             return dataclasses.replace(found, tokenizer=Tokenizer.load(found.tokenizer))
-    stored, meta = load_state_items(
-        os.fspath(source), ("params", "extra") if whole else ("params",)
-    )
-    folder = epath.Path(source) / TOKENIZER_DIR
-    tokenizer = os.fspath(folder) if folder.exists() else meta.tokenizer
+    names = ("params", "extra") if training_state else ("params",)
+    stored, meta = load_state_items(os.fspath(source), names)
+    own = epath.Path(source) / TOKENIZER
+    tokenizer = os.fspath(own) if own.exists() else meta.tokenizer
     extra = stored.get("extra", {})
     queue = extra.get("queue")
     return checkpoints.Checkpoint(
@@ -66,17 +71,19 @@ def read(
 
 
 def write(checkpoint: checkpoints.Checkpoint, path: str, to: str) -> None:
-    """Writes "original" and "hf" (see `checkpoints.write`), or "jax": a workdir.
+    """Writes a checkpoint in the format `to`: "original" or "hf" (see `checkpoints.write`), "jax".
+
+    "jax" is a workdir, as training writes it.
 
     Raises:
-      UserError: the format has no such model, or `path` is taken.
+      UserError: the format does not support the model type, or `path` exists.
     """
     if to != "jax":
         checkpoints.write(checkpoint, path, to)
         return
-    tokenizer, named = checkpoint.tokenizer, isinstance(checkpoint.tokenizer, str)
-    if named and os.path.isdir(tokenizer):
-        tokenizer, named = Tokenizer.load(tokenizer), False
+    tokenizer, is_name = checkpoint.tokenizer, isinstance(checkpoint.tokenizer, str)
+    if is_name and os.path.isdir(tokenizer):
+        tokenizer, is_name = Tokenizer.load(tokenizer), False
     extra = {"momentum": checkpoint.momentum, "queue": checkpoint.queue}
     extra = {name: value for name, value in extra.items() if value is not None}
     meta = Metadata(
@@ -84,35 +91,52 @@ def write(checkpoint: checkpoints.Checkpoint, path: str, to: str) -> None:
         model=to_json(checkpoint.config),
         prompt=checkpoint.prompt,
         max_length=checkpoint.max_length,
-        tokenizer=tokenizer if named else "",
+        tokenizer=tokenizer if is_name else "",
     )
     save_model(path, checkpoint.params, extra, meta)
-    if not named:
-        tokenizer.save(str(epath.Path(path) / TOKENIZER_DIR))
+    if not is_name:
+        tokenizer.save(str(epath.Path(path) / TOKENIZER))
 
 
 def with_image_size(
-    params: dict, config: nn.BlipConfig, image_size: int | None
-) -> tuple[dict, nn.BlipConfig]:
-    """The model for images of another size.
+    checkpoint: checkpoints.Checkpoint, image_size: int | None
+) -> checkpoints.Checkpoint:
+    """Returns the checkpoint for images of `image_size` pixels a side; None: as it is.
+
+    The position embeddings of the model and of its momentum encoder are resized.
 
     Raises:
       UserError: the size is not a multiple of the patch.
     """
-    if image_size in (None, config.vit.image_size):
-        return params, config
-    config = dataclasses.replace(config, vit=dataclasses.replace(config.vit, image_size=image_size))
-    position = np.asarray(params["vit"]["position"])
-    position = nn.resize_position_embedding(position, config.vit.tokens)
-    return {**params, "vit": {**params["vit"], "position": position}}, config
+    vit = checkpoint.config.vit
+    if image_size in (None, vit.image_size):
+        return checkpoint
+    vit = dataclasses.replace(vit, image_size=image_size)
+    config = dataclasses.replace(checkpoint.config, vit=vit)
+
+    def resized(params: dict) -> dict:
+        position = np.asarray(params["vit"]["position"])
+        position = nn.resize_position_embedding(position, vit.tokens)
+        return {**params, "vit": {**params["vit"], "position": position}}
+
+    momentum = checkpoint.momentum
+    return dataclasses.replace(
+        checkpoint,
+        config=config,
+        params=resized(checkpoint.params),
+        momentum=None if momentum is None else resized(momentum),
+    )
 
 
 @contextlib.contextmanager
 def local_copy(source: str | os.PathLike) -> Iterator[str]:
-    """The path of a file or folder on this machine, fetched if need be.
+    """Yields the path of a local copy of a file or folder: itself if it is local already.
+
+    Args:
+      source: a path, local or `gs://`, or a Hugging Face id.
 
     Raises:
-      UserError: there is none.
+      UserError: it does not exist.
     """
     name = os.fspath(source)
     place = epath.Path(name)
@@ -122,33 +146,33 @@ def local_copy(source: str | os.PathLike) -> Iterator[str]:
         with tempfile.TemporaryDirectory() as folder:
             yield _download(place, folder)
     elif HUB_ID.fullmatch(name) and not name.endswith(SUFFIXES):
-        yield _from_hub(name)
+        yield _download_from_hub(name)
     else:
         raise UserError(f"{name} does not exist")
 
 
 def _download(place: epath.Path, folder: str) -> str:
-    """Copies a file, or the files right in a folder."""
+    """Copies a file, or the files of a folder (not of its subfolders); returns the copy's path."""
     files = [x for x in place.iterdir() if x.is_file()] if place.is_dir() else [place]
     for file in files:
         file.copy(epath.Path(folder) / file.name)
     return folder if place.is_dir() else os.path.join(folder, place.name)
 
 
-def _from_hub(name: str) -> str:
-    """The folder of a snapshot, downloaded once."""
+def _download_from_hub(name: str) -> str:
+    """Returns the folder of a snapshot, which is downloaded once and then kept in a cache."""
     import huggingface_hub
 
     files: list[str] = []
     try:
-        with contextlib.suppress(Exception):  # offline: what is there is taken
+        with contextlib.suppress(Exception):  # offline: the cache is used
             files = huggingface_hub.list_repo_files(name)
-        twice = any(file.endswith(".safetensors") for file in files)
-        unwanted = ["*.bin"] if twice else []  # the same weights in another format
+        has_safetensors = any(file.endswith(".safetensors") for file in files)
+        unwanted = ["*.bin"] if has_safetensors else []  # the same weights in another format
         return huggingface_hub.snapshot_download(
             name, allow_patterns=HUB_FILES, ignore_patterns=unwanted
         )
-    except Exception as error:  # its own kinds, and those of several HTTP libraries
+    except Exception as error:  # its own types, and those of several HTTP libraries
         raise UserError(
             f"{name} is neither a path here nor an id that Hugging Face gave "
             f"({type(error).__name__})"

@@ -54,18 +54,18 @@ def run(argv: list[str]) -> int:
     from etils import epath
 
     from blip_jax.checkpoints import sources
+    from blip_jax.checkpoints.training import CHECKPOINT_DIR
 
     target = epath.Path(args.target)
     to = args.to
     if to is None:
-        inside = (epath.Path(args.source) / sources.CHECKPOINT_DIR).exists()
+        inside = (epath.Path(args.source) / CHECKPOINT_DIR).exists()
         to = "hf" if inside else "jax"
         to = "original" if target.suffix in (".pth", ".pt", ".safetensors") else to
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise UserError(f"{target} exists already; give a new name")
+        raise UserError(f"{target} exists already; choose another path")
     found = sources.read(args.source, heads=args.heads)
-    if args.image_size:
-        found = with_image_size(found, args.image_size)
+    found = sources.with_image_size(found, args.image_size)
     if args.tokenizer:
         found = dataclasses.replace(found, tokenizer=args.tokenizer)
     sources.write(found, args.target, to)
@@ -84,14 +84,3 @@ def run(argv: list[str]) -> int:
     for name, value in rows.items():
         print(f"{name:>12}  {value}")
     return 0
-
-
-def with_image_size(found, image_size: int):
-    """The checkpoint for images of another size, its momentum encoder too."""
-    from blip_jax.checkpoints import sources
-
-    params, config = sources.with_image_size(found.params, found.config, image_size)
-    momentum = found.momentum
-    if momentum is not None:
-        momentum, _ = sources.with_image_size(momentum, found.config, image_size)
-    return dataclasses.replace(found, params=params, momentum=momentum, config=config)

@@ -1,7 +1,7 @@
-"""Augmentation of training images: random crop, flip, RandAugment. Each part can be off.
+"""Augmentation of training images: random crop, flip, RandAugment. Each can be off.
 
-Images are uint8 [H, W, 3]. All chance comes from the generator that is handed in. The operations
-give the results of the original's transform/randaugment.py, quirks included.
+Images are uint8 [H, W, 3]. All randomness comes from the generator that is passed in. The
+operations give the results of the original's transform/randaugment.py, quirks included.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def auto_contrast(image: np.ndarray, wrap: bool = True) -> np.ndarray:
 
 
 def equalize(image: np.ndarray) -> np.ndarray:
-    """Returns the image with each channel's histogram made flat, as PIL's ImageOps.equalize."""
+    """Returns the image with each channel's histogram equalised, as PIL's ImageOps.equalize."""
     channels = []
     for channel in cv2.split(image):
         counts = np.bincount(channel.ravel(), minlength=256)
@@ -103,7 +103,7 @@ def brightness(image: np.ndarray, factor: float) -> np.ndarray:
 
 
 def sharpness(image: np.ndarray, factor: float) -> np.ndarray:
-    """Returns the image blended with a smoothed one; the outermost pixels stay, save at 0.
+    """Returns the image blended with a smoothed one; the outermost pixels change only if it is 0.
 
     A factor of 1 changes nothing, 0 is smooth, more than 1 sharpens (clipped, where the original
     wraps around).
@@ -145,12 +145,12 @@ def rotate(image: np.ndarray, degrees: float) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class RandAugment:
-    """`n` operations drawn with replacement, each then done with probability one half.
+    """`n` operations drawn with replacement, each applied with probability one half.
 
     Attributes:
       n: operations an image. m: strength from 0 to 10.
       ops: names of OPS to draw from; the default is the original's list.
-      autocontrast_wraps: True repeats a fault of the original (see `auto_contrast`), for parity.
+      autocontrast_wraps: True repeats a bug of the original (see `auto_contrast`), for parity.
 
     Raises:
       UserError: an unknown operation, or m out of range.
@@ -169,7 +169,7 @@ class RandAugment:
             raise UserError(f"RandAugment m is {self.m}; it must be from 0 to {MAX_LEVEL}")
 
     def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Returns the augmented image, same shape; `image` itself is not written to."""
+        """Returns the augmented image, same shape; `image` itself is not changed."""
         for choice in rng.integers(len(self.ops), size=self.n):
             if rng.random() < 0.5:
                 image = self.apply(self.ops[choice], image, 1 if rng.random() < 0.5 else -1)
@@ -195,10 +195,10 @@ class RandAugment:
 
 @dataclasses.dataclass(frozen=True)
 class TrainTransform:
-    """What happens to a training image. The defaults are BLIP's pre-training.
+    """The augmentation of a training image. The defaults are those of BLIP's pre-training.
 
-    On the synthetic Shapes dataset crops, rotations and colour changes make captions false:
-    `TrainTransform.plain`.
+    Crops, rotations and colour changes make captions of the Shapes dataset false; use
+    `TrainTransform.plain` there.
 
     Attributes:
       size: side of the result, pixels.

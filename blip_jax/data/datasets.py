@@ -9,7 +9,7 @@ from __future__ import annotations
 import tensorflow_datasets as tfds
 from etils import epath
 
-from blip_jax.data.remote import StagedSource
+from blip_jax.data.remote import RemoteDataSource
 from blip_jax.runtime.errors import UserError
 
 
@@ -42,7 +42,7 @@ def open_dataset(directory: str, split: str):
         decoders = {"image": tfds.decode.SkipDecoding()}
     try:
         if "://" in str(directory):
-            return StagedSource(builder, split, decoders)
+            return RemoteDataSource(builder, split, decoders)
         return builder.as_data_source(split, decoders=decoders)
     except Exception as error:
         message = f"split {split!r} of {directory} cannot be read: {error}".splitlines()[0]

@@ -39,7 +39,7 @@ class ExampleMaker(Protocol):
     def collate(self, examples: Sequence[dict[str, Any]]) -> dict[str, np.ndarray]: ...
 
 
-def stable_hash(text: str) -> int:
+def crc32_hash(text: str) -> int:
     """Returns a number from 0 to 2**31 - 1 that is the same in every process and run."""
     return zlib.crc32(text.encode("utf-8", "surrogatepass")) & 0x7FFFFFFF
 

@@ -1,10 +1,10 @@
-"""Loads a model to use."""
+"""Finding a model: workdirs, PyTorch checkpoints, Hugging Face folders and ids."""
 
 import dataclasses
 import os
 from collections.abc import Mapping, Sequence
 
-from blip_jax.checkpoints.sources import read, with_image_size
+from blip_jax.checkpoints import sources
 from blip_jax.data.tokenizer import Tokenizer
 from blip_jax.models.model import Model
 
@@ -35,9 +35,10 @@ def load(
     Raises:
       UserError: there is no such model, or it is not whole.
     """
-    found = read(source, heads=heads, whole=False)
-    params, config = with_image_size(found.params, found.config, image_size)
-    config = dataclasses.replace(config, dtype=dtype, quirks=(*config.quirks, *quirks))
+    found = sources.read(source, heads=heads, training_state=False)
+    found = sources.with_image_size(found, image_size)
+    quirks = (*found.config.quirks, *quirks)
+    config = dataclasses.replace(found.config, dtype=dtype, quirks=quirks)
     given = found.tokenizer if tokenizer is None else tokenizer
     described = {name: getattr(found, name) for name in ("model_type", "prompt", "max_length")}
-    return Model(params, config, given, **described)
+    return Model(found.params, config, given, **described)

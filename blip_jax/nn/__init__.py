@@ -8,6 +8,7 @@ tokens = nn.Blip(config).apply({"params": params}, images, method="encode_image"
 from blip_jax.nn.aligned import Aligned
 from blip_jax.nn.blip import Blip, init_cache, momentum_params, set_first_token, with_enc_token
 from blip_jax.nn.configs import (
+    PRESETS,
     QUIRKS,
     BlipConfig,
     MedConfig,
@@ -15,18 +16,20 @@ from blip_jax.nn.configs import (
     param_group_name,
     preset,
 )
-from blip_jax.nn.model_types import MODEL_TYPES, init, network, param_shapes
+from blip_jax.nn.model_types import MODEL_TYPES, ModelType, init, network, param_shapes
 from blip_jax.nn.nlvr import Nlvr
 from blip_jax.nn.vit import resize_position_embedding
 from blip_jax.nn.vqa import Vqa
 
 __all__ = [
     "MODEL_TYPES",
+    "PRESETS",
     "QUIRKS",
     "Aligned",
     "Blip",
     "BlipConfig",
     "MedConfig",
+    "ModelType",
     "Nlvr",
     "ViTConfig",
     "Vqa",

@@ -8,9 +8,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from blip_jax.nn.attention import Projection, layer_norm
-from blip_jax.nn.blip import unit
+from blip_jax.nn.blip import l2_normalize
 from blip_jax.nn.configs import BlipConfig
+from blip_jax.nn.layers import dense, layer_norm
 from blip_jax.nn.med import Med
 from blip_jax.nn.vit import ViT
 
@@ -21,12 +21,12 @@ class Aligned(nn.Module):
     config: BlipConfig
 
     def setup(self):
-        vit, med, embed = self.config.vit, self.config.med, (self.config.embed_dim,)
+        vit, med = self.config.vit, self.config.med
         self.vit = ViT(self.config)
         self.med = Med(self.config)
-        self.pooler = Projection((med.width,), med.kernel_std)
-        self.vision_proj = Projection(embed, vit.kernel_std, biased=False)
-        self.text_proj = Projection(embed, med.kernel_std, biased=False)
+        self.pooler = dense(med.width, med.kernel_std)
+        self.vision_proj = dense(self.config.embed_dim, vit.kernel_std, use_bias=False)
+        self.text_proj = dense(self.config.embed_dim, med.kernel_std, use_bias=False)
 
     def encode_image(self, images: jax.Array, train: bool = False) -> jax.Array:
         """Normalised float [B, S, S, 3] -> image tokens [B, N, D], [CLS] first."""
@@ -35,15 +35,17 @@ class Aligned(nn.Module):
     def image_features(self, tokens: jax.Array) -> jax.Array:
         """Image tokens -> float32 [B, E] of unit length, aligned with `text_features`."""
         # The final norm a second time, as there (`BlipVisionModel.forward`).
-        norm = self.vit.variables["params"]["norm"]
-        cls = tokens[:, 0].astype(jnp.float32)
-        return unit(self.vision_proj(layer_norm(cls, **norm, eps=self.config.vit.eps)))
+        params = {"params": self.vit.variables["params"]["norm"]}
+        norm = layer_norm(self.config.vit.eps, parent=None)
+        return l2_normalize(self.vision_proj(norm.apply(params, tokens[:, 0].astype(jnp.float32))))
 
     def text_features(self, ids: jax.Array, mask: jax.Array, train: bool = False) -> jax.Array:
         """ids int [B, T], mask bool [B, T] -> float32 [B, E] of unit length."""
         states = self.med.encode(ids, mask, train=train)
-        return unit(self.text_proj(jnp.tanh(self.pooler(states[:, 0].astype(jnp.float32)))))
+        return l2_normalize(self.text_proj(jnp.tanh(self.pooler(states[:, 0].astype(jnp.float32)))))
 
-    def ground(self, ids: jax.Array, mask: jax.Array, tokens: jax.Array) -> jax.Array:
+    def encode_text_with_image(
+        self, ids: jax.Array, mask: jax.Array, tokens: jax.Array
+    ) -> jax.Array:
         """Image-grounded text states [B, T, D]."""
-        return self.med.encode(ids, mask, (self.med.context(tokens, "encoder"),))
+        return self.med.encode(ids, mask, (self.med.project_context(tokens, "encoder"),))

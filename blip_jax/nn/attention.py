@@ -10,6 +10,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from blip_jax.nn.layers import dense
+
 
 class KVCache(NamedTuple):
     """Keys and values of the tokens so far, [B, T, H, K] each (stacked: [L, B, T, H, K])."""
@@ -18,7 +20,7 @@ class KVCache(NamedTuple):
     value: jax.Array
 
 
-class Context(NamedTuple):
+class CrossAttentionContext(NamedTuple):
     """What cross-attention reads: keys and values, projected beforehand.
 
     Attributes:
@@ -30,46 +32,6 @@ class Context(NamedTuple):
     key: jax.Array
     value: jax.Array
     mask: jax.Array | None = None
-
-
-def layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, eps: float) -> jax.Array:
-    """In float32 whatever comes in; gives back the dtype that came in."""
-    y = x.astype(jnp.float32)
-    y = y - y.mean(axis=-1, keepdims=True)
-    # In two passes: E[x^2] - E[x]^2 loses the digits that parity with PyTorch needs.
-    y = y * jax.lax.rsqrt(jnp.square(y).mean(axis=-1, keepdims=True) + eps)
-    return (y * scale + bias).astype(x.dtype)
-
-
-class LayerNorm(nn.Module):
-    """`layer_norm` with learned scale and bias."""
-
-    eps: float
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
-        bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],))
-        return layer_norm(x, scale, bias, self.eps)
-
-
-class Projection(nn.Module):
-    """A dense layer onto any output shape: [..., D] -> [..., *features]; `inputs` axes contract."""
-
-    features: tuple[int, ...]
-    std: float
-    inputs: int = 1
-    dtype: jnp.dtype = jnp.float32
-    biased: bool = True
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        shape = x.shape[x.ndim - self.inputs :] + self.features
-        kernel = self.param("kernel", nn.initializers.normal(self.std), shape)
-        y = jnp.tensordot(x.astype(self.dtype), kernel.astype(self.dtype), self.inputs)
-        if not self.biased:
-            return y
-        return y + self.param("bias", nn.initializers.zeros, self.features).astype(self.dtype)
 
 
 def attend(
@@ -111,15 +73,15 @@ class MultiHead(nn.Module):
     dropout: float = 0.0
     train: bool = False
 
-    def attended(self, query, key, value, mask) -> jax.Array:
+    def attention(self, query, key, value, mask) -> jax.Array:
         """[B, T, H, K], from probabilities with dropout."""
         dropout = nn.Dropout(self.dropout, deterministic=not self.train)
         return attend(query, key, value, mask, dropout)
 
-    def merged(self, y: jax.Array) -> jax.Array:
+    def project_output(self, y: jax.Array) -> jax.Array:
         """[B, T, H, K] -> [B, T, D]."""
         width = y.shape[-2] * y.shape[-1]
-        return Projection((width,), self.output_std, 2, dtype=self.dtype, name="out")(y)
+        return dense(width, self.output_std, 2, dtype=self.dtype, name="out")(y)
 
 
 class SelfAttention(MultiHead):
@@ -136,14 +98,14 @@ class SelfAttention(MultiHead):
         """x [B, T, D] -> ([B, T, D], cache with the keys of x written from position `index` on)."""
         width = x.shape[-1]
         split = (3, self.heads, width // self.heads)
-        qkv = Projection(split, self.kernel_std, dtype=self.dtype, name="qkv")(x)
+        qkv = dense(split, self.kernel_std, dtype=self.dtype, name="qkv")(x)
         query, key, value = (qkv[:, :, part] for part in range(3))
         if cache is not None:
             at = (0, index, 0, 0)
             key = jax.lax.dynamic_update_slice(cache.key, key.astype(cache.key.dtype), at)
             value = jax.lax.dynamic_update_slice(cache.value, value.astype(cache.value.dtype), at)
             cache = KVCache(key, value)
-        return self.merged(self.attended(query, key, value, mask)), cache
+        return self.project_output(self.attention(query, key, value, mask)), cache
 
 
 class CrossAttention(MultiHead):
@@ -153,26 +115,27 @@ class CrossAttention(MultiHead):
     def __call__(
         self,
         x: jax.Array,
-        context: Context,
-        rows: jax.Array | None = None,
+        context: CrossAttentionContext,
+        context_index: jax.Array | None = None,
     ) -> jax.Array:
         """x [B, T, D] attends to the context's rows.
 
         Args:
-          rows: int32 [G, n]: which context row each text row reads, counted within its group
-            (see `gather_rows`). None: text row b reads context row b // (B / C), nothing copied.
+          context_index: int32 [G, n]: which context row each text row reads, counted within its
+            group (see `gather_rows`). None: text row b reads context row b // (B / C), and nothing
+            is copied.
         """
         batch, length, width = x.shape
         head = width // self.heads
-        query = Projection((self.heads, head), self.kernel_std, dtype=self.dtype, name="query")(x)
+        query = dense((self.heads, head), self.kernel_std, dtype=self.dtype, name="query")(x)
         key, value, mask = context
-        if rows is not None:
-            key, value = gather_rows(key, rows), gather_rows(value, rows)
-            mask = None if mask is None else gather_rows(mask, rows)
+        if context_index is not None:
+            key, value = gather_rows(key, context_index), gather_rows(value, context_index)
+            mask = None if mask is None else gather_rows(mask, context_index)
         query = query.reshape(key.shape[0], -1, self.heads, head)
         allowed = None if mask is None else mask[:, None, None, :]
-        y = self.attended(query, key.swapaxes(1, 2), value.swapaxes(1, 2), allowed)
-        return self.merged(y.reshape(batch, length, self.heads, head))
+        y = self.attention(query, key.swapaxes(1, 2), value.swapaxes(1, 2), allowed)
+        return self.project_output(y.reshape(batch, length, self.heads, head))
 
 
 def gather_rows(x: jax.Array, rows: jax.Array) -> jax.Array:

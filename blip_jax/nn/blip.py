@@ -8,8 +8,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from blip_jax.nn.attention import Context, KVCache, Projection
+from blip_jax.nn.attention import CrossAttentionContext, KVCache
 from blip_jax.nn.configs import BlipConfig
+from blip_jax.nn.layers import dense
 from blip_jax.nn.med import Med
 from blip_jax.nn.vit import ViT
 
@@ -27,9 +28,9 @@ class Blip(nn.Module):
         config = self.config
         self.vit = ViT(config)
         self.med = Med(config)
-        self.vision_proj = Projection((config.embed_dim,), config.vit.kernel_std)
-        self.text_proj = Projection((config.embed_dim,), config.med.kernel_std)
-        self.itm_head = Projection((2,), config.med.kernel_std)
+        self.vision_proj = dense(config.embed_dim, config.vit.kernel_std)
+        self.text_proj = dense(config.embed_dim, config.med.kernel_std)
+        self.itm_head = dense(2, config.med.kernel_std)
 
     def encode_image(self, images: jax.Array, train: bool = False) -> jax.Array:
         """Normalised float [C, S, S, 3] -> image tokens [C, N, D], [CLS] first."""
@@ -37,62 +38,64 @@ class Blip(nn.Module):
 
     def image_features(self, tokens: jax.Array) -> jax.Array:
         """Image tokens -> float32 [C, E] of unit length, aligned with `text_features`."""
-        return unit(self.vision_proj(tokens[:, 0].astype(jnp.float32)))
+        return l2_normalize(self.vision_proj(tokens[:, 0].astype(jnp.float32)))
 
     def text_features(self, ids: jax.Array, mask: jax.Array, train: bool = False) -> jax.Array:
         """ids int [B, T], mask bool [B, T] -> float32 [B, E] of unit length."""
         states = self.encode_text(ids, mask, train)
-        return unit(self.text_proj(states[:, 0].astype(jnp.float32)))
+        return l2_normalize(self.text_proj(states[:, 0].astype(jnp.float32)))
 
     def encode_text(self, ids: jax.Array, mask: jax.Array, train: bool = False) -> jax.Array:
         """Unimodal text states [B, T, D]."""
         return self.med.encode(ids, mask, train=train)
 
-    def context(self, tokens: jax.Array, role: str) -> Context:
+    def image_context(self, tokens: jax.Array, role: str) -> CrossAttentionContext:
         """Image tokens -> what cross-attention in `role` ("encoder", "decoder") reads."""
-        return self.med.context(tokens, role)
+        return self.med.project_context(tokens, role)
 
-    def ground(
+    def encode_text_with_image(
         self,
         ids: jax.Array,
         mask: jax.Array,
-        context: Context,
-        rows: jax.Array | None = None,
+        context: CrossAttentionContext,
+        context_index: jax.Array | None = None,
         train: bool = False,
     ) -> jax.Array:
         """Image-grounded text states [B, T, D]; [ENC] takes position 0.
 
-        `rows` says which image each text reads; see `attention.CrossAttention`.
+        `context_index` says which image each text reads; see `attention.CrossAttention`.
         """
-        return self.med.encode(with_enc_token(ids, self.config), mask, (context,), rows, train)
+        return self.med.encode(
+            with_enc_token(ids, self.config), mask, (context,), context_index, train
+        )
 
     def itm_logits(
         self,
         ids: jax.Array,
         mask: jax.Array,
-        context: Context,
-        rows: jax.Array | None = None,
+        context: CrossAttentionContext,
+        context_index: jax.Array | None = None,
         train: bool = False,
     ) -> jax.Array:
         """float32 [B, 2]: no match, match."""
-        states = self.ground(ids, mask, context, rows, train)
+        states = self.encode_text_with_image(ids, mask, context, context_index, train)
         return self.itm_head(states[:, 0].astype(jnp.float32))
 
     def lm_logits(
-        self, ids: jax.Array, mask: jax.Array, context: Context, train: bool = False
+        self, ids: jax.Array, mask: jax.Array, context: CrossAttentionContext, train: bool = False
     ) -> jax.Array:
         """float32 [B, T, V]: position t predicts token t + 1; [DEC] takes position 0."""
         ids = set_first_token(ids, self.config.med.dec_token)
         return self.med.decode(ids, context, mask, train=train)[0]
 
     def decode_step(
-        self, ids: jax.Array, context: Context, cache: KVCache, index: jax.Array
+        self, ids: jax.Array, context: CrossAttentionContext, cache: KVCache, index: jax.Array
     ) -> tuple[jax.Array, KVCache]:
         """ids int [B, t] behind the `index` tokens that the cache holds -> (logits, cache)."""
         return self.med.decode(ids, context, cache=cache, index=index)
 
 
-def unit(x: jax.Array) -> jax.Array:
+def l2_normalize(x: jax.Array) -> jax.Array:
     """Unit length along the last axis, with PyTorch's floor of 1e-12 (F.normalize)."""
     # max(|x|, eps) as sqrt(max(x.x, eps^2)): the gradient at 0 is finite (1 / eps, as PyTorch's).
     return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(x * x, axis=-1, keepdims=True), 1e-24))

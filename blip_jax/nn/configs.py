@@ -7,7 +7,7 @@ from blip_jax.runtime.config import replace
 from blip_jax.runtime.errors import UserError
 from blip_jax.runtime.suggestions import hint
 
-# What each sharing layout of the paper's Table 3 lets the text encoder and decoder have in common.
+# What the text encoder and decoder share in each layout of the paper's Table 3.
 SHARING = {
     "all": frozenset({"embeddings", "self_attention", "cross_attention", "ffn"}),
     "all_but_cross_attention": frozenset({"embeddings", "self_attention", "ffn"}),
@@ -16,7 +16,7 @@ SHARING = {
 }
 REMAT = ("none", "dots", "full")
 DTYPES = ("float32", "bfloat16", "float16")
-# Faults of the original that its released code computes with, off by default.
+# Faults of the original's released code that can be reproduced; off by default.
 QUIRKS = {
     "cls_for_enc": "image-grounded text keeps [CLS] where training put [ENC] (models/blip_itm.py; "
     "Hugging Face's retrieval and VQA)",
@@ -52,7 +52,8 @@ class ViTConfig:
 class MedConfig:
     """The multimodal mixture of encoder-decoder: BERT's shape with cross-attention.
 
-    The last two ids of the vocabulary are [DEC] and [ENC], in this order.
+    `dec_index` and `enc_index` are the ids of [DEC] and [ENC]; negative ones count from the end of
+    the vocabulary, to which BLIP's tokenizer appends the two.
     """
 
     width: int = 768  # of hidden states
@@ -60,6 +61,8 @@ class MedConfig:
     heads: int = 12  # attention heads; they divide the width
     mlp_dim: int = 3072  # width of the feed-forward layers
     vocab_size: int = 30524  # tokens; a training run takes the tokenizer's
+    dec_index: int = -2  # id of [DEC]
+    enc_index: int = -1  # id of [ENC]
     max_length: int = 512  # positions
     dropout: float = 0.1  # of hidden states and of attention probabilities
     # What encoder and decoder share (the paper's Table 3).
@@ -74,13 +77,13 @@ class MedConfig:
 
     @property
     def dec_token(self) -> int:
-        """Id of [DEC]."""
-        return self.vocab_size - 2
+        """The id of [DEC], 0 … vocab_size - 1."""
+        return self.dec_index % self.vocab_size
 
     @property
     def enc_token(self) -> int:
-        """Id of [ENC]."""
-        return self.vocab_size - 1
+        """The id of [ENC], 0 … vocab_size - 1."""
+        return self.enc_index % self.vocab_size
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,6 +118,12 @@ class BlipConfig:
                 f"vit.image_size is {self.vit.image_size}; it must be at least patch_size, "
                 f"{self.vit.patch_size}"
             )
+        for name in ("dec_index", "enc_index"):
+            if not -self.med.vocab_size <= getattr(self.med, name) < self.med.vocab_size:
+                raise UserError(
+                    f"med.{name} is {getattr(self.med, name)}; the vocabulary has "
+                    f"{self.med.vocab_size} tokens"
+                )
         for name, value, choices in (
             ("med.sharing", self.med.sharing, SHARING),
             ("dtype", self.dtype, DTYPES),

@@ -1,24 +1,63 @@
-"""Layers as one scanned layer: parameters are stacked on a leading axis of length depth."""
+"""Dense layers, LayerNorms, and a stack of equal layers as one scanned layer.
+
+Scanned layers have their parameters stacked on a leading axis of length depth.
+"""
+
+from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 from blip_jax.nn.configs import BlipConfig
 
 
+def dense(
+    features: int | tuple[int, ...],
+    std: float,
+    inputs: int = 1,
+    dtype: jnp.dtype = jnp.float32,
+    use_bias: bool = True,
+    name: str | None = None,
+) -> nn.DenseGeneral:
+    """Returns a dense layer from the last `inputs` axes to `features`, computed in `dtype`.
+
+    Args:
+      std: of the normal distribution from which the kernel is drawn.
+    """
+    return nn.DenseGeneral(
+        features,
+        axis=tuple(range(-inputs, 0)),
+        use_bias=use_bias,
+        dtype=dtype,
+        kernel_init=nn.initializers.normal(std),
+        name=name,
+    )
+
+
+def layer_norm(eps: float, dtype: jnp.dtype = jnp.float32, **module: Any) -> nn.LayerNorm:
+    """Returns a LayerNorm over the last axis: float32 inside, its output in `dtype`.
+
+    Args:
+      module: flax's `name` and `parent`.
+    """
+    # E[x^2] - E[x]^2, flax's default, loses the digits that parity with PyTorch needs.
+    return nn.LayerNorm(epsilon=eps, dtype=dtype, use_fast_variance=False, **module)
+
+
 def scan_layers(layer: type[nn.Module], config: BlipConfig, depth: int, inputs: tuple) -> type:
-    """`layer`, to be called once for all its `depth` copies.
+    """Returns `layer` as a module that is called once for all its `depth` copies.
 
     `layer.__call__(carry, *inputs)` returns (carry, output); outputs are stacked.
 
     Args:
-      config: gives `remat` and `unroll`.
-      inputs: an entry an argument behind the carry: 0 (one slice a layer) or `nn.broadcast`.
+      config: gives `remat` and `scan_unroll`.
+      inputs: for each argument after the carry 0 (one slice per layer) or `nn.broadcast`.
     """
     if config.remat != "none":
         dots = jax.checkpoint_policies.checkpoint_dots_with_no_batch_dims
         policy = dots if config.remat == "dots" else None
-        # Inside a scan nothing can be merged across iterations, so CSE need not be prevented.
+        # CSE cannot merge anything across iterations of a scan, so preventing it is unnecessary.
         layer = nn.remat(layer, prevent_cse=False, policy=policy)
     return nn.scan(
         layer,

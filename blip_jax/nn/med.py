@@ -17,15 +17,13 @@ import jax.numpy as jnp
 
 from blip_jax.nn import masks
 from blip_jax.nn.attention import (
-    Context,
     CrossAttention,
+    CrossAttentionContext,
     KVCache,
-    LayerNorm,
-    Projection,
     SelfAttention,
 )
 from blip_jax.nn.configs import BlipConfig, MedConfig, param_group_name
-from blip_jax.nn.layers import scan_layers
+from blip_jax.nn.layers import dense, layer_norm, scan_layers
 
 EPS = 1e-12
 
@@ -33,12 +31,12 @@ EPS = 1e-12
 class Med(nn.Module):
     """The text transformer with its context projections and LM head.
 
-    `images`: context rows that each text reads at once, 2 in NLVR2; each has its own
+    `num_images`: context rows that each text reads at once, 2 in NLVR2; each has its own
     cross-attention.
     """
 
     config: BlipConfig
-    images: int = 1
+    num_images: int = 1
 
     def setup(self):
         config, dtype = self.config.med, jnp.dtype(self.config.dtype)
@@ -46,50 +44,52 @@ class Med(nn.Module):
             name = param_group_name(config, "embeddings", role)
             if not hasattr(self, name):
                 setattr(self, name, Embeddings(config, dtype))
-            for name in cross_attentions(config, role, self.images):
+            for name in cross_attentions(config, role, self.num_images):
                 if not hasattr(self, f"{name}_context"):
                     setattr(self, f"{name}_context", ContextProjection(config, dtype))
         self.layers = MedLayers(self.config)
         self.lm_head = LMHead(config, dtype)
 
-    def context(
-        self, tokens: jax.Array, role: str, mask: jax.Array | None = None, number: int = 0
-    ) -> Context:
+    def project_context(
+        self, tokens: jax.Array, role: str, mask: jax.Array | None = None, index: int = 0
+    ) -> CrossAttentionContext:
         """[C, N, any width], mask bool [C, N] -> what cross-attention `number` of `role` reads."""
-        name = cross_attentions(self.config.med, role, self.images)[number]
-        return Context(*getattr(self, f"{name}_context")(tokens), mask)
+        name = cross_attentions(self.config.med, role, self.num_images)[index]
+        return CrossAttentionContext(*getattr(self, f"{name}_context")(tokens), mask)
 
     def encode(
         self,
         ids: jax.Array,
         mask: jax.Array,
-        contexts: tuple[Context, ...] = (),
-        rows: jax.Array | None = None,
+        contexts: tuple[CrossAttentionContext, ...] = (),
+        context_index: jax.Array | None = None,
         train: bool = False,
     ) -> jax.Array:
         """Bidirectional: ids int [B, T], mask bool [B, T] -> states [B, T, D].
 
         Without `contexts` cross-attention is skipped (unimodal text).
-        `rows`: see `attention.CrossAttention`.
+        `context_index`: see `attention.CrossAttention`.
         """
         x = self._embeddings("encoder")(ids, 0, train)
-        x, _ = self.layers(x, masks.padding(mask), contexts, rows, role="encoder", train=train)
+        x, _ = self.layers(
+            x, masks.padding(mask), contexts, context_index, role="encoder", train=train
+        )
         return x
 
     def decode(
         self,
         ids: jax.Array,
-        context: Context,
+        context: CrossAttentionContext,
         mask: jax.Array | None = None,
         cache: KVCache | None = None,
         index: jax.Array | int = 0,
-        rows: jax.Array | None = None,
+        context_index: jax.Array | None = None,
         train: bool = False,
     ) -> tuple[jax.Array, KVCache | None]:
         """Causal: ids int [B, T] -> (next-token logits float32 [B, T, V], cache).
 
         Either `mask` (bool [B, T], whole texts) or `cache` with `index`, the number of tokens
-        that it holds already. `rows`: see `attention.CrossAttention`.
+        that it holds already. `context_index`: see `attention.CrossAttention`.
         """
         embeddings = self._embeddings("decoder")
         if cache is None:
@@ -98,7 +98,7 @@ class Med(nn.Module):
             allowed = masks.cached(index, ids.shape[1], cache.key.shape[2])
         x = embeddings(ids, index, train)
         states = self.layers(
-            x, allowed, (context,), rows, cache, index, role="decoder", train=train
+            x, allowed, (context,), context_index, cache, index, role="decoder", train=train
         )
         x, cache = states
         return self.lm_head(x, embeddings.word), cache
@@ -107,10 +107,10 @@ class Med(nn.Module):
         return getattr(self, param_group_name(self.config.med, "embeddings", role))
 
 
-def cross_attentions(config: MedConfig, role: str, images: int = 1) -> list[str]:
+def cross_attentions(config: MedConfig, role: str, num_images: int = 1) -> list[str]:
     """Names of the cross-attentions of `role`, one for each image that a text reads."""
     name = param_group_name(config, "cross_attention", role)
-    return [name, *(f"{name}_{number}" for number in range(2, images + 1))]
+    return [name, *(f"{name}_{number}" for number in range(2, num_images + 1))]
 
 
 class Embeddings(nn.Module):
@@ -124,7 +124,7 @@ class Embeddings(nn.Module):
         normal = nn.initializers.normal(config.embedding_std)
         self.word = self.param("word", normal, (config.vocab_size, config.width))
         self.position = self.param("position", normal, (config.max_length, config.width))
-        self.norm = LayerNorm(EPS)
+        self.norm = layer_norm(EPS)
         self.dropout = nn.Dropout(config.dropout)
 
     def __call__(self, ids: jax.Array, index: jax.Array | int, train: bool) -> jax.Array:
@@ -171,8 +171,8 @@ class MedLayers(nn.Module):
         self,
         x: jax.Array,
         mask: jax.Array,
-        contexts: tuple[Context, ...],
-        rows: jax.Array | None = None,
+        contexts: tuple[CrossAttentionContext, ...],
+        context_index: jax.Array | None = None,
         cache: KVCache | None = None,
         index: jax.Array | int = 0,
         *,
@@ -180,19 +180,18 @@ class MedLayers(nn.Module):
         train: bool,
     ) -> tuple[jax.Array, KVCache | None]:
         config, dtype = self.config.med, jnp.dtype(self.config.dtype)
-        merge = self.merge() if len(contexts) > 1 else None
-        sliced = tuple(Context(0, 0, nn.broadcast) for _ in contexts)
+        merge_weights = self.merge_weights() if len(contexts) > 1 else None
+        sliced = tuple(CrossAttentionContext(0, 0, nn.broadcast) for _ in contexts)
         inputs = (sliced, 0, 0, nn.broadcast, nn.broadcast, nn.broadcast)
         layers = scan_layers(MedLayer, self.config, config.depth, inputs)
         layers = layers(config, dtype, role, train, name="layer")
-        return layers(x, contexts, cache, merge, mask, rows, index)
+        return layers(x, contexts, cache, merge_weights, mask, context_index, index)
 
-    def merge(self) -> tuple[jax.Array, jax.Array]:
+    def merge_weights(self) -> tuple[jax.Array, jax.Array]:
         """How each layer makes one of what two images gave: kernel [L, 2 * D, D] and bias [L, D].
 
-        The layers before `first_learned_merge_layer` take the mean, which is the dense layer with
-        halves on its diagonals; in the others it is learned (the original's
-        models/nlvr_encoder.py).
+        The first `first_learned_merge_layer` layers take the mean, which is the dense layer with
+        halves on its diagonals; the others learn it (models/nlvr_encoder.py of the original).
         """
         config = self.config.med
         first, width = min(config.first_learned_merge_layer, config.depth), config.width
@@ -217,8 +216,8 @@ class MedLayer(nn.Module):
     train: bool
 
     @nn.compact
-    def __call__(self, x, contexts, cache, merge, mask, rows, index):
-        """x [B, T, D]; contexts, cache and merge: this layer's -> (x, cache)."""
+    def __call__(self, x, contexts, cache, merge_weights, mask, context_index, index):
+        """x [B, T, D]; contexts, cache and merge_weights: this layer's -> (x, cache)."""
         config = self.config
         options = {
             "heads": config.heads,
@@ -235,26 +234,28 @@ class MedLayer(nn.Module):
         if contexts:
             names = cross_attentions(config, self.role, len(contexts))
             read = [
-                CrossAttention(**options, name=name)(x, context, rows)
+                CrossAttention(**options, name=name)(x, context, context_index)
                 for name, context in zip(names, contexts, strict=True)
             ]
-            x = self.residual(x, merged(read, merge), names[0])
+            x = self.residual(x, merge_images(read, merge_weights), names[0])
         name = param_group_name(config, "ffn", self.role)
-        y = Projection((config.mlp_dim,), config.kernel_std, dtype=self.dtype, name=f"{name}_in")(x)
+        y = dense(config.mlp_dim, config.kernel_std, dtype=self.dtype, name=f"{name}_in")(x)
         y = nn.gelu(y, approximate=False)
-        y = Projection((config.width,), config.output_std, dtype=self.dtype, name=f"{name}_out")(y)
+        y = dense(config.width, config.output_std, dtype=self.dtype, name=f"{name}_out")(y)
         return self.residual(x, y, name), cache
 
     def residual(self, x: jax.Array, y: jax.Array, name: str) -> jax.Array:
         y = nn.Dropout(self.config.dropout, deterministic=not self.train)(y)
-        return LayerNorm(EPS, name=f"{name}_norm")(x + y)
+        return layer_norm(EPS, self.dtype, name=f"{name}_norm")(x + y)
 
 
-def merged(read: list[jax.Array], merge: tuple[jax.Array, jax.Array] | None) -> jax.Array:
-    """What was read of each image [B, T, D], as one [B, T, D]; see `MedLayers.merge`."""
-    if merge is None:
+def merge_images(
+    read: list[jax.Array], merge_weights: tuple[jax.Array, jax.Array] | None
+) -> jax.Array:
+    """What was read of each image [B, T, D], as one [B, T, D]; see `MedLayers.merge_weights`."""
+    if merge_weights is None:
         return read[0]
-    kernel, bias = (x.astype(read[0].dtype) for x in merge)
+    kernel, bias = (x.astype(read[0].dtype) for x in merge_weights)
     return jnp.concatenate(read, axis=-1) @ kernel + bias
 
 
@@ -268,8 +269,8 @@ class LMHead(nn.Module):
     def __call__(self, x: jax.Array, word: jax.Array) -> jax.Array:
         """x [B, T, D], word [V, D] -> logits float32 [B, T, V]."""
         config = self.config
-        x = Projection((config.width,), config.kernel_std, dtype=self.dtype, name="dense")(x)
-        x = LayerNorm(EPS, name="norm")(nn.gelu(x, approximate=False))
+        x = dense(config.width, config.kernel_std, dtype=self.dtype, name="dense")(x)
+        x = layer_norm(EPS, self.dtype, name="norm")(nn.gelu(x, approximate=False))
         bias = self.param("bias", nn.initializers.zeros, (config.vocab_size,))
         word = word.astype(self.dtype)
         return jnp.einsum("btd,vd->btv", x, word, preferred_element_type=jnp.float32) + bias

@@ -1,6 +1,6 @@
 """The types of model that checkpoints hold, and fresh parameters of each.
 
-A model type is a network and which of its parameters a checkpoint holds: a captioner has no ITM
+A model type is a network and the parameters of it that a checkpoint holds: a captioner has no ITM
 head, and none is initialised for it.
 """
 
@@ -23,32 +23,41 @@ LOGIT_SCALE = 2.6592  # of Hugging Face's BlipConfig: log(1 / 0.07)
 
 @dataclasses.dataclass(frozen=True)
 class ModelType:
-    """What checkpoints of a model type hold.
+    """A network, which of its parameters a checkpoint holds, and what the model can do.
 
     Attributes:
-      network: its module.
-      paths: takes (network, images [1, S, S, 3], ids [1, T], mask [1, T]) through all that it has;
-        flax makes the parameters that a path meets.
-      scalars: parameters beside the network's own, with their value at the start: "temperature",
+      network: the Flax module.
+      init_path: called as init_path(network, images [1, S, S, 3], ids [1, T], mask [1, T]); flax
+        creates the parameters that it uses, so it must use all of this model type.
+      extra_params: scalar parameters outside the network, (name, initial value): "temperature" is
         the learned divisor of ITC's similarities.
+      capabilities: the methods of `models.Model` that it supports: "caption", "match", "answer",
+        "verify", "encode" (`encode_image`, `encode_text`), "hidden_states".
+      max_length: tokens of a text in the original's training.
+      prompt: what the captions of the original's checkpoints begin with.
     """
 
     network: type[nn.Module]
-    paths: Callable
-    scalars: tuple[tuple[str, float], ...] = ()
+    init_path: Callable
+    extra_params: tuple[tuple[str, float], ...] = ()
+    capabilities: tuple[str, ...] = ()
+    max_length: int = 35
+    prompt: str = ""
 
 
 def _captioner(blip: Blip, images, ids, mask):
-    return blip.lm_logits(ids, mask, blip.context(blip.encode_image(images), "decoder"))
+    return blip.lm_logits(ids, mask, blip.image_context(blip.encode_image(images), "decoder"))
 
 
 def _features(blip: Blip, images, ids, mask):
-    return blip.ground(ids, mask, blip.context(blip.encode_image(images), "encoder"))
+    return blip.encode_text_with_image(
+        ids, mask, blip.image_context(blip.encode_image(images), "encoder")
+    )
 
 
 def _retrieval(blip: Blip, images, ids, mask):
     tokens = blip.encode_image(images)
-    matched = blip.itm_logits(ids, mask, blip.context(tokens, "encoder"))
+    matched = blip.itm_logits(ids, mask, blip.image_context(tokens, "encoder"))
     return matched, blip.image_features(tokens), blip.text_features(ids, mask)
 
 
@@ -57,30 +66,38 @@ def _pretrain(blip: Blip, *inputs):
 
 
 def _vqa(vqa: Vqa, images, ids, mask):
-    states = vqa.question_states(vqa.encode_image(images), ids, mask)
-    return vqa.lm_logits(ids, mask, vqa.context(states, mask))
+    states = vqa.question_hidden_states(vqa.encode_image(images), ids, mask)
+    return vqa.lm_logits(ids, mask, vqa.question_context(states, mask))
 
 
 def _nlvr(nlvr: Nlvr, images, ids, mask):
     tokens = nlvr.encode_image(images)
-    return nlvr.logits(ids, mask, nlvr.contexts(tokens, tokens))
+    return nlvr.logits(ids, mask, nlvr.image_contexts(tokens, tokens))
 
 
 def _aligned(aligned: Aligned, images, ids, mask):
     tokens = aligned.encode_image(images)
     features = aligned.image_features(tokens), aligned.text_features(ids, mask)
-    return features, aligned.ground(ids, mask, tokens)
+    return features, aligned.encode_text_with_image(ids, mask, tokens)
 
 
-_ITC = (("temperature", 0.07),)
+_TEMPERATURE = ("temperature", 0.07)
 MODEL_TYPES = {
-    "pretrain": ModelType(Blip, _pretrain, _ITC),
-    "captioner": ModelType(Blip, _captioner),
-    "retrieval": ModelType(Blip, _retrieval, _ITC),
-    "features": ModelType(Blip, _features),
-    "vqa": ModelType(Vqa, _vqa),
-    "nlvr": ModelType(Nlvr, _nlvr),
-    "aligned": ModelType(Aligned, _aligned, (("logit_scale", LOGIT_SCALE),)),
+    "pretrain": ModelType(
+        Blip,
+        _pretrain,
+        (_TEMPERATURE,),
+        ("caption", "match", "encode", "hidden_states"),
+        max_length=30,
+    ),
+    "captioner": ModelType(
+        Blip, _captioner, (), ("caption",), max_length=40, prompt="a picture of "
+    ),
+    "retrieval": ModelType(Blip, _retrieval, (_TEMPERATURE,), ("match", "encode", "hidden_states")),
+    "features": ModelType(Blip, _features, (), ("hidden_states",)),
+    "vqa": ModelType(Vqa, _vqa, (), ("answer",)),
+    "nlvr": ModelType(Nlvr, _nlvr, (), ("verify",)),
+    "aligned": ModelType(Aligned, _aligned, (("logit_scale", LOGIT_SCALE),), ("encode",)),
 }
 
 
@@ -104,13 +121,9 @@ def init(config: BlipConfig, key: jax.Array, model_type: str = "pretrain") -> di
     """Fresh float32 parameters, a nested dict; layers are stacked on a leading axis."""
     size = config.vit.image_size
     inputs = jnp.zeros((1, size, size, 3)), jnp.zeros((1, 4), jnp.int32), jnp.ones((1, 4), bool)
-    params = network(config, model_type).init(key, *inputs, method=MODEL_TYPES[model_type].paths)[
-        "params"
-    ]
-    return {
-        **params,
-        **{name: jnp.float32(value) for name, value in MODEL_TYPES[model_type].scalars},
-    }
+    module, parts = network(config, model_type), MODEL_TYPES[model_type]
+    params = module.init(key, *inputs, method=parts.init_path)["params"]
+    return params | {name: jnp.float32(value) for name, value in parts.extra_params}
 
 
 def param_shapes(config: BlipConfig, model_type: str = "pretrain") -> dict:

@@ -7,9 +7,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from blip_jax.nn.attention import Context, Projection
+from blip_jax.nn.attention import CrossAttentionContext
 from blip_jax.nn.blip import with_enc_token
 from blip_jax.nn.configs import BlipConfig
+from blip_jax.nn.layers import dense
 from blip_jax.nn.med import Med
 from blip_jax.nn.vit import ViT
 
@@ -22,18 +23,20 @@ class Nlvr(nn.Module):
     def setup(self):
         config = self.config.med
         self.vit = ViT(self.config)
-        self.med = Med(self.config, images=2)
-        self.classifier_in = Projection((config.width,), config.kernel_std)
-        self.classifier_out = Projection((2,), config.kernel_std)
+        self.med = Med(self.config, num_images=2)
+        self.classifier_in = dense(config.width, config.kernel_std)
+        self.classifier_out = dense(2, config.kernel_std)
 
     def encode_image(self, images: jax.Array, train: bool = False) -> jax.Array:
         """Normalised float [B, S, S, 3] -> image tokens [B, N, W], [CLS] first."""
         return self.vit(images, train)
 
-    def contexts(self, first: jax.Array, second: jax.Array) -> tuple[Context, Context]:
+    def image_contexts(
+        self, first: jax.Array, second: jax.Array
+    ) -> tuple[CrossAttentionContext, CrossAttentionContext]:
         """Tokens of the first and of the second images -> what the statements read."""
         return tuple(
-            self.med.context(tokens, "encoder", number=number)
+            self.med.project_context(tokens, "encoder", index=number)
             for number, tokens in enumerate((first, second))
         )
 
@@ -41,7 +44,7 @@ class Nlvr(nn.Module):
         self,
         ids: jax.Array,
         mask: jax.Array,
-        contexts: tuple[Context, Context],
+        contexts: tuple[CrossAttentionContext, CrossAttentionContext],
         train: bool = False,
     ) -> jax.Array:
         """ids int [B, T], mask bool [B, T] -> float32 [B, 2]: false, true."""

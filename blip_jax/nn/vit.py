@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from blip_jax.nn.attention import LayerNorm, Projection, SelfAttention
+from blip_jax.nn.attention import SelfAttention
 from blip_jax.nn.configs import BlipConfig, ViTConfig
-from blip_jax.nn.layers import scan_layers
+from blip_jax.nn.layers import dense, layer_norm, scan_layers
 
 
 class ViT(nn.Module):
@@ -24,7 +24,7 @@ class ViT(nn.Module):
         config, dtype = self.config.vit, jnp.dtype(self.config.dtype)
         normal = nn.initializers.normal
         x = patches(images, config.patch_size)
-        x = Projection((config.width,), config.patch_std, dtype=dtype, name="patch")(x)
+        x = dense(config.width, config.patch_std, dtype=dtype, name="patch")(x)
         cls = self.param("cls", normal(config.position_std), (1, 1, config.width))
         shape = (1, config.tokens, config.width)
         position = self.param("position", normal(config.position_std), shape)
@@ -33,7 +33,7 @@ class ViT(nn.Module):
         rates = jnp.linspace(0.0, config.drop_path, config.depth)
         blocks = scan_layers(Block, self.config, config.depth, inputs=(0,))
         x, _ = blocks(config, dtype, train, name="blocks")(x, rates)
-        return LayerNorm(config.eps, name="norm")(x)
+        return layer_norm(config.eps, dtype, name="norm")(x)
 
 
 class Block(nn.Module):
@@ -46,15 +46,15 @@ class Block(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, rate: jax.Array) -> tuple[jax.Array, None]:
         config = self.config
-        y = LayerNorm(config.eps, name="norm1")(x)
+        y = layer_norm(config.eps, self.dtype, name="norm1")(x)
         attention = SelfAttention(
             config.heads, config.kernel_std, config.output_std, self.dtype, name="attention"
         )
         x = x + self.drop_path(attention(y)[0], rate)
-        y = LayerNorm(config.eps, name="norm2")(x)
-        y = Projection((4 * config.width,), config.kernel_std, dtype=self.dtype, name="mlp_in")(y)
+        y = layer_norm(config.eps, self.dtype, name="norm2")(x)
+        y = dense(4 * config.width, config.kernel_std, dtype=self.dtype, name="mlp_in")(y)
         y = nn.gelu(y, approximate=False)
-        y = Projection((config.width,), config.output_std, dtype=self.dtype, name="mlp_out")(y)
+        y = dense(config.width, config.output_std, dtype=self.dtype, name="mlp_out")(y)
         return x + self.drop_path(y, rate), None
 
     def drop_path(self, y: jax.Array, rate: jax.Array) -> jax.Array:

@@ -7,7 +7,7 @@ tokens, V vocabulary.
 import flax.linen as nn
 import jax
 
-from blip_jax.nn.attention import Context, KVCache
+from blip_jax.nn.attention import CrossAttentionContext, KVCache
 from blip_jax.nn.blip import set_first_token, with_enc_token
 from blip_jax.nn.configs import BlipConfig
 from blip_jax.nn.med import Med
@@ -31,34 +31,34 @@ class Vqa(nn.Module):
         """Normalised float [C, S, S, 3] -> image tokens [C, N, D], [CLS] first."""
         return self.vit(images, train)
 
-    def question_states(
+    def question_hidden_states(
         self, tokens: jax.Array, ids: jax.Array, mask: jax.Array, train: bool = False
     ) -> jax.Array:
         """Image tokens, ids int [C, Q], mask bool [C, Q] -> states [C, Q, D]."""
-        context = self.med.context(tokens, "encoder")
+        context = self.med.project_context(tokens, "encoder")
         return self.med.encode(with_enc_token(ids, self.config), mask, (context,), train=train)
 
-    def context(self, states: jax.Array, mask: jax.Array) -> Context:
+    def question_context(self, hidden_states: jax.Array, mask: jax.Array) -> CrossAttentionContext:
         """Question states [C, Q, D] and their mask -> what answers read."""
-        return self.med.context(states, "decoder", mask)
+        return self.med.project_context(hidden_states, "decoder", mask)
 
     def lm_logits(
         self,
         ids: jax.Array,
         mask: jax.Array,
-        context: Context,
-        rows: jax.Array | None = None,
+        context: CrossAttentionContext,
+        context_index: jax.Array | None = None,
         train: bool = False,
     ) -> jax.Array:
         """float32 [B, T, V]: position t predicts token t + 1; [DEC] takes position 0.
 
-        `rows` says which question each answer belongs to; see `attention.CrossAttention`.
+        `context_index` says which question each answer belongs to; see `attention.CrossAttention`.
         """
         ids = set_first_token(ids, self.config.med.dec_token)
-        return self.med.decode(ids, context, mask, rows=rows, train=train)[0]
+        return self.med.decode(ids, context, mask, context_index=context_index, train=train)[0]
 
     def decode_step(
-        self, ids: jax.Array, context: Context, cache: KVCache, index: jax.Array
+        self, ids: jax.Array, context: CrossAttentionContext, cache: KVCache, index: jax.Array
     ) -> tuple[jax.Array, KVCache]:
         """ids int [B, t] behind the `index` tokens that the cache holds -> (logits, cache)."""
         return self.med.decode(ids, context, cache=cache, index=index)

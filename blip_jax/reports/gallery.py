@@ -8,18 +8,18 @@ import concurrent.futures
 import itertools
 import json
 import os
-import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import cv2
-import tqdm
 
 import blip_jax
 from blip_jax.data.images import ImageError, decode
 from blip_jax.reports import sections
 from blip_jax.reports.templates import template
 from blip_jax.runtime.errors import UserError
+from blip_jax.runtime.files import atomic_folder
+from blip_jax.runtime.progress import track
 
 THUMB = 192  # pixels, the longer side
 PAGE = 48  # images shown at a time
@@ -52,18 +52,12 @@ def write_gallery(
     target = Path(os.path.abspath(folder))
     if target.exists() and not (target / "index.html").exists():
         raise UserError(f"{folder} exists already and is not a gallery; choose another path")
-    unfinished = target.with_name(f".{target.name}-{os.getpid()}")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    (unfinished / "data").mkdir(parents=True)
-    bar = tqdm.tqdm(images, "report", count, unit="image", disable=None if progress else True)
-    try:
-        files = _write_data(unfinished, bar, results)
+    with atomic_folder(target, replace=True) as unfinished:
+        (unfinished / "data").mkdir()
+        tracked = track(images, "report", count, "image", progress)
+        files = _write_data(unfinished, tracked, results)
         page = _page(results, files, count)
         (unfinished / "index.html").write_text(page, encoding="utf-8")
-        shutil.rmtree(target, ignore_errors=True)
-        unfinished.rename(target)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
     return str(target / "index.html")
 
 

@@ -25,6 +25,7 @@ import blip_jax
 from blip_jax.reports import sections
 from blip_jax.reports.templates import template
 from blip_jax.runtime.errors import UserError
+from blip_jax.runtime.files import atomic_write
 
 _BOXES = ("pretrain", "captioner", "filter", "capfilt", "dataset")
 
@@ -48,9 +49,9 @@ def write_report(path, results: Mapping[str, object]) -> epath.Path:
         raise UserError(f"the report lacks the value {error}; add it to results") from error
     path = epath.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(path.name + ".tmp")
-    unfinished.write_bytes(page.encode())
-    return unfinished.replace(path)
+    with atomic_write(path) as file:
+        file.write(page)
+    return path
 
 
 def render(results: Mapping[str, object]) -> str:

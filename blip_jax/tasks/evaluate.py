@@ -16,7 +16,7 @@ from blip_jax import nn
 from blip_jax.data.datasets import open_dataset, to_text
 from blip_jax.data.tokenizer import TokenIds
 from blip_jax.models import Model, load
-from blip_jax.runtime.config import required
+from blip_jax.runtime.config import replace, required
 from blip_jax.runtime.errors import UserError
 from blip_jax.runtime.files import atomic_write, write_json
 from blip_jax.tasks.base import EvaluationTask, Prediction, TaskConfig
@@ -59,7 +59,9 @@ def evaluate(config: EvaluateConfig, workdir: str = "", model: Model | None = No
         records = read_records(config.dataset, config.split)
     else:
         model = model or load(config.model)
-        task = config.task.make(model.config, model.tokenizer)
+        # Texts are cut as in the model's training.
+        task_config = replace(config.task, max_length=model.max_length)
+        task = task_config.make(model.config, model.tokenizer)
         dataset = EvalDataset.load(
             config.dataset, config.split, model.image_size, config.limit or None
         )

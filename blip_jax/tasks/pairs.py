@@ -18,7 +18,7 @@ import optax
 
 from blip_jax import losses, nn
 from blip_jax.data.images import ImageError, decode, normalize
-from blip_jax.data.pipeline import InvalidRecord, stable_hash
+from blip_jax.data.pipeline import InvalidRecord, crc32_hash
 from blip_jax.data.text import clean_caption
 from blip_jax.losses import lm_weight
 from blip_jax.nn import flops
@@ -121,7 +121,7 @@ class PairTask(Task):
         image, text = self.transform.pair(image, text, rng)
         if not text:
             raise InvalidRecord("empty text")
-        return {"image": image, "text": text, "group": stable_hash(record["key"])}
+        return {"image": image, "text": text, "group": crc32_hash(record["key"])}
 
     def empty_example(self) -> dict[str, Any]:
         size = self.model.vit.image_size
@@ -136,7 +136,7 @@ class PairTask(Task):
             "ids": ids,
             "mask": mask,
             "group": np.array([e["group"] for e in examples], np.int32),
-            "text_group": np.array([stable_hash(e["text"]) for e in examples], np.int32),
+            "text_group": np.array([crc32_hash(e["text"]) for e in examples], np.int32),
         }
 
     def batch_spec(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
@@ -325,7 +325,7 @@ class PairTask(Task):
         valid = regroup(self.valid(batch))
         weight = three([valid, valid_negatives.any(-1), valid_negatives.any(-2)]).reshape(-1)
         label = jnp.tile(jnp.array([1, 0, 0]), groups * size)
-        context = self.apply(params, "context", tokens, "encoder")
+        context = self.apply(params, "image_context", tokens, "encoder")
         length = ids.shape[-1]
         flat = ids.reshape(-1, length), mask.reshape(-1, length)
         logits = self.apply(params, "itm_logits", *flat, context, image_rows, key=key)
@@ -338,7 +338,7 @@ class PairTask(Task):
     def lm_loss(self, params, tokens, batch, constants, key) -> jax.Array:
         """LM of the texts given the images."""
         ids, mask = nn.set_first_token(batch["ids"], self.model.med.dec_token), batch["mask"]
-        context = self.apply(params, "context", tokens, "decoder")
+        context = self.apply(params, "image_context", tokens, "decoder")
         logits = self.apply(params, "lm_logits", ids, mask, context, key=key)
         loss, weight = losses.lm_loss(
             logits, ids, mask, self.prompt_length, self.lm.label_smoothing

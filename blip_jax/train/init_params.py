@@ -5,7 +5,7 @@ import dataclasses
 
 import jax
 
-from blip_jax.checkpoints.pretrained_encoders import initialise
+from blip_jax.checkpoints import pretrained_encoders
 from blip_jax.checkpoints.sources import local_copy, read
 from blip_jax.nn import BlipConfig
 from blip_jax.runtime.errors import UserError
@@ -24,7 +24,7 @@ def load_init_params(source: str, task: Task) -> Params:
     Raises:
       UserError: it holds another network, or lacks a part that the task needs.
     """
-    checkpoint = read(source, whole=False)
+    checkpoint = read(source, training_state=False)
     for name in ("vit", "med"):
         theirs, ours = getattr(checkpoint.config, name), getattr(task.model, name)
         for field in dataclasses.fields(ours):
@@ -50,4 +50,4 @@ def load_pretrained_encoders(
     """Returns fresh parameters with published encoders in their place (paper, section 4.1)."""
     with contextlib.ExitStack() as stack:
         paths = [path and stack.enter_context(local_copy(path)) for path in (vit, text_encoder)]
-        return initialise(params, model, *paths)
+        return pretrained_encoders.load_pretrained_encoders(params, model, *paths)

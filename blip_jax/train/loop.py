@@ -13,7 +13,7 @@ from blip_jax.checkpoints.training import Metadata, TrainingCheckpoints
 from blip_jax.data.mixture import load_mixture
 from blip_jax.data.pipeline import SKIP_REASONS
 from blip_jax.models import Model
-from blip_jax.runtime.config import to_json
+from blip_jax.runtime.config import to_json, write_config
 from blip_jax.runtime.processes import all_gather, is_multiprocess
 from blip_jax.runtime.signals import Interrupted, SignalHandler
 from blip_jax.tasks.eval_dataset import EvalDataset
@@ -53,6 +53,7 @@ def train(config: TrainConfig, workdir: str, devices: list | None = None) -> Tra
         restored = checkpoints.restore(setup.functions.state)
         state, first = restored or (setup.init_state(), 0)
         if is_main:
+            write_config(workdir, config)
             setup.tokenizer.save(str(epath.Path(workdir) / "tokenizer"))
         if first >= config.steps:
             return state

@@ -62,7 +62,7 @@ class TrainSetup:
         tokenizer: Tokenizer | None = None,
     ):
         self.tokenizer = tokenizer or Tokenizer.load(config.tokenizer)
-        self.config = replace(config, **{"model.med.vocab_size": self.tokenizer.vocab_size})
+        self.config = replace(config, **{"model.med.vocab_size": self.tokenizer.ids.vocab_size})
         config = self.config
         self.mesh = make_mesh(dataclasses.asdict(config.mesh), devices)
         self.task = config.task.make(config.model, self.tokenizer, self.mesh, config.data.augment)

@@ -78,7 +78,7 @@ def written(folder: pathlib.Path, model_type: str, preset: str) -> list[pathlib.
         queue = jax.tree.map(np.asarray, queue)
     checkpoint = checkpoints.Checkpoint(model_type, config, params, momentum, queue)
     paths = {"original": folder / "model.pth", "hf": folder / "huggingface"}
-    if model_type not in checkpoints.huggingface.ARCHITECTURES:
+    if model_type not in checkpoints.huggingface.CLASSES:
         del paths["hf"]
     for to, path in paths.items():
         checkpoints.write(checkpoint, str(path), to)

@@ -3,7 +3,7 @@
 pre-train -> captioner and filter -> CapFilt -> assemble -> pre-train again -> evaluate -> report
 """
 
-from blip_jax.capfilt.bootstrap.config import defaults
+from blip_jax.capfilt.bootstrap.config import BootstrapConfig
 from blip_jax.capfilt.bootstrap.run import bootstrap
 
-__all__ = ["bootstrap", "defaults"]
+__all__ = ["BootstrapConfig", "bootstrap"]

@@ -1,30 +1,31 @@
 """Results of a bootstrap run: tables on the terminal, results.json and report.html."""
 
-import json
-import math
 import sys
 from typing import Any
 
 import numpy as np
-from ml_collections import ConfigDict
 
 from blip_jax.capfilt import labels, mixture, selection, storage
+from blip_jax.capfilt.bootstrap.config import BootstrapConfig
 from blip_jax.capfilt.filter_quality import filter_quality_by_origin
 from blip_jax.capfilt.gallery_entries import gallery_entries
 from blip_jax.reports import tables
 from blip_jax.reports.page import write_report
+from blip_jax.reports.publishing import public_command, public_values
 from blip_jax.runtime.command_line import command_line
+from blip_jax.runtime.config import to_json
+from blip_jax.runtime.files import write_json
 from blip_jax.train.logger import read_metrics
 
 # Column of the comparison: metric of `tasks.evaluate`.
 COLUMNS = {
-    "ITC R@1": "itc r@1",
-    "ITM R@1": "itm r@1",
+    "ITC R@1": "itc/r@1",
+    "ITM R@1": "itm/r@1",
     "CIDEr": "cider",
     "BLEU-4": "bleu4",
-    "true %": "true",
-    "complete %": "complete",
-    "right %": "right",
+    "true %": "caption_truth",
+    "complete %": "caption_completeness",
+    "right %": "caption_exact",
 }
 CURVES = ("loss", "itc", "itm", "lm", "itm_accuracy", "positive_similarity", "negative_similarity")
 
@@ -49,7 +50,7 @@ def measure_filter(folder: str, dataset: str, threshold: float) -> dict[str, Any
     }
 
 
-def rows(config: ConfigDict, runs: list) -> list[dict]:
+def rows(config: BootstrapConfig, runs: list) -> list[dict]:
     """Returns one row for each arm; with several seeds (mean, standard deviation)."""
     table = []
     for arm in config.arms:
@@ -70,7 +71,7 @@ def _spread(values: list[float]) -> float | tuple[float, float]:
     return float(np.mean(values)), float(np.std(values, ddof=1))
 
 
-def write(config: ConfigDict, workdir: str, runs: list) -> list[dict]:
+def write(config: BootstrapConfig, workdir: str, runs: list) -> list[dict]:
     """Prints the tables, writes `results.json` and `report.html` into `workdir`."""
     arms, first = rows(config, runs), runs[0]
     measured = [run.stages.result("capfilt") for run in runs]
@@ -80,19 +81,18 @@ def write(config: ConfigDict, workdir: str, runs: list) -> list[dict]:
     if quality:
         print("\nFilter decisions on the training texts against the truth:\n")
         print(tables.plain(quality))
-    with open(f"{workdir}/results.json", "w") as file:
-        json.dump(_strict({"arms": arms, "filter": quality}), file, indent=1)
+    write_json(f"{workdir}/results.json", {"arms": arms, "filter": quality})
     summary = (
-        f"Each arm is trained from scratch for {config.pretrain.steps:,} steps and evaluated "
+        f"Each arm is trained from scratch for {config.pretraining.steps:,} steps and evaluated "
         f"without fine-tuning on {config.evaluation.split} images that are in no training set; "
-        f"human pairs are {config.human_share:.0%} of every batch in each arm that has web texts."
+        f"human pairs are {config.human_fraction:.0%} of every batch in each arm with web texts."
     )
     path = write_report(
         f"{workdir}/report.html",
         {
             "title": config.title,
             "summary": summary,
-            "command": command_line(),
+            "command": public_command(command_line()),
             "diagram": _diagram_notes(config, first),
             "columns": columns,
             "best": "max",
@@ -101,20 +101,11 @@ def write(config: ConfigDict, workdir: str, runs: list) -> list[dict]:
             "filter": {**measured[0], "rows": quality} if quality else {},
             "curves": curves(first, config.arms),
             "stages": first.stages.times(),
-            "config": json.loads(config.to_json_best_effort()),
+            "config": public_values(to_json(config)),
         },
     )
     print(f"\nreport: {path}")
     return arms
-
-
-def _strict(value: Any) -> Any:
-    """Returns values with None for NaN and infinity, which JSON lacks."""
-    if isinstance(value, dict):
-        return {name: _strict(item) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_strict(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _average_rows(measured: list[dict]) -> list[dict]:
@@ -129,10 +120,10 @@ def _average_rows(measured: list[dict]) -> list[dict]:
     return found
 
 
-def _diagram_notes(config: ConfigDict, run: Any) -> dict[str, str]:
+def _diagram_notes(config: BootstrapConfig, run: Any) -> dict[str, str]:
     kept = run.kept.get("both")
     return {
-        "pretrain": f"{config.pretrain.steps:,} steps",
+        "pretrain": f"{config.pretraining.steps:,} steps",
         "captioner": f"{config.captioner.steps:,} steps",
         "filter": f"{config.filter.steps:,} steps",
         "capfilt": f"P(match) ≥ {config.threshold}",
@@ -149,14 +140,14 @@ def curves(run: Any, arms: tuple[str, ...]) -> dict[str, dict]:
     return found
 
 
-def gallery(run: Any, config: ConfigDict) -> list[dict]:
+def gallery(run: Any, config: BootstrapConfig) -> list[dict]:
     """Returns images chosen at random with all their texts, scores and decisions."""
     table = storage.read(run.path("scores"), "train")
     usable = np.flatnonzero(table.where("status", "ok"))
     rng = np.random.default_rng(run.seed)
-    chosen = np.sort(rng.permutation(usable)[: config.gallery])
+    chosen = np.sort(rng.permutation(usable)[: config.gallery_images])
     p_match = selection.reduce_filters(table, "p_match", "mean")
-    rules = selection.SelectionConfig(dict.fromkeys(storage.ORIGINS, config.threshold))
+    rules = selection.SelectionRules(dict.fromkeys(storage.ORIGINS, config.threshold))
     decision = selection.select_texts(table, rules)
     web = run.data["web"]
     truth = labels.text_labels(web, "train", table, chosen)

@@ -9,6 +9,7 @@ from typing import Any
 from etils import epath
 
 from blip_jax.runtime.errors import UserError
+from blip_jax.runtime.files import atomic_write
 
 
 class Stages:
@@ -34,7 +35,8 @@ class Stages:
                 f"{workdir} was begun with another config (it differs in {changed}); "
                 "choose another --workdir, or use the old config"
             )
-        path.write_text(text)
+        with atomic_write(path) as file:
+            file.write(text)
 
     def run_stage(self, name: str, work: Callable[[], dict | None], note: str = "") -> dict:
         """Runs `work` unless done before; returns its result, now or from before (JSON values)."""
@@ -47,10 +49,9 @@ class Stages:
         result = work() or {}
         seconds = time.time() - started
         print(f"[{name}] done in {seconds:.0f} s", file=sys.stderr)
-        unfinished = self._markers / f"{name}.tmp"
         content = {"name": name, "note": note, "seconds": seconds, "result": result}
-        unfinished.write_text(json.dumps(content))
-        unfinished.rename(marker)
+        with atomic_write(marker) as file:
+            file.write(json.dumps(content))  # NaN stays NaN when the run is resumed
         return result
 
     def result(self, name: str) -> dict:

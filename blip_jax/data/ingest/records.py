@@ -1,4 +1,4 @@
-"""A record as it was read, before any check, and which of its fields mean what."""
+"""A record as it was read, before any check, and the meaning of its fields."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from blip_jax.data.ingest.config import IngestConfig
 from blip_jax.runtime.errors import UserError
 
-# Usual names, in lower case, the first that is there counts.
+# Usual names in lower case; the first that exists is taken.
 DEFAULT_FIELD_NAMES = {
     "key": ("key", "__key__", "uid", "image_id", "sample_id", "id"),
     "image": ("image", "jpg", "jpeg", "png", "webp", "img", "path", "image_path", "file_name",
@@ -22,14 +22,14 @@ DEFAULT_FIELD_NAMES = {
 }  # fmt: skip
 IMAGES = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm",
           ".jp2", ".avif")  # fmt: skip
-MAX_BYTES = 1 << 27  # of a file in the input; more is not read into memory
+MAX_BYTES = 1 << 27  # of a file in the input; larger ones are not read into memory
 
 
 class RejectedRecord(Exception):
-    """Why a record is set aside.
+    """A record that cannot be used.
 
     Attributes:
-      reason: what it is counted under.
+      reason: under which it is counted.
       detail: what was found.
     """
 
@@ -40,16 +40,16 @@ class RejectedRecord(Exception):
 
 @dataclasses.dataclass
 class RawRecord:
-    """An input record. Its texts hold lone surrogates where they are not UTF-8.
+    """An input record. Its texts contain lone surrogates where they are not UTF-8.
 
     Attributes:
-      name: its own key, or what stands for one; as found.
+      name: its key as found, or a replacement.
       image: the file's bytes; None if there are none, or they are in the file `image_path`.
       image_path: path or URL of the image, as the record has it; "" if the bytes are here.
-      texts, url, truth, fields: its own; `fields` are all that have no other place.
-      rejection: why it cannot be used, if that was seen already.
-      records: how many input records it stands for.
-      merged_fields: of records joined to it, the fields that differ from its own.
+      texts, url, truth: of the record. fields: all other fields.
+      rejection: why it cannot be used, if that is known already.
+      records: number of input records it stands for.
+      merged_fields: of each record merged with it, the fields that differ.
     """
 
     name: str
@@ -65,14 +65,14 @@ class RawRecord:
 
 
 class FieldMapping:
-    """Which fields of a record are its key, image, text and URL."""
+    """Maps the fields of a record to key, image, text and URL."""
 
     def __init__(self, settings: IngestConfig):
         self._given = dataclasses.asdict(settings.columns)
         self._allow_no_text = settings.allow_no_text
 
     def find(self, kind: str, names: Iterable[str]) -> str | None:
-        """The name among `names` of a kind of column; None if there is none."""
+        """Returns the one of `names` that is the field of a kind; None if there is none."""
         names = list(names)
         if given := self.given(kind):
             return given if given in names else None
@@ -80,11 +80,11 @@ class FieldMapping:
         return next((lower[usual] for usual in DEFAULT_FIELD_NAMES[kind] if usual in lower), None)
 
     def given(self, kind: str) -> str:
-        """The name that was given for it; "" if none was."""
+        """Returns the name that the settings give for a kind; "" if none."""
         return self._given.get(kind, "")
 
     def check(self, names: Iterable[str], path: str) -> None:
-        """Raises a UserError unless a file with these fields has images and texts."""
+        """Raises a UserError if a file with these fields has no images or texts."""
         names = list(names)
         wanted = [("image", "url")] + [("text",)] * (not self._allow_no_text)
         for kinds in wanted:
@@ -102,9 +102,9 @@ class FieldMapping:
         name: str,
         kinds: Iterable[str] = tuple(DEFAULT_FIELD_NAMES),
     ) -> RawRecord:
-        """The record of these fields, of which only `kinds` are looked for.
+        """Returns the record with these fields, of which only `kinds` are mapped.
 
-        `name` stands in for a key.
+        `name` replaces a missing key.
         """
         rest = dict(fields)
         names = {kind: self.find(kind, rest) for kind in kinds}
@@ -132,14 +132,14 @@ class FieldMapping:
 
 
 def as_text(value: Any) -> str:
-    """One text; bytes that are not UTF-8 become lone surrogates."""
+    """Returns a value as text; bytes that are not UTF-8 become lone surrogates."""
     if isinstance(value, bytes):
         return value.decode("utf-8", "surrogateescape")
     return "" if value is None else str(value)
 
 
 def as_texts(value: Any) -> list[str]:
-    """All texts of a field: a text, a list, or objects with a text in them; without blank ones."""
+    """Returns the non-blank texts of a field: a text, a list, or objects with a text in them."""
     if isinstance(value, Mapping):
         inner = next(
             (value[name] for name in DEFAULT_FIELD_NAMES["text"] + ("raw",) if name in value), None
@@ -152,25 +152,25 @@ def as_texts(value: Any) -> list[str]:
 
 
 def add_texts(raw: RawRecord, texts: Iterable[str]) -> None:
-    """Adds texts of a side-car that the record does not have yet, one by one or in one."""
+    """Adds texts of a sidecar file, except those in the record already, single or joined."""
     known = {" ".join(text.split()) for text in (*raw.texts, " ".join(raw.texts))}
     raw.texts += [text for text in texts if " ".join(text.split()) not in known]
 
 
 def is_unicode(text: str) -> bool:
-    """Whether it holds no lone surrogates, so that it can be written as UTF-8."""
+    """Whether the text has no lone surrogates, so that it can be written as UTF-8."""
     return not re.search("[\ud800-\udfff]", text)
 
 
 def clean(text: str) -> str:
-    """The text with lone surrogates as question marks."""
+    """Returns the text with question marks for lone surrogates."""
     return text.encode("utf-8", "replace").decode()
 
 
 def merge_adjacent(raws: Iterable[RawRecord]) -> Iterator[RawRecord]:
-    """Joins records that follow each other and name the same image.
+    """Merges consecutive records of the same image path.
 
-    The original's lists have a record a caption, the five of an image one behind the other.
+    The original's lists have a record for each caption, and the five of an image are consecutive.
     """
     held: RawRecord | None = None
     for raw in raws:

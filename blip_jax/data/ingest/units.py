@@ -1,7 +1,7 @@
-"""One unit of work: its records read, checked and written, all or nothing.
+"""Processes one unit of work: its records are read, checked and written, all or none.
 
-A unit leaves four files: rows (ArrayRecord), what the index says of them (Parquet), the records
-set aside (JSON lines), and, renamed into place behind these, the counts (JSON).
+A unit has four files: rows (ArrayRecord), their part of the index (Parquet), skipped records (JSON
+lines), and the counts (JSON), which get their name last.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from blip_jax.runtime.files import atomic_path, atomic_write
 _F = tfds.features
 FEATURES = _F.FeaturesDict({
     "key": _F.Text(),  # unique in the dataset
-    "image": _F.Image(),  # the bytes as found, unless made smaller
+    "image": _F.Image(),  # the bytes as found, unless downscaled
     "texts": _F.Sequence(_F.Text()),
     "truth": _F.Text(),  # for measuring; "" unless the input has one
     "url": _F.Text(),
@@ -40,11 +40,11 @@ FEATURES = _F.FeaturesDict({
     "phash": _F.Text(),  # perceptual hash, 16 hex digits
     "width": _F.Scalar(np.int32),  # as found
     "height": _F.Scalar(np.int32),
-    "fields": _F.Text(),  # JSON: whatever else the input says of it
+    "fields": _F.Text(),  # JSON: all other fields of the input
 })  # fmt: skip
 SERIALIZE = serializer(FEATURES)
 ROWS, INDEX, SKIPPED, COUNTS = "rows", "parquet", "skipped.jsonl", "json"
-MERGED = "text of the image before"  # such records add a text to a row instead of making one
+MERGED = "merged with the record before"  # such records add a text to that record's row
 GROUP = 1000  # rows of the index written at once
 # What is known of a row while its unit is read; `output` adds the duplicates.
 COLUMNS = pyarrow.schema(
@@ -54,11 +54,11 @@ COLUMNS = pyarrow.schema(
 
 
 class UnitInterrupted(Exception):
-    """The unit was left; nothing of it stays."""
+    """The unit was not finished; nothing of it is kept."""
 
 
 def path_of(folder: str, unit: int, kind: str) -> epath.Path:
-    """Where a unit's file of a kind is."""
+    """Returns the path of a unit's file of a kind."""
     return epath.Path(folder) / f"{unit:06d}.{kind}"
 
 
@@ -72,16 +72,16 @@ def process_unit(
     """Reads a unit and writes its files into `folder`; returns the counts.
 
     Args:
-      should_continue: is asked before each record, and says whether to go on.
+      should_continue: called before each record.
 
     Raises:
-      UnitInterrupted: `should_continue` said no. UserError: the input cannot be read.
+      UnitInterrupted: `should_continue` returned False. UserError: the input cannot be read.
     """
     if is_done(folder, unit.number):  # by a process that outlived the last run
         return json.loads(path_of(folder, unit.number, COUNTS).read_text())
     names: set[str] = set()
     with _Files(folder, unit.number) as files, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # PIL's, of files that are odd but whole
+        warnings.simplefilter("ignore")  # PIL's, about files that are unusual but complete
         for raw in merge_adjacent(_read(unit, settings)):
             if not should_continue():
                 raise UnitInterrupted
@@ -97,7 +97,7 @@ def process_unit(
 
 
 def _base(unit: WorkUnit) -> str:
-    """The folder that paths in a unit are relative to."""
+    """Returns the folder to which paths in a unit are relative."""
     return unit.path if unit.format == "folder" else os.path.dirname(unit.path)
 
 
@@ -141,7 +141,7 @@ class _Files:
         return path_of(self._folder, self._unit, kind)
 
     def add(self, values: dict, licence: str | None, records: int, row_warnings: Counter) -> None:
-        """Writes a row that stands for so many records."""
+        """Writes a row that stands for `records` input records."""
         example = SERIALIZE(values)
         self._writer.write(example)
         self._bytes += len(example)
@@ -156,7 +156,7 @@ class _Files:
             self._flush()
 
     def skipped(self, unit: WorkUnit, raw: RawRecord, rejection: RejectedRecord) -> None:
-        """Writes down why a record is no row."""
+        """Writes why a record was skipped."""
         self._records_read += raw.records
         self._reasons[rejection.reason] += raw.records
         line = {
@@ -171,7 +171,7 @@ class _Files:
             self._index = []
 
     def finish(self) -> dict:
-        """Writes what is left to write; returns the counts."""
+        """Writes the remaining index rows and the counts; returns these."""
         self._flush()
         counts = {
             "records_read": self._records_read,

@@ -1,4 +1,4 @@
-"""From a record as it was read to a row, or to the reason why there is none."""
+"""Checks a record as it was read: it becomes a row, or is rejected with a reason."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from blip_jax.data.ingest.readers import image_files
 from blip_jax.data.ingest.records import RawRecord, RejectedRecord, clean, is_unicode
 
 LICENCES = ("license", "licence", "license_name", "license_url", "rights")
-ROBOTS = ("x_robots_tag", "robots_tag")  # fields with a text that names directives
+ROBOTS = ("x_robots_tag", "robots_tag")  # fields whose text lists directives
 FALSE_VALUES = ("", "0", "0.0", "f", "false", "n", "no", "none", "null", "nan", "[]")
-LONG_TEXT_WORDS = 1000  # words; texts above are kept and counted
+LONG_TEXT_WORDS = 1000  # longer texts are kept and counted
 JPEG_QUALITY = 95
 
 
 def row(raw: RawRecord, folder: str, settings: IngestConfig) -> tuple[dict[str, Any], Counter]:
-    """Returns the row of a record (units.FEATURES without key and source), and what to note.
+    """Returns the row of a record (units.FEATURES without key and source), and its warnings.
 
     Args:
       raw: the record.
-      folder: that relative paths start from, unless settings.images is given.
+      folder: to which paths are relative, unless settings.images is given.
 
     Raises:
-      RejectedRecord: it cannot be a row.
+      RejectedRecord: it cannot be used.
     """
     if raw.rejection:
         raise raw.rejection
@@ -41,7 +41,7 @@ def row(raw: RawRecord, folder: str, settings: IngestConfig) -> tuple[dict[str, 
         _opted_out(fields, settings.opt_out_fields)
     warnings: Counter = Counter()
     texts = _texts(raw, settings.allow_no_text, warnings)
-    if raw.image is None and not raw.image_path:  # img2dataset says why it has none
+    if raw.image is None and not raw.image_path:  # img2dataset gives the reason in "status"
         raise RejectedRecord(
             "missing image", str(raw.fields.get("status") or "no bytes, path or URL")
         )
@@ -72,21 +72,21 @@ def row(raw: RawRecord, folder: str, settings: IngestConfig) -> tuple[dict[str, 
     }
     if settings.resize and min(height, width) > settings.resize:
         values["image"] = downscale(picture, settings.resize, data)
-        warnings["images made smaller"] += 1
+        warnings["downscaled images"] += 1
     return values, warnings
 
 
 def licence(fields: dict[str, Any]) -> str | None:
-    """The licence that a record's fields name."""
+    """Returns the licence in a record's fields, if any."""
     lower = {str(name).lower(): value for name, value in fields.items()}
     found = (lower.get(name) for name in LICENCES)
     return next((clean(str(value)) for value in found if value not in (None, "")), None)
 
 
 def downscale(picture: np.ndarray, side: int, data: bytes) -> bytes:
-    """The picture with its shorter side brought down to `side`, encoded.
+    """Returns the picture with its shorter side reduced to `side` pixels, encoded.
 
-    PNG stays PNG; all else becomes JPEG. Bicubic with anti-aliasing.
+    PNG stays PNG; all other formats become JPEG. Bicubic with anti-aliasing.
     """
     height, width = picture.shape[:2]
     scale = side / min(height, width)
@@ -101,22 +101,22 @@ def downscale(picture: np.ndarray, side: int, data: bytes) -> bytes:
 
 
 def _texts(raw: RawRecord, allow_no_text: bool, warnings: Counter) -> list[str]:
-    """The record's texts that can be used."""
+    """Returns the texts of a record that can be used."""
     texts = [text for text in raw.texts if is_unicode(text)]
     broken = len(raw.texts) - len(texts)
     if not texts and broken:
         raise RejectedRecord("text not UTF-8", clean(raw.texts[0])[:100])
     if not texts and not allow_no_text:
         raise RejectedRecord("empty text")
-    warnings["texts left out: not UTF-8"] += broken
-    warnings[f"texts of over {LONG_TEXT_WORDS} words"] += sum(
+    warnings["skipped texts: not UTF-8"] += broken
+    warnings[f"texts with more than {LONG_TEXT_WORDS} words"] += sum(
         len(text.split()) > LONG_TEXT_WORDS for text in texts
     )
     return texts
 
 
 def _opted_out(fields: dict[str, Any], names: tuple[str, ...]) -> None:
-    """Raises a RejectedRecord if a field says that the image is not to be trained on."""
+    """Raises a RejectedRecord if a field says that the image must not be trained on."""
     for field, value in fields.items():
         name = str(field).lower().replace("-", "_")
         said = str(value).strip().lower()
@@ -129,7 +129,7 @@ def _opted_out(fields: dict[str, Any], names: tuple[str, ...]) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """Values as JSON has them; bytes by their number."""
+    """Returns a value as JSON; of bytes only their number."""
     if isinstance(value, dict):
         return {str(name): _plain(item) for name, item in value.items()}
     if isinstance(value, list | tuple):

@@ -15,7 +15,7 @@ from jax.sharding import SingleDeviceSharding
 from ml_collections import ConfigDict
 
 from blip_jax import nn
-from blip_jax.data.tokenizer import Tokenizer
+from blip_jax.data.tokenizer import TokenIds, Tokenizer
 from blip_jax.decoding import Decoding
 from blip_jax.models import Model, functions
 from blip_jax.nn import flops
@@ -29,20 +29,10 @@ GIB = 2**30
 IMAGES, TEXTS = 64, 2  # of a CapFilt batch on one chip: images, and texts scored for each
 
 
-class Vocabulary:
-    """bert-base-uncased's ids, which are all that a program knows of a tokenizer."""
-
-    pad, cls, sep, dec, enc, vocab_size = 0, 101, 102, 30522, 30523, 30524
-
-    def prompt(self, text: str) -> np.ndarray:
-        """int32 [P]: a token a word, as which BLIP's prompts are written."""
-        return np.array([self.dec, *(self.cls for _ in text.split())], np.int32)
-
-
-def vocabulary(name: str) -> Tokenizer | Vocabulary:
-    """A tokenizer to compile with: bert-base-uncased is not downloaded for it."""
+def vocabulary(name: str) -> Tokenizer | TokenIds:
+    """Returns a tokenizer to compile with; bert-base-uncased is not downloaded for it."""
     if name.split("/")[-1] == "bert-base-uncased" and not os.path.isdir(name):
-        return Vocabulary()
+        return TokenIds()
     return Tokenizer.load(name)
 
 
@@ -123,14 +113,16 @@ def captioner(config: ConfigDict, where: str) -> Found:
     model, options = abstract(config), Decoding()
     size, prompt = model.image_size, len(functions.prompt_tokens(model))
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), (IMAGES, 1)))
+    params = jax.eval_shape(lambda: options.params(IMAGES))
     inputs = (
         jax.ShapeDtypeStruct((IMAGES, size, size, 3), np.uint8),
         keys,
+        params,
         jax.ShapeDtypeStruct((IMAGES, prompt), np.int32),
     )
     total = IMAGES * flops.captioning(model.config, prompt, options.max_length)
     turns = options.max_length - prompt - 1  # the first token behind the prompt comes with it
-    write = functions.writer(model, options)
+    write = functions.caption_function(model, options.shape(prompt))
     return mapped("captioner", where, write, model, inputs, total, turns)
 
 
@@ -165,7 +157,7 @@ def fine_tuned(config: ConfigDict, task: str) -> ConfigDict:
     vit = {**theirs.get("vit", {}), **ours.get("vit", {})}
     recipe.model.changes = {**theirs, **ours, "vit": vit}
     recipe.model.preset, recipe.tokenizer = config.model.preset, config.tokenizer
-    positions = run_config.model_config(recipe, Vocabulary.vocab_size).med.max_length
+    positions = run_config.model_config(recipe, TokenIds().vocab_size).med.max_length
     recipe.max_length = min(recipe.max_length, positions)
     return recipe
 
@@ -174,7 +166,7 @@ def abstract(config: ConfigDict) -> Model:
     """The model that a training of `config` leaves, as shapes."""
     tokenizer = vocabulary(config.tokenizer)
     model, model_type = (
-        run_config.model_config(config, tokenizer.vocab_size),
+        run_config.model_config(config, tokenizer.ids.vocab_size),
         MODEL_TYPES[config.task],
     )
     params = nn.param_shapes(model, model_type)
@@ -194,7 +186,7 @@ def mapped(
     """`compiled` of what one chip runs of a mapped program."""
     chip = SingleDeviceSharding(topology.devices(where)[0])
     place = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=chip)  # noqa: E731
-    arguments = jax.tree.map(place, (model.params, inputs))
+    arguments = jax.tree.map(place, (model.params, (), inputs))
     jitted = jax.jit(program.per_device, out_shardings=chip)
     return compiled(name, where, jitted, arguments, IMAGES, flops, *turns)
 

@@ -1,6 +1,6 @@
-"""Folders of image files, at any depth, with texts in side-cars of the same name.
+"""Folders of image files, at any depth, with texts in sidecar files of the same name.
 
-x.txt holds a text a line, x.json fields as those of any record.
+x.txt has a text in each line, x.json fields as in any record.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from blip_jax.runtime.files import atomic_write
 
 
 def images(folder: str) -> Iterator[str]:
-    """Paths of the images below a folder, relative to it, in order; hidden ones left out."""
+    """Yields the paths of the images below a folder, relative to it, sorted; skips hidden ones."""
     root = epath.Path(folder)
     for here, folders, files in root.walk():
         folders[:] = sorted(name for name in folders if not name.startswith("."))
@@ -37,9 +37,9 @@ def images(folder: str) -> Iterator[str]:
 
 
 def write_file_list(folder: str, file_list: epath.Path) -> None:
-    """Writes the list of a folder's images, a JSON text a line, unless it is there already.
+    """Writes the list of a folder's images, a JSON text in each line, unless it exists already.
 
-    What is added to the folder later does not move the units.
+    Images that are added to the folder later do not change the units.
     """
     if file_list.exists():
         return
@@ -48,7 +48,7 @@ def write_file_list(folder: str, file_list: epath.Path) -> None:
 
 
 def plan(path: str, settings: IngestConfig) -> Iterator[tuple[int, int, int]]:
-    """The units of a file_list: byte offset, number of the first image, how many images."""
+    """Yields the units of a file list: byte offset, number of the first image, number of images."""
     with epath.Path(path).open("rb") as file:
         yield from chunk_offsets(
             (offset for offset, _ in lines(file, 0)), settings.records_per_unit
@@ -56,7 +56,7 @@ def plan(path: str, settings: IngestConfig) -> Iterator[tuple[int, int, int]]:
 
 
 def read(unit, settings: IngestConfig) -> Iterator[RawRecord]:
-    """The records of a unit."""
+    """Yields the records of a unit."""
     columns = FieldMapping(settings)
     with epath.Path(unit.file_list).open("rb") as file:
         file.seek(unit.start)
@@ -78,7 +78,7 @@ def read(unit, settings: IngestConfig) -> Iterator[RawRecord]:
 
 
 def _sidecar(folder: str, name: str) -> str:
-    """What a side-car holds; "" if there is none."""
+    """Returns the content of a sidecar file; "" if there is none."""
     try:
         return load(name, folder, folder).decode("utf-8-sig", "surrogateescape")
     except RejectedRecord:

@@ -1,6 +1,6 @@
-"""JSON lists, as the original's, and JSON lines: an object a record, its image a path or a URL.
+"""JSON lists, as the original's, and JSON lines: an object for each record, with a path or URL.
 
-Both are read from any byte on, so that a large file is several units.
+Both can be read from any record on, so that a large file is divided into several units.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ DECODER = json.JSONDecoder(strict=False)
 
 
 def chunk_offsets(offsets: Iterable[int], rows: int) -> Iterator[tuple[int, int, int]]:
-    """Cuts a file into runs of `rows` records: (offset of the first, its number, how many)."""
+    """Yields chunks of `rows` records: (offset of the first, its number, number of records)."""
     start = count = 0
     for number, offset in enumerate(offsets):
         if number % rows == 0:
@@ -39,10 +39,10 @@ def chunk_offsets(offsets: Iterable[int], rows: int) -> Iterator[tuple[int, int,
 
 
 def plan(path: str, settings: IngestConfig) -> Iterator[tuple[int, int, int]]:
-    """The units of a file: byte offset, number of the first record, how many records.
+    """Yields the units of a file: byte offset, number of the first record, number of records.
 
     Raises:
-      UserError: the file is no JSON, or its first record has no image or text.
+      UserError: the file is not JSON, or its first record has no image or text.
     """
     with open_buffered(path) as file:
         start, listed = _head(file)
@@ -53,7 +53,7 @@ def plan(path: str, settings: IngestConfig) -> Iterator[tuple[int, int, int]]:
 
 
 def read(unit, settings: IngestConfig) -> Iterator[RawRecord]:
-    """The records of a unit."""
+    """Yields the records of a unit."""
     columns = FieldMapping(settings)
     with open_buffered(unit.path) as file:
         _, listed = _head(file)
@@ -70,32 +70,34 @@ def read(unit, settings: IngestConfig) -> Iterator[RawRecord]:
                 rejection = (
                     value
                     if isinstance(value, RejectedRecord)
-                    else RejectedRecord("broken JSON", "no object")
+                    else RejectedRecord("broken JSON", "not an object")
                 )
                 yield RawRecord(name, rejection=rejection)
 
 
 def _checked(found: Iterator[tuple[int, Any]], columns: FieldMapping, path: str) -> Iterator:
-    """The same, once the first is seen to have images and texts."""
+    """Yields the same, after checking that the first has images and texts."""
     for number, (offset, value) in enumerate(found):
         if not number:
             value = _parsed(value) if isinstance(value, bytes) else value
             if isinstance(value, dict):
                 columns.check(value, path)
             elif path.endswith(".json"):
-                raise UserError(f"{path} is neither a JSON list of objects nor an object a line")
+                raise UserError(
+                    f"{path} is neither a JSON list of objects nor JSON lines of objects"
+                )
         yield offset, value
 
 
 def _head(file: io.BufferedIOBase) -> tuple[int, bool]:
-    """Where the first value is looked for, and whether the file is a list."""
+    """Returns the offset at which the first value is searched, and whether the file is a list."""
     head = file.read(CHUNK)
     start = len(codecs.BOM_UTF8) if head.startswith(codecs.BOM_UTF8) else 0
     return start, head[start:].lstrip()[:1] == b"["
 
 
 def _parsed(line: bytes) -> Any:
-    """The line's value; a RejectedRecord if it is no JSON."""
+    """Returns the line's value; a RejectedRecord if it is not JSON."""
     try:
         return json.loads(line.decode("utf-8", "surrogateescape"), strict=False)
     except (ValueError, RecursionError) as error:
@@ -103,7 +105,7 @@ def _parsed(line: bytes) -> Any:
 
 
 def lines(file, offset: int) -> Iterator[tuple[int, bytes]]:
-    """(offset, line) of the lines that are not blank."""
+    """Yields (offset, line) of the lines that are not blank."""
     for line in file:
         if line.strip():
             yield offset, line
@@ -111,21 +113,21 @@ def lines(file, offset: int) -> Iterator[tuple[int, bytes]]:
 
 
 def _elements(file, path: str, offset: int, inside: bool = True) -> Iterator[tuple[int, Any]]:
-    """(byte offset, value) of a list's elements.
+    """Yields (byte offset, value) of a list's elements.
 
-    `file` stands at byte `offset`, `inside` the list at an element, or before the list's [.
+    `file` is at byte `offset`: at an element if `inside` the list, else before the list's [.
     """
     decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
     text, place, ended = "", 0, False
     while True:
         while text[place : place + 1] and text[place] in (BETWEEN if inside else BEFORE):
             inside = inside or text[place] == "["
-            place, offset = place + 1, offset + 1  # all of these are one byte
+            place, offset = place + 1, offset + 1  # each of these is one byte
         if text[place : place + 1] == "]":
             return
         try:
             value, end = DECODER.raw_decode(text, place)
-            whole = ended or end < len(text)  # else a number might go on
+            whole = ended or end < len(text)  # else a number might continue
         except (ValueError, RecursionError) as error:
             whole = False
             if len(text) - place > LONGEST or (ended and place < len(text)):

@@ -13,7 +13,7 @@ from blip_jax.data.ingest.config import IngestConfig
 from blip_jax.data.ingest.records import FieldMapping, RawRecord, RejectedRecord
 from blip_jax.runtime.errors import UserError
 
-BATCH = 16  # rows decoded at once; they may hold images
+BATCH = 16  # rows decoded at once; they may contain images
 
 
 @contextlib.contextmanager
@@ -27,7 +27,7 @@ def _opened(path: str) -> Iterator[pyarrow.parquet.ParquetFile]:
 
 
 def plan(path: str, settings: IngestConfig) -> Iterator[tuple[int, int, int]]:
-    """The units of a file: (0, number of the first row, how many rows).
+    """Yields the units of a file: (0, number of the first row, number of rows).
 
     Raises:
       UserError: the file is damaged, or has no column of images or texts.
@@ -40,7 +40,7 @@ def plan(path: str, settings: IngestConfig) -> Iterator[tuple[int, int, int]]:
 
 
 def read(unit, settings: IngestConfig) -> Iterator[RawRecord]:
-    """The records of a unit."""
+    """Yields the records of a unit."""
     columns = FieldMapping(settings)
     with _opened(unit.path) as table:
         for number, row in _rows(table, unit.first, unit.first + unit.records):

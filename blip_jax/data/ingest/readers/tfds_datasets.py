@@ -1,6 +1,6 @@
-"""TFDS datasets: a folder with features.json, or the name of one that is prepared on this machine.
+"""TFDS datasets: a folder with features.json, or the name of one prepared on this machine.
 
-File format ArrayRecord, so that TensorFlow is not needed.
+Their file format must be ArrayRecord, which needs no TensorFlow.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from blip_jax.runtime.errors import UserError
 
 
 def _open(path: str, split: str, columns: FieldMapping):
-    """(rows of a split as dicts with encoded images, the features' names)."""
+    """Returns (rows of a split as dicts with encoded images, the features' names)."""
     try:
         if (epath.Path(path) / "features.json").exists():
             builder = tfds.builder_from_directory(path)
@@ -39,7 +39,7 @@ def _open(path: str, split: str, columns: FieldMapping):
 
 
 def plan(path: str, settings: IngestConfig) -> Iterator[tuple[int, int, int]]:
-    """The units of a split: (0, number of the first row, how many rows).
+    """Yields the units of a split: (0, number of the first row, number of rows).
 
     Raises:
       UserError: there is no such dataset or split, or it has no image or text.
@@ -52,7 +52,7 @@ def plan(path: str, settings: IngestConfig) -> Iterator[tuple[int, int, int]]:
 
 
 def read(unit, settings: IngestConfig) -> Iterator[RawRecord]:
-    """The records of a unit."""
+    """Yields the records of a unit."""
     columns = FieldMapping(settings)
     rows, _ = _open(unit.path, settings.split, columns)
     for number in range(unit.first, unit.first + unit.records):
@@ -67,7 +67,7 @@ def read(unit, settings: IngestConfig) -> Iterator[RawRecord]:
 
 
 def _plain(value: Any) -> Any:
-    """What TFDS read, as values of JSON; large arrays as their shapes."""
+    """Returns a value that TFDS read as JSON; of large arrays only type and shape."""
     if isinstance(value, dict):
         return {name: _plain(item) for name, item in value.items()}
     if isinstance(value, bytes):
@@ -82,7 +82,7 @@ def _plain(value: Any) -> Any:
 
 
 def _unpack(fields: dict[str, Any]) -> None:
-    """Lays open the fields that an earlier import has packed into one."""
+    """Unpacks the fields that an earlier import has stored in one."""
     try:
         packed = json.loads(fields.get("fields", ""))
     except (TypeError, ValueError):

@@ -1,6 +1,6 @@
-"""Tars of webdataset and img2dataset: members of one name and several suffixes are a record.
+"""Tars of webdataset and img2dataset: members with the same name but for the suffix are a record.
 
-Read as a stream, packed or not; nothing is ever written to disk under a member's name.
+They are read as a stream, compressed or not; no member is written to disk.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from blip_jax.data.ingest.records import (
     as_texts,
 )
 
-TEXTS = ("txt", "text", "caption")  # suffixes of members that are a text
+TEXTS = ("txt", "text", "caption")  # suffixes of text members
 DAMAGE = (tarfile.TarError, EOFError, zlib.error)  # an OSError is the disk's or the network's
-SMALL = 1 << 16  # bytes up to which another member is kept as a field
+SMALL = 1 << 16  # bytes up to which other members are kept as fields
 
 
 class _Header(tarfile.TarInfo):
-    """A damaged header in the middle of a file, which tarfile would take for its end, raises."""
+    """Raises for a damaged header in the middle of a file, which tarfile would take for its end."""
 
     @classmethod
     def fromtarfile(cls, tar):
@@ -42,12 +42,12 @@ class _Header(tarfile.TarInfo):
 
 
 def plan(path: str, settings: IngestConfig) -> Iterator[tuple[int, int, int]]:
-    """One unit a file: (0, 0, -1)."""
+    """Yields one unit for the file: (0, 0, -1)."""
     yield 0, 0, -1
 
 
 def read(unit, settings: IngestConfig) -> Iterator[RawRecord]:
-    """The records of a tar; where it is damaged, a last one says so."""
+    """Yields the records of a tar; if it is damaged, the last one is rejected for that."""
     columns = FieldMapping(settings)
     name, members = "", {}
     try:
@@ -58,9 +58,7 @@ def read(unit, settings: IngestConfig) -> Iterator[RawRecord]:
             name, members[suffix] = prefix, data
     except DAMAGE as error:
         if members:  # its last member may be missing
-            yield RawRecord(
-                name, rejection=RejectedRecord("broken archive", "the record it broke off in")
-            )
+            yield RawRecord(name, rejection=RejectedRecord("broken archive", "its last record"))
         yield RawRecord(
             "", rejection=RejectedRecord("broken archive", f"{type(error).__name__}: {error}")
         )
@@ -70,13 +68,13 @@ def read(unit, settings: IngestConfig) -> Iterator[RawRecord]:
 
 
 def _members(path: str) -> Iterator[tuple[str, str, bytes | RejectedRecord]]:
-    """(name without suffixes, suffixes, content) of each file in it."""
+    """Yields (name without suffixes, suffixes, content) of each file in the tar."""
     with (
         epath.Path(path).open("rb") as file,
         tarfile.open(fileobj=file, mode="r|*", tarinfo=_Header, errorlevel=2) as tar,
     ):
         for member in tar:
-            tar.members = []  # or it would remember all of them
+            tar.members = []  # else it would keep all of them
             if member.isdir():
                 continue
             folder, slash, base = member.name.rpartition("/")
@@ -84,7 +82,7 @@ def _members(path: str) -> Iterator[tuple[str, str, bytes | RejectedRecord]]:
             prefix = folder + slash + stem
             if is_unsafe(member.name):
                 yield prefix, suffix, RejectedRecord("unsafe name", member.name)
-            elif not stem or not dot:  # hidden, or of no kind
+            elif not stem or not dot:  # hidden, or without suffix
                 yield prefix + base, "", RejectedRecord("file of no record", member.name)
             elif not member.isfile():
                 yield prefix, suffix, RejectedRecord("missing image", f"{member.name} is a link")
@@ -101,7 +99,7 @@ def _members(path: str) -> Iterator[tuple[str, str, bytes | RejectedRecord]]:
 def _record(
     name: str, members: dict[str, bytes | RejectedRecord], columns: FieldMapping
 ) -> RawRecord:
-    """The record of the members, by suffix."""
+    """Returns the record of the members, which are given by suffix."""
     for content in members.values():
         if isinstance(content, RejectedRecord):
             return RawRecord(name, rejection=content)
@@ -112,7 +110,7 @@ def _record(
     except (ValueError, RecursionError) as error:
         return RawRecord(name, rejection=RejectedRecord("broken JSON", str(error)))
     raw = columns.record(fields, name, kinds=("text", "url"))
-    raw.image_path = ""  # the URL it once was loaded from
+    raw.image_path = ""  # the URL is only where it was downloaded from
     for suffix in TEXTS:
         add_texts(raw, as_texts(members.get(suffix)))
     raw.image = members.get(image)
@@ -120,10 +118,10 @@ def _record(
 
 
 def _fields(members: dict[str, bytes], image: str | None) -> dict[str, Any]:
-    """What the members say beside image and text.
+    """Returns the fields in the members other than image and text.
 
     Raises:
-      ValueError, RecursionError: the JSON is none.
+      ValueError, RecursionError: the JSON is invalid.
     """
     fields = {}
     for suffix, data in members.items():
