@@ -10,18 +10,18 @@ import pytest
 from blip_jax.checkpoints.training import Metadata, TrainingCheckpoints
 from blip_jax.train.state import TrainState
 
-META = Metadata({}, "captioner", "", 12)
+METADATA = Metadata(model_type="captioner", model={}, prompt="", max_length=12)
 
 
 def state(step):
     params = {"weight": jnp.full((2, 3), step, jnp.float32)}
-    return TrainState(jnp.int32(step), params, None, None, optax.sgd(0.1, 0.9).init(params))
+    return TrainState(jnp.int32(step), params, {}, optax.sgd(0.1, 0.9).init(params))
 
 
 def save(folder, steps, **options):
     with TrainingCheckpoints(str(folder), **options) as checkpoints:
         for step in steps:
-            checkpoints.save(state(step), META)
+            checkpoints.save(state(step), METADATA)
 
 
 def names(folder):

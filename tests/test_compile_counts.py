@@ -4,9 +4,9 @@ import textwrap
 
 import pytest
 import tiny
+from blip_jax.tasks.objectives import Objectives
 
 from blip_jax.nn import flops
-from blip_jax.tasks.objectives import Objectives
 from blip_jax.train.aot import hlo, memory_traffic
 from blip_jax.train.aot.topology import CHIPS
 

@@ -4,8 +4,8 @@ import jax
 import numpy as np
 import pytest
 import tiny
-
 from blip_jax.tasks.objectives import Objectives
+
 from blip_jax.train import config
 from blip_jax.train.aot.hlo import Program
 from blip_jax.train.mesh import batch_sharding, make_mesh
