@@ -22,14 +22,6 @@ class Special:
     enc: int
 
 
-@dataclasses.dataclass(frozen=True)
-class Med(nn.MedConfig):
-    """A text transformer whose [DEC] and [ENC] may be any ids, not the vocabulary's last two."""
-
-    dec_token: int = 0
-    enc_token: int = 0
-
-
 class Golden:
     """One file of the schema in goldens/README.md."""
 
@@ -53,8 +45,8 @@ class Golden:
                 image_size=self.cfg["image"], patch_size=vit["patch"], width=vit["width"],
                 depth=vit["depth"], heads=vit["heads"],
             ),
-            med=Med(
-                dec_token=self.special.dec, enc_token=self.special.enc,
+            med=nn.MedConfig(
+                dec_index=self.special.dec, enc_index=self.special.enc,
                 width=med["width"], depth=med["depth"], heads=med["heads"], mlp_dim=med["mlp"],
                 vocab_size=med["vocab"], max_length=med["max_len"], dropout=0.0,
                 sharing="none" if self.model_type == "vqa" else "all_but_self_attention",

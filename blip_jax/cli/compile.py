@@ -95,7 +95,7 @@ def programs(config: "TrainConfig", where: str, names: list[str]) -> bool:
         announce(name)
         try:
             rows.append(row(compile.PROGRAMS[name](config, where), config, where))
-        except compile.DoesNotFit as error:
+        except compile.OutOfMemory as error:
             missing.append(error)
             rows.append({"program": name, "fits": "no", "peak GiB": error.peak / UNITS["GiB"]})
     print(tables.plain(transposed(rows)))
@@ -196,7 +196,7 @@ def sweep(config: "TrainConfig", where: str, sizes: list[int]) -> bool:
             except UserError as error:
                 rows.append({**given, "fits": str(error)})
                 break
-            except compile.DoesNotFit as error:
+            except compile.OutOfMemory as error:
                 failed.add(policy)
                 peak = shown(error.peak / UNITS["GiB"])
                 rows.append({**given, "fits": "no", "peak GiB": peak})
