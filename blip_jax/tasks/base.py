@@ -28,7 +28,7 @@ from blip_jax.runtime.errors import UserError
 
 if TYPE_CHECKING:
     from blip_jax.models import Model
-    from blip_jax.tasks.evaluate import EvalDataset
+    from blip_jax.tasks.eval_dataset import EvalDataset
 
 __all__ = [
     "SKIP_REASONS",
@@ -58,6 +58,8 @@ class TaskConfig(abc.ABC):
     """
 
     model_type: ClassVar[str]  # of nn.MODEL_TYPES: what a run of the task leaves
+
+    max_length: int = 30  # tokens of a text; longer ones are cut
 
     @property
     def name(self) -> str:
