@@ -195,9 +195,7 @@ class Task(EvaluationTask, Generic[C]):
         """
         position = nn.resize_position_embedding(params["vit"]["position"], self.model.vit.tokens)
         params = {**params, "vit": {**params["vit"], "position": position}}
-        flat = traverse_util.flatten_dict(params, sep="/")
-        needed = traverse_util.flatten_dict(fresh, sep="/")
-        return traverse_util.unflatten_dict({name: flat[name] for name in needed}, sep="/")
+        return select(params, fresh)
 
     def init_extra(self, params: Params, key: jax.Array) -> Extra:
         """Returns what the task keeps in the state beside the parameters."""
@@ -258,3 +256,14 @@ class Task(EvaluationTask, Generic[C]):
         if key is not None:
             kwargs.update(train=True, rngs={"dropout": key})
         return self.network.apply({"params": params}, *args, method=method, **kwargs)
+
+
+def select(params: Params, like: Params) -> Params:
+    """Returns the part of `params` that has the structure of `like`.
+
+    Raises:
+      KeyError: a part is missing; it names the path.
+    """
+    flat = traverse_util.flatten_dict(params, sep="/")
+    names = traverse_util.flatten_dict(like, sep="/")
+    return traverse_util.unflatten_dict({name: flat[name] for name in names}, sep="/")
