@@ -142,14 +142,16 @@ def config(world):
         tokenizer=f"{world.folder}/tokenizer",
         **{
             "data.mixture": f"{world.folder}/mixture.json", "checkpoints.every": 2,
-            "checkpoints.keep_best": "within_one", "eval.every": 3, "eval.split": "test",
+            "checkpoints.keep_best": "primary", "eval.every": 3, "eval.split": "test",
             "eval.dataset": world.human,
         },
     )  # fmt: skip
 
 
 def test_it_trains_resumes_and_evaluates(world, config, tmp_path, monkeypatch):
-    whole = jax.device_get(loop.train(config, str(tmp_path / "whole")))
+    traced = replace(config, profile="1:2")
+    whole = jax.device_get(loop.train(traced, str(tmp_path / "whole")))
+    assert list((tmp_path / "whole" / "profile").glob("**/*.xplane.pb"))
     assert set(whole.extra) == {"mean"} and 1 < whole.extra["mean"] / (1 - 0.9**STEPS) < 4
 
     log = Logger.log
@@ -177,6 +179,9 @@ def test_it_trains_resumes_and_evaluates(world, config, tmp_path, monkeypatch):
         metrics = json.loads((folder / "metrics.json").read_text())
         assert metrics["error"] == evaluated[STEPS]["eval/error"]
         predictions = (folder / "predictions.jsonl").read_text().splitlines()
+        values = {step: line["eval/within_one"] for step, line in evaluated.items()}
+        kept = {str(max(values, key=values.get)), str(STEPS)}
+        assert {path.name for path in (workdir / "checkpoints").iterdir()} == kept
         assert len(predictions) == 10 and set(json.loads(predictions[0])) == {"key", "count"}
     settings = EvaluateConfig(model=str(workdir), dataset=world.human, task=config.task)
     assert evaluate(settings) == pytest.approx(metrics, rel=1e-5)
