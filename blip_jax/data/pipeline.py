@@ -167,7 +167,7 @@ def eval_batches(
       directory, split: as for `datasets.open_dataset`.
       batch_size: B; the last batch is filled up with rows that are not valid.
       image_size: S, pixels.
-      limit: only so many images from the start.
+      limit: only this many images, from the start.
 
     Yields:
       'image' uint8 [B, S, S, 3]; 'index' int32 [B], the row in the split, -1 for filling;

@@ -51,7 +51,7 @@ C = TypeVar("C", bound="TaskConfig")
 
 @dataclasses.dataclass(frozen=True)
 class TaskConfig(abc.ABC):
-    """A task's hyper-parameters: one frozen dataclass a task, a comment behind each field.
+    """A task's hyper-parameters: one frozen dataclass a task, a comment for each field.
 
     `make` is the only way to a Task, so that no registry of names is needed: a config file builds
     the config object, training calls `config.task.make(...)`.
@@ -159,7 +159,7 @@ class Task(EvaluationTask, Generic[C]):
 
     @abc.abstractmethod
     def empty_example(self) -> dict[str, Any]:
-        """Returns what stands in for an invalid record: right shapes, no content.
+        """Returns an example to use for an invalid record: right shapes, no content.
 
         The pipeline marks its row as not valid.
         """
@@ -198,7 +198,7 @@ class Task(EvaluationTask, Generic[C]):
         return select(params, fresh)
 
     def init_extra(self, params: Params, key: jax.Array) -> Extra:
-        """Returns what the task keeps in the state beside the parameters."""
+        """Returns what the task keeps in the state in addition to the parameters."""
         return {}
 
     def constrain(self, params: Params) -> Params:
@@ -229,7 +229,7 @@ class Task(EvaluationTask, Generic[C]):
         rows: jax.Array,
         key: jax.Array | None,
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """Returns this micro-batch's PART of the summed loss, and of each metric.
+        """Returns this micro-batch's part of the summed loss, and of each metric.
 
         "loss" is among the metrics.
 
