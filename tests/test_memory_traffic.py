@@ -7,7 +7,7 @@ import tiny
 
 from blip_jax.tasks.objectives import Objectives
 from blip_jax.train import config
-from blip_jax.train.aot.hlo import Program
+from blip_jax.train.aot.hlo import HloModule
 from blip_jax.train.mesh import batch_sharding, make_mesh
 from blip_jax.train.setup import program
 
@@ -31,7 +31,7 @@ def step():
     placed = batch_sharding(mesh)
     batch = {name: jax.ShapeDtypeStruct(*x, sharding=placed) for name, x in shapes.items()}
     key = jax.eval_shape(lambda: jax.random.key(0))
-    return made, Program(made.step.lower(made.shapes, batch, key).compile().as_text())
+    return made, HloModule(made.step.lower(made.shapes, batch, key).compile().as_text())
 
 
 def test_of_the_batch_momentum_features_alone_are_gathered(step):

@@ -54,7 +54,7 @@ def run(argv: list[str]) -> int:
         raise UserError("the config is of no training; compile takes one that `train` takes")
     if not where:
         raise UserError("--topology NAME is missing, and the config names none")
-    where = topology.named(where)
+    where = topology.resolve(where)
     from blip_jax.train.aot import compile
 
     unknown = sorted(set(values.programs) - set(compile.PROGRAMS))
