@@ -21,9 +21,9 @@ def test_a_vit_by_hand():
     found = flops.vit(tiny.config().vit)
     qkv, out, mlp = 2 * 5 * 16 * 48, 2 * 5 * 16 * 16, 2 * (2 * 5 * 16 * 64)
     scores = values = 2 * 5 * 5 * 16
-    assert found.dense == 2 * (qkv + out + mlp) == 61_440
-    assert found.mixing == 2 * (scores + values) == 3_200
-    assert found.rest == 2 * 4 * (8 * 8 * 3) * 16 == 24_576
+    assert found.matmul == 2 * (qkv + out + mlp) == 61_440
+    assert found.attention == 2 * (scores + values) == 3_200
+    assert found.outside_layers == 2 * 4 * (8 * 8 * 3) * 16 == 24_576
     assert found.forward == 89_216
     # Remat computes the layers again, but for each one's last product: 2 * 5 * 64 * 16 twice.
     assert found.trained("none") == 3 * 89_216
@@ -34,12 +34,12 @@ def test_a_vit_by_hand():
 def test_texts_by_hand():
     med = tiny.config().med
     alone = flops.text(med, 7)
-    assert alone.dense == 2 * (2 * 7 * 16 * (48 + 16) + 2 * (2 * 7 * 16 * 32)) == 57_344
-    assert alone.mixing == 2 * (2 * (2 * 7 * 7 * 16)) == 6_272
+    assert alone.matmul == 2 * (2 * 7 * 16 * (48 + 16) + 2 * (2 * 7 * 16 * 32)) == 57_344
+    assert alone.attention == 2 * (2 * (2 * 7 * 7 * 16)) == 6_272
     grounded = flops.text(med, 7, image_tokens=5)
-    assert grounded.dense - alone.dense == 2 * (2 * (2 * 7 * 16 * 16)) == 14_336
-    assert grounded.mixing - alone.mixing == 2 * (2 * (2 * 7 * 5 * 16)) == 4_480
-    assert flops.context(tiny.config()).forward == 2 * 2 * (2 * 5 * 16 * 16) == 10_240
+    assert grounded.matmul - alone.matmul == 2 * (2 * (2 * 7 * 16 * 16)) == 14_336
+    assert grounded.attention - alone.attention == 2 * (2 * (2 * 7 * 5 * 16)) == 4_480
+    assert flops.image_context(tiny.config()).forward == 2 * 2 * (2 * 5 * 16 * 16) == 10_240
     assert flops.lm_head(med, 7).forward == 2 * 7 * 16 * 16 + 2 * 7 * 16 * 32 == 10_752
     assert flops.heads(tiny.config()).forward == 2 * (2 * 16 * 8) == 512
 
@@ -141,13 +141,13 @@ X = 16 * 64 * 4  # bytes of x
 
 @pytest.fixture
 def program():
-    return hlo.Program(TEXT)
+    return hlo.HloModule(TEXT)
 
 
 def test_what_is_in_a_loop_counts_as_often_as_it_turns(program):
     assert (program.entry, program.partitions) == ("main", 8)
-    assert program.runs() == {"main": 1, "turn": 12, "picking": 12}
-    assert program.runs(fusions=False) == {"main": 1, "turn": 12}
+    assert program.execution_counts() == {"main": 1, "turn": 12, "picking": 12}
+    assert program.execution_counts(fusions=False) == {"main": 1, "turn": 12}
 
 
 def test_bytes_of_collectives(program):
@@ -161,10 +161,10 @@ def test_bytes_of_collectives(program):
 
 def test_a_loop_that_ends_by_what_it_finds_turns_as_often_as_said():
     text = TEXT.replace("compare(%i.1, %twelve), direction=LT", "not(%found)")
-    program = hlo.Program(text)
-    assert program.runs(unknown=5)["turn"] == 5
+    program = hlo.HloModule(text)
+    assert program.execution_counts(default_trip_count=5)["turn"] == 5
     known = text.replace("body=%turn", 'body=%turn, backend_config={"known_trip_count":{"n":"7"}}')
-    assert hlo.Program(known).runs(unknown=5)["turn"] == 7
+    assert hlo.HloModule(known).execution_counts(default_trip_count=5)["turn"] == 7
 
 
 @pytest.mark.parametrize(
@@ -220,7 +220,7 @@ def test_updates_in_place_cost_what_they_write():
         """)
     row = 8 * 4
     assert (
-        memory_traffic.hbm_bytes(hlo.Program(text)) == row + 4 + row + row
+        memory_traffic.hbm_bytes(hlo.HloModule(text)) == row + 4 + row + row
     )  # read b and i, write both
 
 
@@ -260,7 +260,7 @@ def test_flops_of_matrix_products(program):
     ],
 )
 def test_products_however_they_are_written(line, shapes, flops):
-    instruction = hlo.read(f'  ROOT %x = {line}, metadata={{op_name="a(b"}}')
+    instruction = hlo.parse_instruction(f'  ROOT %x = {line}, metadata={{op_name="a(b"}}')
     assert instruction.root and instruction.operands == ("a", "b")
     count = memory_traffic.dot if instruction.opcode == "dot" else memory_traffic.convolution
     assert count(instruction, *shapes) == flops

@@ -7,7 +7,7 @@ import tiny
 from blip_jax.data.tokenizer import TokenIds
 from blip_jax.tasks.pairs import ItcConfig, ItmConfig
 from blip_jax.tasks.pretraining import PretrainingConfig
-from blip_jax.train.aot.hlo import Program
+from blip_jax.train.aot.hlo import HloModule
 from blip_jax.train.config import TrainConfig
 from blip_jax.train.mesh import batch_sharding
 from blip_jax.train.setup import TrainSetup
@@ -34,7 +34,7 @@ def step():
     }
     key = jax.eval_shape(lambda: jax.random.key(0))
     lowered = setup.functions.step.lower(setup.functions.state, batch, key)
-    return setup, Program(lowered.compile().as_text())
+    return setup, HloModule(lowered.compile().as_text())
 
 
 def test_of_the_batch_momentum_features_alone_are_gathered(step):

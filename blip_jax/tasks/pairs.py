@@ -139,13 +139,13 @@ class PairTask(PairLosses):
     def flops(self, batch_size: int) -> int:
         """FLOPs of one training step, of all chips together."""
         config, length = self.model, self.config.max_length
-        image, alone = flops.vit(config.vit), flops.text(config.med, length)
+        image, unimodal = flops.vit(config.vit), flops.text(config.med, length)
         image_grounded = flops.text(config.med, length, config.vit.tokens)
         parts, pair = [image], 0
         if self.itc:
             heads = flops.heads(config)
-            parts += [alone, heads]
-            pair += image.forward + alone.forward + heads.forward  # the momentum encoder
+            parts += [unimodal, heads]
+            pair += image.forward + unimodal.forward + heads.forward  # the momentum encoder
             # Each pair with all keys, both ways: targets, logits, and the logits' backward pass,
             # which goes to the features alone.
             pair += 2 * 3 * 2 * config.embed_dim * (batch_size + self.itc.queue_size)
@@ -158,5 +158,5 @@ class PairTask(PairLosses):
         passes = bool(self.itm) + bool(self.lm)
         shared = "cross_attention" in nn.configs.SHARING[config.med.sharing]
         forward = min(passes, 1) if shared else passes
-        pair += flops.context(config).forward * (2 * passes + forward)
-        return batch_size * (pair - image.rest)  # nothing is differentiated by the pixels
+        pair += flops.image_context(config).forward * (2 * passes + forward)
+        return batch_size * (pair - image.outside_layers)  # nothing is differentiated by the pixels

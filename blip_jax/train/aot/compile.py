@@ -208,7 +208,7 @@ def compiled(
     peak = memory.peak_memory_in_bytes + memory.generated_code_size_in_bytes
     if peak > chip.hbm * GIB:
         raise OutOfMemory(name, peak)
-    program = hlo.Program(executable.as_text())
+    program = hlo.HloModule(executable.as_text())
     ici, moved = program.collectives(turns), memory_traffic.hbm_bytes(program, turns)
     chips = program.partitions
     flops_a_chip = flops / chips
