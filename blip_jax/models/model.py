@@ -12,7 +12,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from blip_jax.data.text import clean_caption, clean_question
-from blip_jax.data.tokenizer import Tokenizer
 from blip_jax.decoding import Decoding, Generated
 from blip_jax.decoding.config import TRANSFORMERS_OPTIONS
 from blip_jax.models import batching, functions
@@ -26,7 +25,7 @@ from blip_jax.models.inputs import (
     encode_bucketed,
     encode_prompts,
 )
-from blip_jax.models.results import Answer, Caption, Match
+from blip_jax.models.results import Answer, Caption, Match, captions_of
 from blip_jax.runtime.config import accepts
 from blip_jax.runtime.errors import UserError
 
@@ -306,21 +305,3 @@ def _decoding(decoding: Decoding | None, options: dict[str, Any]) -> Decoding:
     if options:
         raise UserError(f"decoding and {next(iter(options))} are both given; give one of them")
     return decoding
-
-
-def captions_of(
-    generated: Generated, prompts: np.ndarray, tokenizer: Tokenizer
-) -> list[list[Caption]]:
-    """Returns captions of generated texts [B, N, T] that follow prompts of this many tokens."""
-    captions = []
-    for row, start in enumerate(prompts):
-        texts = tokenizer.decode(generated.tokens[row, :, start:])
-        parts = [slice(start, end) for end in generated.length[row]]
-        captions.append([
-            Caption(text, float(score), tokens[part], logs[part])
-            for text, score, tokens, logs, part in zip(
-                texts, generated.score[row], generated.tokens[row],
-                generated.log_probabilities[row], parts, strict=True,
-            )
-        ])  # fmt: skip
-    return captions
