@@ -96,9 +96,7 @@ class Model(Base):
             images, _decoding(decoding, options), prompt, seed, batch_size, start_index, on_error
         )
 
-    def _captions(
-        self, images, decoding, prompt, seed, batch_size, start_index, on_error
-    ) -> list[list[Caption] | None]:
+    def _captions(self, images, decoding, prompt, seed, batch_size, start_index, on_error):
         self.require("caption")
         images = as_images(images)
         check_not_empty(images, "images")
@@ -115,8 +113,8 @@ class Model(Base):
         arrays = jnp.stack(keys, axis=1), decoding.params(len(images)), prompts
         if prompt is not None:
             arrays += (lengths,)
-        beams = f", beam {shape.num_beams}" if shape.method == "beam" else f", {shape.method}"
-        title = f"caption{beams}, up to {shape.total_length} tokens"
+        method = f"beam {shape.num_beams}" if shape.method == "beam" else shape.method
+        title = f"caption, {method}, up to {shape.total_length} tokens"
         results = self._run(function, images, arrays, batch_size, on_error, title)
         found = captions_of(Generated(*results), lengths, self.tokenizer)
         skipped = np.asarray(results[1])[:, 0] == 0  # a text has one token at least
@@ -186,9 +184,8 @@ class Model(Base):
         self.require("answer")
         if isinstance(candidates, str):
             raise UserError("candidates is one string; give a list of answers")
-        images, questions = broadcast(
-            as_images(images), as_texts(questions, "questions"), names=("images", "questions")
-        )
+        questions = as_texts(questions, "questions")
+        images, questions = broadcast(as_images(images), questions, names=("images", "questions"))
         arrays = self._encode(questions, clean_question if clean else None)
         if candidates is None:
             decoding = dataclasses.replace(ANSWER, num_beams=num_beams)
@@ -277,9 +274,8 @@ class Model(Base):
         if images is None and texts is None:
             raise UserError("give images, texts, or both")
         if images is not None and texts is not None:
-            images, texts = broadcast(
-                as_images(images), as_texts(texts, "texts"), names=("images", "texts")
-            )
+            texts = as_texts(texts, "texts")
+            images, texts = broadcast(as_images(images), texts, names=("images", "texts"))
         given = {"image": images, "text": texts}
         of = tuple(name for name, values in given.items() if values is not None)
         function = self._function(functions.hidden_states_function, of)
