@@ -1,4 +1,4 @@
-"""Where every array of the state is placed: a table of (regex, PartitionSpec), first match wins."""
+"""The placement of every array of the state: (regex, PartitionSpec), the first match wins."""
 
 import re
 from typing import Any
