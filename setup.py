@@ -55,8 +55,10 @@ setup(
     license="Apache-2.0",
     license_files=["LICENSE"],
     python_requires=">=3.11",
-    packages=find_packages(include=["blip_jax", "blip_jax.*"]),
-    package_data={"blip_jax.metrics": ["templates/*"]},
+    # The config files are found by name in an installed package as well (cli/config_files.py).
+    packages=[*find_packages(include=["blip_jax", "blip_jax.*"]), "blip_jax.configs"],
+    package_dir={"blip_jax.configs": "configs"},
+    package_data={"blip_jax.reports": ["templates/*"]},
     entry_points={"console_scripts": ["blip-jax = blip_jax.cli.main:main"]},
     install_requires=STACK + LIBRARIES,
     extras_require={

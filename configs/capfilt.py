@@ -1,11 +1,11 @@
 """Caption and filter a dataset with two fine-tuned models:
 
-    blip-jax capfilt --config configs/capfilt.py --workdir runs/capfilt \\
-        --config.dataset=DIR --config.captioner=RUN --config.filter=RUN --config.human=DIR
+    blip-jax capfilt --workdir runs/capfilt --config.dataset=DIR \\
+        --config.captioners=RUN --config.filters=RUN --config.human_dataset=DIR
 """
 
-from blip_jax.capfilt import command
+from blip_jax.capfilt.config import CapFiltConfig
 
 
 def get_config():
-    return command.defaults()
+    return CapFiltConfig()

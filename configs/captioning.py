@@ -1,10 +1,11 @@
-"""Fine-tune a captioner from a pre-training (--config.init_from=RUN), as for COCO:
+"""Fine-tune a captioner, CapFilt's captioner too, from a pre-training; the recipe is COCO's:
 
-blip-jax train --config configs/captioning.py --workdir runs/captioner --config.mixture=MIXTURE.json
+    blip-jax train --config captioning --workdir runs/captioner \\
+        --config.data.mixture=MIXTURE.json --config.init.run=runs/pretrain
 """
 
-from blip_jax.train import config
+from blip_jax.train.config import captioning
 
 
 def get_config():
-    return config.defaults("captioner")
+    return captioning()

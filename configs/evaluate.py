@@ -1,11 +1,25 @@
 """Measure a trained model on a dataset, retrieval and captions:
 
-    blip-jax evaluate --config configs/evaluate.py --workdir runs/eval \\
+    blip-jax evaluate --workdir runs/eval \\
         --config.model=RUN --config.dataset=DIR --config.split=test
+
+`--config evaluate:captioning` and `--config evaluate:retrieval` measure one task by its recipe.
 """
 
-from blip_jax.tasks import evaluate
+from blip_jax.runtime.errors import UserError
+from blip_jax.runtime.suggestions import hint
+from blip_jax.tasks import CaptioningConfig, PretrainingConfig, RetrievalConfig
+from blip_jax.tasks.evaluate import EvaluateConfig
+
+TASKS = {
+    "pretraining": PretrainingConfig,
+    "captioning": CaptioningConfig,
+    "retrieval": RetrievalConfig,
+}
 
 
-def get_config():
-    return evaluate.defaults()
+def get_config(task: str = "pretraining") -> EvaluateConfig:
+    """`task`: what is measured, of TASKS."""
+    if task not in TASKS:
+        raise UserError(f"config evaluate has no variant {task!r}; {hint(task, TASKS)}")
+    return EvaluateConfig(task=TASKS[task]())

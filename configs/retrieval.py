@@ -1,10 +1,11 @@
-"""Fine-tune a filter from a pre-training (--config.init_from=RUN), by the retrieval recipe:
+"""Fine-tune for retrieval, CapFilt's filter too, from a pre-training; the recipe is COCO's:
 
-blip-jax train --config configs/retrieval.py --workdir runs/filter --config.mixture=MIXTURE.json
+    blip-jax train --config retrieval --workdir runs/filter \\
+        --config.data.mixture=MIXTURE.json --config.init.run=runs/pretrain
 """
 
-from blip_jax.train import config
+from blip_jax.train.config import retrieval
 
 
 def get_config():
-    return config.defaults("filter")
+    return retrieval()

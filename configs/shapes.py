@@ -1,46 +1,54 @@
-"""The whole circle on the embedded world, on two CPU cores in a quarter of an hour:
+"""The full pipeline on the Shapes dataset, on two CPU cores in a quarter of an hour:
 
-blip-jax bootstrap --config configs/shapes.py --workdir runs/shapes
+blip-jax bootstrap --config shapes --workdir runs/shapes
 """
 
-from blip_jax.capfilt import bootstrap
+from blip_jax import nn
+from blip_jax.capfilt.bootstrap import BootstrapConfig
+from blip_jax.runtime.config import replace
+from blip_jax.train.config import TrainConfig
+from blip_jax.train.optimizer import WarmupCosine
 
 
-def get_config():
-    config = bootstrap.defaults()
-    for task in ("pretrain", "captioner", "filter"):
-        small(config[task])
-    schedule(config.pretrain, steps=1100, lr=3e-3)
-    schedule(config.captioner, steps=300, lr=2e-3)
-    schedule(config.filter, steps=400, lr=2e-3)
-    config.captioner.max_length = 23  # the prompt is three words more
-    config.capfilt.max_length = 23
-    config.filter.objectives.positives = "image"
-    return config
-
-
-def small(config):
-    """The model, batches and objectives that fit this world.
-
-    Crops, flips and colour changes would make its captions untrue. Weights move too fast here for
-    a queue of past features: it is left out, and the momentum encoder follows closely. Label
-    smoothing would put a tenth on words at random, just what a nucleus of 0.9 may draw from.
-    """
-    config.model.preset = "tiny"
-    config.model.changes = {"vit": {"heads": 2}, "med": {"heads": 2, "mlp_dim": 128}}
-    config.augment.update(crop=1.0, flip="none", randaugment=False)
-    config.max_length = 20
-    config.batch_size = 64
-    config.objectives.update(
-        queue=0, momentum=0.9, alpha_steps=400, negative_group=64, positives="text", smoothing=0.0
+def get_config() -> BootstrapConfig:
+    config = BootstrapConfig()
+    pretraining = small(config.pretraining, steps=1100, peak_lr=3e-3, min_lr=1e-6)
+    captioner = small(config.captioner, steps=300, peak_lr=2e-3)
+    filter = small(config.filter, steps=400, peak_lr=2e-3)
+    group = {"itm": {"group_size": 64}}
+    contrast = {"queue_size": 0, "momentum": 0.9, "alpha_warmup_steps": 400}
+    return replace(
+        config,
+        pretraining=replace(pretraining, task={"itc": {**contrast, "positives": "text"}, **group}),
+        captioner=replace(captioner, **{"task.max_length": 23}),  # the prompt is three words more
+        filter=replace(filter, task={"itc": {**contrast, "positives": "image"}, **group}),
+        capfilt={"decoding": {"max_length": 23}},
     )
-    config.save_every = 200
 
 
-def schedule(config, steps, lr):
-    """Cosine after a short warm-up, at rates that a small model from scratch wants."""
-    config.steps = steps
-    config.optimizer.update(
-        name="cosine", lr=lr, warmup_steps=50, total_steps=steps, b2=0.95, clip_norm=1.0,
-        temperature_scale=0.03,
-    )  # fmt: skip
+def small(config: TrainConfig, steps: int, peak_lr: float, min_lr: float = 0.0) -> TrainConfig:
+    """The model, batches and schedule that fit this dataset.
+
+    Crops, flips and colour changes would make its captions untrue. Weights change too fast here for
+    a queue of past features: it is left out, and the momentum encoder follows closely. Label
+    smoothing would put a tenth on random words, just what a nucleus of 0.9 may draw from.
+    """
+    if config.task.lm:
+        config = replace(config, **{"task.lm.label_smoothing": 0.0})
+    return replace(
+        config,
+        model=nn.preset("tiny", vit={"heads": 2}, med={"heads": 2, "mlp_dim": 128}),
+        batch_size=64,
+        steps=steps,
+        optimizer={
+            "schedule": WarmupCosine(peak_lr=peak_lr, min_lr=min_lr, warmup_steps=50),
+            "b2": 0.95,
+            "clip_norm": 1.0,
+            "temperature_lr_scale": 0.03,
+        },
+        **{
+            "data.augment": {"min_crop_area": 1.0, "flip": "none", "randaugment": False},
+            "task.max_length": 20,
+            "checkpoints.every": 200,
+        },
+    )

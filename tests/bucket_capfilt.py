@@ -12,6 +12,7 @@ import tiny_dataset
 from etils import epath
 
 from blip_jax.capfilt import mixture, run, storage
+from blip_jax.capfilt.config import ScoringConfig
 from blip_jax.data.datasets import open_dataset
 from blip_jax.data.mixture import RecordSource, load_mixture
 from blip_jax.decoding import Decoding
@@ -24,13 +25,15 @@ def copy(folder: str, target: str) -> None:
 
 
 def made(world: tiny_dataset.Minute, dataset: str, output: str, rows: int = 8) -> str:
-    """Captions and scores `dataset` into `output`, in shards of so many rows."""
+    """Captions and scores `dataset` into `output`, in shards of `rows` rows."""
     models = [
         {name: (name, tiny_dataset.trained(world, seed, prompt))}
         for seed, (name, prompt) in enumerate({"writer": tiny_dataset.PROMPT, "judge": ""}.items())
     ]
-    ways = (Decoding(max_length=16),)
-    return run.run(run.Settings(dataset, "train", output, ways, 1, rows, lifetime=5), *models)
+    decodings = (Decoding(max_length=16),)
+    return run.run(
+        ScoringConfig(dataset, "train", output, decodings, 1, rows, lease_seconds=5), *models
+    )
 
 
 def main(folder: str) -> None:
@@ -50,7 +53,7 @@ def main(folder: str) -> None:
     made(world, "gs://bucket/capfilt/web", there)
     for name in names:
         assert (epath.Path(here) / name).read_bytes() == (epath.Path(there) / name).read_bytes()
-    source = mixture.Source("gs://bucket/capfilt/web", "train", there)
+    source = mixture.ScoredDataset("gs://bucket/capfilt/web", "train", there)
     path = "gs://bucket/capfilt/mixture.json"
     mixture.write_mixture(path, None, source, found[1], found[1].scored, 0.0)
     (component,) = load_mixture(path)

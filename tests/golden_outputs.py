@@ -13,17 +13,18 @@ from golden_file import Golden, image
 from blip_jax import losses, nn
 from blip_jax.checkpoints import original, rules
 from blip_jax.decoding import Decoding
-from blip_jax.decoding.logits import process, seen_tokens
+from blip_jax.decoding.logits import process_logits, seen_tokens
 from blip_jax.models import functions
 from blip_jax.models.model import ANSWER
-from blip_jax.tasks.objectives import Objectives
-from blip_jax.tasks.pairs import ImageText
+from blip_jax.tasks.pairs import ItcConfig, ItmConfig, LmConfig
+from blip_jax.tasks.pretraining import PretrainingConfig
 from blip_jax.train.state import TrainState
 from blip_jax.train.step import make_step
 
 Outputs = dict[str, np.ndarray]
 # Moves nothing, and keeps the gradients where they can be read.
 STILL = optax.chain(optax.trace(0.0), optax.scale(0.0))
+LM = LmConfig()
 BEAM = re.compile(r"beam(\d+)_max(\d+)_min(\d+)_rep([\d.]+)")
 
 
@@ -44,7 +45,7 @@ def network(golden: Golden, *quirks: str):
     def apply(method, *args):
         return module.apply({"params": params}, *args, method=method)
 
-    return apply, SimpleNamespace(config=config, tokenizer=golden.special)
+    return apply, SimpleNamespace(config=config, tokenizer=SimpleNamespace(ids=golden.special))
 
 
 def features(golden: Golden) -> Outputs:
@@ -75,7 +76,7 @@ def pretrain(golden: Golden) -> Outputs:
     if several:
         optimizer = optax.adamw(float(inputs["lr"]), weight_decay=float(inputs["weight_decay"]))
     names = ("itc", "itm", "lm")
-    step, state = stepper(golden, names, optimizer)
+    step, state = stepper(golden, optimizer)
     lost = []
     for number in range(inputs["image"].shape[0] if several else 1):
         pick = (lambda x, i=number: x[i]) if several else (lambda x: x)
@@ -93,8 +94,8 @@ def pretrain(golden: Golden) -> Outputs:
 def retrieval(golden: Golden) -> Outputs:
     """The recipe of the filter, and the scores of the original's blip_itm.py."""
     inputs, mask = golden.inputs, golden.mask()
-    options = {"positives": "image", "negative_floor": 0.0}
-    step, state = stepper(golden, ("itc", "itm"), STILL, **options)
+    options = {"positives": "image", "floor": 0.0, "lm": None}
+    step, state = stepper(golden, STILL, **options)
     state, metrics = step(state, batch(golden, lambda x: x), inputs["alpha"])
     apply, _ = network(golden, "cls_for_enc")
     tokens = apply("encode_image", image(inputs["image"]))
@@ -110,20 +111,23 @@ def retrieval(golden: Golden) -> Outputs:
     }
 
 
-def stepper(golden: Golden, names: tuple[str, ...], optimizer, **options):
+def stepper(golden: Golden, optimizer, positives="pair", floor=1e-4, lm=LM):
     """A jitted training step, and the state that the file's weights and queues make."""
-    config, queue = golden.config(), golden.cfg["queue"]
+    model = golden.config()
+    size = {"queue_size": golden.cfg["queue"], "alpha_warmup_steps": 0, "positives": positives}
 
     @jax.jit
     def step(state, batch, alpha):
         # alpha is an input of each step here; in training it follows from the step's number.
-        size = {"queue": queue, "negative_group": batch["ids"].shape[0]}
-        objectives = Objectives(names, **size, alpha=alpha, **options)
-        return make_step(ImageText(config, objectives), optimizer)(state, batch, None)
+        rows, length = batch["ids"].shape
+        itc, itm = ItcConfig(alpha=alpha, **size), ItmConfig(group_size=rows, floor=floor)
+        task = PretrainingConfig(max_length=length, itc=itc, itm=itm, lm=lm)
+        return make_step(task.make(model, golden.special), optimizer)(state, batch, None)
 
     weights = golden.weights
     params = jax.tree.map(jnp.asarray, weights.params)
-    state = TrainState(np.int32(0), params, *weights[1:], optimizer.init(params))
+    extra = {"momentum": weights.momentum, "queue": weights.queue}
+    state = TrainState(np.int32(0), params, extra, optimizer.init(params))
     return step, jax.tree.map(jnp.asarray, state)
 
 
@@ -142,7 +146,8 @@ def batch(golden: Golden, pick) -> dict[str, jax.Array]:
 
 def saved(golden: Golden, state: TrainState) -> Outputs:
     """Parameters, momentum weights and queues of a state, under the original's names."""
-    weights = original.Weights(*jax.device_get((state.params, state.momentum, state.queue)))
+    extra = state.extra["momentum"], state.extra["queue"]
+    weights = original.Weights(*jax.device_get((state.params, *extra)))
     return original.save(weights, golden.config(), golden.model_type)
 
 
@@ -163,7 +168,9 @@ def captioner(golden: Golden) -> Outputs:
     following = apply("lm_logits", so_far, jnp.ones(so_far.shape, bool), context)[:, -1]
     drawn = Decoding(repetition_penalty=1.1, min_length=6, top_p=0.9)
     seen = seen_tokens(so_far, so_far.shape[1], following.shape[-1])
-    allowed = process(following, seen, so_far.shape[1], golden.special.sep, drawn)
+    params = drawn.params(len(following))
+    sep, length = golden.special.sep, jnp.int32(so_far.shape[1])
+    allowed = process_logits(following, seen, length, sep, drawn.method, params)
     found = {
         "loss": (loss * weight).sum() / weight.sum(),
         "logits": logits,
@@ -177,7 +184,8 @@ def captioner(golden: Golden) -> Outputs:
                 method="beam", num_beams=beams, max_length=longest, min_length=least,
                 repetition_penalty=float(match[4]),
             )  # fmt: skip
-            written = functions.generate_from_context(apply, model, context, prompt, None, options)
+            size = options.shape(prompt.shape[1]), options.params(len(prompt))
+            written = functions.generate_from_context(apply, model, context, prompt, None, *size)
             found[name] = best(golden, written, name)
             found[f"{name}_score"] = written.score[:, 0]
     return found
@@ -203,11 +211,12 @@ def vqa(golden: Golden) -> Outputs:
     candidates = jnp.asarray(inputs["candidate_ids"]), jnp.asarray(golden.mask("candidate_mask"))
 
     def choose(row: slice, order: np.ndarray) -> np.ndarray:
-        some = tuple(x[order] for x in candidates)
+        some = *(x[order] for x in candidates), jnp.ones(len(order), bool)
         k = int(inputs["k_test"])
         return order[functions.rank_answers(apply, model, states[row], mask[row], some, k)[0]]
 
-    generated = functions.generate_answers(apply, model, states, mask, ANSWER)
+    size = ANSWER.shape(1), ANSWER.params(len(mask))
+    generated = functions.generate_answers(apply, model, states, mask, *size)
     return {
         "loss": each.sum() / len(mask),
         "question_states": states,

@@ -18,7 +18,7 @@ def run(tmp_path, source, name="out", **fields):
     folder = tmp_path / name
     ingest.run(config, str(folder))
     manifest = json.loads((folder / "manifest.json").read_text())
-    assert manifest["inputs"] == manifest["rows"] + sum(manifest["skipped"].values())
+    assert manifest["records_read"] == manifest["rows"] + sum(manifest["skipped"].values())
     index = pyarrow.parquet.read_table(folder / "index.parquet").to_pylist()
     rows = []
     for record in open_dataset(str(folder), "train"):

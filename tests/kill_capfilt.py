@@ -50,7 +50,7 @@ def models(folder: pathlib.Path) -> list[str]:
         )
         for seed, name in enumerate(("captioner", "filter"))
     ]
-    return [f"--config.captioner={saved[0]}", f"--config.filter={saved[1]}"]
+    return [f"--config.captioners={saved[0]}", f"--config.filters={saved[1]}"]
 
 
 def host(folder: pathlib.Path, flags: list[str], log: pathlib.Path) -> subprocess.Popen:
@@ -64,7 +64,7 @@ def host(folder: pathlib.Path, flags: list[str], log: pathlib.Path) -> subproces
 
 
 def done(folder: pathlib.Path) -> int:
-    """Shards that are written."""
+    """ShardQueue that are written."""
     return len(list((folder / "scores").glob("scores-*.array_record-*")))
 
 
@@ -125,7 +125,7 @@ def compared(folder: pathlib.Path, images: str, records: int) -> dict[str, int]:
     assert manifest["inputs"] == records and manifest["rows"] == len(rows)
     counts = {"rows": len(rows), **manifest["skipped"]}
     assert sum(counts.values()) == records, counts
-    assert not list((killed / "scores" / "shards").glob("incomplete-*"))
+    assert not list((killed / "scores").rglob(".incomplete-*"))
     return counts
 
 

@@ -57,17 +57,17 @@ def main() -> int:
     draw = random.Random(options.seed)
     folder = pathlib.Path(tempfile.mkdtemp())
     world = processes.build(folder / "world")
-    config = [f"--config={world}/captioner.py", f"--config.save_every={SAVE_EVERY}"]
+    config = [f"--config={world}/captioning.py", f"--config.checkpoints.every={SAVE_EVERY}"]
     config.append(f"--config.steps={3 * SAVE_EVERY * options.kills}")
     workdir, folders = folder / "killed", []
     for number in range(options.kills):
         folders.append(folder / f"start-{number}")
-        running = processes.initialize(folders[-1], [[*config, f"--workdir={workdir}"]], pause=0.2)
+        running = processes.start(folders[-1], [[*config, f"--workdir={workdir}"]], pause=0.2)
         how = interrupted(running, workdir, draw, terminate=number % 5 == 4)
         saved = sorted(os.listdir(workdir / "checkpoints")) if workdir.exists() else []
         print(f"{number + 1}: {how}; step {at(workdir)}, checkpoints {saved}", flush=True)
     for name, target in (("last", workdir), ("whole", folder / "whole")):
-        running = processes.initialize(folder / name, [[*config, f"--workdir={target}"]])
+        running = processes.start(folder / name, [[*config, f"--workdir={target}"]])
         print(f"{name}: {processes.end(running)}", flush=True)
     equal = processes.reports(workdir) == processes.reports(folder / "whole")
     found = processes.seen(*folders, folder / "last")

@@ -1,4 +1,4 @@
-"""Images and texts of the minute world, and a model's network called directly, on one device."""
+"""Images and texts of the tiny dataset, and a model's network called directly, on one device."""
 
 import functools
 

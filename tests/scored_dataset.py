@@ -1,6 +1,6 @@
-"""A scored dataset of the embedded world with its index, made without a model.
+"""A scored dataset of the Shapes dataset with its index, made without a model.
 
-What a filter would say is drawn about the truth, so that it can be measured. One image does not
+Scores are drawn at random around the truth, so that they can be measured. One image does not
 decode, one text is empty, and some images are marked as copies of others.
 """
 
@@ -14,9 +14,9 @@ import tiny_dataset
 
 from blip_jax.capfilt import provenance, storage
 from blip_jax.data.synthetic.builder import ShapesConfig, make_record
-from blip_jax.data.synthetic.scenes import World, judge
+from blip_jax.data.synthetic.oracle import check, scene_of
+from blip_jax.data.synthetic.scenes import World
 from blip_jax.data.text import clean_caption
-from blip_jax.tasks.evaluate import scene_of
 
 ROWS, BROKEN, EMPTY, SHARD = 240, 7, 11, 100
 EXACT, NEAR = range(200, 210), range(210, 220)  # copies of the rows 200 before
@@ -59,7 +59,7 @@ def build(folder, filters: tuple[str, ...] = ("judge",), written: int = 1) -> Sc
     for row, (record, texts) in enumerate(zip(records, own, strict=True)):
         texts = texts[:1] if row == BROKEN else texts
         scene = scene_of(record["truth"])
-        good = [judge(clean_caption(text), scene).true for text in texts]
+        good = [check(clean_caption(text), scene).true for text in texts]
         blind = [row == BROKEN or not clean_caption(text) for text in texts]
         entries = [
             entry(text, place, rng, is_true, unseen, len(filters))
@@ -102,7 +102,7 @@ def write_scores(folder: pathlib.Path, rows: list[dict], filters: tuple[str, ...
 
 
 def write_index(images: str, records: list[dict]) -> None:
-    """What `prepare` writes beside a dataset."""
+    """Writes the index that `prepare` writes into the folder of a dataset."""
     rows = np.arange(len(records))
     copies = np.isin(rows, [*EXACT, *NEAR])
     table = pa.table({

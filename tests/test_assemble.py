@@ -1,4 +1,4 @@
-"""From scores to a mixture that training reads, and what is written beside it."""
+"""Mixtures, statistics and reports that are assembled from scores."""
 
 import dataclasses
 import json
@@ -8,15 +8,17 @@ import shutil
 import numpy as np
 import pytest
 import scored_dataset
+import tiny
 import tiny_dataset
 
 from blip_jax.capfilt import mixture, selection, storage
-from blip_jax.capfilt import statistics as counted
 from blip_jax.cli.main import main
 from blip_jax.data.mixture import Component, RecordSource, load_mixture
-from blip_jax.data.pipeline import stable_hash, train_batches
+from blip_jax.data.pipeline import SKIP_REASONS, crc32_hash, train_batches
 from blip_jax.data.text import clean_caption
 from blip_jax.metrics import filtering
+from blip_jax.runtime.files import nan_to_null
+from blip_jax.tasks.pretraining import PretrainingConfig
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -39,15 +41,15 @@ def columns(web):
 
 def compose(world, web, columns, kept, share=0.25, folder="mixtures", **options):
     path = f"{world.folder}/{folder}/kept.json"
-    source = mixture.Source(web.images, "train", web.scores)
+    source = mixture.ScoredDataset(web.images, "train", web.scores)
     human = Component("human", world.human)
     return path, mixture.write_mixture(path, human, source, columns, kept, share, **options)
 
 
 def stream(world, path, count=20):
-    batches = train_batches(
-        path, world.tokenizer, batch_size=8, image_size=16, max_length=24, seed=0
-    )
+    config = tiny.config(med={"vocab_size": world.tokenizer.ids.vocab_size, "max_length": 24})
+    task = PretrainingConfig(max_length=24, itc=None, itm=None).make(config, world.tokenizer)
+    batches = train_batches(path, task, batch_size=8)
     batches = [next(batches) for _ in range(count)]
     return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
 
@@ -55,17 +57,17 @@ def stream(world, path, count=20):
 # The mixture.
 
 
-def test_the_view_holds_the_kept_texts_in_the_wanted_share(world, web, columns):
-    kept = mixture.keep(columns, storage.ORIGINS, 0.97)
+def test_the_mixture_holds_the_kept_texts_in_the_wanted_share(world, web, columns):
+    kept = mixture.select_by_threshold(columns, storage.ORIGINS, 0.97)
     path, counts = compose(world, web, columns, kept)
     assert 10 < sum(counts.values()) == kept.sum() < 90 and min(counts.values()) > 0
     found = stream(world, path)
     assert found["valid"].all()
-    people = {stable_hash(f"human-train-{row:07d}") for row in range(12)}
+    people = {crc32_hash(f"human-train-{row:07d}") for row in range(12)}
     assert np.isin(found["group"], list(people)).mean() == 0.25
     texts, keys = columns.text.to_pylist(), columns.key.to_pylist()
     wanted = {
-        (stable_hash(keys[columns.row[place]]), stable_hash(clean_caption(texts[place])))
+        (crc32_hash(keys[columns.row[place]]), crc32_hash(clean_caption(texts[place])))
         for place in np.flatnonzero(kept)
     }
     pairs = set(zip(found["group"].tolist(), found["text_group"].tolist()))
@@ -73,13 +75,13 @@ def test_the_view_holds_the_kept_texts_in_the_wanted_share(world, web, columns):
 
 
 def test_all_texts_can_be_kept(world, web, columns):
-    everything = mixture.keep(columns, storage.ORIGINS, None)
+    everything = mixture.select_by_threshold(columns, storage.ORIGINS, None)
     _, counts = compose(world, web, columns, everything, folder="everything")
     assert counts == {"web": scored_dataset.ROWS - 2, "synthetic": scored_dataset.ROWS - 2}
 
 
 def test_an_empty_selection_leaves_the_human_pairs(world, web, columns):
-    nothing = mixture.keep(columns, storage.ORIGINS, 1.1)
+    nothing = mixture.select_by_threshold(columns, storage.ORIGINS, 1.1)
     path, counts = compose(world, web, columns, nothing, folder="nothing")
     assert counts == {"web": 0, "synthetic": 0}
     (component,) = load_mixture(path)
@@ -87,22 +89,24 @@ def test_an_empty_selection_leaves_the_human_pairs(world, web, columns):
     assert stream(world, path, 3)["valid"].all()
 
 
-def test_the_plain_view_takes_both_as_they_are(world):
+def test_the_plain_mixture_takes_both_as_they_are(world):
     path = f"{world.folder}/plain/none.json"
     human, web = Component("human", world.human), Component("web", world.web)
     mixture.write_plain_mixture(path, human, web, 0.25)
     found = stream(world, path)
-    aside = {
-        stable_hash(f"web-train-{row:07d}") for row in (tiny_dataset.BROKEN, tiny_dataset.EMPTY)
+    skipped = {
+        crc32_hash(f"web-train-{row:07d}") for row in (tiny_dataset.BROKEN, tiny_dataset.EMPTY)
     }
-    assert set(found["group"][~found["valid"]].tolist()) == aside
+    assert not skipped & set(found["group"][found["valid"]].tolist())
+    reasons = {SKIP_REASONS[code] for code in found["skip_reason"][~found["valid"]].tolist()}
+    assert reasons == {"undecodable image", "empty text"}
     mixture.write_plain_mixture(path, human, None, 1.0)
     assert [component.name for component in load_mixture(path)] == ["human"]
 
 
-def test_weights_of_images_make_parts(world, web, columns):
+def test_weights_of_images_make_components(world, web, columns):
     """An image of weight 2 is drawn twice as often as one of weight 1."""
-    kept = mixture.keep(columns, storage.ORIGINS, None)
+    kept = mixture.select_by_threshold(columns, storage.ORIGINS, None)
     weights = np.where(np.arange(scored_dataset.ROWS) < 60, 2.0, 1.0)
     path, _ = compose(world, web, columns, kept, folder="weighted", weights=weights)
     human, heavy, light = load_mixture(path)
@@ -113,8 +117,10 @@ def test_weights_of_images_make_parts(world, web, columns):
     assert each[0] == pytest.approx(2 * each[1])
 
 
-def test_a_view_moves_with_its_data(world, web, columns, tmp_path):
-    path, _ = compose(world, web, columns, mixture.keep(columns, storage.ORIGINS, None))
+def test_a_mixture_moves_with_its_data(world, web, columns, tmp_path):
+    path, _ = compose(
+        world, web, columns, mixture.select_by_threshold(columns, storage.ORIGINS, None)
+    )
     wanted = stream(world, path, 4)
     there = str(tmp_path / "there")
     shutil.copytree(world.folder, there)
@@ -137,40 +143,41 @@ def run(web, folder, *options):
 
 
 def test_the_paper_is_the_default(web, columns, tmp_path, capsys):
-    assert run(web, tmp_path, "--config.report=0") == 0
+    assert run(web, tmp_path, "--config.gallery_images=0") == 0
     (component,) = load_mixture(str(tmp_path / "mixture.json"))
     assert pathlib.Path(component.dataset).samefile(web.images) and component.weight == 1
     kept = columns.scored & (columns.p_match[:, 0] >= 0.5)
     pairs = {tuple(pair) for pair in np.load(tmp_path / "mixture.npy").tolist()}
     assert pairs == set(zip(columns.row[kept].tolist(), columns.index[kept].tolist()))
     assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "README.md", "mixture.json", "mixture.npy", "statistics.json",
+        "README.md", "config.json", "mixture.json", "mixture.npy", "statistics.json",
     ]  # fmt: skip
     out, err = capsys.readouterr()
     assert f"mixture to train on: {tmp_path / 'mixture.json'}" in out
-    assert "set aside: 1, undecodable image: no bytes" in err
+    assert "skipped 1: undecodable image: no bytes" in err
 
 
 def test_every_text_is_counted_once(web, tmp_path):
-    options = ["origins=('web','synthetic')", "threshold.web=0.3", "best=1", "cosine=0.0",
-               "duplicates=near", "weights=laion=0.5", "report=0"]  # fmt: skip
+    options = [
+        "origins=web,synthetic", "gallery_images=0", "selection.thresholds.web=0.3",
+        "selection.max_texts_per_image=1", "selection.min_cosine=0.0",
+        "selection.duplicates=near", "selection.source_weights=laion=0.5",
+    ]  # fmt: skip
     assert run(web, tmp_path, *(f"--config.{option}" for option in options)) == 0
     found = json.loads((tmp_path / "statistics.json").read_text())
     for origin, count in (("web", scored_dataset.ROWS), ("synthetic", scored_dataset.ROWS - 1)):
-        assert sum(row[origin] for row in found["verdicts"]) == count
-    verdicts = {row["verdict"] for row in found["verdicts"]}
-    assert verdicts == set(selection.VERDICTS) - {"origin left out", "source left out"}
-    components = load_mixture(str(tmp_path / "mixture.json"))
+        assert sum(row[origin] for row in found["decisions"]) == count
+    decisions = {row["decision"] for row in found["decisions"]}
+    assert decisions == set(selection.DECISIONS) - {"origin left out", "source left out"}
+    parts = load_mixture(str(tmp_path / "mixture.json"))
     kept = sum(row["kept"] for row in found["texts"])
     assert (
-        kept
-        == sum(len(RecordSource(component)) for component in components)
-        == found["images"]["with a kept text"]
+        kept == sum(len(RecordSource(part)) for part in parts) == found["images"]["with_kept_text"]
     )
     assert sum(row["kept"] for row in found["sources"]) == kept
     assert found["images"]["duplicates"] == {"exact": 10, "near": 10}
-    assert {row["texts"]: row["count"] for row in found["licenses"]} == {
-        "CC BY 4.0": 160, "CC BY-SA 4.0": 159, "(none said)": 160
+    assert {row["license"]: row["count"] for row in found["licenses"]} == {
+        "CC BY 4.0": 160, "CC BY-SA 4.0": 159, "unknown": 160
     }  # fmt: skip
     histogram = found["scores"]["p_match"]
     assert sum(histogram["web"]) == scored_dataset.ROWS - 2
@@ -178,19 +185,22 @@ def test_every_text_is_counted_once(web, tmp_path):
 
 
 def test_a_sweep_is_the_curve_of_the_filter(web, columns, tmp_path):
-    """Stored scores give the precision and recall that the filter has on the embedded world."""
+    """Stored scores give the precision and recall that the filter has on the Shapes dataset."""
     thresholds = np.linspace(0, 1, 21).round(2)
-    options = [f"--config.sweep={tuple(thresholds.tolist())}", "--config.report=0"]
+    options = [
+        f"--config.threshold_sweep={tuple(thresholds.tolist())}",
+        "--config.gallery_images=0",
+    ]
     assert run(web, tmp_path, *options) == 0
     found = json.loads((tmp_path / "statistics.json").read_text())["sweep"]
     for origin in storage.ORIGINS:
         own = columns.where("origin", origin)
         wanted = filtering.curve(columns.p_match[own, 0], web.true[own], thresholds)
-        rows = [row for row in found if row["texts"] == origin]
+        rows = [row for row in found if row["origin"] == origin]
         assert [row["threshold"] for row in rows] == wanted["thresholds"]
         assert [row["recall"] for row in rows] == wanted["recall"]
-        assert [row["kept share"] for row in rows] == wanted["kept_share"]
-        assert [row["precision"] for row in rows] == counted.strict(wanted["precision"])
+        assert [row["kept_share"] for row in rows] == wanted["kept_share"]
+        assert [row["precision"] for row in rows] == nan_to_null(wanted["precision"])
         assert 0.3 < rows[0]["precision"] < rows[10]["precision"] or origin == "synthetic"
         assert rows[10]["recall"] > 0.7
 
@@ -200,33 +210,42 @@ def test_thresholds_mean_what_they_say_once_calibrated(web, tmp_path):
     found = {}
     for name, options in {
         "as scored": [],
-        "fitted": ["--config.calibration=fit"],
-        "taken over": [f"--config.calibration={tmp_path}/as scored/statistics.json"],
-        "and over": [f"--config.calibration={tmp_path}/taken over/statistics.json"],
+        "fitted": ["--config.selection.calibration=fit"],
+        "taken over": [f"--config.selection.calibration={tmp_path}/as scored/statistics.json"],
+        "and over": [f"--config.selection.calibration={tmp_path}/taken over/statistics.json"],
     }.items():
-        assert run(web, tmp_path / name, "--config.report=0", *options) == 0
+        assert run(web, tmp_path / name, "--config.gallery_images=0", *options) == 0
         found[name] = json.loads((tmp_path / name / "statistics.json").read_text())
-    assert found["as scored"]["rules"]["calibration"] == {}
-    assert found["fitted"]["rules"]["calibration"] == found["as scored"]["truth"]["fit"]
-    truth = {row["texts"]: row["noise"] for row in found["fitted"]["truth"]["rows"]}
+    assert found["as scored"]["selection"]["calibration"] == {}
+    assert found["fitted"]["selection"]["calibration"] == found["as scored"]["truth"]["fit"]
+    truth = {row["origin"]: row["noise_share"] for row in found["fitted"]["truth"]["rows"]}
     assert truth.keys() == set(storage.ORIGINS)
     for row in found["fitted"]["texts"]:
-        assert row["mean P(match)"] == pytest.approx(1 - truth[row["texts"]], abs=0.02)
+        assert row["mean_p_match"] == pytest.approx(1 - truth[row["origin"]], abs=0.02)
     for name in ("taken over", "and over"):
         assert found[name]["texts"] == found["fitted"]["texts"]
-        assert found[name]["rules"] == found["fitted"]["rules"]
+        assert found[name]["selection"] == found["fitted"]["selection"]
 
 
 @pytest.mark.parametrize(
     ("options", "named"),
     [
-        (["calibration=README.md"], "README.md holds no fit (JSONDecodeError)"),
+        (["selection.calibration=README.md"], "README.md holds no fit (JSONDecodeError)"),
         (["scores="], "config.scores is empty"),
         (["scores=/nowhere", "dataset=WEB"], "no dataset in /nowhere"),
-        (["threshold.web=1.1", "threshold.synthetic=1.1"], "the rules keep no text at all"),
+        (
+            ["selection.thresholds.web=1.1", "selection.thresholds.synthetic=1.1"],
+            "the rules keep no text; lower",
+        ),
         (["origins=('webb',)"], "unknown origin 'webb'"),
-        (["weights=laion"], "config.weights has 'laion'; SOURCE=NUMBER is wanted"),
-        (["judge=other"], "there is no filter 'other'; known: mean, min, judge"),
+        (
+            ["selection.source_weights=laion"],
+            "config.selection: source_weights has 'laion'; expected SOURCE=NUMBER",
+        ),
+        (
+            ["selection.filter_reduction=other"],
+            "there is no filter 'other'; expected one of mean, min, judge",
+        ),
         (["split=test"], "no split 'test'"),
     ],
 )

@@ -50,8 +50,9 @@ def write(table, prompt, lengths, options):
         image = jnp.arange(count) // (count // len(table))
         return table[image[:, None], before, ids], cache
 
-    cache = jnp.zeros((1, len(prompt), options.room(prompt.shape[1])), jnp.int32)
-    return generate(step, cache, prompt, None, options, (EOS, PAD), lengths)
+    shape, params = options.shape(prompt.shape[1]), options.params(len(prompt))
+    cache = jnp.zeros((1, len(prompt), shape.total_length), jnp.int32)
+    return generate(step, cache, prompt, None, shape, params, (EOS, PAD), lengths)
 
 
 def log_softmax(x):
@@ -65,8 +66,8 @@ def plain(logits, prompt, options, limit):
     logits: a function of ids to float [V].
     """
     count, power = options.num_beams, options.length_penalty
-    before = 0 if options.prompt_in_length else len(prompt)
-    end = 0 if options.prompt_in_length else 1
+    counts_prompt = options.length_rule == "transformers-4.25"
+    before, end = (0, 0) if counts_prompt else (len(prompt), 1)
     beams = [(0.0 if i == 0 else -1e9, list(prompt), []) for i in range(count)]
     pool = []
 
@@ -93,11 +94,11 @@ def plain(logits, prompt, options, limit):
             if ids[-1] == EOS and rank < count:
                 add(total, ids, own, length)
         beams = [text for text in found if text[1][-1] != EOS][:count]
-        best = found[0][0] if options.prompt_in_length else beams[0][0]
+        best = found[0][0] if counts_prompt else beams[0][0]
         full = len(pool) == count
         full = full and (options.early_stopping or pool[-1][0] >= best / length**power)
         at_limit = len(beams[0][1]) == limit
-        if at_limit and not (full and options.prompt_in_length):
+        if at_limit and not (full and counts_prompt):
             for total, ids, own in beams:
                 add(total, ids, own, limit - before)
         if full or at_limit:
@@ -132,9 +133,9 @@ SETTINGS = [
     {"num_beams": 3, "num_captions": 3, "min_length": 6},
     {"num_beams": 3, "num_captions": 3, "repetition_penalty": 1.7, "min_length": 4},
     {"num_beams": 4, "num_captions": 4, "early_stopping": True},
-    {"num_beams": 3, "num_captions": 3, "prompt_in_length": False},
-    {"num_beams": 4, "num_captions": 2, "prompt_in_length": False, "length_penalty": 1.5},
-    {"num_beams": 4, "num_captions": 4, "prompt_in_length": False, "early_stopping": True},
+    {"num_beams": 3, "num_captions": 3, "length_rule": "transformers-5"},
+    {"num_beams": 4, "num_captions": 2, "length_rule": "transformers-5", "length_penalty": 1.5},
+    {"num_beams": 4, "num_captions": 4, "length_rule": "transformers-5", "early_stopping": True},
     {"num_beams": 3, "num_captions": 3, "max_new_tokens": 4},
 ]
 
@@ -148,10 +149,12 @@ def test_the_texts_are_those_of_the_plain_search(values):
         ragged = toy.write(options, RAGGED, LENGTHS)
         for row in range(IMAGES):
             logits = lambda ids, toy=toy, row=row: toy.logits(row, ids)  # noqa: E731
-            wanted, _ = plain(logits, [DEC], options, options.room(1))
+            wanted, _ = plain(logits, [DEC], options, options.total_length(1))
             same(found, row, wanted, 1)
             start = LENGTHS[row]
-            wanted, _ = plain(logits, RAGGED[row, :start].tolist(), options, options.room(start))
+            wanted, _ = plain(
+                logits, RAGGED[row, :start].tolist(), options, options.total_length(start)
+            )
             same(ragged, row, wanted, start)
 
 
@@ -195,7 +198,7 @@ def test_captions_are_distinct_and_the_best_comes_first():
 
 
 def test_without_penalties_the_score_is_the_mean_of_the_log_probabilities():
-    found = Toy(0).write(Decoding(**PLAIN, num_captions=3, prompt_in_length=False))
+    found = Toy(0).write(Decoding(**PLAIN, num_captions=3, length_rule="transformers-5"))
     mean = found.log_probabilities.sum(-1) / (found.length - 1)
     np.testing.assert_allclose(found.score, mean, rtol=1e-6)
 

@@ -1,4 +1,4 @@
-"""The circle: all of it on a minute world, once; interrupted; and with two seeds."""
+"""The bootstrap run on a tiny dataset: once, interrupted, and with two seeds."""
 
 import json
 import pathlib
@@ -7,13 +7,17 @@ import shutil
 import numpy as np
 import pytest
 
+from blip_jax import nn
 from blip_jax.capfilt import bootstrap as boot
 from blip_jax.capfilt import selection, storage
 from blip_jax.capfilt.bootstrap import results, run
 from blip_jax.capfilt.bootstrap.config import ARMS
 from blip_jax.data.datasets import open_dataset
 from blip_jax.data.mixture import load_mixture
+from blip_jax.runtime.config import replace
 from blip_jax.runtime.errors import UserError
+from blip_jax.runtime.signals import SignalHandler
+from blip_jax.train.optimizer import WarmupCosine
 
 WEB, TEST = 40, 8  # images
 THRESHOLD = 0.0  # a filter that has learned next to nothing may judge all alike; all pass
@@ -21,27 +25,34 @@ THRESHOLD = 0.0  # a filter that has learned next to nothing may judge all alike
 
 def minute_config(**changes):
     """Trainings of three steps, of the smallest model, with all six arms."""
-    config = boot.defaults()
-    config.world.update(
-        image_size=16, human_images=12, web_images=WEB, test_images=TEST, test_captions=2
+    model = nn.preset(
+        "tiny",
+        vit={"image_size": 16, "patch_size": 8, "width": 16, "heads": 4},
+        med={"width": 16, "heads": 4, "mlp_dim": 32},
+        embed_dim=8,
     )
-    for task in ("pretrain", "captioner", "filter"):
-        run = config[task]
-        run.model.preset = "tiny"
-        run.model.changes = {
-            "vit": {"image_size": 16, "patch_size": 8, "width": 16, "heads": 4},
-            "med": {"width": 16, "heads": 4, "mlp_dim": 32},
-            "embed_dim": 8,
-        }
-        run.augment.update(crop=1.0, flip="none", randaugment=False)
-        run.update(batch_size=16, max_length=24, steps=3, log_every=1)
-        run.objectives.update(queue=16, negative_group=2)
-        run.optimizer.update(name="cosine", lr=3e-3, warmup_steps=1, total_steps=3)
-    config.update(vocab_size=200, arms=tuple(ARMS), gallery=5, threshold=THRESHOLD)
-    config.capfilt.update(batch_size=2, shard_rows=16)
-    config.evaluation.update(gallery=TEST, rerank=3)
-    config.update(**changes)
-    return config
+    training = {
+        "model": model, "batch_size": 16, "steps": 3, "log_every": 1,
+        "data.augment": {"min_crop_area": 1.0, "flip": "none", "randaugment": False},
+        "optimizer.schedule": WarmupCosine(peak_lr=3e-3, warmup_steps=1),
+        "task.max_length": 24,
+    }  # fmt: skip
+    contrast = {"task.itc.queue_size": 16, "task.itm.group_size": 2}
+    usual = boot.BootstrapConfig()
+    config = replace(
+        usual,
+        world={
+            "image_size": 16, "human_images": 12, "web_images": WEB, "test_images": TEST,
+            "test_captions": 2,
+        },
+        pretraining=replace(usual.pretraining, **training, **contrast),
+        captioner=replace(usual.captioner, **training),
+        filter=replace(usual.filter, **training, **contrast),
+        vocab_size=200, arms=tuple(ARMS), gallery_images=5, threshold=THRESHOLD,
+        capfilt={"batch_size": 2, "shard_rows": 16},
+        **{"evaluation.task": {"gallery_size": TEST, "rerank_k": 3}},
+    )  # fmt: skip
+    return replace(config, **changes)
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +71,7 @@ def markers(workdir):
     return {path.name: path.stat().st_mtime_ns for path in workdir.glob("**/stages/*.json")}
 
 
-# The circle.
+# The stages.
 
 
 @pytest.mark.slow
@@ -79,8 +90,8 @@ def test_all_arms_are_evaluated_and_reported(whole):
 
 def test_arms_train_on_the_texts_they_stand_for(tmp_path):
     """Every third text of either origin passes; the last row's image does not decode."""
-    walk = run.Circle(minute_config(threshold=0.5), str(tmp_path), 0)
-    walk.data = {name: walk.build(name) for name in ("human", "web")}
+    bootstrap_run = run.BootstrapRun(minute_config(threshold=0.5), str(tmp_path), 0)
+    bootstrap_run.data = {name: bootstrap_run.build(name) for name in ("human", "web")}
     rows = [
         {"key": f"web-train-{row:07d}", "status": "ok", "texts": [
             {"text": "a", "origin": origin, "model": "", "method": "",
@@ -95,7 +106,7 @@ def test_arms_train_on_the_texts_they_stand_for(tmp_path):
     (tmp_path / "scores").mkdir()
     storage.write_shard(storage.shard_path(str(tmp_path / "scores"), "train", 0, 1), rows)
     storage.finish(str(tmp_path / "scores"), "train", [WEB], "")
-    counts = {arm: walk.mixture(arm) for arm in ARMS if arm != "none"}
+    counts = {arm: bootstrap_run.mixture(arm) for arm in ARMS if arm != "none"}
     assert counts == {
         "filter": {"web": 13, "synthetic": 0},
         "captioner": {"web": WEB - 1, "synthetic": WEB - 1},
@@ -157,12 +168,10 @@ def test_a_second_call_does_nothing_again(whole, monkeypatch):
 @pytest.mark.slow
 def test_another_config_and_unknown_arms_are_refused(whole):
     workdir, _ = whole
-    with pytest.raises(UserError, match=r"it differs in pretrain\.steps\)"):
-        config = minute_config()
-        config.pretrain.steps = 4
-        boot.bootstrap(config, str(workdir))
+    with pytest.raises(UserError, match=r"it differs in pretraining\.steps\)"):
+        boot.bootstrap(minute_config(**{"pretraining.steps": 4}), str(workdir))
     with pytest.raises(UserError, match="unknown arm 'all'; known: none, filter"):
-        boot.bootstrap(minute_config(arms=("all",)), str(workdir))
+        minute_config(arms=("all",))
 
 
 @pytest.mark.slow
@@ -194,9 +203,9 @@ def test_interrupted_and_called_again_is_uninterrupted(whole, tmp_path, monkeypa
     train = run.train
 
     def two_steps(config, workdir):
-        config.steps = 2
-        train(config, workdir)
-        raise KeyboardInterrupt
+        with monkeypatch.context() as patch:
+            patch.setattr(SignalHandler, "should_stop", lambda self, step: step == 2)
+            train(config, workdir)
 
     for module, name, broken, done in (
         (storage, "write_shard", after_one, "filter"),
@@ -244,28 +253,28 @@ def test_two_seeds_give_mean_and_spread(whole, tmp_path):
 
 
 def test_each_seed_draws_its_own_world(tmp_path):
-    built = [run.Circle(minute_config(), str(tmp_path), seed).build("web") for seed in (0, 0)]
+    built = [run.BootstrapRun(minute_config(), str(tmp_path), seed).build("web") for seed in (0, 0)]
     assert built[0] == built[1]
-    other = run.Circle(minute_config(), str(tmp_path / "other"), 1).build("web")
+    other = run.BootstrapRun(minute_config(), str(tmp_path / "other"), 1).build("web")
     first, second = (open_dataset(path, "train") for path in (built[0], other))
     assert all(first[row]["image"] != second[row]["image"] for row in range(WEB))
 
 
 def test_rows_of_three_seeds():
-    class Circle:
+    class FakeRun:
         def __init__(self, value):
             self.found = {"none": {"cider": value}}
             self.kept = {"none": {"web": int(value), "synthetic": 1}}
 
     config = minute_config(arms=("none",))
-    (row,) = results.rows(config, [Circle(value) for value in (1.0, 2.0, 6.0)])
+    (row,) = results.rows(config, [FakeRun(value) for value in (1.0, 2.0, 6.0)])
     assert row == {
         "arm": "none", "CIDEr": (3.0, pytest.approx(7**0.5)),
         "web texts": 3, "synthetic texts": 1,
     }  # fmt: skip
-    (row,) = results.rows(config, [Circle(4.0)])
+    (row,) = results.rows(config, [FakeRun(4.0)])
     assert row["CIDEr"] == 4.0
 
 
 def test_the_threshold_is_the_papers_unless_it_is_said_otherwise():
-    assert selection.THRESHOLD == boot.defaults().threshold == 0.5
+    assert selection.THRESHOLD == boot.BootstrapConfig().threshold == 0.5

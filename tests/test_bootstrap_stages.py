@@ -15,8 +15,8 @@ def test_a_stage_is_done_once(tmp_path):
 
     for _ in range(2):
         stages = Stages(str(tmp_path), {"a": 1})
-        assert stages.do("first", work, "a note") == {"number": 1}
-    assert stages.do("second", lambda: None) == {}
+        assert stages.run_stage("first", work, "a note") == {"number": 1}
+    assert stages.run_stage("second", lambda: None) == {}
     assert [(t["name"], t["note"]) for t in stages.times()] == [("first", "a note"), ("second", "")]
     assert all(time["seconds"] >= 0 for time in stages.times())
 
@@ -28,9 +28,9 @@ def test_a_stage_that_does_not_end_leaves_no_marker(tmp_path, error):
 
     stages = Stages(str(tmp_path), {})
     with pytest.raises(error):
-        stages.do("first", work)
+        stages.run_stage("first", work)
     assert stages.times() == []
-    assert stages.do("first", lambda: {"done": True}) == {"done": True}
+    assert stages.run_stage("first", lambda: {"done": True}) == {"done": True}
 
 
 def test_another_config_is_refused_by_the_names_that_differ(tmp_path):

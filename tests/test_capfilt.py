@@ -12,6 +12,7 @@ import pytest
 import tiny_dataset
 
 from blip_jax.capfilt import run, storage
+from blip_jax.capfilt.config import ScoringConfig
 from blip_jax.data.datasets import open_dataset, to_text
 from blip_jax.data.images import decode, normalize, resize
 from blip_jax.data.text import clean_caption
@@ -44,7 +45,7 @@ def models(world):
 def settings(world):
     """An image a device and shard: shards are not whole batches, nor is the split."""
     decoding = Decoding(max_length=16)
-    return run.Settings(
+    return ScoringConfig(
         world.web, "train", f"{world.folder}/scores", (decoding,), batch_size=1, shard_rows=8
     )
 
@@ -165,8 +166,8 @@ def test_the_batch_size_changes_no_text(settings, models, columns, tmp_path):
 
 
 def test_the_first_of_two_captions_is_the_one(settings, models, columns, tmp_path):
-    two = (dataclasses.replace(settings.ways[0], num_captions=2),)
-    other = dataclasses.replace(settings, output=str(tmp_path), ways=two)
+    two = (dataclasses.replace(settings.decodings[0], num_captions=2),)
+    other = dataclasses.replace(settings, output=str(tmp_path), decodings=two)
     found = storage.read(run.run(other, *models), "train")
     assert found.index.max() == 2 and len(found.row) == 3 * tiny_dataset.ROWS - 2
     first, second = (
@@ -192,7 +193,7 @@ def test_interrupted_and_run_again_is_uninterrupted(
 
     def once(path, rows, filters):
         if len(written) == 2 and how == "error":
-            temporary = path.parent / storage.WORK / "incomplete-1"
+            temporary = path.parent / storage.WORK / ".incomplete-1"
             temporary.write_bytes(b"half a shard")
             raise OSError("the disk is full")
         write(path, rows, filters)
@@ -201,7 +202,9 @@ def test_interrupted_and_run_again_is_uninterrupted(
             os.kill(os.getpid(), signal.SIGINT)
 
     monkeypatch.setattr(storage, "write_shard", once)
-    with pytest.raises(OSError if how == "error" else Interrupted):
+    resume = "stopped with 2 of 4 shards done; rerun the same command to resume"
+    error, message = (OSError, "full") if how == "error" else (Interrupted, resume)
+    with pytest.raises(error, match=message):
         run.run(again, *models)
     before = files(tmp_path)
     assert len([name for name in before if name.startswith("scores")]) == 2
@@ -210,7 +213,7 @@ def test_interrupted_and_run_again_is_uninterrupted(
     changed = {name: os.stat(tmp_path / name).st_mtime_ns for name in written}
     run.run(again, *models)
     assert files(tmp_path) == files(scored)  # byte for byte
-    assert not list((tmp_path / storage.WORK).glob("incomplete-*"))
+    assert not list((tmp_path / storage.WORK).glob(".incomplete-*"))
     assert changed == {name: os.stat(tmp_path / name).st_mtime_ns for name in written}
     for name in ("features.json", "dataset_info.json"):
         found = (tmp_path / name).read_text()
@@ -219,7 +222,7 @@ def test_interrupted_and_run_again_is_uninterrupted(
 
 def test_what_is_done_is_not_done_again(settings, models, scored, monkeypatch):
     before = files(scored)
-    monkeypatch.setattr(run.Work, "rows", lambda *unused: pytest.fail("computed again"))
+    monkeypatch.setattr(run.CaptionScorer, "rows", lambda *unused: pytest.fail("computed again"))
     assert run.run(settings, *models) == scored
     assert files(scored) == before
 
@@ -228,9 +231,9 @@ def test_what_is_done_is_not_done_again(settings, models, scored, monkeypatch):
     ("changes", "named"),
     [
         ({"seed": 1}, r"begun with other settings \(seed\)"),
-        ({"ways": (Decoding(max_length=16, top_p=0.8),)}, r"other settings \(decoding\)"),
-        ({"ways": (Decoding(max_length=16, num_captions=2),)}, r"other settings \(decoding\)"),
-        ({"shard_rows": 15}, "of-00004; now 2 shards.*new folder"),
+        ({"decodings": (Decoding(max_length=16, top_p=0.8),)}, r"other settings \(decoding\)"),
+        ({"decodings": (Decoding(max_length=16, num_captions=2),)}, r"other settings \(decoding\)"),
+        ({"shard_rows": 15}, "of-00004; now 2 shards.*choose another"),
         ({"split": "test"}, "no split 'test'"),
         ({"split": "train[:10]"}, "takes a whole split"),
         ({"dataset": "/nowhere"}, "no dataset in /nowhere"),

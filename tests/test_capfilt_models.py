@@ -1,4 +1,4 @@
-"""CapFilt with several captioners, filters and ways of writing, and a second round."""
+"""CapFilt with several captioners, filters and decoding methods, and a second round."""
 
 import dataclasses
 import json
@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 import tiny_dataset
 
-from blip_jax.capfilt import command, mixture, provenance, run, storage
+from blip_jax.capfilt import mixture, provenance, run, storage
+from blip_jax.capfilt.config import CapFiltConfig, ScoringConfig
+from blip_jax.cli import capfilt
 from blip_jax.data.datasets import open_dataset, to_text
 from blip_jax.data.mixture import RecordSource, load_mixture
 from blip_jax.decoding import Decoding
@@ -40,9 +42,9 @@ def models(world):
 
 @pytest.fixture(scope="module")
 def settings(world):
-    ways = (NUCLEUS, BEAM, TOP_K)
-    return run.Settings(
-        world.web, "train", f"{world.folder}/many", ways, batch_size=1, shard_rows=16
+    decodings = (NUCLEUS, BEAM, TOP_K)
+    return ScoringConfig(
+        world.web, "train", f"{world.folder}/many", decodings, batch_size=1, shard_rows=16
     )
 
 
@@ -78,7 +80,7 @@ def test_each_filter_scores_each_text_as_it_does_alone(settings, models, scored,
 
 
 def test_a_way_more_changes_no_text_of_the_others(settings, models, scored, tmp_path):
-    fewer = dataclasses.replace(settings, output=str(tmp_path), ways=(NUCLEUS,))
+    fewer = dataclasses.replace(settings, output=str(tmp_path), decodings=(NUCLEUS,))
     found = run.run(fewer, {"small": models[0]["small"]}, models[1])
     for row in (0, 5, tiny_dataset.ROWS - 1):
         assert texts_of(found, row)["text"][1] == texts_of(scored, row)["text"][1]
@@ -111,10 +113,10 @@ def test_another_model_of_the_same_name_needs_another_folder(settings, world, mo
 def test_more_texts_than_are_scored_together(world, models, tmp_path):
     """Eleven an image, of which eight go at a time: each has the score it has by itself."""
     many = Decoding(max_length=16, num_captions=10)
-    settings = run.Settings(world.web, "train", str(tmp_path), (many,), 1, 30)
+    settings = ScoringConfig(world.web, "train", str(tmp_path), (many,), 1, 30)
     small, strict = {"small": models[0]["small"]}, {"strict": models[1]["strict"]}
     columns = storage.read(run.run(settings, small, strict), "train")
-    again = run.Settings(
+    again = ScoringConfig(
         last_texts(columns, settings, tmp_path), "train", str(tmp_path / "again"), (), 1
     )
     found = storage.read(run.run(again, {}, strict), "train")
@@ -125,7 +127,7 @@ def test_more_texts_than_are_scored_together(world, models, tmp_path):
 
 def last_texts(columns, settings, folder):
     """A mixture of the last text of each image."""
-    source = mixture.Source(settings.dataset, settings.split, settings.output)
+    source = mixture.ScoredDataset(settings.dataset, settings.split, settings.output)
     path = str(folder / "mixture.json")
     mixture.write_mixture(path, None, source, columns, columns.index == 10, 0.5)
     return path
@@ -138,9 +140,9 @@ def test_a_second_round_begins_with_the_texts_of_the_first(world, models, scored
     columns = storage.read(scored, "train")
     kept = (columns.index % 2 == 0) & columns.scored
     first = str(tmp_path / "mixture.json")
-    source = mixture.Source(world.web, "train", scored)
+    source = mixture.ScoredDataset(world.web, "train", scored)
     mixture.write_mixture(first, None, source, columns, kept, 0.0)
-    settings = run.Settings(first, "train", str(tmp_path / "scores"), (BEAM,), 1, 16, seed=1)
+    settings = ScoringConfig(first, "train", str(tmp_path / "scores"), (BEAM,), 1, 16, seed=1)
     writers, judges = {"large": models[0]["large"]}, {"mild": models[1]["mild"]}
     second = run.run(settings, writers, judges)
 
@@ -164,7 +166,7 @@ def test_a_second_round_begins_with_the_texts_of_the_first(world, models, scored
     )
 
     again = str(tmp_path / "again.json")
-    source = mixture.Source(world.web, "train", second)
+    source = mixture.ScoredDataset(world.web, "train", second)
     mixture.write_mixture(again, None, source, one, one.scored, 0.0)
     (part,) = load_mixture(again)
     assert len(RecordSource(part)) == one.scored.sum()  # what training reads
@@ -173,13 +175,11 @@ def test_a_second_round_begins_with_the_texts_of_the_first(world, models, scored
 def test_a_view_without_scores_is_refused(world, tmp_path):
     path = tmp_path / "mixture.json"
     path.write_text(json.dumps({"components": [{"name": "web", "dataset": world.web}]}))
-    with pytest.raises(UserError, match="is of 0 scored datasets; capfilt takes one at a time"):
-        run.run(run.Settings(str(path), "train", str(tmp_path / "out")), {}, {"a": ("a", None)})
+    with pytest.raises(UserError, match="names 0 scored datasets; capfilt takes exactly one"):
+        run.run(ScoringConfig(str(path), "train", str(tmp_path / "out")), {}, {"a": ("a", None)})
 
 
 # How a config says it.
-
-OPTIONS = {"top_k": 0, "max_length": 20}
 
 
 @pytest.mark.parametrize(
@@ -192,14 +192,14 @@ OPTIONS = {"top_k": 0, "max_length": 20}
     ],
 )
 def test_ways_of_writing(said, meant):
-    found = command.ways(said, OPTIONS)
+    found = CapFiltConfig(decoding_methods=said).decodings()
     assert [(way.method, way.num_captions, way.top_k) for way in found] == meant
 
 
 @pytest.mark.parametrize(
     ("said", "named"),
     [
-        ("nucleus*x", "'nucleus[*]x'; METHOD[*]NUMBER"),
+        ("nucleus*x", "'nucleus[*]x'; expected METHOD[*]NUMBER"),
         ("sung", "method 'sung' is unknown"),
         ("greedy*2", "gives at most 1"),
         ("nucleus*0", "num_captions is 0"),
@@ -207,15 +207,15 @@ def test_ways_of_writing(said, meant):
 )
 def test_ways_that_there_are_not(said, named):
     with pytest.raises(UserError, match=named):
-        command.ways(said, OPTIONS)
+        CapFiltConfig(decoding_methods=said)
 
 
 def test_models_have_names(world, tmp_path):
     for name in ("one", "two"):
         tiny_dataset.save(tiny_dataset.trained(world), str(tmp_path / name / "run"))
-    config = command.defaults()
+    config = CapFiltConfig()
     one, two = (str(tmp_path / name / "run") for name in ("one", "two"))
-    assert list(command.models(f"{one}", config)) == ["run"]
-    assert list(command.models(f"a={one}, b={two}", config)) == ["a", "b"]
+    assert list(capfilt.load_models(f"{one}", config)) == ["run"]
+    assert list(capfilt.load_models(f"a={one}, b={two}", config)) == ["a", "b"]
     with pytest.raises(UserError, match="two models are called 'run'"):
-        command.models(f"{one},{two}", config)
+        capfilt.load_models(f"{one},{two}", config)

@@ -11,10 +11,10 @@ import pytest
 from etils import epath
 
 from blip_jax.capfilt.storage import WORK
-from blip_jax.capfilt.work_queue import Shards
+from blip_jax.capfilt.work_queue import ShardQueue
 
 COUNT = 6
-SOON = 1.0  # seconds of a lifetime
+SOON = 1.0  # a lease in seconds
 
 
 @pytest.fixture
@@ -22,9 +22,9 @@ def paths(tmp_path):
     return [epath.Path(tmp_path) / f"shard-{number}" for number in range(COUNT)]
 
 
-def work(paths, done, pause=0.02, lifetime=SOON):
+def work(paths, done, pause=0.02, lease_seconds=SOON):
     """What a host does."""
-    with Shards(paths, lifetime) as shards:
+    with ShardQueue(paths, lease_seconds) as shards:
         for number in shards.each(lambda: False):
             time.sleep(pause)
             paths[number].write_text("rows")
@@ -32,11 +32,11 @@ def work(paths, done, pause=0.02, lifetime=SOON):
             shards.finished(number, {"rows": 1})
 
 
-def write(paths, number, owner, beats=1):
+def write(paths, number, owner, heartbeats=1):
     folder = paths[0].parent / WORK
     folder.mkdir(exist_ok=True)
     file = folder / f"{number:05d}.json"
-    file.write_text(json.dumps({"owner": owner, "beats": beats}))
+    file.write_text(json.dumps({"owner": owner, "heartbeats": heartbeats}))
 
 
 def ended_process() -> int:
@@ -49,7 +49,7 @@ def test_one_host_does_them_all_and_notes_what_it_did(paths):
     done = []
     work(paths, done)
     assert sorted(done) == list(range(COUNT))
-    with Shards(paths) as shards:
+    with ShardQueue(paths) as shards:
         records = shards.records()
         assert list(shards.each(lambda: False)) == []
     assert [record["rows"] for record in records] == [1] * COUNT
@@ -71,25 +71,25 @@ def test_what_a_dead_process_of_this_machine_held_is_free_at_once(paths):
     for number in range(COUNT):
         write(paths, number, f"{socket.gethostname()}/{ended_process()}/abc")
     begun, done = time.monotonic(), []
-    work(paths, done, 0, lifetime=100)
+    work(paths, done, 0, lease_seconds=100)
     assert len(done) == COUNT and time.monotonic() - begun < 10
 
 
 def test_what_another_host_holds_is_left_to_it_while_it_gives_signs(paths):
-    """It is taken over a lifetime after the last one."""
+    """It is taken over when the lease has passed since the last one."""
     stopped, taken = threading.Event(), []
     write(paths, 3, "elsewhere/1/abc")
 
     def other():
-        for beats in range(2, 12):
+        for heartbeats in range(2, 12):
             time.sleep(SOON / 5)
-            write(paths, 3, "elsewhere/1/abc", beats)
+            write(paths, 3, "elsewhere/1/abc", heartbeats)
         stopped.set()
 
     thread = threading.Thread(target=other)
     thread.start()
     last = 0.0
-    with Shards(paths, SOON) as shards:
+    with ShardQueue(paths, SOON) as shards:
         for number in shards.each(lambda: False):
             if number == 3:
                 assert stopped.is_set()
@@ -102,7 +102,7 @@ def test_what_another_host_holds_is_left_to_it_while_it_gives_signs(paths):
 
 
 def test_it_keeps_what_it_works_at_for_long(paths):
-    """Signs of life go on while a shard lasts for more than a lifetime."""
+    """Signs of life go on while a shard lasts for more than a lease."""
     done = [[], []]
     hosts = [threading.Thread(target=work, args=(paths[:2], own, 2 * SOON)) for own in done]
     for host in hosts:
@@ -113,7 +113,7 @@ def test_it_keeps_what_it_works_at_for_long(paths):
 
 
 def test_it_stops_when_asked_and_gives_back_what_it_held(paths):
-    with Shards(paths, 100) as shards:
+    with ShardQueue(paths, 100) as shards:
         number = next(shards.each(lambda: False))
         file = paths[0].parent / WORK / f"{number:05d}.json"
         assert file.exists()
@@ -121,7 +121,7 @@ def test_it_stops_when_asked_and_gives_back_what_it_held(paths):
     for number in range(COUNT):
         write(paths, number, "elsewhere/1/abc")
     asked = []
-    with Shards(paths, 0.3) as shards:
+    with ShardQueue(paths, 0.3) as shards:
         assert list(shards.each(lambda: len(asked) > 2 or asked.append(1))) == []
 
 

@@ -82,7 +82,7 @@ def exported(tokenizer, tmp_path):
     """Writes a random model of a model type: (checkpoint, Hugging Face's model of it)."""
 
     def export(model_type: str):
-        config = config_of(model_type, tokenizer[1].vocab_size)
+        config = config_of(model_type, tokenizer[1].ids.vocab_size)
         params = params_of(config, model_type)
         checkpoint = checkpoints.Checkpoint(model_type, config, params, tokenizer=tokenizer[0])
         folder = str(tmp_path / model_type)
@@ -116,7 +116,7 @@ def test_what_is_written_loads_there_and_comes_back(model_type, exported, tmp_pa
 
 
 def test_the_temperature_has_no_place_there(tokenizer, tmp_path):
-    config = config_of("retrieval", tokenizer[1].vocab_size)
+    config = config_of("retrieval", tokenizer[1].ids.vocab_size)
     params = params_of(config, "retrieval")
     kept = {**params, "temperature": np.float32(0.07)}
     written = checkpoints.Checkpoint("retrieval", config, kept, tokenizer=tokenizer[0])
@@ -208,12 +208,15 @@ def test_the_processor_and_generation_there(exported, tokenizer):
     assert inputs["pixel_values"].shape == (1, 3, tiny.IMAGE, tiny.IMAGE)
     want, _ = tokenizer[1].encode(["a red circle"], 12)
     ids = inputs["input_ids"][0].tolist()
-    assert ids == want[0, : len(ids)].tolist() and ids[-1] == tokenizer[1].sep
+    assert ids == want[0, : len(ids)].tolist() and ids[-1] == tokenizer[1].ids.sep
     config = model.config.text_config
-    assert config.bos_token_id == tokenizer[1].dec
-    assert (config.sep_token_id, config.pad_token_id) == (tokenizer[1].sep, tokenizer[1].pad)
+    assert config.bos_token_id == tokenizer[1].ids.dec
+    assert (config.sep_token_id, config.pad_token_id) == (
+        tokenizer[1].ids.sep,
+        tokenizer[1].ids.pad,
+    )
     found = model.generate(inputs["pixel_values"], max_length=6)
-    assert found[0, 0] == tokenizer[1].dec and found.shape[1] <= 6
+    assert found[0, 0] == tokenizer[1].ids.dec and found.shape[1] <= 6
 
 
 @pytest.mark.parametrize("model_type", MODEL_TYPES)
@@ -233,7 +236,7 @@ def test_full_size_names_and_shapes(model_type):
 def test_a_small_vocabulary_needs_its_tokenizer(tokenizer, tmp_path):
     with pytest.raises(UserError, match="^a Hugging Face folder of a vocabulary of 32 needs the"):
         huggingface.to_config(tiny.config(), "captioner")
-    size = tokenizer[1].vocab_size
+    size = tokenizer[1].ids.vocab_size
     message = f"^the tokenizer has {size} tokens, the model's vocabulary 32$"
     with pytest.raises(UserError, match=message):
         huggingface.to_config(tiny.config(), "captioner", tokenizer[1])

@@ -59,8 +59,8 @@ def test_a_workdir_of_another_size_gives_the_same_captions_through_hugging_face(
     words = [chr(97 + i) for i in range(26)]
     tokenizer = train_wordpiece([" ".join(words), "xyz " * 3], str(tmp_path / "words"), 62)
     golden = Golden(str(GOLDENS / "captioner.npz"))
-    assert tokenizer.vocab_size <= golden.cfg["med"]["vocab"]
-    unused = [f"[unused{i}]" for i in range(golden.cfg["med"]["vocab"] - tokenizer.vocab_size)]
+    assert tokenizer.ids.vocab_size <= golden.cfg["med"]["vocab"]
+    unused = [f"[unused{i}]" for i in range(golden.cfg["med"]["vocab"] - tokenizer.ids.vocab_size)]
     vocabulary = tmp_path / "words" / "vocab.txt"
     vocabulary.write_text(vocabulary.read_text() + "".join(f"{word}\n" for word in unused))
     path, here, hf = saved(tmp_path, "captioner"), str(tmp_path / "here"), str(tmp_path / "hf")

@@ -12,28 +12,32 @@ import types
 import pytest
 
 from blip_jax.cli import compile as command
-from blip_jax.nn import flops
+from blip_jax.cli import config_files
+from blip_jax.runtime.config import replace
 from blip_jax.runtime.errors import UserError
-from blip_jax.train import config
+from blip_jax.tasks.captioning import PROMPT
 from blip_jax.train.aot import compile, topology
+from blip_jax.train.aot.roofline import Roofline
+from blip_jax.train.config import captioning, retrieval
 from blip_jax.train.mesh import check_batch
 
 ROOT = pathlib.Path(__file__).parent.parent
+CHIPS = {"v4-32": 16, "v5e-64": 64, "v5p-64": 32, "v6e-64": 64}
 PRESETS = [
     (model, machine) for model in ("vit_b", "vit_l") for machine in ("v4-32", "v5e-64", "v5p-64",
     "v6e-64")
 ]  # fmt: skip
 TINY = """
-    from blip_jax.train import config
+    from blip_jax import nn
+    from blip_jax.runtime.config import replace
+    from blip_jax.train.config import TrainConfig
 
     def get_config():
-        run = config.defaults("pretrain")
-        run.model.preset = "tiny"
-        run.model.changes = {"med": {"dropout": 0.1}, "scan_unroll": 1}
-        run.update(batch_size=32)
-        run.objectives.update(queue=64, negative_group=4)
-        run.mesh.fsdp = 2
-        return run
+        model = nn.preset("tiny", med={"dropout": 0.1}, scan_unroll=1)
+        task = {"itc": {"queue_size": 64}, "itm": {"group_size": 4}}
+        return replace(
+            TrainConfig(model=model), batch_size=32, task=task, mesh={"fsdp": 2}
+        )
 """
 
 
@@ -44,11 +48,8 @@ def tiny(tmp_path):
     return path
 
 
-def pretrain():
-    spec = importlib.util.spec_from_file_location("pretrain", ROOT / "configs/pretrain.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def pretrain(variant):
+    return config_files.load(f"pretrain:{variant}")[0]
 
 
 # Topologies
@@ -104,44 +105,56 @@ def test_without_the_compiler_the_extra_is_named(monkeypatch, tiny, capsys):
 
 @pytest.mark.parametrize(("model", "machine"), PRESETS)
 def test_presets_are_the_papers_runs_and_go_with_their_machines(model, machine):
-    module = pretrain()
-    run = module.get_config(f"{model},{machine}")
+    run = pretrain(f"{model},{machine}")
     large = model == "vit_l"
-    assert (run.batch_size, run.model.preset) == ((2400, "large") if large else (2880, "base"))
-    assert run.optimizer.lr == (2e-4 if large else 3e-4)
+    assert (run.batch_size, run.model.vit.width) == ((2400, 1024) if large else (2880, 768))
+    assert run.optimizer.schedule.peak_lr == (2e-4 if large else 3e-4)
     chips = topology.chips(topology.resolve(run.topology))
-    assert chips == module.MACHINES[machine]
+    assert chips == CHIPS[machine]
     shards = chips // run.mesh.tensor
-    group = run.objectives.negative_group
+    group = run.task.itm.group_size
+    assert group == (75 if large else 90 if chips < 64 else 45)
+    assert run.mesh.tensor == (2 if large and chips == 64 else 1)
     mesh = types.SimpleNamespace(shape={"data": shards, "fsdp": 1})
-    check_batch(run.batch_size, run.accumulate, group, mesh)
-    assert run.batch_size // shards % group == 0  # no group lies on two chips
+    check_batch(run.batch_size, run.accumulate_steps, group, mesh)
+    assert run.batch_size // shards % group == 0  # no group is on two chips
 
 
-def test_an_unknown_preset_is_named():
-    with pytest.raises(UserError, match="no 'vit_b,v5e'; vit_b or vit_l, and one of v4-32, v5e-64"):
-        pretrain().get_config("vit_b,v5e")
+@pytest.mark.parametrize(
+    ("variant", "message"),
+    [
+        ("vit_b,v5e", "unknown topology 'v5e'; known: "),
+        ("vit_m,v5e-64", "config pretrain has no variant 'vit_m'; did you mean 'vit_"),
+        ("vit_l,v5p-512", "v5p-512 has 256 chips, among which a batch of 2400 cannot be divided"),
+    ],
+)
+def test_an_unknown_preset_is_named(variant, message):
+    with pytest.raises(UserError, match=message):
+        pretrain(variant)
+
+
+def test_64_chips_of_a_generation_that_counts_cores_split_vit_l(tmp_path):
+    run = pretrain("vit_l,v5p-128")
+    assert (run.mesh.tensor, run.task.itm.group_size) == (2, 75)
 
 
 def test_no_vocabulary_is_loaded_for_bert(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     found = compile.vocabulary("google-bert/bert-base-uncased")
-    assert (found.vocab_size, found.dec, found.enc) == (30524, 30522, 30523)
-    assert found.prompt(config.PROMPT).shape == (4,)  # [DEC] a picture of
+    assert (found.ids.vocab_size, found.ids.dec, found.ids.enc) == (30524, 30522, 30523)
+    assert found.prompt(PROMPT).shape == (4,)  # [DEC] a picture of
     with pytest.raises(UserError, match="nowhere"):
         compile.vocabulary("./nowhere")
 
 
 def test_capfilt_programs_have_the_recipes_of_fine_tuning():
-    run = pretrain().get_config("vit_l,v5e-64")
-    for task, length in (("captioner", 40), ("filter", 35)):
-        model = compile.abstract(compile.fine_tuned(run, task))
+    run = pretrain("vit_l,v5e-64")
+    for recipe, length in ((captioning(), 40), (retrieval(), 35)):
+        model = compile.abstract(compile.fine_tuned(run, recipe))
         assert (model.image_size, model.max_length) == (384, length)
         assert model.config.vit.width == 1024
-    run = config.defaults("pretrain")
-    run.model.preset = "tiny"
-    run.model.changes = {"vit": {"image_size": 64}}
-    model = compile.abstract(compile.fine_tuned(run, "captioner"))
+    run = replace(pretrain("tiny"), **{"model.vit.image_size": 64})
+    model = compile.abstract(compile.fine_tuned(run, captioning()))
     assert (model.image_size, model.max_length, model.model_type) == (64, 32, "captioner")
 
 
@@ -149,8 +162,10 @@ def test_capfilt_programs_have_the_recipes_of_fine_tuning():
 
 
 def found(rate, peak=2**30):
-    roof = flops.Roofline(32 / rate, 0.0, 0.0)
-    return compile.Found("step", 4, 32, 1, 1, peak, 1e12, 1e12, 1, {"all-reduce": 10**6}, roof)
+    roof = Roofline(32 / rate, 0.0, 0.0)
+    return compile.CompiledCost(
+        "step", 4, 32, 1, 1, peak, 1e12, 1e12, 1, {"all-reduce": 10**6}, roof
+    )
 
 
 def called(monkeypatch, capsys, tiny, step, *flags):
@@ -167,7 +182,7 @@ def called(monkeypatch, capsys, tiny, step, *flags):
 
 def test_what_does_not_fit_is_status_1_and_says_what_would_mend_it(monkeypatch, capsys, tiny):
     def step(run, where):
-        raise compile.DoesNotFit("step", 20 * 2**30)
+        raise compile.OutOfMemory("step", 20 * 2**30)
 
     status, said = called(monkeypatch, capsys, tiny, step, "--config.model.remat=dots")
     assert status == 1
@@ -194,7 +209,7 @@ def test_the_sweep_prints_the_best_that_fits(monkeypatch, capsys, tiny):
     def step(run, where):
         tried.append((run.batch_size, run.model.remat))
         if tried[-1] not in fits:
-            raise compile.DoesNotFit("step", float("nan"))
+            raise compile.OutOfMemory("step", float("nan"))
         return found(fits[tried[-1]])
 
     flags = "--sweep", "--batches=128,32,64"
@@ -210,8 +225,8 @@ def test_the_sweep_prints_the_best_that_fits(monkeypatch, capsys, tiny):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--programs=step,writer"], "--programs has no 'writer'; known: step, captioner, matcher"),
-        (["--batches=12,many", "--sweep"], "--batches is '12,many'; give whole numbers"),
+        (["--programs=step,writer"], "no program 'writer'; known: step, captioner, matcher"),
+        (["--batches=12,many", "--sweep"], "'12,many' is not whole numbers with commas between"),
         (["--topology="], "--topology NAME is missing"),
         (["--config.mesh.fsdp=3"], "does not make the 4 devices"),
     ],
@@ -227,7 +242,7 @@ def test_a_wrong_command_line_is_one_line(monkeypatch, capsys, tiny, flags, mess
 
 
 def test_rows_name_the_limit_and_the_hours(tiny):
-    run = pretrain().get_config("vit_b,v5e-64")
+    run = pretrain("vit_b,v5e-64")
     row = command.row(found(rate=64), run, "v5e:8x8")
     assert row["limit"] == "compute" and row["images/s, at best"] == 64
     assert row["hours for 98,000 steps"] == pytest.approx(98_000 * 0.5 / 3600)
@@ -241,7 +256,7 @@ needs_tpu_compiler = pytest.mark.skipif(
 )
 # Meshes of several shapes on chips that lie in squares and in blocks.
 MESHES = """
-from blip_jax.train import topology
+from blip_jax.train.aot import topology
 topology.prepare()
 from blip_jax.train.mesh import make_mesh
 for where in ("v4:2x2x4", "v5e:8x8", "v5p:2x4x4", "v6e:8x8", "v6e:16x16"):

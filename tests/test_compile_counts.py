@@ -5,10 +5,14 @@ import textwrap
 import pytest
 import tiny
 
+from blip_jax.data.tokenizer import TokenIds
 from blip_jax.nn import flops
-from blip_jax.tasks.objectives import Objectives
+from blip_jax.tasks.captioning import CaptioningConfig
+from blip_jax.tasks.pairs import ItcConfig, LmConfig
+from blip_jax.tasks.pretraining import PretrainingConfig
 from blip_jax.train.aot import hlo, memory_traffic
-from blip_jax.train.aot.topology import CHIPS
+from blip_jax.train.aot.roofline import roofline
+from blip_jax.train.chips import CHIPS
 
 # The formula: `tiny` has N = 5 image tokens (patch 8, 16 pixels), V = W = 16, F = 32, L = 2, E = 8
 
@@ -43,18 +47,19 @@ def test_texts_by_hand():
 def test_a_step_by_hand():
     """89,216 an image, 63,616 a text, 82,432 one that reads an image; backward is twice that."""
     config = tiny.config()
-    lm = Objectives(("lm",), queue=12)
+    captioning = CaptioningConfig(max_length=7, lm=LmConfig())
     pixels = 24_576  # nothing is derived by them
     captioner = 3 * (89_216 + 82_432 + 10_752 + 10_240) - pixels
-    assert flops.step(config, lm, batch=4, length=7) == 4 * captioner
-    every = Objectives(("itc", "itm", "lm"), queue=12)
+    assert captioning.make(config, TokenIds()).flops(4) == 4 * captioner
+    every = PretrainingConfig(max_length=7, itc=ItcConfig(queue_size=12))
     teacher = 89_216 + 63_616 + 512
     keys = 2 * 3 * (2 * 8 * (4 + 12))
     once, back = 10_240, 2 * 2 * 10_240  # both passes read one projection
     online = 3 * (89_216 + 63_616 + 512 + 4 * 82_432 + 10_752) + once + back - pixels
-    assert flops.step(config, every, batch=4, length=7) == 4 * (teacher + keys + online)
+    found = every.make(config, TokenIds()).flops(4)
+    assert found == 4 * (teacher + keys + online)
     apart = tiny.config(med={"sharing": "none"})
-    assert flops.step(apart, every, 4, 7) - flops.step(config, every, 4, 7) == 4 * once
+    assert every.make(apart, TokenIds()).flops(4) - found == 4 * once
 
 
 def test_capfilt_by_hand():
@@ -71,12 +76,12 @@ def test_capfilt_by_hand():
 
 def test_the_roofline_is_the_longest_of_three():
     chip = CHIPS["v5e"]  # 197 TFLOP/s, 819 GB/s, 200 GB/s
-    found = flops.roofline(chip, flops=197e12, hbm=819e9 / 2, ici=200e9 / 4)
+    found = roofline(chip, flops=197e12, hbm=819e9 / 2, ici=200e9 / 4)
     assert found == pytest.approx((1.0, 0.5, 0.25))
     assert (found.seconds, found.limit) == (1.0, "compute")
-    assert flops.roofline(chip, 1e12, 819e9, 0).limit == "HBM"
-    assert flops.roofline(chip, 1e12, 819e9, 400e9).limit == "ICI"
-    assert flops.roofline(chip, 1e12, 819e9, 400e9).seconds == pytest.approx(2.0)
+    assert roofline(chip, 1e12, 819e9, 0).limit == "HBM"
+    assert roofline(chip, 1e12, 819e9, 400e9).limit == "ICI"
+    assert roofline(chip, 1e12, 819e9, 400e9).seconds == pytest.approx(2.0)
 
 
 # The text of a program: a loop of 12 turns with an all-reduce, others before it, a fusion in both.

@@ -124,7 +124,7 @@ def test_parts_of_the_transform_can_be_switched_off():
     rng = np.random.default_rng(0)
     plain = TrainTransform.plain(2)
     assert all((plain(IMAGE, rng) == images.resize(IMAGE, 2)).all() for _ in range(20))
-    words = TrainTransform(4, scale=None, flip="words", randaugment=None)
+    words = TrainTransform(4, scale=None, flip="image_and_text", randaugment=None)
     text = "a dog left of the rightmost cat, right here"
     for _ in range(20):
         picture, said = words.pair(IMAGE, text, rng)
@@ -132,11 +132,11 @@ def test_parts_of_the_transform_can_be_switched_off():
         assert mirrored or (picture == IMAGE).all()
         swapped = "a dog right of the rightmost cat, left here"
         assert said == (swapped if mirrored else text)
-    mirror = TrainTransform(4, scale=None, flip="plain", randaugment=None)
+    mirror = TrainTransform(4, scale=None, flip="image", randaugment=None)
     seen = {(mirror.pair(IMAGE, text, rng)[0].tobytes(), text) for _ in range(20)}
     assert len(seen) == 2
     default = TrainTransform(224)
-    assert (default.scale, default.flip) == ((0.2, 1.0), "plain")
+    assert (default.scale, default.flip) == ((0.2, 1.0), "image")
     assert (default.randaugment.n, default.randaugment.m) == (2, 5)
 
 

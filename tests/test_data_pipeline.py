@@ -1,64 +1,32 @@
-"""Views, sources and pipelines: what is read, in which order, and what is set aside."""
+"""Pipelines: what is read, in which order, and what is skipped."""
 
+import collections
 import json
-import pathlib
 
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
-from etils import epath
+from given_dataset import write
 
-from blip_jax.data.augment import TrainTransform
-from blip_jax.data.datasets import open_dataset
+from blip_jax import nn
+from blip_jax.data.augment import AugmentConfig
 from blip_jax.data.images import decode
-from blip_jax.data.mixture import Component, RecordSource, load_mixture, save_mixture
-from blip_jax.data.pipeline import SKIP_REASONS, eval_batches, stable_hash, train_batches
+from blip_jax.data.mixture import Component
+from blip_jax.data.pipeline import SKIP_REASONS, crc32_hash, eval_batches, train_batches
 from blip_jax.data.synthetic.builder import ShapesConfig, make_record, prepare
 from blip_jax.data.tokenizer import train_wordpiece
 from blip_jax.runtime.errors import UserError
+from blip_jax.tasks.captioning import CaptioningConfig
+from blip_jax.tasks.pairs import LmConfig
 
 HUMAN = ShapesConfig(kind="human", train=30, val=0, test=10)
 WEB = ShapesConfig(kind="web", train=50, val=0, test=0)
-SCORES = {
-    "key": tfds.features.Text(),
-    "status": tfds.features.Text(),
-    "texts": tfds.features.Sequence(
-        {"text": tfds.features.Text(), "p_match": tfds.features.Scalar(np.float32)}
-    ),
-}
 RECORDS = {
     "key": tfds.features.Text(),
     "image": tfds.features.Image(encoding_format="png"),
     "texts": tfds.features.Sequence(tfds.features.Text()),
     "truth": tfds.features.Text(),
 }
-
-
-class Given(tfds.core.GeneratorBasedBuilder):
-    """A dataset of the records handed in, split train."""
-
-    VERSION = tfds.core.Version("1.0.0")
-    code_path = epath.Path(__file__)
-
-    def __init__(self, *, records, features, **kwargs):
-        self.records, self.given = records, features
-        super().__init__(file_format="array_record", **kwargs)
-
-    def _info(self):
-        features = tfds.features.FeaturesDict(self.given)
-        return tfds.core.DatasetInfo(builder=self, features=features, disable_shuffling=True)
-
-    def _split_generators(self, dl_manager):
-        return {"train": enumerate(self.records)}
-
-    def _generate_examples(self):
-        raise AssertionError("the split is given")
-
-
-def write(directory, records, features):
-    builder = Given(records=records, features=features, data_dir=str(directory))
-    builder.download_and_prepare()
-    return str(builder.data_dir)
 
 
 @pytest.fixture(scope="module")
@@ -73,8 +41,17 @@ def world(tmp_path_factory):
 def stream(world, parts=None, **changes):
     human, web, tokenizer = world
     parts = parts or [Component("human", human, weight=1), Component("web", web, weight=3)]
-    settings = {"batch_size": 8, "image_size": 16, "max_length": 20, "seed": 3, **changes}
-    return train_batches(parts, tokenizer, **settings)
+    task = {name: changes.pop(name) for name in set(changes) & {"size", "length", "prompt"}}
+    task = make_task(tokenizer, plain=changes.pop("plain", False), **task)
+    return train_batches(parts, task, changes.pop("batch_size", 8), **{"seed": 3, **changes})
+
+
+def make_task(tokenizer, size=16, length=20, prompt="", plain=False):
+    """A captioning task for images of `size` pixels; `plain`: without augmentation."""
+    model = nn.preset("tiny", vit={"image_size": size}, med={"max_length": length})
+    augment = AugmentConfig(min_crop_area=1.0, flip="none", randaugment=False) if plain else None
+    config = CaptioningConfig(max_length=length, lm=LmConfig(prompt=prompt))
+    return config.make(model, tokenizer, augment=augment)
 
 
 def take(iterator, count):
@@ -98,7 +75,7 @@ def test_batches_have_the_stated_shapes_and_types(world):
         "group": ("int32", (8,)),
         "text_group": ("int32", (8,)),
         "valid": ("bool", (8,)),
-        "reason": ("int32", (8,)),
+        "skip_reason": ("int32", (8,)),
     }
 
 
@@ -143,10 +120,10 @@ def test_processes_together_make_the_same_batches(world, owner):
 
 
 def test_parts_are_mixed_by_weight_and_every_epoch_is_whole_and_shuffled_anew(world):
-    batches = take(stream(world, transform=TrainTransform.plain(16)), 50)
+    batches = take(stream(world, plain=True), 50)
     groups = np.concatenate([batch["group"] for batch in batches])
-    human = [stable_hash(make_record(i, "train", HUMAN)["key"]) for i in range(30)]
-    web = [stable_hash(make_record(i, "train", WEB)["key"]) for i in range(50)]
+    human = [crc32_hash(make_record(i, "train", HUMAN)["key"]) for i in range(30)]
+    web = [crc32_hash(make_record(i, "train", WEB)["key"]) for i in range(50)]
     is_human = np.isin(groups, human)
     assert is_human.sum() == 100 and np.isin(groups[~is_human], web).all()
     epochs = groups[~is_human][:300].reshape(6, 50)
@@ -158,20 +135,18 @@ def test_what_is_read_is_the_record_and_one_of_its_texts(world):
     human, _, tokenizer = world
     parts = [Component("human", human)]
     by_group = {
-        stable_hash(r["key"]): r for r in (make_record(i, "train", HUMAN) for i in range(30))
+        crc32_hash(r["key"]): r for r in (make_record(i, "train", HUMAN) for i in range(30))
     }
     chosen = set()
-    plain = TrainTransform.plain(32)
-    settings = {"image_size": 32, "max_length": 40, "prompt": "a small "}
-    iterator = stream(world, parts, transform=plain, **settings)
+    iterator = stream(world, parts, plain=True, size=32, length=40, prompt="a small ")
     for batch in take(iterator, 30):
-        assert batch["valid"].all() and not batch["reason"].any()
+        assert batch["valid"].all() and not batch["skip_reason"].any()
         for row, text in enumerate(tokenizer.decode(batch["ids"])):
             record = by_group[batch["group"][row]]
             assert (batch["image"][row] == decode(record["image"])).all()
             said = text.removeprefix("a small ")
             assert said != text and said in record["texts"]
-            assert batch["text_group"][row] == stable_hash(said)
+            assert batch["text_group"][row] == crc32_hash(said)
             chosen.add(record["texts"].index(said))
     assert chosen == {0, 1, 2, 3, 4}
 
@@ -186,58 +161,22 @@ def test_unusable_records_are_skipped_and_say_why(world, tmp_path):
         {**good, "key": "no texts", "texts": []},
     ]
     directory = write(tmp_path, rows, RECORDS)
-    found = {}
+    found = collections.Counter()
     for batch in take(stream(world, [Component("mixed", directory)], batch_size=4), 3):
+        found.update(SKIP_REASONS[reason] for reason in batch["skip_reason"])
         for row in range(4):
-            found[int(batch["group"][row])] = SKIP_REASONS[batch["reason"][row]]
-            assert batch["valid"][row] == (batch["reason"][row] == 0)
+            assert batch["valid"][row] == (batch["skip_reason"][row] == 0)
             if not batch["valid"][row]:
                 assert not batch["image"][row].any()
-                assert batch["ids"][row].tolist() == [tokenizer.cls, tokenizer.sep] + [0] * 18
-    assert found == {
-        stable_hash(good["key"]): "ok",
-        stable_hash("broken"): "undecodable image",
-        stable_hash("silent"): "empty text",
-        stable_hash("no texts"): "empty text",
-    }
+                assert (
+                    batch["ids"][row].tolist() == [tokenizer.ids.cls, tokenizer.ids.sep] + [0] * 18
+                )
+            else:
+                assert batch["group"][row] == crc32_hash(good["key"])
+    assert found == {"ok": 3, "undecodable image": 3, "empty text": 6}
     (batch,) = eval_batches(directory, "train", 6, 16)
     assert batch["valid"].tolist() == [True, False, True, True, False, False]
     assert len(batch["records"]) == 4
-
-
-def scored(world, tmp_path, keys=None):
-    rows = [make_record(i, "train", HUMAN)["key"] for i in range(30)] if keys is None else keys
-    texts = [
-        [{"text": f"{side} {i}", "p_match": 0.5} for side in ("web", "new")] for i in range(30)
-    ]
-    records = [
-        {"key": key, "status": "ok", "texts": text} for key, text in zip(rows, texts, strict=False)
-    ]
-    return write(tmp_path / "scores", records, SCORES)
-
-
-def test_a_mixture_selects_texts_of_a_scored_dataset(world, tmp_path):
-    human, web, _ = world
-    scores = scored(world, tmp_path)
-    np.save(tmp_path / "kept.npy", np.array([[4, 1], [29, 0], [4, 0]], np.int32))
-    relative = str(pathlib.Path(scores).relative_to(tmp_path))
-    mixture = str(tmp_path / "mixture.json")
-    save_mixture(
-        mixture,
-        [Component("kept", human, scores=relative, selected="kept.npy"), Component("web", web)],
-    )
-    kept, plain = load_mixture(mixture)
-    assert kept.scores == scores and plain == Component("web", web)
-    pairs = RecordSource(kept)
-    assert [(r["key"], r["texts"]) for r in map(pairs.__getitem__, range(len(pairs)))] == [
-        ("human-train-0000004", ["new 4"]),
-        ("human-train-0000029", ["web 29"]),
-        ("human-train-0000004", ["web 4"]),
-    ]
-    assert pairs[1]["image"] == make_record(29, "train", HUMAN)["image"]
-    everything = RecordSource(Component("all", human, scores=scores))
-    assert len(everything) == 30 and everything[7]["texts"] == ["web 7", "new 7"]
-    assert next(stream(world, mixture))["valid"].all()
 
 
 def test_evaluation_is_in_order_and_padded(world):
@@ -256,47 +195,6 @@ def test_evaluation_is_in_order_and_padded(world):
     assert sum(len(b["records"]) for b in eval_batches(human, "test", 4, 32, limit=5)) == 5
 
 
-def test_what_is_missing_or_does_not_fit_is_named(world, tmp_path):
-    human, web, tokenizer = world
-    with pytest.raises(UserError, match="no dataset in .*nothing: features.json is missing"):
-        open_dataset(str(tmp_path / "nothing"), "train")
-    with pytest.raises(UserError, match="has no split 'val'; it has test, train"):
-        open_dataset(human, "val")
-    with pytest.raises(UserError, match="mixture file .*none.json does not exist"):
-        load_mixture(str(tmp_path / "none.json"))
-    mixture = tmp_path / "mixture.json"
-    for content, message in (
-        ("{", "is not a mixture"),
-        ('{"components": [{"name": "a", "dataset": "b", "wieght": 1}]}', "wieght"),
-        (
-            '{"components": [{"name": "a", "dataset": "b", "weight": -1}]}',
-            "weight of component 'a' is -1",
-        ),
-        ('{"components": []}', "no component with a weight above 0"),
-    ):
-        mixture.write_text(content)
-        with pytest.raises(UserError, match=message):
-            load_mixture(str(mixture))
+def test_the_batch_size_is_checked(world):
     with pytest.raises(UserError, match="batch_size is 0; it must be 1 or more"):
         stream(world, batch_size=0)
-    selected = tmp_path / "selected.npy"
-    for array, message in (
-        (np.zeros((2, 3), np.int32), r"int32 \[2, 3\]; expected int32 \[P, 2\]"),
-        (np.array([[30, 0]], np.int32), "rows outside 0 to 29"),
-        (np.zeros((0, 2), np.int32), "has nothing to train on"),
-    ):
-        np.save(selected, array)
-        with pytest.raises(UserError, match=message):
-            RecordSource(Component("a", human, selected=str(selected)))
-    np.save(selected, np.array([[0, 5]], np.int32))
-    with pytest.raises(UserError, match="selects text 5 of row 0, which has 5"):
-        RecordSource(Component("a", human, selected=str(selected)))[0]
-
-
-def test_scores_of_another_dataset_are_refused(world, tmp_path):
-    human, web, _ = world
-    scores = scored(world, tmp_path, keys=[f"other-{i}" for i in range(30)])
-    with pytest.raises(UserError, match="have 30 rows, dataset .* has 50"):
-        RecordSource(Component("a", web, scores=scores))
-    with pytest.raises(UserError, match="'human-train-0000000' in the dataset and 'other-0'"):
-        RecordSource(Component("a", human, scores=scores))[0]

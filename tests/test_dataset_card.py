@@ -8,7 +8,7 @@ import scored_dataset
 import yaml
 from huggingface_hub import DatasetCard
 
-from blip_jax.capfilt import dataset_card, history, provenance
+from blip_jax.capfilt import dataset_card, provenance
 from blip_jax.cli.main import main
 from blip_jax.data.ingest.config import ColumnsConfig, IngestConfig
 from blip_jax.data.mixture import RecordSource, load_mixture
@@ -19,18 +19,23 @@ ROOT = pathlib.Path(__file__).parents[1]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A dataset that two filters judged, assembled."""
+    """A dataset with the scores of two filters, assembled."""
     root = tmp_path_factory.mktemp("card")
     world = scored_dataset.build(root, ("large", "small"), 2)
     columns = ColumnsConfig(text="alt")
     settings = to_json(IngestConfig(source="shards/*.tar", min_side=200, columns=columns))
-    counts = {"inputs": 1250, "rows": 240, "skipped": {"too small": 1000, "opted out": 10}}
-    manifest = pathlib.Path(world.images) / history.MANIFEST
+    counts = {"records_read": 1250, "rows": 240, "skipped": {"too small": 1000, "opted out": 10}}
+    manifest = pathlib.Path(world.images) / provenance.MANIFEST
     manifest.write_text(json.dumps(counts | {"settings": settings}))
     found = json.loads((pathlib.Path(world.scores) / provenance.FILE).read_text())
     provenance.write(world.scores, found | {"command": "blip-jax capfilt Y"})
     argv = ["assemble", f"--config={ROOT / 'configs' / 'assemble.py'}", f"--workdir={root / 'out'}"]
-    options = ["report=0", "sweep=(0.5,0.7)", "title=Shapes | clean", f"scores={world.scores}"]
+    options = [
+        "gallery_images=0",
+        "threshold_sweep=(0.5,0.7)",
+        "title=Shapes | clean",
+        f"scores={world.scores}",
+    ]
     assert main(argv + [f"--config.{option}" for option in options]) == 0
     return root / "out"
 
@@ -49,23 +54,29 @@ def test_the_card_says_what_statistics_say(folder):
         (folder / "statistics.json").read_text()
     )  # fmt: skip
     kept = sum(row["kept"] for row in found["texts"])
-    assert f"{kept} texts of {found['images']['with a kept text']} images" in text
+    assert f"{kept} texts of {found['images']['with_kept_text']} images" in text
     assert kept == sum(
         len(RecordSource(component)) for component in load_mixture(str(folder / "mixture.json"))
     )
     for heading in ("Texts", "What was left out", "Scores", "Noise", "Licences", "How it was made"):
         assert text.count(f"## {heading}\n") == 1, heading
-    for row in found["verdicts"] + found["sweep"] + found["truth"]["rows"]:
+    for row in found["decisions"] + found["sweep"] + found["truth"]["rows"]:
         assert any(str(value) in text for value in row.values() if isinstance(value, int))
     assert "| undecodable image: no bytes | 1 |" in text
     assert text.count("ab" * 32) == 1 and text.count("cd" * 32) == 2  # weights' hashes
     assert '"top_p": 0.9' in text
     assert text.index("blip-jax prepare --workdir") < text.index("blip-jax capfilt Y\n")
-    changed = "--config.columns.text=alt --config.min_side=200 '--config.source=shards/*.tar'\n"
-    assert f"/web {changed}" in text
+    changed = "'--config.source=shards/*.tar' --config.min_side=200 --config.columns.text=alt\n"
+    assert f" web {changed}" in text
     assert "Of 1,250 records of the input 240 became images: 1,000 too small, 10 opted out." in text
     assert "{{" not in text and "None" not in text and "nan" not in text
     assert found["commands"][-1].startswith("blip-jax assemble --config=")
+
+
+def test_no_absolute_path_is_published(folder):
+    for name in ("README.md", "statistics.json"):
+        text = (folder / name).read_text()
+        assert str(folder.parent) not in text and str(ROOT) not in text, name
 
 
 def test_tables_are_whole(folder):
@@ -87,13 +98,13 @@ def test_tables_are_whole(folder):
         (["http://creativecommons.org/licenses/by-nc/2.0/", "mit"], ["cc-by-nc-2.0", "mit"]),
         (["https://creativecommons.org/publicdomain/zero/1.0/"], ["cc0-1.0"]),
         (["CC BY 4.0", "All rights reserved"], ["cc-by-4.0", "other"]),
-        (["CC BY 4.0", "(none said)"], ["cc-by-4.0", "other"]),
-        (["(none said)"], ["unknown"]),
+        (["CC BY 4.0", "unknown"], ["cc-by-4.0", "other"]),
+        (["unknown"], ["unknown"]),
         ([], ["unknown"]),
     ],
 )  # fmt: skip
 def test_licences_get_their_names(names, wanted):
-    assert dataset_card.licences([{"texts": name} for name in names]) == wanted
+    assert dataset_card.licences([{"license": name} for name in names]) == wanted
 
 
 @pytest.mark.parametrize(

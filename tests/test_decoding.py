@@ -11,7 +11,7 @@ import pytest
 
 from blip_jax import nn
 from blip_jax.decoding import Decoding, generate
-from blip_jax.decoding.logits import choose, process
+from blip_jax.decoding.logits import process_logits, select_token
 
 PAD, EOS, VOCAB = 0, 3, 64
 GREEDY = Decoding(method="greedy", repetition_penalty=1.0, min_length=4, max_length=12)
@@ -49,11 +49,11 @@ class Captioner:
             return self.apply(ids, context, cache, index, method="decode_step")
 
         prompt = self.prompt[rows] if prompt is None else jnp.asarray(prompt)
-        room = options.room(prompt.shape[1])
-        cache = nn.init_cache(self.config, len(rows), room)
+        shape, params = options.shape(prompt.shape[1]), options.params(len(rows))
+        cache = nn.init_cache(self.config, len(rows), shape.total_length)
         keys = jnp.stack([self.keys(row, options.num_captions, seed) for row in rows])
-        write = jax.jit(generate, static_argnums=(0, 4, 5))
-        return jax.device_get(write(step, cache, prompt, keys, options, (EOS, PAD), lengths))
+        write = jax.jit(generate, static_argnums=(0, 4, 6))
+        return jax.device_get(write(step, cache, prompt, keys, shape, params, (EOS, PAD), lengths))
 
     @staticmethod
     def keys(row, count, seed=0):
@@ -78,6 +78,11 @@ def nucleus(captioner):
     return options, captioner.generate(options)
 
 
+def processed(logits, seen, length, options):
+    params = options.params(len(logits))
+    return process_logits(logits, seen, jnp.int32(length), EOS, options.method, params)
+
+
 def close(got, want, tolerance=1e-5):
     np.testing.assert_allclose(got, want, rtol=0, atol=tolerance * np.abs(want).max())
 
@@ -97,7 +102,7 @@ def test_the_nucleus_distribution_is_the_originals(captioner):
     close(logits, captioner.outputs["nucleus_logits"], 1e-4)
     seen = (np.asarray(ids)[:, :, None] == np.arange(VOCAB)).any(1)
     options = Decoding(top_p=0.9, repetition_penalty=1.1, min_length=6)
-    found = jax.nn.softmax(process(logits, seen, jnp.int32(ids.shape[1]), EOS, options))
+    found = jax.nn.softmax(processed(logits, seen, ids.shape[1], options))
     wanted = captioner.outputs["nucleus_probs"]
     assert ((np.asarray(found) > 0) == (wanted > 0)).all()
     close(found, wanted, 1e-5)
@@ -122,8 +127,8 @@ def reference(captioner, options, row, number=0):
         padded[0, : len(ids)] = ids  # causal: what follows is not seen
         logits = captioner.logits(padded, [row])[:, len(ids) - 1]
         seen = np.isin(np.arange(VOCAB), ids)[None]
-        allowed = process(logits, seen, jnp.int32(len(ids)), EOS, options)
-        token = int(choose(allowed, key[None], jnp.int32(len(ids)), options)[0])
+        allowed = processed(logits, seen, len(ids), options)
+        token = int(select_token(allowed, key[None], jnp.int32(len(ids)), options.method)[0])
         total += float(jax.nn.log_softmax(logits)[0, token])
         ids.append(token)
     return ids + [PAD] * (options.max_length - len(ids)), total
@@ -214,7 +219,7 @@ def test_ragged_prompts_give_the_texts_of_each_alone(captioner, options):
 def test_max_new_tokens_counts_from_the_prompts_end(captioner):
     options = Decoding(min_length=12, max_new_tokens=3)
     found = captioner.generate(options, prompt=PROMPTS, lengths=LENGTHS)
-    assert found.tokens.shape == (4, 1, 7) and options.room(4) == 7
+    assert found.tokens.shape == (4, 1, 7) and options.total_length(4) == 7
     assert found.length[:, 0].tolist() == [7, 5, 4, 6]
 
 
@@ -245,7 +250,7 @@ def test_a_penalty_that_outweighs_all_lets_no_token_come_twice():
     assert found.tokens[0, 0].tolist() == [62, 2, 1, 4, 5, 6, EOS] + [PAD] * 5
 
 
-@pytest.mark.parametrize("method", ["nucleus", "greedy", "beam"])
+@pytest.mark.parametrize("method", ["sample", "greedy", "beam"])
 @pytest.mark.parametrize("longest", [2, 3])
 def test_a_prompt_as_long_as_the_text_comes_back_as_it_is(captioner, method, longest):
     options = Decoding(method=method, min_length=0, max_length=longest)

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from blip_jax.decoding import Decoding
-from blip_jax.decoding.logits import choose, process, seen_tokens, top_k, top_p
+from blip_jax.decoding.logits import process_logits, seen_tokens, select_token
+from blip_jax.decoding.logits import top_k as top_k_of_rows
+from blip_jax.decoding.logits import top_p as top_p_of_rows
 from blip_jax.runtime.errors import UserError
 
 EOS, INF = 3, np.inf
@@ -16,7 +18,17 @@ def processed(logits, seen=(), length=9, **options):
     mask = np.isin(np.arange(len(logits)), list(seen))[None]
     values = {"top_p": 1.0, "repetition_penalty": 1.0, "min_length": 0, **options}
     row = np.array([logits], np.float32)
-    return process(row, mask, jnp.int32(length), EOS, Decoding(**values))[0].tolist()
+    decoding = Decoding(**values)
+    params = decoding.params(1)
+    return process_logits(row, mask, jnp.int32(length), EOS, decoding.method, params)[0].tolist()
+
+
+def top_k(logits, k):
+    return top_k_of_rows(jnp.asarray(logits), jnp.full(len(logits), k))
+
+
+def top_p(logits, p):
+    return top_p_of_rows(jnp.asarray(logits), jnp.full(len(logits), p, jnp.float32))
 
 
 def test_the_penalty_makes_seen_tokens_less_likely_whatever_their_sign():
@@ -25,7 +37,7 @@ def test_the_penalty_makes_seen_tokens_less_likely_whatever_their_sign():
 
 
 @pytest.mark.parametrize(("length", "end"), [(5, -INF), (6, 4.0), (7, 4.0)])
-@pytest.mark.parametrize("method", ["nucleus", "greedy"])
+@pytest.mark.parametrize("method", ["sample", "greedy"])
 def test_the_end_waits_for_the_least_length(length, end, method):
     found = processed([1.0, 2.0, 3.0, 4.0], length=length, min_length=6, method=method)
     assert found == [1.0, 2.0, 3.0, end]
@@ -108,17 +120,17 @@ def test_seen_are_the_tokens_that_stand():
 def test_draws_follow_the_distribution_and_skip_what_is_ruled_out():
     logits = jnp.log(jnp.array([0.2, 0.0, 0.5, 0.3]))
     keys = jax.random.split(jax.random.key(0), 20_000)
-    drawn = choose(jnp.tile(logits, (20_000, 1)), keys, jnp.int32(4), Decoding())
+    drawn = select_token(jnp.tile(logits, (20_000, 1)), keys, jnp.int32(4), "sample")
     shares = np.bincount(drawn, minlength=4) / 20_000
     np.testing.assert_allclose(shares, [0.2, 0, 0.5, 0.3], atol=0.015)
-    again = choose(jnp.tile(logits, (20_000, 1)), keys, jnp.int32(5), Decoding())
+    again = select_token(jnp.tile(logits, (20_000, 1)), keys, jnp.int32(5), "sample")
     assert (drawn != again).mean() > 0.3  # each position draws anew
 
 
 @pytest.mark.parametrize(
     ("options", "named"),
     [
-        ({"method": "best"}, "'best' is unknown: nucleus, greedy, beam"),
+        ({"method": "best"}, "'best'; supported: sample, greedy, beam"),
         ({"top_p": 0.0}, "top_p is 0.0"),
         ({"top_p": 1.1}, "top_p is 1.1"),
         ({"top_k": -1}, "top_k is -1; it must be at least 0"),

@@ -32,7 +32,12 @@ def web(root):
 def mixture(root, web):
     """Texts of P(match) >= 0.4; those of one source are drawn twice as often."""
     argv = ["assemble", f"--config={ROOT / 'configs' / 'assemble.py'}", f"--workdir={root / 'out'}"]
-    options = ["report=0", "threshold.web=0.4", "threshold.synthetic=0.4", "weights=laion=2"]
+    options = [
+        "gallery_images=0",
+        "selection.thresholds.web=0.4",
+        "selection.thresholds.synthetic=0.4",
+        "selection.source_weights=laion=2",
+    ]
     options = [f"--config.{option}" for option in [*options, f"scores={web.scores}"]]
     assert main(argv + options) == 0
     return str(root / "out" / "mixture.json")
@@ -138,7 +143,7 @@ def test_the_originals_list(exported, wanted):
 def test_the_card_goes_along(exported):
     for folder in exported.values():
         assert (folder / "README.md").read_text().startswith("---\nlicense:")
-        assert not list(folder.parent.glob("*.incomplete"))
+        assert not list(folder.parent.glob(".incomplete-*"))
 
 
 @pytest.mark.parametrize("to", ["jsonl", "parquet", "webdataset", "blip"])
@@ -204,7 +209,7 @@ def test_names_of_files_are_safe_and_their_own():
         ),
         (["VIEW", "OUT", "--to=jsonl", "--shard=0"], "--shard is 0"),
         (["VIEW", "TAKEN", "--to=jsonl"], "exists already"),
-        (["VIEW", "gs://bucket/out", "--to=jsonl"], "to a local folder"),
+        (["VIEW", "gs://bucket/out", "--to=jsonl"], "is not a local folder"),
     ],
 )
 def test_a_wrong_call_is_one_line(mixture, tmp_path, capsys, argv, named):

@@ -13,14 +13,15 @@ import pytest
 import scored_dataset
 from PIL import Image
 
-from blip_jax.capfilt import gallery_entries, labels, storage
-from blip_jax.capfilt.selection import VERDICTS, Rules, decide, judged
+from blip_jax.capfilt import labels, storage
+from blip_jax.capfilt.gallery_entries import gallery_entries
+from blip_jax.capfilt.selection import DECISIONS, SelectionRules, reduce_filters, select_texts
 from blip_jax.cli.main import main
 from blip_jax.reports import gallery
 from blip_jax.runtime.errors import UserError
 
 ROOT = pathlib.Path(__file__).parents[1]
-SCRIPT = ROOT / "blip_jax" / "evaluation" / "templates" / "gallery.js"
+SCRIPT = ROOT / "blip_jax" / "reports" / "templates" / "gallery.js"
 EVIL = "</script><script>alert('&\"x')</script>"
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 
@@ -35,7 +36,7 @@ def folder(web, tmp_path_factory):
     """The report of the verb, of all images."""
     out = tmp_path_factory.mktemp("assembled")
     config = ROOT / "configs" / "assemble.py"
-    options = [f"--config.scores={web.scores}", "--config.best=1"]
+    options = [f"--config.scores={web.scores}", "--config.selection.max_texts_per_image=1"]
     assert main(["assemble", f"--config={config}", f"--workdir={out}", *options]) == 0
     return out / "report"
 
@@ -44,10 +45,13 @@ def folder(web, tmp_path_factory):
 def entries(web):
     """What the page is made of."""
     columns = storage.read(web.scores, "train")
-    p_match = judged(columns, "p_match", "mean")
-    verdict, true = decide(columns, Rules(best=1)), web.true.astype(np.int8)
+    p_match = reduce_filters(columns, "p_match", "mean")
+    decision, true = (
+        select_texts(columns, SelectionRules(max_texts_per_image=1)),
+        web.true.astype(np.int8),
+    )
     rows = np.arange(scored_dataset.ROWS)
-    return list(gallery_entries.of_rows(web.images, "train", columns, rows, p_match, verdict, true))
+    return list(gallery_entries(web.images, "train", columns, rows, p_match, decision, true))
 
 
 def data(folder) -> list[dict]:
@@ -65,7 +69,7 @@ def test_the_folder_holds_every_text_with_what_became_of_it(folder, entries):
     for row, entry in zip(found, entries, strict=True):
         assert [text["text"] for text in row["texts"]] == [t["text"] for t in entry["texts"]]
         for text, wanted in zip(row["texts"], entry["texts"], strict=True):
-            assert VERDICTS[text["verdict"]] == wanted["verdict"]
+            assert DECISIONS[text["decision"]] == wanted["decision"]
             assert text["true"] == wanted["true"] and text["origin"] == wanted["origin"]
             assert text["p"] is None or text["p"] == pytest.approx(wanted["p_match"], abs=1e-4)
             assert text["by"] == ("writer, nucleus" if text["origin"] == "synthetic" else "")
@@ -86,7 +90,7 @@ def test_pictures_are_small_files(folder):
 def entry(text="a", size=(300, 100), **changes):
     image = b"" if size is None else _jpeg(size)
     known = {"text": text, "origin": "web", "model": "", "method": "", "p_match": 0.7,
-             "cosine": 0.2, "verdict": "kept", "true": None}  # fmt: skip
+             "cosine": 0.2, "decision": "kept", "true": None}  # fmt: skip
     return {"key": text, "url": "", "image": image, "texts": [known | changes]}
 
 
@@ -130,9 +134,9 @@ def test_texts_are_no_markup_and_the_folder_is_whole(tmp_path):
 
 def test_what_is_in_the_way_stays(tmp_path):
     (tmp_path / "mine").mkdir()
-    with pytest.raises(UserError, match="mine exists already and is no gallery"):
+    with pytest.raises(UserError, match="mine exists already and is not a gallery"):
         gallery.write_gallery(str(tmp_path / "mine"), {"title": "t"}, [], 0)
-    with pytest.raises(UserError, match="to a local folder"):
+    with pytest.raises(UserError, match="gs://bucket/report is not local"):
         gallery.write_gallery("gs://bucket/report", {"title": "t"}, [], 0)
 
 
@@ -140,15 +144,15 @@ def test_what_is_in_the_way_stays(tmp_path):
 
 IMAGES = [
     {"key": "a", "texts": [
-        {"text": "A red Dog", "origin": "web", "by": "", "verdict": 0, "p": 0.9, "cosine": 0.1,
+        {"text": "A red Dog", "origin": "web", "by": "", "decision": 0, "p": 0.9, "cosine": 0.1,
          "true": True},
-        {"text": "a cat", "origin": "synthetic", "by": "x", "verdict": 6, "p": 0.2, "cosine": 0.5,
+        {"text": "a cat", "origin": "synthetic", "by": "x", "decision": 6, "p": 0.2, "cosine": 0.5,
          "true": True}]},
     {"key": "b", "texts": [
-        {"text": "red and blue", "origin": "web", "by": "", "verdict": 0, "p": 0.6, "cosine": 0.3,
+        {"text": "red and blue", "origin": "web", "by": "", "decision": 0, "p": 0.6, "cosine": 0.3,
          "true": False}]},
     {"key": "c", "texts": [
-        {"text": "", "origin": "web", "by": "", "verdict": 2, "p": None, "cosine": None,
+        {"text": "", "origin": "web", "by": "", "decision": 2, "p": None, "cosine": None,
          "true": None}]},
 ]  # fmt: skip
 
@@ -238,7 +242,7 @@ def test_a_browser_runs_no_text(tmp_path):
 
 
 def test_the_sample_is_of_images_whose_truth_is_known(monkeypatch):
-    monkeypatch.setattr(labels, "LOOKED_AT", 10)
-    assert labels.looked_at(4).tolist() == [0, 1, 2, 3]
-    rows = labels.looked_at(1000)
+    monkeypatch.setattr(labels, "MAX_SAMPLED_ROWS", 10)
+    assert labels.sampled_rows(4).tolist() == [0, 1, 2, 3]
+    rows = labels.sampled_rows(1000)
     assert len(rows) == 10 and (np.diff(rows) == 100).all()

@@ -7,12 +7,14 @@ import malformed_files as found
 import pyarrow
 import pyarrow.parquet
 import pytest
+import tiny
 from ingest_fixture import TEXTS, check_rows, pictures, run
 
 from blip_jax.data.ingest.plan import as_name, source_name
 from blip_jax.data.mixture import Component
 from blip_jax.data.pipeline import train_batches
 from blip_jax.data.tokenizer import train_wordpiece
+from blip_jax.tasks.pretraining import PretrainingConfig
 
 
 def lists(folder, records):
@@ -66,7 +68,10 @@ def test_the_originals_lists(tmp_path):
     check_rows(rows)
     assert [row["key"] for row in rows] == ["coco--coco_0", "coco--coco_1", "coco--coco_2"]
     assert json.loads(rows[1]["fields"]) == {"id": 0, "merged": [{"id": 7}]}
-    assert (manifest["inputs"], manifest["skipped"]) == (4, {"text of the image before": 1})
+    assert (manifest["records_read"], manifest["skipped"]) == (
+        4,
+        {"merged with the record before": 1},
+    )
     web = [{"url": f"https://a.b/c/{seed}.jpg?d=e", "caption": TEXTS[seed]} for seed in range(3)]
     (tmp_path / "web.json").write_text(json.dumps([*web, {"url": "https://a.b/9.jpg",
                                                           "caption": "gone"}]))  # fmt: skip
@@ -173,9 +178,12 @@ def test_an_import_is_trained_on(tmp_path):
     found.write_shards(tmp_path / "in", 2, 20, broken=5)
     run(tmp_path, tmp_path / "in")
     tokenizer = train_wordpiece(["picture 0 1 2 3"], str(tmp_path / "tokenizer"), 60)
-    part = Component("web", str(tmp_path / "out"))
-    batch = next(train_batches([part], tokenizer, batch_size=8, image_size=32, num_threads=1))
-    assert batch["image"].shape == (8, 32, 32, 3) and batch["valid"].all()
+    config = tiny.config(med={"vocab_size": tokenizer.ids.vocab_size, "max_length": 24})
+    task = PretrainingConfig(max_length=24, itc=None, itm=None).make(config, tokenizer)
+    component = Component("web", str(tmp_path / "out"))
+    batch = next(train_batches([component], task, batch_size=8, num_threads=1))
+    size = config.vit.image_size
+    assert batch["image"].shape == (8, size, size, 3) and batch["valid"].all()
 
 
 @pytest.mark.parametrize(

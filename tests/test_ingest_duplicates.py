@@ -3,7 +3,12 @@
 import numpy as np
 import pytest
 
-from blip_jax.data.ingest.duplicates import _blocks, leaders, mark, near_pairs
+from blip_jax.data.ingest.duplicates import (
+    _blocks,
+    cluster_representatives,
+    find_duplicates,
+    near_pairs,
+)
 
 
 def distances(looks):
@@ -40,7 +45,7 @@ def test_leaders_are_those_of_going_through_in_order(near):
         first = next((other for other in stays if close[row, other]), row)
         wanted.append(first)
         stays += [row] * (first == row)
-    assert leaders(looks, near).tolist() == wanted
+    assert cluster_representatives(looks, near).tolist() == wanted
     assert (len(stays) == len(looks)) == (near == 0)
 
 
@@ -57,12 +62,12 @@ def test_marks():
         (1, 0b0), (2, 0b1111), (1, 0b0), (3, 0b0), (4, 0b11111100), (2, 0b1111), (5, 2**40 - 1)
     ]  # fmt: skip
     content, look = (np.array(column, np.uint64) for column in zip(*rows))
-    of, distance = mark(content, look, 4)
+    of, distance = find_duplicates(content, look, 4)
     assert of.tolist() == [-1, 0, 0, 0, -1, 1, -1]  # row 4 is near row 1, which does not stay
     assert distance.tolist() == [-1, 4, 0, 1, -1, 0, -1]
-    of, distance = mark(content, look, 0)
+    of, distance = find_duplicates(content, look, 0)
     assert of.tolist() == [-1, -1, 0, 0, -1, 1, -1]
-    of, distance = mark(content, look, -1)
+    of, distance = find_duplicates(content, look, -1)
     assert of.tolist() == [-1, -1, 0, -1, -1, 1, -1] and of.dtype == np.int64
     assert distance.tolist() == [-1, -1, 0, -1, -1, 0, -1] and distance.dtype == np.int8
-    assert [len(part) for part in mark(content[:0], look[:0], 4)] == [0, 0]
+    assert [len(part) for part in find_duplicates(content[:0], look[:0], 4)] == [0, 0]

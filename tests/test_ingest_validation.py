@@ -11,7 +11,7 @@ from PIL import Image
 
 from blip_jax.data import ingest
 from blip_jax.data.images import decode
-from blip_jax.data.ingest.records import Fault, Raw
+from blip_jax.data.ingest.records import RawRecord, RejectedRecord
 from blip_jax.data.ingest.validation import row as check
 from blip_jax.runtime.errors import UserError
 
@@ -20,8 +20,8 @@ def reason(raw=None, **fields):
     """Why a record is set aside; "" if it is not."""
     try:
         check(raw, "", ingest.IngestConfig(source="x", **fields))
-    except Fault as fault:
-        return fault.reason
+    except RejectedRecord as rejection:
+        return rejection.reason
     return ""
 
 
@@ -46,7 +46,7 @@ def test_ten_ways_of_being_broken(tmp_path):
         seen = seen if image.ndim == 3 else seen.mean(-1)
         assert np.abs(seen - image).mean() < tolerance, way
     assert len(rows[kept.index("10,000 words")]["texts"][0].split()) == 10_000
-    assert manifest["notes"] == {"texts of over 1000 words": 1}
+    assert manifest["warnings"] == {"texts with more than 1000 words": 1}
 
 
 @pytest.mark.parametrize(
@@ -65,17 +65,17 @@ def test_ten_ways_of_being_broken(tmp_path):
     ],
 )
 def test_opting_out_and_size(fields, settings, wanted):
-    raw = Raw("x", found.jpeg(0), texts=["a"], fields=fields)  # 48 x 40
+    raw = RawRecord("x", found.jpeg(0), texts=["a"], fields=fields)  # 48 x 40
     assert reason(raw, **settings) == wanted
 
 
 def test_texts_that_are_not_utf8_or_empty():
     image, broken = found.jpeg(0), b"caf\xe9".decode("utf-8", "surrogateescape")
-    assert reason(Raw("x", image)) == "empty text"
-    assert reason(Raw("x", image), allow_no_text=True) == ""
-    assert reason(Raw("x", image, texts=[broken])) == "text not UTF-8"
-    assert reason(Raw("x", image, texts=["\ud83d"])) == "text not UTF-8"
-    assert reason(Raw("x", image, texts=[broken, "a dog"])) == ""
+    assert reason(RawRecord("x", image)) == "empty text"
+    assert reason(RawRecord("x", image), allow_no_text=True) == ""
+    assert reason(RawRecord("x", image, texts=[broken])) == "text not UTF-8"
+    assert reason(RawRecord("x", image, texts=["\ud83d"])) == "text not UTF-8"
+    assert reason(RawRecord("x", image, texts=[broken, "a dog"])) == ""
 
 
 @pytest.mark.parametrize(
@@ -99,13 +99,13 @@ def test_names_that_lead_elsewhere(tmp_path, place, images, wanted):
     folder = tmp_path / "in"
     folder.mkdir()
     (folder / "0.jpg").write_bytes(found.jpeg(0))
-    raw = Raw("x", place=place.replace("FOLDER", str(folder)), texts=["a"])
+    raw = RawRecord("x", image_path=place.replace("FOLDER", str(folder)), texts=["a"])
     config = ingest.IngestConfig(source="x", images=images.replace("FOLDER", str(folder)))
     try:
         check(raw, str(folder), config)
         got = ""
-    except Fault as fault:
-        got = fault.reason
+    except RejectedRecord as rejection:
+        got = rejection.reason
     assert got == wanted
 
 
@@ -149,8 +149,8 @@ def test_images_are_made_smaller_only_where_asked(tmp_path):
     sizes = [decode(row["image"]).shape for row in small]
     assert sizes == [(40, 48, 3), (57, 40, 3), (40, 48, 3)]
     assert [row["image"][:4] for row in small[1:]] == [b"\x89PNG", plain[2]["image"][:4]]
-    assert small[2]["image"] == plain[2]["image"] and manifest["notes"] == {
-        "images made smaller": 2
+    assert small[2]["image"] == plain[2]["image"] and manifest["warnings"] == {
+        "downscaled images": 2
     }
     for name in ("sha256", "phash", "width", "height"):
         assert [row[name] for row in small] == [row[name] for row in plain]
@@ -166,10 +166,10 @@ def test_images_are_made_smaller_only_where_asked(tmp_path):
     ("fields", "named"),
     [
         ({"source": ""}, "config.source is empty"),
-        ({"source": "/nowhere/*.tar"}, "names /nowhere/.*.tar, and there is no such file"),
-        ({"source": ","}, "config.source , holds no record"),
-        ({"source": "FOLDER/x.xyz"}, "x.xyz ends like no known format"),
-        ({"source": "FOLDER", "format": "tar"}, "holds no tar file"),
+        ({"source": "/nowhere/*.tar"}, "names /nowhere/.*.tar, which does not exist"),
+        ({"source": ","}, "config.source , has no record"),
+        ({"source": "FOLDER/x.xyz"}, "x.xyz has no ending of a supported format"),
+        ({"source": "FOLDER", "format": "tar"}, "has no tar file"),
         ({"source": "FOLDER", "format": "zip"}, "format is 'zip'; choose one of tar, json"),
         ({"source": "FOLDER/x.jsonl,FOLDER/x.*l"}, "x.jsonl twice"),
         ({"source": "FOLDER/x.jsonl", "near_duplicate_bits": 11}, "near_duplicate_bits is 11"),
@@ -182,7 +182,8 @@ def test_images_are_made_smaller_only_where_asked(tmp_path):
         ({"source": "FOLDER/y.json"}, "y.json is not JSON near byte 26"),
         ({"source": "FOLDER/z.json"}, "z.json ends at byte 24 without"),
         ({"source": "FOLDER/x.parquet"}, "x.parquet cannot be read"),
-        ({"source": "FOLDER/x.jsonl"}, "none of the 1 records can be used: missing image 1"),
+        ({"source": "FOLDER/x.jsonl"},
+         "none of the 1 records can be used: missing image 1; --config.images"),
         ({"source": "nothing_of_this_name", "format": "tfds"}, "nothing_of_this_name cannot be"),
     ],
 )  # fmt: skip

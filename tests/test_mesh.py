@@ -8,7 +8,7 @@ import pytest
 from jax.sharding import AxisType, Mesh
 
 from blip_jax.runtime.errors import UserError
-from blip_jax.train.mesh import AXES, across_slices, batch_sharding, own_rows, put_batch
+from blip_jax.train.mesh import AXES, batch_sharding, hybrid_device_array, local_rows, put_batch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Device:
 
 def test_fsdp_and_tensor_stay_inside_a_slice():
     devices = [Device(number, number % 2) for number in range(16)]  # in no good order
-    placed = across_slices([4, 2, 2], 2, devices)
+    placed = hybrid_device_array([4, 2, 2], 2, devices)
     assert placed.shape == (4, 2, 2)
     owners = np.vectorize(lambda device: device.slice_index)(placed)
     assert [set(block.ravel()) for block in owners] == [{0}, {0}, {1}, {1}]
@@ -33,7 +33,7 @@ def test_fsdp_and_tensor_stay_inside_a_slice():
 
 def test_fsdp_past_a_slice_is_refused():
     with pytest.raises(UserError, match="data 1 is no multiple of the 2 slices"):
-        across_slices([1, 8, 1], 2, [Device(number, number // 4) for number in range(8)])
+        hybrid_device_array([1, 8, 1], 2, [Device(number, number // 4) for number in range(8)])
 
 
 @pytest.mark.parametrize("shape", [(8, 1, 1), (2, 4, 1), (2, 1, 4), (1, 1, 8)])
@@ -42,7 +42,7 @@ def test_rows_reach_their_device_whatever_the_order(shape, order):
     devices = np.array(jax.devices())[order].reshape(shape)
     mesh = Mesh(devices, AXES, axis_types=(AxisType.Auto,) * 3)
     batch = {"ids": np.arange(48, dtype=np.int32).reshape(16, 3)}
-    assert own_rows(mesh, 16).tolist() == list(range(16))  # one process has them all
+    assert local_rows(mesh, 16).tolist() == list(range(16))  # one process has them all
     placed = put_batch(batch, mesh)["ids"]
     assert placed.sharding == batch_sharding(mesh)
     for shard in placed.addressable_shards:
@@ -61,7 +61,7 @@ def test_a_process_puts_only_its_own_rows(monkeypatch):
             return ours
 
     monkeypatch.setattr("blip_jax.train.mesh.batch_sharding", lambda mesh: Part())
-    rows = own_rows(mesh, 16)
+    rows = local_rows(mesh, 16)
     assert rows.tolist() == [0, 1, 2, 3, 8, 9, 10, 11]
     parts = {}
 

@@ -73,7 +73,7 @@ def test_a_fit_of_few_texts_is_their_share():
 def test_texts_of_one_score_have_one_share():
     fit = filtering.fit_calibration([1.0] * 100, [True] * 30 + [False] * 70)
     assert fit["true_share"] == [pytest.approx(0.3)]
-    with pytest.raises(UserError, match="needs texts of known truth"):
+    with pytest.raises(UserError, match="needs scored texts of known truth"):
         filtering.fit_calibration([], [])
 
 

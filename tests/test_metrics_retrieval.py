@@ -101,7 +101,7 @@ def test_rerank_top_k_equals_full_sort():
 
 
 def test_rerank_refuses_bad_logits():
-    with pytest.raises(UserError, match="one match logit a pair"):
+    with pytest.raises(UserError, match="one match logit for each pair"):
         retrieval.rerank(SCORES, 1, lambda i, t: np.zeros((len(i), 2)))
     with pytest.raises(UserError, match="k is 0"):
         retrieval.rerank(SCORES, 0, lambda i, t: np.zeros(len(i)))

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from blip_jax.decoding import log_likelihood, shortlist
+from blip_jax.decoding import log_likelihood, top_candidates
 from blip_jax.runtime.errors import UserError
 
 FIRST = jnp.array([[0.0, 3.0, 2.0], [5.0, -1.0, 5.0]])
@@ -16,13 +16,13 @@ TOKENS = jnp.array([2, 0, 1, 2])
     [(1, [[2], [0]]), (3, [[2, 0, 3], [0, 1, 3]]), (4, [[2, 0, 3, 1], [0, 1, 3, 2]])],
 )
 def test_the_shortlist_is_by_first_token_and_then_by_index(k, wanted):
-    assert shortlist(FIRST, TOKENS, k).tolist() == wanted
+    assert top_candidates(FIRST, TOKENS, k).tolist() == wanted
 
 
 @pytest.mark.parametrize("k", [0, 5])
 def test_a_shortlist_of_none_or_of_more_than_there_are_is_refused(k):
     with pytest.raises(UserError, match=f"k is {k}; .* candidates, 4"):
-        shortlist(FIRST, TOKENS, k)
+        top_candidates(FIRST, TOKENS, k)
 
 
 PROBABILITIES = np.float32([[[0.5, 0.25, 0.25], [0.125, 0.125, 0.75], [0.2, 0.2, 0.6]]] * 2)

@@ -35,7 +35,7 @@ def chapter(title: str, language: str) -> str:
 
 def write_model(model_type: str, folder: pathlib.Path, tokenizer) -> None:
     """A tiny model with random weights, as a Hugging Face folder."""
-    config = tiny.config(vit=VISION, med={"vocab_size": tokenizer.vocab_size, "max_length": 40})
+    config = tiny.config(vit=VISION, med={"vocab_size": tokenizer.ids.vocab_size, "max_length": 40})
     if model_type == "vqa":
         config = dataclasses.replace(config, med=dataclasses.replace(config.med, sharing="none"))
     checkpoint = checkpoints.Checkpoint(

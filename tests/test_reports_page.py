@@ -41,7 +41,7 @@ def _results() -> dict:
         "title": f"Run {EVIL}",
         "summary": EVIL,
         "command": f"blip-jax bootstrap {EVIL}",
-        "circle": {"dataset": EVIL},
+        "diagram": {"dataset": EVIL},
         "columns": ["R@1", "loss"],
         "best": {"loss": "min"},
         "arms": [
@@ -140,7 +140,7 @@ def test_gallery_marks_decisions_and_mistakes(page):
     counts = {"all": 4, "web": 2, "synthetic": 2, "kept": 2, "dropped": 2, "wrong": 2}
     assert buttons == {name: str(count) for name, count in counts.items()}
     assert page.count('loading="lazy" class="small"') == 1  # 32 px; the 200 px one is smoothed
-    assert "this picture cannot be shown" in page
+    assert "this picture cannot be displayed" in page
 
 
 def test_charts_take_their_colours_from_the_page(page):

@@ -9,8 +9,8 @@ import pytest
 import scored_dataset
 
 from blip_jax.capfilt import image_index, mixture, provenance, selection, storage
-from blip_jax.capfilt.selection import VERDICTS, Rules
-from blip_jax.capfilt.table import Columns
+from blip_jax.capfilt.selection import DECISIONS, SelectionRules
+from blip_jax.capfilt.table import TextTable
 from blip_jax.runtime.errors import UserError
 
 nan = np.nan
@@ -33,7 +33,7 @@ def table(p_match, origin="ws" * 9, row=None, cosine=None, text=None, filters=("
     text = [f"text {i}" for i in range(len(p_match))] if text is None else list(text)
     status = pa.array(["ok"] * (row.max() + 1)).dictionary_encode()
     none = pa.array([""] * len(p_match)).dictionary_encode()
-    return Columns(
+    return TextTable(
         row, index, pa.array(text, pa.large_string()), origin, none, none, p_match, cosine,
         p_match[:, 0], index, pa.array([str(r) for r in set(row.tolist())], pa.large_string()),
         status, tuple(filters),
@@ -41,7 +41,7 @@ def table(p_match, origin="ws" * 9, row=None, cosine=None, text=None, filters=("
 
 
 def kept(found, *arguments):
-    return np.flatnonzero(selection.decide(found, *arguments) == selection.KEPT).tolist()
+    return np.flatnonzero(selection.select_texts(found, *arguments) == selection.KEPT).tolist()
 
 
 @pytest.mark.parametrize(
@@ -57,22 +57,22 @@ def kept(found, *arguments):
 )
 def test_keep_is_the_authors_rule(origins, threshold, wanted):
     found = table([0.5, 0.4999, nan, 0.9, 0.1, nan], "wwwsss")
-    assert np.flatnonzero(mixture.keep(found, origins, threshold)).tolist() == wanted
-    assert Rules() == Rules({"web": 0.5, "synthetic": 0.5})
+    assert np.flatnonzero(mixture.select_by_threshold(found, origins, threshold)).tolist() == wanted
+    assert SelectionRules() == SelectionRules({"web": 0.5, "synthetic": 0.5})
 
 
 def test_each_origin_has_its_own_threshold():
     found = table([0.6, 0.6, 0.7, 0.7], "wsws")
-    assert kept(found, Rules({"web": 0.65, "synthetic": 0.5})) == [1, 2, 3]
-    assert kept(found, Rules({"web": 0.65})) == [2]
+    assert kept(found, SelectionRules({"web": 0.65, "synthetic": 0.5})) == [1, 2, 3]
+    assert kept(found, SelectionRules({"web": 0.65})) == [2]
 
 
 def test_thresholds_are_of_the_calibrated_score():
     """0.5 is then what is true half the time; other origins keep what the filter says."""
     fit = {"p_match": [0.2, 0.9], "true_share": [0.1, 0.55]}
     found = table([0.6, 0.9, 0.99, 0.6, 0.9, nan], "wwwssw")
-    assert kept(found, Rules(calibration={"web": fit})) == [1, 2, 3, 4]
-    p_match = selection.probability(found, Rules(calibration={"web": fit}))
+    assert kept(found, SelectionRules(calibration={"web": fit})) == [1, 2, 3, 4]
+    p_match = selection.probability(found, SelectionRules(calibration={"web": fit}))
     np.testing.assert_allclose(p_match[[1, 2]], 0.55, atol=1e-6)
     assert np.isnan(p_match[5])
     assert 0.1 < p_match[0] < 0.55 and p_match[3] == np.float32(0.6)
@@ -80,22 +80,23 @@ def test_thresholds_are_of_the_calibrated_score():
 
 def test_the_best_of_an_image_are_kept():
     found = table([0.6, 0.9, 0.8, 0.3, 0.7, 0.7, 0.7], row=[0, 0, 0, 0, 2, 2, 2])
-    assert kept(found, Rules(best=1)) == [1, 4]  # of equals the first
-    assert kept(found, Rules(best=2)) == [1, 2, 4, 5]
-    assert kept(found, Rules(best=9)) == [0, 1, 2, 4, 5, 6]  # 0.3 stays below the threshold
+    assert kept(found, SelectionRules(max_texts_per_image=1)) == [1, 4]  # of equals the first
+    assert kept(found, SelectionRules(max_texts_per_image=2)) == [1, 2, 4, 5]
+    nine = SelectionRules(max_texts_per_image=9)
+    assert kept(found, nine) == [0, 1, 2, 4, 5, 6]  # 0.3 stays below the threshold
 
 
 def test_a_text_that_is_there_twice_is_one_of_the_best_once():
     found = table([0.6, 0.9, 0.9, 0.7, 0.9], row=[0, 0, 0, 0, 1], text="abbcb")
-    assert kept(found, Rules(best=2)) == [1, 3, 4]
-    assert kept(found, Rules()) == [0, 1, 2, 3, 4]
+    assert kept(found, SelectionRules(max_texts_per_image=2)) == [1, 3, 4]
+    assert kept(found, SelectionRules()) == [0, 1, 2, 3, 4]
 
 
-def test_the_cosine_has_a_floor():
+def test_the_cosine_has_a_minimum():
     found = table([0.9, 0.9, 0.1], cosine=[0.3, 0.2999, 0.9])
-    verdict = selection.decide(found, Rules(cosine=0.3))
-    assert [VERDICTS[code] for code in verdict] == [
-        "kept", "cosine below the floor", "P(match) below the threshold",
+    decision = selection.select_texts(found, SelectionRules(min_cosine=0.3))
+    assert [DECISIONS[code] for code in decision] == [
+        "kept", "cosine below the minimum", "P(match) below the threshold",
     ]  # fmt: skip
 
 
@@ -104,17 +105,18 @@ def test_the_cosine_has_a_floor():
 )
 def test_one_of_several_filters_or_all_decide(judge, wanted):
     found = table([[0.6, 0.6], [0.3, 0.8], [0.55, 0.4], [nan, 0.9]], filters=("large", "small"))
-    assert kept(found, Rules(judge=judge)) == wanted + [3] * (judge == "small")
+    assert kept(found, SelectionRules(filter_reduction=judge)) == wanted + [3] * (judge == "small")
 
 
 @pytest.mark.parametrize(("kind", "wanted"), [("keep", 4), ("exact", 3), ("near", 2)])
 def test_duplicates_leave_their_original(kind, wanted):
-    found = kept(table([0.9] * 4), Rules(duplicates=kind), COPIES)
+    found = kept(table([0.9] * 4), SelectionRules(duplicates=kind), COPIES)
     assert len(found) == wanted and found[0] == 0 and found[-1] == 3
 
 
 def test_sources_of_weight_0_are_left_out():
-    assert kept(table([0.9] * 4), Rules(weights={"a": 0, "c": 0.1}), COPIES) == [1, 3]
+    config = SelectionRules(source_weights={"a": 0, "c": 0.1})
+    assert kept(table([0.9] * 4), config, COPIES) == [1, 3]
     assert COPIES.weights({"c": 0.1}).tolist() == [1, 1, 1, 0.1]
 
 
@@ -122,8 +124,8 @@ def test_the_first_reason_is_said():
     found = table([0.9, 0.1, nan, 0.9, nan], "wwwss", row=[0, 0, 1, 1, 2])
     aside = pa.array(["ok", "ok", "no bytes"]).dictionary_encode()
     found = dataclasses.replace(found, status=aside)
-    verdict = selection.decide(found, Rules({"web": 0.5}))
-    assert [VERDICTS[code] for code in verdict] == [
+    decision = selection.select_texts(found, SelectionRules({"web": 0.5}))
+    assert [DECISIONS[code] for code in decision] == [
         "kept", "P(match) below the threshold", "empty text", "origin left out",
         "image cannot be used",
     ]  # fmt: skip
@@ -132,13 +134,22 @@ def test_the_first_reason_is_said():
 @pytest.mark.parametrize(
     ("make", "named"),
     [
-        (lambda: Rules({"webb": 0.5}), "unknown origin 'webb'; known: web, synthetic"),
-        (lambda: Rules(best=-1), "best is -1"),
-        (lambda: Rules(duplicates="all"), "duplicates is 'all'; it must be one of keep, exact"),
-        (lambda: Rules(weights={"a": -1.0}), "weight of source 'a' is -1.0"),
-        (lambda: kept(table([1]), Rules(judge="big")), "no filter 'big'; known: mean, min, judge"),
-        (lambda: kept(table([1]), Rules(duplicates="near")), "no index.parquet"),
-        (lambda: kept(table([1] * 4), Rules(weights={"d": 1.0}), COPIES), "source 'd'; known: a"),
+        (lambda: SelectionRules({"webb": 0.5}), "unknown origin 'webb'; expected web, synthetic"),
+        (lambda: SelectionRules(max_texts_per_image=-1), "max_texts_per_image is -1"),
+        (
+            lambda: SelectionRules(duplicates="all"),
+            "duplicates is 'all'; expected one of keep, exact",
+        ),
+        (lambda: SelectionRules(source_weights={"a": -1.0}), "weight of source 'a' is -1.0"),
+        (
+            lambda: kept(table([1]), SelectionRules(filter_reduction="big")),
+            "no filter 'big'; expected one of mean, min, judge",
+        ),
+        (lambda: kept(table([1]), SelectionRules(duplicates="near")), "need index.parquet"),
+        (
+            lambda: kept(table([1] * 4), SelectionRules(source_weights={"d": 1.0}), COPIES),
+            "source 'd'; sources: a",
+        ),
     ],
 )
 def test_a_wrong_rule_is_named(make, named):
@@ -177,7 +188,8 @@ def test_an_image_without_texts_is_a_row(tmp_path):
         scored_dataset.write_scores(tmp_path / "scores", rows, ("judge",)), "train"
     )
     assert found.key.to_pylist() == ["a", "b"] and found.p_match.shape == (0, 1)
-    assert kept(found, Rules(best=1)) == [] and storage.skipped(found) == {}
+    assert kept(found, SelectionRules(max_texts_per_image=1)) == []
+    assert storage.skipped(found) == {}
 
 
 def test_where_scores_come_from(world, tmp_path):
@@ -196,7 +208,7 @@ def test_what_holds_no_scores_is_named(world):
 
 @pytest.mark.parametrize(
     ("table", "named"),
-    [({"key": ["a"]}, "cannot be read|has no column"), (None, "of other images")],
+    [({"key": ["a"]}, "cannot be read|has no column"), (None, "score the dataset that this index")],
 )
 def test_a_wrong_index_is_named(world, tmp_path, table, named):
     path = tmp_path / image_index.FILE

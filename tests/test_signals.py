@@ -5,45 +5,41 @@ import signal
 
 import pytest
 
-from blip_jax.cli.main import VERBS, main
-from blip_jax.runtime.signals import SIGNALS, Interrupted, Interruptible
+from blip_jax.cli import train
+from blip_jax.cli.main import main
+from blip_jax.runtime.signals import SIGNALS, Interrupted, SignalHandler
 
 
 @pytest.mark.parametrize("number", SIGNALS)
 def test_the_first_signal_waits_for_the_step(number):
     before = [signal.getsignal(each) for each in SIGNALS]
-    with Interruptible() as interruption:
-        assert not interruption.at(1)
+    with SignalHandler() as signals:
+        assert not signals.should_stop(1)
         os.kill(os.getpid(), number)
-        assert interruption.requested and interruption.at(2) and interruption.number == number
+        assert signals.requested and signals.should_stop(2) and signals.number == number
         assert [signal.getsignal(each) for each in SIGNALS] == before  # a second acts at once
     assert [signal.getsignal(each) for each in SIGNALS] == before
 
 
-def test_together_sigterm_is_left_to_jax_and_ctrl_c_becomes_one(monkeypatch):
+def test_synchronized_sigterm_is_left_to_jax_and_ctrl_c_becomes_one(monkeypatch):
     heard = []
     before = signal.signal(signal.SIGTERM, lambda number, frame: heard.append(number))
     try:
-        with Interruptible(together=True) as interruption:
+        with SignalHandler(synchronized=True) as signals:
             os.kill(os.getpid(), signal.SIGTERM)
-            assert heard == [signal.SIGTERM] and not interruption.requested
+            assert heard == [signal.SIGTERM] and not signals.requested
             os.kill(os.getpid(), signal.SIGINT)
-            assert heard == [signal.SIGTERM] * 2 and interruption.number == signal.SIGINT
+            assert heard == [signal.SIGTERM] * 2 and signals.number == signal.SIGINT
     finally:
         signal.signal(signal.SIGTERM, before)
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
-def test_the_exit_status(capsys, tmp_path, monkeypatch, number, status):
-    def work(config, workdir):
-        raise Interrupted("stopped at step 3; the same command goes on there", number)
+def test_the_exit_status(capsys, monkeypatch, number, status):
+    def run(argv):
+        raise Interrupted("stopped at step 3; rerun the same command to resume", number)
 
-    monkeypatch.setitem(VERBS, "train", work)
-    config = tmp_path / "train.py"
-    config.write_text(
-        "from blip_jax.train import config\n\ndef get_config():\n"
-        "    return config.defaults('pretrain')\n"
-    )
-    assert main(["train", f"--config={config}", "--workdir=x"]) == status
-    line = "blip-jax train: stopped at step 3; the same command goes on there\n"
+    monkeypatch.setattr(train, "run", run)
+    assert main(["train", "--config=x.py", "--workdir=x"]) == status
+    line = "blip-jax train: stopped at step 3; rerun the same command to resume\n"
     assert capsys.readouterr().err == line

@@ -1,4 +1,4 @@
-"""The TFDS builder of the embedded world: the same records every time, whole or built again."""
+"""The TFDS builder of the Shapes dataset: the same records every time, whole or built again."""
 
 import json
 import pathlib
@@ -10,7 +10,8 @@ import pytest
 from blip_jax.data.datasets import open_dataset
 from blip_jax.data.images import decode
 from blip_jax.data.synthetic.builder import NOISE_MIX, ShapesConfig, make_record, prepare
-from blip_jax.data.synthetic.scenes import Scene, World, judge
+from blip_jax.data.synthetic.oracle import check
+from blip_jax.data.synthetic.scenes import Scene, World
 from blip_jax.runtime.errors import UserError
 
 
@@ -77,29 +78,29 @@ def test_human_records_are_true_and_full():
         record = make_record(index, "train", config)
         truth = json.loads(record["truth"])
         scene = Scene.from_dict(truth["scene"])
-        verdicts = [judge(text, scene) for text in record["texts"]]
-        assert len(verdicts) == 5 and all(v.true and v.complete for v in verdicts)
-        assert (truth["noise"], truth["brief"]) == ("", False)
+        found = [check(text, scene) for text in record["texts"]]
+        assert len(found) == 5 and all(v.true and v.complete for v in found)
+        assert (truth["noise"], truth["short"]) == ("", False)
         assert decode(record["image"]).shape == (32, 32, 3)
 
 
 def test_web_noise_has_the_stated_shares_and_is_recorded():
     config = small(noise_share=0.4, world=World(image_size=16))
-    kinds, briefs = [], []
+    kinds, shorts = [], []
     for index in range(1500):
         record = make_record(index, "train", config)
         truth = json.loads(record["truth"])
-        verdict = judge(record["texts"][0], Scene.from_dict(truth["scene"]))
-        assert verdict.true == (truth["noise"] == "") and len(record["texts"]) == 1
+        found = check(record["texts"][0], Scene.from_dict(truth["scene"]))
+        assert found.true == (truth["noise"] == "") and len(record["texts"]) == 1
         kinds.append(truth["noise"])
-        if truth["noise"] in ("", "half_true"):
-            assert verdict.complete == (not truth["brief"])
-            briefs.append(truth["brief"])
+        if truth["noise"] in ("", "one_attribute_wrong"):
+            assert found.complete == (not truth["short"])
+            shorts.append(truth["short"])
     assert kinds.count("") / 1500 == pytest.approx(0.6, abs=0.04)
     noise = len(kinds) - kinds.count("")
     for kind, share in NOISE_MIX.items():
         assert kinds.count(kind) / noise == pytest.approx(share, abs=0.06)
-    assert np.mean(briefs) == pytest.approx(0.5, abs=0.05)
+    assert np.mean(shorts) == pytest.approx(0.5, abs=0.05)
 
 
 @pytest.mark.parametrize(

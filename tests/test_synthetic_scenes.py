@@ -1,4 +1,4 @@
-"""The embedded world: what is said of a scene is true exactly when it is meant to be."""
+"""Scenes of the Shapes dataset, their texts, and the oracle that checks these."""
 
 import dataclasses
 
@@ -7,16 +7,9 @@ import pytest
 
 from blip_jax.data.synthetic import grammar
 from blip_jax.data.synthetic.grammar import Phrase
-from blip_jax.data.synthetic.scenes import (
-    NOISE_KINDS,
-    Scene,
-    World,
-    describe,
-    draw_scene,
-    judge,
-    make_noise,
-    render,
-)
+from blip_jax.data.synthetic.noise import NOISE_KINDS, make_noise
+from blip_jax.data.synthetic.oracle import check
+from blip_jax.data.synthetic.scenes import Scene, World, describe, render, sample_scene
 from blip_jax.runtime.errors import UserError
 
 WORLDS = [
@@ -38,14 +31,14 @@ def test_true_texts_are_judged_true(world):
     longest = 0
     for seed in range(700):
         rng = np.random.default_rng(seed)
-        scene = draw_scene(rng, world)
+        scene = sample_scene(rng, world)
         assert Scene.from_dict(scene.to_dict()) == scene
-        full, brief = describe(scene, rng), describe(scene, rng, brief=True)
+        full, short = describe(scene, rng), describe(scene, rng, short=True)
         claims = (5 if world.textures > 1 else 4) * len(scene.objects) + 1
-        verdict = judge(full, scene)
-        assert (verdict.true, verdict.complete, verdict.claims) == (True, True, claims), full
-        verdict = judge(brief, scene)
-        assert verdict.true and not verdict.complete and verdict.claims in (2, 3), brief
+        found = check(full, scene)
+        assert (found.true, found.complete, found.num_claims) == (True, True, claims), full
+        found = check(short, scene)
+        assert found.true and not found.complete and found.num_claims in (2, 3), short
         longest = max(longest, len(full.split()))
     assert longest <= 18 or world.max_objects > 2  # with [CLS] and [SEP], 20 tokens
 
@@ -55,28 +48,28 @@ def test_true_texts_are_judged_true(world):
 def test_noise_is_judged_untrue(world, kind):
     for seed in range(300):
         rng = np.random.default_rng(seed)
-        scene = draw_scene(rng, world)
-        brief = seed % 2 == 0
-        verdict = judge(make_noise(kind, scene, world, rng, brief), scene)
-        assert not verdict.true
+        scene = sample_scene(rng, world)
+        short = seed % 2 == 0
+        found = check(make_noise(kind, scene, world, rng, short), scene)
+        assert not found.true
         # Web noise about a scene reads like a true text; the rest says nothing of any scene.
-        assert (verdict.claims > 1) == (kind in ("mismatch", "half_true"))
-        if kind == "half_true":
-            assert verdict.complete == (not brief)
+        assert (found.num_claims > 1) == (kind in ("mismatch", "one_attribute_wrong"))
+        if kind == "one_attribute_wrong":
+            assert found.complete == (not short)
 
 
 def test_half_true_texts_mention_as_much_as_true_ones():
     world, told, claims = World(), {"true": [], "half": []}, {"true": [], "half": []}
     for seed in range(1500):
         rng = np.random.default_rng(seed)
-        scene = draw_scene(rng, world)
+        scene = sample_scene(rng, world)
         pair = {
-            "true": describe(scene, rng, brief=True),
-            "half": make_noise("half_true", scene, world, rng, brief=True),
+            "true": describe(scene, rng, short=True),
+            "half": make_noise("one_attribute_wrong", scene, world, rng, short=True),
         }
         for name, text in pair.items():
-            told[name].append(bool(grammar.read(text).background))
-            claims[name].append(judge(text, scene).claims)
+            told[name].append(bool(grammar.parse_text(text).background))
+            claims[name].append(check(text, scene).num_claims)
     assert np.mean(claims["true"]) == pytest.approx(2.6, abs=0.05)
     assert np.mean(claims["half"]) == pytest.approx(2.6, abs=0.05)
     assert np.mean(told["half"]) == pytest.approx(np.mean(told["true"]), abs=0.04)
@@ -118,7 +111,7 @@ def test_half_true_texts_mention_as_much_as_true_ones():
     ],
 )
 def test_literal_judgements(text, true, complete, claims):
-    assert dataclasses.astuple(judge(text, SCENE)) == (true, complete, claims)
+    assert dataclasses.astuple(check(text, SCENE)) == (true, complete, claims)
 
 
 def test_words_have_one_meaning():

@@ -1,4 +1,4 @@
-"""A minute world on disk and models that nobody trained, for the tests of what uses models.
+"""A tiny Shapes dataset on disk and untrained models, for the tests of what uses models.
 
 The web has one image that does not decode and one text that is empty.
 """
@@ -12,12 +12,12 @@ import tiny
 from array_record.python.array_record_module import ArrayRecordWriter
 from etils import epath
 
-from blip_jax import nn
 from blip_jax.checkpoints.training import Metadata, TrainingCheckpoints
 from blip_jax.data.synthetic.builder import ShapesConfig, make_record, prepare
 from blip_jax.data.synthetic.scenes import World
 from blip_jax.data.tokenizer import Tokenizer, train_wordpiece
 from blip_jax.models import Model
+from blip_jax.runtime.config import to_json
 from blip_jax.train.state import TrainState
 
 ROWS, BROKEN, EMPTY = 30, 7, 11
@@ -46,7 +46,7 @@ class Minute:
 
 
 def build(folder) -> Minute:
-    """Draws the world into `folder`."""
+    """Builds the dataset in `folder`."""
     folder = str(folder)
     human = prepare(folder, HUMAN)
     records = [make_record(row, "train", WEB) for row in range(ROWS)]
@@ -84,7 +84,7 @@ def trained(
     world: Minute, seed: int = 0, prompt: str = "", model_type: str = "pretrain", **changes
 ) -> Model:
     """A model with random weights; `changes` are of its configuration."""
-    med = {"vocab_size": world.tokenizer.vocab_size, "max_length": LENGTH}
+    med = {"vocab_size": world.tokenizer.ids.vocab_size, "max_length": LENGTH}
     med |= {"sharing": "none"} if model_type == "vqa" else {}
     config = tiny.config(med=med, **changes)
     described = {"model_type": model_type, "prompt": prompt, "max_length": LENGTH}
@@ -93,9 +93,10 @@ def trained(
 
 def save(model: Model, workdir: str) -> str:
     """Writes the workdir that a training of `model` would have left; returns it."""
-    state = TrainState(np.int32(1), model.params, None, None, optax.identity().init({}))
-    meta = Metadata(nn.to_dict(model.config), model.model_type, model.prompt, model.max_length)
+    state = TrainState(np.int32(1), model.params, {}, optax.identity().init({}))
+    config = to_json(model.config)
+    metadata = Metadata(model.model_type, config, model.prompt, model.max_length)
     with TrainingCheckpoints(workdir) as checkpoints:
-        checkpoints.save(state, meta)
+        checkpoints.save(state, metadata)
     model.tokenizer.save(f"{workdir}/tokenizer")
     return workdir

@@ -1,5 +1,5 @@
-"""CapFilt: a captioner writes, a filter judges, a cleaner dataset comes out (paper, 3.3).
+"""CapFilt: a captioner writes texts, a filter scores them; the best are kept (BLIP, 3.3).
 
-`run` captions and scores a dataset (scores.py), `rules` chooses among the texts, `assemble` makes
-of the choice what training reads, `dataset` describes it, and `export` writes it out.
+`run` captions and scores a dataset (storage.py), `selection` selects texts, `assemble` writes the
+selection as a mixture that training reads, with statistics and a card, `export` writes it as files.
 """

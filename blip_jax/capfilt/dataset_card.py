@@ -1,4 +1,4 @@
-"""The dataset card: README.md with Hugging Face's front matter, made of the statistics."""
+"""The dataset card: README.md with the front matter of Hugging Face, made from the statistics."""
 
 import json
 import re
@@ -9,26 +9,27 @@ import jinja2
 import numpy as np
 from huggingface_hub import DatasetCardData
 
-from blip_jax.capfilt.selection import KEPT, VERDICTS
+from blip_jax.capfilt.selection import DECISIONS, KEPT
+from blip_jax.capfilt.statistics import UNKNOWN_VALUE
 from blip_jax.reports import tables
 
 TASKS = ("image-to-text", "text-to-image", "zero-shot-image-classification")
 TAGS = ("image-text-pairs", "synthetic-captions", "blip", "capfilt")
-# Names that Hugging Face knows, of licences that image datasets come under.
+# Licences of image datasets that Hugging Face has a name for.
 _KNOWN = re.compile(
     r"cc0-1\.0|cc-by(-nc)?(-nd|-sa)?-[1-4]\.[05]|pddl|odbl|odc-by|apache-2\.0|mit|openrail"
 )
-_BINS = 10  # rows of the score tables
+_BINS = 10  # most rows of a score table
 
 
 def render(title: str, found: Mapping[str, Any], licence: str = "") -> str:
-    """The card's text.
+    """Returns the text of the card.
 
     Args:
       title: heading and pretty name.
-      found: of `statistics.gather`, with 'provenance' (provenance.py), 'commands', and, where
-        there are such, 'sweep' and 'prepared' (history.py).
-      licence: of the dataset, by Hugging Face's name; "": what is known of its images.
+      found: of `statistics.gather`, with 'provenance' and 'commands' (provenance.py) and
+        optionally 'sweep' and 'prepared' (the manifest of `prepare`).
+      licence: of the dataset, as Hugging Face names it; "": the licences of its images.
     """
     provenance = found["provenance"]
     environment = jinja2.Environment(
@@ -38,8 +39,8 @@ def render(title: str, found: Mapping[str, Any], licence: str = "") -> str:
         lstrip_blocks=True,
     )
     environment.filters["table"] = tables.markdown
-    kept = next((row for row in found["verdicts"] if row["verdict"] == VERDICTS[KEPT]), {})
-    texts = sum(value for name, value in kept.items() if name != "verdict")
+    kept = next((row for row in found["decisions"] if row["decision"] == DECISIONS[KEPT]), {})
+    texts = sum(value for name, value in kept.items() if name != "decision")
     data = DatasetCardData(
         pretty_name=title,
         license=[licence] if licence else licences(found.get("licenses", ())),
@@ -52,9 +53,9 @@ def render(title: str, found: Mapping[str, Any], licence: str = "") -> str:
         title=title,
         found=found,
         kept=texts,
-        dropped=[row for row in found["verdicts"] if row["verdict"] != VERDICTS[KEPT]],
+        dropped=[row for row in found["decisions"] if row["decision"] != DECISIONS[KEPT]],
         scores={name: score_rows(counts) for name, counts in found["scores"].items()},
-        rules=json.dumps(found["rules"], indent=1),
+        selection=json.dumps(found["selection"], indent=1),
         provenance=provenance,
         decoding=json.dumps(provenance.get("decoding"), indent=1),
         models=[
@@ -67,9 +68,14 @@ def render(title: str, found: Mapping[str, Any], licence: str = "") -> str:
 
 
 def licences(counted: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Hugging Face's names of the licences; "other" if one is not known there, "unknown" if none
-    is said."""
-    names = [_normal(row["texts"]) for row in counted if row["texts"] != "(none said)"]
+    """Returns the licences as Hugging Face names them, "other" for those without a name there.
+
+    ["unknown"] if no licence is known.
+
+    Args:
+      counted: rows with 'license', of `statistics.gather`.
+    """
+    names = [_normal(row["license"]) for row in counted if row["license"] != UNKNOWN_VALUE]
     if not names:
         return ["unknown"]
     known = sorted({name for name in names if _KNOWN.fullmatch(name)})
@@ -77,7 +83,7 @@ def licences(counted: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _normal(name: str) -> str:
-    """'CC BY-SA 4.0' and the address of its text are both 'cc-by-sa-4.0'."""
+    """Returns 'cc-by-sa-4.0' for 'CC BY-SA 4.0' and for the address of that licence."""
     name = name.strip().lower()
     if address := re.search(r"creativecommons\.org/licenses/([a-z-]+)/([\d.]+)", name):
         return f"cc-{address[1]}-{address[2]}"
@@ -87,7 +93,7 @@ def _normal(name: str) -> str:
 
 
 def size_category(count: int) -> str:
-    """Hugging Face's word for a number of rows."""
+    """Returns the size category of Hugging Face for a number of rows."""
     if count < 1000:
         return "n<1K"
     names = ("1K", "10K", "100K", "1M", "10M", "100M", "1B", "10B", "100B", "1T")
@@ -96,7 +102,7 @@ def size_category(count: int) -> str:
 
 
 def score_rows(counts: Mapping[str, Sequence]) -> list[dict]:
-    """A histogram of `statistics.gather` as a table of at most so many rows; empty ends are cut."""
+    """Returns a histogram of `statistics.gather` as about 10 rows without the empty ends."""
     edges, origins = counts["edges"], [name for name in counts if name != "edges"]
     step = max((len(edges) - 1) // _BINS, 1)
     rows = []

@@ -1,7 +1,4 @@
-"""What a mixture names, image by image: for other programs to read.
-
-`rows` gives it as a stream; writers.py turns that into files.
-"""
+"""Reads the images and texts of a mixture as rows, which writers.py writes to files."""
 
 import dataclasses
 import hashlib
@@ -12,29 +9,29 @@ from collections.abc import Iterator
 import numpy as np
 from PIL import Image
 
-from blip_jax.capfilt import image_index as known
-from blip_jax.capfilt import storage
+from blip_jax.capfilt import image_index, storage
 from blip_jax.data.datasets import open_dataset, to_text
 from blip_jax.data.mixture import Component, load_selected
 from blip_jax.runtime.errors import UserError
+from blip_jax.runtime.files import float32_number
 
-# Suffixes of PIL's formats that are not called like the format.
+# File suffixes of PIL's formats whose name is not the suffix.
 SUFFIXES = {"jpeg": "jpg", "mpo": "jpg", "tiff": "tif", "jpeg2000": "jp2"}
-ABOUT = ("source", "license", "sha256", "width", "height")  # of the index, for each row
+ABOUT = ("source", "license", "sha256", "width", "height")  # columns of the index
 NUMBERS = ("p_match", "cosine", "log_probability")
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """An image and the texts that a mixture has for it.
+    """An image and its texts in a mixture.
 
     Attributes:
       component: name of the component of the mixture.
       key, url: of the image; the URL may be "".
-      image: the bytes; None where they were not asked for.
+      image: the bytes; None if not requested.
       texts: [{'text', 'origin', 'model', 'method', 'p_match', 'cosine', 'log_probability'}]; of
-        several filters the means, and 'p_match NAME' of each. None where nothing was scored.
-      about: what else is known of the image (ABOUT).
+        several filters the means, and 'filters' with the scores of each. None if not scored.
+      about: other fields of the image (ABOUT).
     """
 
     component: str
@@ -46,7 +43,7 @@ class Row:
 
     @property
     def name(self) -> str:
-        """The key as part of a file's name, and of no other row's of its component."""
+        """The key as a safe file name, unique within the component."""
         safe = re.sub(r"[^A-Za-z0-9_-]", "_", self.key)[:80]
         if safe and safe == self.key:
             return safe
@@ -54,22 +51,22 @@ class Row:
 
     @property
     def suffix(self) -> str:
-        """What files of this kind of image end in; "" if it is none."""
+        """The file suffix of the image's format; "" if the bytes are not an image."""
         try:
             kind = Image.open(io.BytesIO(self.image)).format.lower()
-        except Exception:  # PIL raises nearly anything on damaged files
+        except Exception:  # PIL raises many types of errors on damaged files
             return ""
         return SUFFIXES.get(kind, kind)
 
     @property
     def caption(self) -> str:
-        """The text of the highest P(match); the first, if none is scored."""
+        """The text of the highest P(match); the first if none is scored."""
         best = max(self.texts, key=lambda text: text["p_match"] or 0.0)
         return best["text"]
 
 
 def count(components: list[Component]) -> int:
-    """How many images have texts in these components, at most."""
+    """Returns an upper bound of the number of images with texts in the components."""
     total = 0
     for component in components:
         images = len(open_dataset(component.dataset, component.split))
@@ -80,10 +77,10 @@ def count(components: list[Component]) -> int:
 
 
 def rows(components: list[Component], with_images: bool) -> Iterator[Row]:
-    """The components' rows in the order of their datasets, without images that have no text.
+    """Yields the rows of the components in order, without images that have no text.
 
     Raises:
-      UserError: a dataset, its scores or its selection is missing, or do not belong together.
+      UserError: a dataset, its scores or its selection is missing, or they do not match.
     """
     for component in components:
         yield from _rows(component, with_images)
@@ -91,10 +88,10 @@ def rows(components: list[Component], with_images: bool) -> Iterator[Row]:
 
 def _rows(component: Component, with_images: bool) -> Iterator[Row]:
     source = open_dataset(component.dataset, component.split)
-    index = known.read(component.dataset, len(source))
+    index = image_index.read(component.dataset, len(source))
     stored = _Stored(component, len(source)) if component.scores else None
     selected = None if component.selected is None else load_selected(component, len(source))
-    for row, places in _places(selected, len(source)):
+    for row, indices in _selected_texts(selected, len(source)):
         about = {} if index is None else index.row(row)
         record = {}
         if with_images or stored is None or index is None:
@@ -102,9 +99,9 @@ def _rows(component: Component, with_images: bool) -> Iterator[Row]:
         key = to_text(record["key"]) if record else about["key"]
         if stored is None:
             own = [to_text(text) for text in record["texts"]]
-            texts = [_unscored(own[i]) for i in (range(len(own)) if places is None else places)]
+            texts = [_unscored(own[i]) for i in (range(len(own)) if indices is None else indices)]
         else:
-            texts = stored.texts(row, key, places)
+            texts = stored.texts(row, key, indices)
         if not texts:
             continue
         yield Row(
@@ -117,15 +114,17 @@ def _rows(component: Component, with_images: bool) -> Iterator[Row]:
         )
 
 
-def _places(selected: np.ndarray | None, rows: int) -> Iterator[tuple[int, list[int] | None]]:
-    """Each row with the places of its texts; None for all of them."""
+def _selected_texts(
+    selected: np.ndarray | None, rows: int
+) -> Iterator[tuple[int, list[int] | None]]:
+    """Yields each row with the indices of its selected texts; None: all."""
     if selected is None:
         yield from ((row, None) for row in range(rows))
         return
     selected = np.unique(selected, axis=0)
     numbers, starts = np.unique(selected[:, 0], return_index=True)
-    for number, places in zip(numbers.tolist(), np.split(selected[:, 1], starts[1:])):
-        yield number, places.tolist()
+    for number, indices in zip(numbers.tolist(), np.split(selected[:, 1], starts[1:])):
+        yield number, indices.tolist()
 
 
 def _unscored(text: str) -> dict:
@@ -134,55 +133,49 @@ def _unscored(text: str) -> dict:
 
 
 class _Stored:
-    """The scored texts of a component, by row."""
+    """The scored texts of a component by row."""
 
     def __init__(self, component: Component, rows: int):
         self.component = component
-        self.columns = storage.read(component.scores, component.split)
-        if len(self.columns.key) != rows:
+        self.table = storage.read(component.scores, component.split)
+        if len(self.table.key) != rows:
             raise UserError(
                 f"component {component.name!r}: scores {component.scores} have "
-                f"{len(self.columns.key)} rows, dataset {component.dataset} has {rows}; "
-                "score this very dataset"
+                f"{len(self.table.key)} rows, dataset {component.dataset} has {rows}; "
+                "score this dataset"
             )
-        self.starts = np.searchsorted(self.columns.row, np.arange(rows + 1))
+        self.starts = np.searchsorted(self.table.row, np.arange(rows + 1))
 
-    def texts(self, row: int, key: str, places: list[int] | None) -> list[dict]:
-        """Raises a UserError if the row is another image's, or lacks a text."""
-        columns, component = self.columns, self.component
+    def texts(self, row: int, key: str, indices: list[int] | None) -> list[dict]:
+        """Returns the texts of a row. Raises a UserError if the scores are of another dataset."""
+        table, component = self.table, self.component
         start, stop = self.starts[row : row + 2].tolist()
-        if (found := columns.key[row].as_py()) != key:
+        if (found := table.key[row].as_py()) != key:
             raise UserError(
                 f"component {component.name!r}: row {row} is {key!r} in the dataset and "
-                f"{found!r} in its scores; score this very dataset"
+                f"{found!r} in its scores; score this dataset"
             )
-        places = range(stop - start) if places is None else places
-        if places and not 0 <= min(places) <= max(places) < stop - start:
+        indices = range(stop - start) if indices is None else indices
+        if indices and not 0 <= min(indices) <= max(indices) < stop - start:
             raise UserError(
-                f"component {component.name!r}: {component.selected} selects text {max(places)} "
+                f"component {component.name!r}: {component.selected} selects text {max(indices)} "
                 f"of row {row}, which has {stop - start}"
             )
-        return [self._text(start + place) for place in places]
+        return [self._text(start + index) for index in indices]
 
-    def _text(self, place: int) -> dict:
-        columns = self.columns
+    def _text(self, i: int) -> dict:
+        table = self.table
         found = {
-            name: getattr(columns, name)[place].as_py()
-            for name in ("text", "origin", "model", "method")
+            name: getattr(table, name)[i].as_py() for name in ("text", "origin", "model", "method")
         }
-        found["p_match"] = _number(columns.p_match[place].mean())
-        found["cosine"] = _number(columns.cosine[place].mean())
-        found["log_probability"] = _number(columns.log_probability[place])
-        if len(columns.filters) > 1:
+        found["p_match"] = float32_number(table.p_match[i].mean())
+        found["cosine"] = float32_number(table.cosine[i].mean())
+        found["log_probability"] = float32_number(table.log_probability[i])
+        if len(table.filters) > 1:
+            names = table.filters
+            scores = zip(names, table.p_match[i], table.cosine[i], strict=True)
             found["filters"] = [
-                {"filter": name, "p_match": _number(p_match), "cosine": _number(cosine)}
-                for name, p_match, cosine in zip(
-                    columns.filters, columns.p_match[place], columns.cosine[place], strict=True
-                )
+                {"filter": name, "p_match": float32_number(p), "cosine": float32_number(c)}
+                for name, p, c in scores
             ]
         return found
-
-
-def _number(value: np.floating) -> float | None:
-    """In as many digits as a float32 has; None for NaN, which JSON has no word for."""
-    return float(f"{value:.7g}") if np.isfinite(value) else None

@@ -1,4 +1,4 @@
-"""From decoded images to finished rows: write texts, score them, while the devices never wait.
+"""Captions and scores batches of decoded images; three batches are in flight at any time.
 
 D local devices, b images a device, S pixels a side, G texts an image, T tokens, F filters.
 """
@@ -12,132 +12,139 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from blip_jax.data.pipeline import stable_hash
+from blip_jax.data.pipeline import crc32_hash
 from blip_jax.data.text import clean_caption
 from blip_jax.decoding import Decoding
 from blip_jax.models import Model
 from blip_jax.models.functions import captioner, example_keys, match_function, prompt_tokens
 
-TEXTS = 8  # of an image that are scored together, at most
-STEP = 8  # T is a multiple of it, so that few programs are compiled
+TEXTS_PER_CALL = 8  # most texts of an image that one call scores
+LENGTH_MULTIPLE = 8  # T is a multiple of it, so that few programs are compiled
 
 
 @dataclasses.dataclass
-class Batch:
-    """Images on their way: what goes in, and what the devices were asked for.
+class BatchInFlight:
+    """Images and the results that the devices are computing for them.
 
     Attributes:
       examples: {'key', 'status', 'texts': entries, 'image': {S: uint8 [S, S, 3]}}.
-      size: D * b; where there are fewer examples, the last one goes in again.
-      written: for each captioner, its texts under way.
-      scored: (filter's number, number of the first text, scores under way).
+      size: D * b; fewer examples are padded with copies of the last one.
+      captions: for each captioner, the result of its dispatched call.
+      scores: (index of the filter, index of the first text, result of the dispatched call).
     """
 
     examples: list[dict]
     size: int
-    written: list[Any] = dataclasses.field(default_factory=list)
-    scored: list[tuple[int, int, Any]] = dataclasses.field(default_factory=list)
+    captions: list[Any] = dataclasses.field(default_factory=list)
+    scores: list[tuple[int, int, Any]] = dataclasses.field(default_factory=list)
 
-    def filled(self, values: Sequence) -> list:
-        """A value an example, as the programs take them."""
+    def pad(self, values: Sequence) -> list:
+        """Returns one value for each of `size` rows: the last of `values` is repeated."""
         return [*values, *[values[-1]] * (self.size - len(values))]
 
     def images(self, size: int) -> np.ndarray:
-        """uint8 [D * b, S, S, 3]."""
-        return np.stack(self.filled([example["image"][size] for example in self.examples]))
+        """Returns the images, uint8 [D * b, S, S, 3]."""
+        return np.stack(self.pad([example["image"][size] for example in self.examples]))
 
-    def seen(self) -> Iterator[tuple[int, dict]]:
-        """Number and example, of those that did decode."""
+    def decoded(self) -> Iterator[tuple[int, dict]]:
+        """Yields index and example of the images that could be decoded."""
         return ((i, x) for i, x in enumerate(self.examples) if x["status"] == "ok")
 
 
-class Work:
-    """The programs of captioners and filters, and what goes in and out of them.
+class CaptionScorer:
+    """Captions images with every captioner and scores all their texts with every filter.
 
     Args:
       captioners, filters: models by name.
-      ways: how each captioner writes; of each way `captions` texts.
-      size: D * b, images a batch.
-      seed: of the draws.
+      decodings: how each captioner generates; each gives `num_captions` texts.
+      size: D * b, images in a batch.
+      seed: of sampling.
     """
 
     def __init__(
         self,
         captioners: Mapping[str, Model],
         filters: Mapping[str, Model],
-        ways: Sequence[Decoding],
+        decodings: Sequence[Decoding],
         size: int,
         seed: int,
     ):
         self.captioners, self.filters = captioners, filters
-        self.ways, self.size, self.seed = ways, size, seed
-        self._write = [captioner(model, ways) for model in captioners.values()]
+        self.decodings, self.size, self.seed = decodings, size, seed
+        self._write = [captioner(model, decodings) for model in captioners.values()]
         self._match = [match_function(model) for model in filters.values()]
         models = [*captioners.values(), *filters.values()]
         self.sizes = {model.image_size for model in models}
 
     def rows(self, batches: Iterable[list[dict]]) -> Iterator[list[dict]]:
-        """The finished rows of each batch of examples (`Batch`), at most `size` of them.
+        """Yields the finished rows of each batch of at most `size` examples (`BatchInFlight`).
 
-        Three batches are under way: while the devices write one, the texts of the one before are
-        read and sent back to be scored, and of the one before that the rows are made.
+        Three batches are in flight: while the devices caption one, the captions of the batch before
+        are decoded and dispatched to be scored, and the rows of the one before that are made.
         """
-        written = scored = None
+        captioned = scored = None
         for examples in itertools.chain(batches, (None, None)):
-            begun = None if examples is None else self._begin(Batch(examples, self.size))
-            if written is not None:
-                self._read(written)
+            dispatched = None
+            if examples is not None:
+                dispatched = self._dispatch_captions(BatchInFlight(examples, self.size))
+            if captioned is not None:
+                self._dispatch_scores(captioned)
             if scored is not None:
-                yield self._finish(scored)
-            written, scored = begun, written
+                yield self._collect_rows(scored)
+            captioned, scored = dispatched, captioned
 
-    def _begin(self, batch: Batch) -> Batch:
-        """Asks for the texts."""
-        hashes = np.array(batch.filled([stable_hash(x["key"]) for x in batch.examples]))
-        number = 0  # a text's, from which its key follows together with its image's
+    def _dispatch_captions(self, batch: BatchInFlight) -> BatchInFlight:
+        """Starts captioning."""
+        hashes = np.array(batch.pad([crc32_hash(x["key"]) for x in batch.examples]))
+        number = 0  # of a text; its random key follows from it and from its image's key
         for model, write in zip(self.captioners.values(), self._write, strict=True):
             keys = []
-            for way in self.ways:
-                numbers = range(number, number + way.num_captions)
+            for decoding in self.decodings:
+                numbers = range(number, number + decoding.num_captions)
                 keys.append(jnp.stack([example_keys(self.seed, hashes, n) for n in numbers], 1))
-                number += way.num_captions
-            batch.written.append(write.dispatch(batch.images(model.image_size), keys))
+                number += decoding.num_captions
+            batch.captions.append(write.dispatch(batch.images(model.image_size), keys))
         return batch
 
-    def _read(self, batch: Batch) -> None:
-        """Adds the texts to the examples, and asks for the scores of all they have."""
-        for name, write, written in zip(self.captioners, self._write, batch.written, strict=True):
-            for way, found in zip(self.ways, write.collect(written), strict=True):
-                self._add(batch, name, way, found.tokens, found.log_probabilities.sum(-1))
+    def _dispatch_scores(self, batch: BatchInFlight) -> None:
+        """Adds the captions to the examples, and starts scoring all their texts."""
+        for name, write, started in zip(self.captioners, self._write, batch.captions, strict=True):
+            for decoding, found in zip(self.decodings, write.collect(started), strict=True):
+                self._add(batch, name, decoding, found.tokens, found.log_probabilities.sum(-1))
         texts = [[clean_caption(entry["text"]) for entry in x["texts"]] for x in batch.examples]
-        for first in range(0, max(map(len, texts)), TEXTS):
-            part = batch.filled([row[first : first + TEXTS] for row in texts])
+        for first in range(0, max(map(len, texts)), TEXTS_PER_CALL):
+            some = batch.pad([row[first : first + TEXTS_PER_CALL] for row in texts])
             for number, model in enumerate(self.filters.values()):
-                ids, mask = encode(part, model)
+                ids, mask = encode(some, model)
                 started = self._match[number].dispatch(batch.images(model.image_size), ids, mask)
-                batch.scored.append((number, first, started))
+                batch.scores.append((number, first, started))
                 if number == 0:
                     count_tokens(batch, first, mask)
 
     def _add(
-        self, batch: Batch, name: str, way: Decoding, tokens: np.ndarray, logs: np.ndarray
+        self,
+        batch: BatchInFlight,
+        name: str,
+        decoding: Decoding,
+        tokens: np.ndarray,
+        log_probabilities: np.ndarray,
     ) -> None:
-        """Adds one captioner's texts of one way; an image that was not seen gets none."""
+        """Adds one captioner's texts of one decoding; an image that did not decode gets none."""
         model = self.captioners[name]
         start = len(prompt_tokens(model))
-        for i, example in batch.seen():
+        for i, example in batch.decoded():
             texts = model.tokenizer.decode(tokens[i, :, start:])
-            for text, log in zip(texts, logs[i].tolist(), strict=True):
+            for text, log in zip(texts, log_probabilities[i].tolist(), strict=True):
                 made = entry(text, "synthetic", len(self.filters))
-                made |= {"model": name, "method": method(way), "log_probability": log}
+                made |= {"model": name, "method": method(decoding), "log_probability": log}
                 example["texts"].append(made)
 
-    def _finish(self, batch: Batch) -> list[dict]:
-        """Fills in the scores of what is not empty."""
-        for number, first, started in batch.scored:
+    def _collect_rows(self, batch: BatchInFlight) -> list[dict]:
+        """Adds the scores of all texts that are not empty, and returns the rows."""
+        for number, first, started in batch.scores:
             logits, cosine = self._match[number].collect(started)
-            for i, example in batch.seen():
-                for g, made in enumerate(example["texts"][first : first + TEXTS]):
+            for i, example in batch.decoded():
+                for g, made in enumerate(example["texts"][first : first + TEXTS_PER_CALL]):
                     if clean_caption(made["text"]):
                         no, yes = logits[i, g].tolist()
                         made["itm_logits"][number] = logits[i, g]
@@ -147,28 +154,28 @@ class Work:
 
 
 def encode(texts: Sequence[Sequence[str]], model: Model) -> tuple[np.ndarray, np.ndarray]:
-    """Ids int32 and mask bool [D * b, G, T] of cleaned texts; where one is missing, an empty one.
+    """Returns ids int32 and mask bool [D * b, G, T] of cleaned texts; missing texts are empty.
 
-    T is the longest of them, at most the model's `max_length`, behind which texts are cut.
+    T is the length of the longest text, at most the model's `max_length`; longer texts are cut.
     """
     count = max(map(len, texts))
     flat = [text for row in texts for text in [*row, *[""] * (count - len(row))]]
     ids, mask = model.tokenizer.encode(flat, model.max_length)
     longest = int(mask.sum(-1).max())
-    length = min(-(-longest // STEP) * STEP, model.max_length)
+    length = min(-(-longest // LENGTH_MULTIPLE) * LENGTH_MULTIPLE, model.max_length)
     shape = len(texts), count, length
     return ids[:, :length].reshape(shape), mask[:, :length].reshape(shape)
 
 
-def count_tokens(batch: Batch, first: int, mask: np.ndarray) -> None:
-    """Notes how many tokens the texts from number `first` on have."""
-    for i, example in batch.seen():
-        for g, made in enumerate(example["texts"][first : first + TEXTS]):
+def count_tokens(batch: BatchInFlight, first: int, mask: np.ndarray) -> None:
+    """Sets "tokens", the number of tokens, of the texts from index `first` on."""
+    for i, example in batch.decoded():
+        for g, made in enumerate(example["texts"][first : first + TEXTS_PER_CALL]):
             made["tokens"] = int(mask[i, g].sum()) if clean_caption(made["text"]) else 0
 
 
 def entry(text: str, origin: str, filters: int) -> dict:
-    """A text as the scored dataset has it, before anything is known of it."""
+    """Returns a text as the scored dataset stores it, before it is scored."""
     return {
         "text": text,
         "origin": origin,
@@ -182,6 +189,8 @@ def entry(text: str, origin: str, filters: int) -> dict:
     }
 
 
-def method(way: Decoding) -> str:
-    """How a text was written, in a word: nucleus, top_k, greedy or beam."""
-    return "top_k" if way.method == "nucleus" and way.top_k else way.method
+def method(decoding: Decoding) -> str:
+    """Returns the name of a decoding in the rows: nucleus, top_k, greedy or beam."""
+    if decoding.method != "sample":
+        return decoding.method
+    return "top_k" if decoding.top_k else "nucleus"

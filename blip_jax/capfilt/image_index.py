@@ -1,4 +1,4 @@
-"""What is known of a dataset's images beside their bytes: `index.parquet`, as `prepare` writes it.
+"""The index of a dataset's images: `index.parquet`, which `blip-jax prepare` writes.
 
 Legend: N images, in the order of the dataset's rows.
 """
@@ -19,7 +19,7 @@ DUPLICATES = ("keep", "exact", "near")
 
 @dataclasses.dataclass(frozen=True)
 class Images:
-    """Columns of the index that assembly asks about.
+    """The columns of the index that assembly uses.
 
     Attributes:
       table: pyarrow's table of N rows.
@@ -28,29 +28,29 @@ class Images:
     table: pa.Table
 
     def row(self, number: int) -> dict:
-        """What is known of one image."""
+        """Returns the values of one image by column."""
         return {name: self.table[name][number].as_py() for name in COLUMNS}
 
     def strings(self, name: str) -> tuple[np.ndarray, list[str]]:
-        """Codes, int32 [N], and what they stand for, of "source" or "license"; "" for none."""
+        """Returns codes, int32 [N], and their values, of "source" or "license"; "" if unknown."""
         column = self.table[name].combine_chunks().fill_null("").dictionary_encode()
         return column.indices.to_numpy(), column.dictionary.to_pylist()
 
     def weights(self, given: Mapping[str, float]) -> np.ndarray:
-        """float64 [N]: the weight of each image's source, 1 where `given` has none.
+        """Returns float64 [N]: the weight of each image's source, 1 where `given` has none.
 
         Raises:
-          UserError: no image is of a source that is named.
+          UserError: no image has a source that is named.
         """
         codes, sources = self.strings("source")
         unknown = sorted(set(given) - set(sources))
         if unknown:
             known = ", ".join(sources[:10])
-            raise UserError(f"no image is of source {unknown[0]!r}; known: {known}")
+            raise UserError(f"no image has source {unknown[0]!r}; sources: {known}")
         return np.array([given.get(source, 1.0) for source in sources])[codes]
 
     def duplicates(self, kind: str) -> np.ndarray:
-        """bool [N]: the images that "exact" or "near" drops; none with "keep"."""
+        """Returns bool [N]: the images that "exact" or "near" drops; none with "keep"."""
         distance = self.table["distance"].to_numpy()
         if kind == "near":
             return distance >= 0
@@ -62,10 +62,10 @@ COLUMNS = ("key", "url", "source", "license", "sha256", "width", "height", "dupl
 
 
 def read(dataset: str, rows: int) -> Images | None:
-    """The index beside a dataset of so many rows; None where there is none.
+    """Returns the index of a dataset, which has `rows` rows; None if it has no index.
 
     Raises:
-      UserError: it is damaged, or of another dataset.
+      UserError: the index is damaged, or belongs to another dataset.
     """
     path = epath.Path(dataset) / FILE
     if not path.exists():
@@ -74,12 +74,15 @@ def read(dataset: str, rows: int) -> Images | None:
         with path.open("rb") as file:
             table = pa.parquet.read_table(file, columns=list(COLUMNS))
     except (pa.ArrowException, KeyError, OSError) as error:
-        raise UserError(f"{path} cannot be read: {str(error).splitlines()[0]}") from error
+        raise UserError(
+            f"{path} cannot be read ({str(error).splitlines()[0]}); prepare the dataset again"
+        ) from error
     if table.num_rows != rows:
         raise UserError(
-            f"{path} has {table.num_rows} rows, and the scores {rows}: they are of other images"
+            f"{path} has {table.num_rows} rows, but the scores have {rows}; score the dataset "
+            "that this index belongs to"
         )
     missing = sorted(set(COLUMNS) - set(table.column_names))
     if missing:
-        raise UserError(f"{path} has no column {missing[0]!r}: prepare the dataset again")
+        raise UserError(f"{path} has no column {missing[0]!r}; prepare the dataset again")
     return Images(table)

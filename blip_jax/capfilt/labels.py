@@ -1,63 +1,64 @@
-"""Which texts are true of their images, where a dataset knows it; for measuring only.
+"""Which texts are true of their images, where a dataset knows it; used for measuring only.
 
-The field `truth` of a record is of the embedded world (a scene, against which any text is judged),
+The field `truth` of a record is a scene of the Shapes dataset, against which any text is checked,
 or says of the record's own texts whether they are true: JSON's true or false for all of them, or
-a list, one a text. Legend: M texts.
+a list with one value for each text. Legend: M texts.
 """
 
 import json
 
 import numpy as np
 
-from blip_jax.capfilt.table import Columns
+from blip_jax.capfilt.table import TextTable
 from blip_jax.data.datasets import open_dataset, to_text
-from blip_jax.data.synthetic.scenes import Scene, judge
+from blip_jax.data.synthetic.oracle import check
+from blip_jax.data.synthetic.scenes import Scene
 from blip_jax.data.text import clean_caption
 
 UNKNOWN, FALSE, TRUE = -1, 0, 1
-LOOKED_AT = 20_000  # images at most; of larger datasets so many, evenly spread
-_FIRST = 200  # of them, evenly spread; if none of these knows a truth, no other is asked
+MAX_SAMPLED_ROWS = 20_000  # images, evenly spaced; smaller datasets are read completely
+PROBE_ROWS = 200  # of these, evenly spaced; if none has a truth, the others are not read
 
 
-def looked_at(images: int) -> np.ndarray:
-    """The rows, increasing, of which the truth is asked; a sample from large datasets."""
-    return np.linspace(0, images, min(LOOKED_AT, images), endpoint=False).astype(int)
+def sampled_rows(images: int) -> np.ndarray:
+    """Returns the rows whose truth is read: all, or evenly spaced ones of a large dataset."""
+    return np.linspace(0, images, min(MAX_SAMPLED_ROWS, images), endpoint=False).astype(int)
 
 
-def of_texts(
-    dataset: str, split: str, columns: Columns, rows: np.ndarray | None = None
+def text_labels(
+    dataset: str, split: str, table: TextTable, rows: np.ndarray | None = None
 ) -> np.ndarray:
-    """int8 [M]: TRUE, FALSE, or UNKNOWN.
+    """Returns int8 [M]: TRUE, FALSE, or UNKNOWN.
 
     Args:
-      dataset, split: the images that the columns are about.
-      rows: images to look at, increasing; None: `looked_at`.
+      dataset, split: the images that were scored.
+      rows: images to read, increasing; None: `sampled_rows`.
     """
     source = open_dataset(dataset, split)
-    found = np.full(len(columns.row), UNKNOWN, np.int8)
-    rows = looked_at(len(source)) if rows is None else rows
-    if not any(_truth(source, row) for row in rows[:: len(rows) // _FIRST + 1]):
+    found = np.full(len(table.row), UNKNOWN, np.int8)
+    rows = sampled_rows(len(source)) if rows is None else rows
+    if not any(_truth(source, row) for row in rows[:: len(rows) // PROBE_ROWS + 1]):
         return found
-    starts = np.searchsorted(columns.row, np.arange(len(source) + 1))
-    own = columns.where("origin", "web")
+    starts = np.searchsorted(table.row, np.arange(len(source) + 1))
+    own = table.where("origin", "web")
     for row in rows:
         truth = _truth(source, row)
-        places = np.arange(starts[row], starts[row + 1])
+        positions = np.arange(starts[row], starts[row + 1])
         if isinstance(truth, dict) and "scene" in truth:
             scene = Scene.from_dict(truth["scene"])
-            texts = columns.text[starts[row] : starts[row + 1]].to_pylist()
-            found[places] = [judge(clean_caption(text), scene).true for text in texts]
+            texts = table.text[starts[row] : starts[row + 1]].to_pylist()
+            found[positions] = [check(clean_caption(text), scene).true for text in texts]
             continue
-        places = places[own[places]]
+        positions = positions[own[positions]]
         if isinstance(truth, bool):
-            found[places] = truth
-        elif isinstance(truth, list) and len(truth) == len(places):
-            found[places] = [value if isinstance(value, bool) else UNKNOWN for value in truth]
+            found[positions] = truth
+        elif isinstance(truth, list) and len(truth) == len(positions):
+            found[positions] = [value if isinstance(value, bool) else UNKNOWN for value in truth]
     return found
 
 
 def _truth(source, row: int):
-    """What a record says about its truth; None where that is nothing."""
+    """Returns the truth of a record, parsed; None if it has none."""
     text = to_text(source[int(row)].get("truth", b""))
     try:
         return json.loads(text) if text else None

@@ -1,10 +1,10 @@
-"""Caption and score a dataset, shard by shard, on any number of hosts, stopped anywhere.
+"""Captions and scores a dataset shard by shard, on any number of hosts; it can be resumed.
 
-A shard is a run of rows of the input, the unit of work: it is computed whole, written under a
-temporary name and renamed. What is there already is not done again. The key that an image's
-captions are drawn with follows from its own key, so the same texts come out whatever the number
-of hosts, devices, batches or restarts; scores are the same to the last bit for hosts with equal
-numbers of devices and equal `batch_size`.
+A shard is a range of rows of the input and the unit of work: it is written under a temporary name
+and renamed when complete. Shards that exist are not computed again. The random key of an image's
+captions is derived from the image's own key, so the texts do not depend on the number of hosts,
+devices, batches or restarts; scores are equal to the last bit for hosts with equal numbers of
+devices and equal `batch_size`.
 """
 
 import dataclasses
@@ -13,116 +13,114 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import grain
 import jax
 import numpy as np
-import tqdm
 from etils import epath
 
 import blip_jax
 from blip_jax.capfilt import provenance, storage
-from blip_jax.capfilt.generate import Work
-from blip_jax.capfilt.inputs import Input
-from blip_jax.capfilt.work_queue import LIFETIME, Shards
+from blip_jax.capfilt.config import ScoringConfig
+from blip_jax.capfilt.generate import CaptionScorer
+from blip_jax.capfilt.inputs import CapFiltInput
+from blip_jax.capfilt.work_queue import ShardQueue
 from blip_jax.data.images import ImageError, decode, resize
-from blip_jax.decoding import Decoding
 from blip_jax.models import Model
 from blip_jax.runtime.errors import UserError
-from blip_jax.runtime.files import relative_path
-from blip_jax.runtime.signals import Interrupted, Interruptible
+from blip_jax.runtime.files import relative_path, write_json
+from blip_jax.runtime.progress import Progress
+from blip_jax.runtime.signals import Interrupted, SignalHandler
 
-AHEAD = 4  # batches that are read while the devices work
-
-
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """What is captioned and how.
-
-    Attributes:
-      dataset: the input: a dataset's folder, or the mixture file of an earlier round (inputs.py).
-      split: of it.
-      output: folder of the scored dataset.
-      ways: how each captioner writes, with `captions` texts of each way.
-      batch_size: images a device at a time.
-      shard_rows: rows of the input in a shard.
-      seed: of the draws.
-      command: what was called, for the dataset's card.
-      lifetime: seconds after which other hosts take over the shard of one that is silent.
-    """
-
-    dataset: str
-    split: str
-    output: str
-    ways: tuple[Decoding, ...] = (Decoding(),)
-    batch_size: int = 64
-    shard_rows: int = 1024
-    seed: int = 0
-    command: str = ""
-    lifetime: float = LIFETIME
+AHEAD = 4  # batches that are read ahead of the devices
 
 
 def run(
-    settings: Settings,
+    settings: ScoringConfig,
     captioners: Mapping[str, tuple[str, Model]],
     filters: Mapping[str, tuple[str, Model]],
 ) -> str:
     """Captions every image with each captioner and scores all texts with each filter.
 
     Args:
-      captioners, filters: by name: where the model came from, and the model. No captioners: only
-        what is there is scored.
+      captioners, filters: name to (path, model). Without captioners only the existing texts are
+        scored.
 
-    Returns: the folder of the scored dataset, `settings.output`, once all its shards are there.
+    Returns: the folder of the scored dataset, `settings.output`, when all shards are written.
 
     Raises:
-      UserError: bad input, or an output folder that another run has written to.
-      Interrupted: a signal came; shards done stay, and the same call goes on behind them.
+      UserError: bad input, or the output folder was begun with other settings.
+      Interrupted: a signal came; finished shards are kept, and the same call resumes.
     """
     if not filters:
-        raise UserError("capfilt needs a filter: without one no text has a score")
-    source = Input(settings.dataset, settings.split, len(filters))
+        raise UserError("capfilt needs a filter to score texts; name one")
+    source = CapFiltInput(settings.dataset, settings.split, len(filters))
     output, split = epath.Path(settings.output), source.split
     output.mkdir(parents=True, exist_ok=True)
     starts = range(0, len(source), settings.shard_rows)
     storage.check_shards(settings.output, split, len(starts))
-    _claim(settings, source, captioners, filters)
+    _check_settings(settings, source, captioners, filters)
     paths = [storage.shard_path(settings.output, split, i, len(starts)) for i in range(len(starts))]
     models = [{name: model for name, (_, model) in x.items()} for x in (captioners, filters)]
     size = settings.batch_size * jax.local_device_count()
-    work = Work(*models, settings.ways, size, settings.seed)
+    scorer = CaptionScorer(*models, settings.decodings, size, settings.seed)
     with (
-        Interruptible() as interruption,
-        Shards(paths, settings.lifetime) as shards,
-        tqdm.tqdm(total=len(source), desc="capfilt", unit="image", disable=_silent()) as bar,
+        SignalHandler() as signals,
+        ShardQueue(paths, settings.lease_seconds) as shards,
+        _ImageProgress(shards, settings.shard_rows, len(source)) as progress,
     ):
-        for number in shards.each(lambda: interruption.requested):
-            bar.n = min(len(shards.done()) * settings.shard_rows, len(source))  # of all hosts
+        for number in shards.each(lambda: signals.requested):
+            progress.count_shards()
             rows = range(len(source))[starts[number] : starts[number] + settings.shard_rows]
-            made, times = [], Waiting()
-            for batch in work.rows(times.of(batches(source, rows, size, work.sizes))):
-                made += batch
-                bar.update(len(batch))
-                if interruption.requested:
+            rows_done, times = [], InputWaitTimer()
+            for batch in scorer.rows(times.track(batches(source, rows, size, scorer.sizes))):
+                rows_done += batch
+                progress.update(len(batch))
+                if signals.requested:
                     break
-            if interruption.requested:
+            if signals.requested:
                 break
-            storage.write_shard(paths[number], made, len(filters))
-            shards.finished(number, {"rows": len(made), **times.found(), **counted(made)})
-        if interruption.requested and len(shards.done()) < len(paths):
-            message = f"stopped with {len(shards.done())} of {len(paths)} shards done"
-            raise Interrupted(message, interruption.number)
+            storage.write_shard(paths[number], rows_done, len(filters))
+            shards.finished(
+                number, {"rows": len(rows_done), **times.seconds(), **count_by_status(rows_done)}
+            )
+        progress.count_shards()
+        if signals.requested and (done := len(shards.done())) < len(paths):
+            raise Interrupted(
+                f"stopped with {done} of {len(paths)} shards done; rerun the same command to "
+                "resume",
+                signals.number,
+            )
         _finish(settings, source, paths, shards.records(), len(filters))
     return settings.output
 
 
-def _silent() -> bool | None:
-    """Of several processes the first alone shows a bar, and only on a terminal."""
-    return True if jax.process_index() else None
+class _ImageProgress(Progress):
+    """Shows images done by all hosts, in the first process only."""
+
+    def __init__(self, shards: ShardQueue, shard_rows: int, total: int):
+        self._shards, self._shard_rows, self._images = shards, shard_rows, total
+        self._shown = self._images_done()
+        enabled = jax.process_index() == 0
+        super().__init__("capfilt", total, "image", initial=self._shown, enabled=enabled)
+
+    def update(self, count: int = 1, **notes: Any) -> None:
+        self._shown += count
+        super().update(count, **notes)
+
+    def count_shards(self) -> None:
+        """Adds the shards that other hosts have finished since the last call."""
+        self.update(self._images_done() - self._shown)
+
+    def _images_done(self) -> int:
+        return min(len(self._shards.done()) * self._shard_rows, self._images)
 
 
-def _claim(settings: Settings, source: Input, captioners: Mapping, filters: Mapping) -> None:
-    """Writes down what makes the rows, and refuses to mix those of two settings in a folder.
+def _check_settings(
+    settings: ScoringConfig, source: CapFiltInput, captioners: Mapping, filters: Mapping
+) -> None:
+    """Writes provenance.json, or checks that an existing one has the same settings.
 
     Raises:
       UserError: the folder was begun with other settings.
@@ -131,9 +129,9 @@ def _claim(settings: Settings, source: Input, captioners: Mapping, filters: Mapp
     found = {
         "dataset": relative_path(source.dataset, folder),
         "split": source.split,
-        "captioners": [described(name, *own) for name, own in captioners.items()],
-        "filters": [described(name, *own) for name, own in filters.items()],
-        "decoding": [dataclasses.asdict(way) for way in settings.ways],
+        "captioners": [fingerprint(name, *own) for name, own in captioners.items()],
+        "filters": [fingerprint(name, *own) for name, own in filters.items()],
+        "decoding": [dataclasses.asdict(decoding) for decoding in settings.decodings],
         "seed": settings.seed,
         "shard_rows": settings.shard_rows,
     }
@@ -143,20 +141,21 @@ def _claim(settings: Settings, source: Input, captioners: Mapping, filters: Mapp
     if before:
         theirs = {name: before.get(name) for name in found}
         ours = json.loads(json.dumps(found))
-        # A folder may be moved together with its images, and models may lie elsewhere.
+        # A folder may be moved together with its images, and models may be elsewhere.
         theirs["dataset"] = relative_path(theirs["dataset"], folder)
-        other = [name for name in found if without_path(theirs[name]) != without_path(ours[name])]
+        other = [name for name in found if drop_paths(theirs[name]) != drop_paths(ours[name])]
         if other:
             raise UserError(
-                f"{folder} was begun with other settings ({', '.join(other)}): use a new folder"
+                f"{folder} was begun with other settings ({', '.join(other)}); "
+                "choose another --workdir"
             )
     else:
         found |= {"version": blip_jax.__version__, "command": settings.command}
         provenance.write(settings.output, found)
 
 
-def described(name: str, path: str, model: Model) -> dict[str, str]:
-    """A model's name, where it came from, and a hash of its parameters."""
+def fingerprint(name: str, path: str, model: Model) -> dict[str, str]:
+    """Returns a model's name, its path and the SHA-256 of its parameters."""
     digest = hashlib.sha256()
     for place, leaf in jax.tree_util.tree_leaves_with_path(model.params):
         digest.update(jax.tree_util.keystr(place).encode())
@@ -164,15 +163,15 @@ def described(name: str, path: str, model: Model) -> dict[str, str]:
     return {"name": name, "path": path, "sha256": digest.hexdigest()}
 
 
-def without_path(value: object) -> object:
-    """Settings but for where models lay."""
+def drop_paths(value: object) -> object:
+    """Returns a value of the provenance without the paths of models."""
     if isinstance(value, list):
         return [{k: v for k, v in entry.items() if k != "path"} for entry in value]
     return value
 
 
-def batches(source: Input, rows: range, size: int, sides: set[int]) -> Iterator[list[dict]]:
-    """Examples of the rows in order (`work.Batch`), read and decoded ahead of time by threads."""
+def batches(source: CapFiltInput, rows: range, size: int, sides: set[int]) -> Iterator[list[dict]]:
+    """Yields batches of examples (`generate.BatchInFlight`) of the rows, read ahead by threads."""
 
     def load(row: int) -> dict:
         record = source[row]
@@ -186,48 +185,52 @@ def batches(source: Input, rows: range, size: int, sides: set[int]) -> Iterator[
 
     threads = max(2, (os.cpu_count() or 2) - 1)
     loaded = grain.MapDataset.source(rows).map(load)
-    # Examples and not batches are read ahead, so that many threads work at one batch.
+    # Examples and not batches are read ahead, so that several threads work on one batch.
     examples = iter(loaded.to_iter_dataset(grain.ReadOptions(threads, AHEAD * size)))
     for start in range(0, len(rows), size):
         yield [next(examples) for _ in range(min(size, len(rows) - start))]
 
 
-class Waiting:
-    """How long something took, and how much of it was waiting for the next batch."""
+class InputWaitTimer:
+    """Measures seconds in all and seconds spent waiting for the next batch."""
 
     def __init__(self, now: Callable[[], float] = time.monotonic):
-        self._now, self._begun, self._waited = now, now(), 0.0
+        self._now, self._started, self._waited = now, now(), 0.0
 
-    def of(self, batches: Iterator[list[dict]]) -> Iterator[list[dict]]:
+    def track(self, batches: Iterator[list[dict]]) -> Iterator[list[dict]]:
         while True:
-            asked = self._now()
+            started = self._now()
             batch = next(batches, None)
-            self._waited += self._now() - asked
+            self._waited += self._now() - started
             if batch is None:
                 return
             yield batch
 
-    def found(self) -> dict[str, float]:
-        seconds = self._now() - self._begun
-        return {"seconds": round(seconds, 2), "waited for images": round(self._waited, 2)}
+    def seconds(self) -> dict[str, float]:
+        seconds = self._now() - self._started
+        return {"seconds": round(seconds, 2), "input_wait_seconds": round(self._waited, 2)}
 
 
-def counted(rows: list[dict]) -> dict[str, dict[str, int]]:
-    """Images by status."""
+def count_by_status(rows: list[dict]) -> dict[str, dict[str, int]]:
+    """Returns {'status': {status: number of images}}."""
     names, counts = np.unique([row["status"] for row in rows], return_counts=True)
     return {"status": dict(zip(names.tolist(), counts.tolist(), strict=True))}
 
 
 def _finish(
-    settings: Settings, source: Input, paths: list[epath.Path], records: list[dict], filters: int
+    settings: ScoringConfig,
+    source: CapFiltInput,
+    paths: list[epath.Path],
+    records: list[dict],
+    filters: int,
 ) -> None:
-    """Makes a TFDS dataset of the shards; every host does, and all write the same."""
+    """Writes the metadata of a TFDS dataset; every host does, with equal content."""
     folder = epath.Path(settings.output)
     lengths = [
         min(settings.shard_rows, len(source) - i * settings.shard_rows) for i in range(len(paths))
     ]
     shards = [{"file": x.name, **record} for x, record in zip(paths, records, strict=True)]
     manifest = {"rows": len(source), "shards": shards}
-    (folder / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
+    write_json(folder / "manifest.json", manifest)
     description = f"Texts and scores of CapFilt for {source.dataset}, split {source.split}."
     storage.finish(settings.output, source.split, lengths, description, filters)

@@ -1,6 +1,6 @@
-"""Which of the scored texts are kept: rules over what is stored, at the cost of no inference.
+"""Selects texts of a scored dataset by thresholds and other rules; needs no model.
 
-Legend: N images, M texts, F filters (columns.py).
+Legend: N images, M texts, F filters (table.py).
 """
 
 import dataclasses
@@ -11,13 +11,14 @@ import pyarrow as pa
 
 from blip_jax.capfilt.image_index import DUPLICATES, Images
 from blip_jax.capfilt.storage import ORIGINS
-from blip_jax.capfilt.table import Columns
+from blip_jax.capfilt.table import TextTable
 from blip_jax.metrics import filtering
 from blip_jax.runtime.errors import UserError
 
 THRESHOLD = 0.5
-# What `decide` says of a text, in the order in which it is asked; the first that applies is said.
-VERDICTS = (
+# The decisions of `select_texts` in the order in which they are tested; the first that applies
+# counts.
+DECISIONS = (
     "kept",
     "image cannot be used",
     "empty text",
@@ -25,138 +26,151 @@ VERDICTS = (
     "source left out",
     "duplicate image",
     "P(match) below the threshold",
-    "cosine below the floor",
-    "not among the best",
+    "cosine below the minimum",
+    "more than max_texts_per_image",
 )
 KEPT = 0
-OVER_ALL = {"mean": np.mean, "min": np.min}
+REDUCTIONS = {"mean": np.mean, "min": np.min}
 
 
 @dataclasses.dataclass(frozen=True)
-class Rules:
-    """What a text needs to be kept. The default is the paper's: ITM's softmax says P(match) >= 0.5.
+class SelectionRules:
+    """Rules for keeping texts. The default is the paper's: P(match) of the ITM head >= 0.5.
 
     Attributes:
-      thresholds: least P(match) of each origin; None keeps all that has a score, an origin that
-        is not named is left out.
-      best: so many texts an image at most, those of the highest P(match); a text that is there
-        twice counts once. 0: all.
-      cosine: least cosine of the ITC features; None: any.
-      judge: which filter decides where there are several: its name, or "mean" or "min" over all.
-      duplicates: of images: "keep" them all, or only the first of those that are the same byte
-        by byte ("exact"), or that look the same, too ("near").
-      weights: how often a text of a source is drawn against one of another; 1 where none is
-        named, 0 leaves the source out.
-      calibration: of each origin a fit (`filtering.fit_calibration`), by which what the judge says
-        becomes the P(match) of these rules; an origin that is not named keeps it.
+      thresholds: minimum P(match) of each origin; None keeps all texts that have a score. Texts of
+        an origin that is not named are dropped.
+      max_texts_per_image: keep at most this number of texts of an image, those of the highest
+        P(match); equal texts count once. 0: all.
+      min_cosine: minimum cosine of the ITC features; None: any.
+      filter_reduction: the P(match) and cosine of several filters: the name of one filter, or
+        "mean" or "min" over all.
+      duplicates: "keep" all images; keep only the first of images with equal bytes ("exact"), or
+        also of images that look the same ("near").
+      source_weights: how often a text of a source is sampled relative to texts of other sources,
+        which have 1; 0 drops the source.
+      calibration: for each origin a fit (`filtering.fit_calibration`) that is applied to P(match)
+        before the thresholds; origins that are not named are used as scored.
     """
 
     thresholds: Mapping[str, float | None] = dataclasses.field(
         default_factory=lambda: dict.fromkeys(ORIGINS, THRESHOLD)
     )
-    best: int = 0
-    cosine: float | None = None
-    judge: str = "mean"
+    max_texts_per_image: int = 0
+    min_cosine: float | None = None
+    filter_reduction: str = "mean"
     duplicates: str = "keep"
-    weights: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    source_weights: Mapping[str, float] = dataclasses.field(default_factory=dict)
     calibration: Mapping[str, Mapping] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
-        """Raises a UserError that names what is out of range."""
+        """Raises a UserError that names the value that is out of range."""
         unknown = sorted(set(self.thresholds) - set(ORIGINS))
         if unknown:
-            raise UserError(f"unknown origin {unknown[0]!r}; known: {', '.join(ORIGINS)}")
-        if self.best < 0:
-            raise UserError(f"best is {self.best}; it must be 0 (all) or more")
+            raise UserError(f"unknown origin {unknown[0]!r}; expected {', '.join(ORIGINS)}")
+        if self.max_texts_per_image < 0:
+            raise UserError(
+                f"max_texts_per_image is {self.max_texts_per_image}; expected 0 (all) or more"
+            )
         if self.duplicates not in DUPLICATES:
-            known = ", ".join(DUPLICATES)
-            raise UserError(f"duplicates is {self.duplicates!r}; it must be one of {known}")
-        for source, weight in self.weights.items():
+            raise UserError(
+                f"duplicates is {self.duplicates!r}; expected one of {', '.join(DUPLICATES)}"
+            )
+        for source, weight in self.source_weights.items():
             if not 0 <= weight < np.inf:
-                raise UserError(
-                    f"the weight of source {source!r} is {weight}; it must be 0 or more"
-                )
+                raise UserError(f"the weight of source {source!r} is {weight}; expected 0 or more")
 
 
-def decide(columns: Columns, rules: Rules, images: Images | None = None) -> np.ndarray:
-    """What becomes of each text: int8 [M], an index into VERDICTS.
+def select_texts(
+    table: TextTable, config: SelectionRules, images: Images | None = None
+) -> np.ndarray:
+    """Returns the decision on each text: int8 [M], an index into DECISIONS.
 
     Args:
-      images: what is known of the images; rules about duplicates and sources need it.
+      images: the index of the images, which rules about duplicates and sources need.
 
     Raises:
-      UserError: the rules name a filter or source that is not there, or need `images`.
+      UserError: the rules name an unknown filter or source, or need `images`.
     """
-    p_match = probability(columns, rules)
-    verdict = np.zeros(len(p_match), np.int8)
+    p_match = probability(table, config)
+    decision = np.zeros(len(p_match), np.int8)
 
-    def drop(which: np.ndarray, why: str) -> None:
-        verdict[which & (verdict == KEPT)] = VERDICTS.index(why)
+    def drop(which: np.ndarray, reason: str) -> None:
+        decision[which & (decision == KEPT)] = DECISIONS.index(reason)
 
-    drop(~columns.where("status", "ok")[columns.row], "image cannot be used")
+    drop(~table.where("status", "ok")[table.row], "image cannot be used")
     drop(np.isnan(p_match), "empty text")
-    least = np.full(len(p_match), np.nan)  # comparisons with NaN are False
-    for origin, threshold in rules.thresholds.items():
-        own = columns.where("origin", origin)
-        least[own] = -np.inf if threshold is None else threshold
-    drop(np.isnan(least), "origin left out")
-    if rules.weights or rules.duplicates != "keep":
+    minimum = np.full(len(p_match), np.nan)  # comparisons with NaN are False
+    for origin, threshold in config.thresholds.items():
+        own = table.where("origin", origin)
+        minimum[own] = -np.inf if threshold is None else threshold
+    drop(np.isnan(minimum), "origin left out")
+    if config.source_weights or config.duplicates != "keep":
         if images is None:
             raise UserError(
-                "duplicates and sources are known of datasets that `blip-jax prepare` has built: "
-                "there is no index.parquet beside the images"
+                "duplicates and source weights need index.parquet in the images' folder, and there "
+                "is no such file; build the dataset with `blip-jax prepare`"
             )
-        weights = images.weights(rules.weights)
-        drop((weights == 0)[columns.row], "source left out")
-        drop(images.duplicates(rules.duplicates)[columns.row], "duplicate image")
-    drop(~(p_match >= least), "P(match) below the threshold")
-    if rules.cosine is not None:
-        cosine = judged(columns, "cosine", rules.judge)
-        drop(~(cosine >= rules.cosine), "cosine below the floor")
-    if rules.best:
-        left = np.flatnonzero(verdict == KEPT)
-        worse = left[~_best(columns, left, p_match, rules.best)]
-        verdict[worse] = VERDICTS.index("not among the best")
-    return verdict
+        weights = images.weights(config.source_weights)
+        drop((weights == 0)[table.row], "source left out")
+        drop(images.duplicates(config.duplicates)[table.row], "duplicate image")
+    drop(~(p_match >= minimum), "P(match) below the threshold")
+    if config.min_cosine is not None:
+        cosine = reduce_filters(table, "cosine", config.filter_reduction)
+        drop(~(cosine >= config.min_cosine), "cosine below the minimum")
+    if config.max_texts_per_image:
+        left = np.flatnonzero(decision == KEPT)
+        chosen = _highest_scored(table, left, p_match, config.max_texts_per_image)
+        decision[left[~chosen]] = DECISIONS.index("more than max_texts_per_image")
+    return decision
 
 
-def probability(columns: Columns, rules: Rules) -> np.ndarray:
-    """float64 [M]: P(match) as the rules have it; NaN where a text has none."""
-    found = judged(columns, "p_match", rules.judge)
-    for origin, fit in rules.calibration.items():
-        own = columns.where("origin", origin)
+def probability(table: TextTable, config: SelectionRules) -> np.ndarray:
+    """Returns float64 [M]: P(match), reduced over filters and calibrated; NaN if unscored."""
+    found = reduce_filters(table, "p_match", config.filter_reduction)
+    for origin, fit in config.calibration.items():
+        own = table.where("origin", origin)
         found[own] = filtering.calibrated(found[own], fit)
     return found
 
 
-def judged(columns: Columns, score: str, judge: str) -> np.ndarray:
-    """float64 [M]: "p_match" or "cosine" by the filter that decides; NaN where it has none.
+def reduce_filters(table: TextTable, score: str, reduction: str) -> np.ndarray:
+    """Returns float64 [M]: "p_match" or "cosine" of one filter or over all; NaN if unscored.
+
+    Args:
+      reduction: see `SelectionRules.filter_reduction`.
 
     Raises:
       UserError: there is no such filter.
     """
-    values = getattr(columns, score)
-    if judge in columns.filters:
-        return values[:, columns.filters.index(judge)].astype(np.float64)
-    if judge not in OVER_ALL:
-        known = ", ".join((*OVER_ALL, *columns.filters))
-        raise UserError(f"there is no filter {judge!r}; known: {known}")
-    return OVER_ALL[judge](values.astype(np.float64), axis=1)
+    values = getattr(table, score)
+    if reduction in table.filters:
+        return values[:, table.filters.index(reduction)].astype(np.float64)
+    if reduction not in REDUCTIONS:
+        known = ", ".join((*REDUCTIONS, *table.filters))
+        raise UserError(f"there is no filter {reduction!r}; expected one of {known}")
+    return REDUCTIONS[reduction](values.astype(np.float64), axis=1)
 
 
-def _best(columns: Columns, places: np.ndarray, p_match: np.ndarray, count: int) -> np.ndarray:
-    """bool [len(places)]: the `count` best of each image, of equal texts the first."""
-    row = columns.row[places].astype(np.int64)
-    order = np.lexsort((columns.index[places], -p_match[places], row))
-    text = columns.text.take(pa.array(places)).dictionary_encode().indices.to_numpy()[order]
+def _highest_scored(
+    table: TextTable, texts: np.ndarray, p_match: np.ndarray, count: int
+) -> np.ndarray:
+    """Returns bool [len(texts)]: the `count` best of each image, and of equal texts the first.
+
+    Args:
+      texts: int [any], indices of the texts to choose from.
+    """
+    row = table.row[texts].astype(np.int64)
+    order = np.lexsort((table.index[texts], -p_match[texts], row))
+    text = table.text.take(pa.array(texts)).dictionary_encode().indices.to_numpy()[order]
     row = row[order]
     _, first = np.unique(row * (text.max(initial=0) + 1) + text, return_index=True)
-    once = np.zeros(len(places), bool)
-    once[first] = True
-    # Each text's place among those of its row that are said for the first time.
-    said = np.cumsum(once)
-    starts = np.searchsorted(row, row)  # where the row of each begins
-    rank = said - (said[starts] - once[starts])
-    chosen = np.zeros(len(places), bool)
-    chosen[order] = once & (rank <= count)
+    is_first = np.zeros(len(texts), bool)
+    is_first[first] = True
+    # The rank of each text among the different texts of its row.
+    counted = np.cumsum(is_first)
+    starts = np.searchsorted(row, row)  # where the row of each text begins
+    rank = counted - (counted[starts] - is_first[starts])
+    chosen = np.zeros(len(texts), bool)
+    chosen[order] = is_first & (rank <= count)
     return chosen

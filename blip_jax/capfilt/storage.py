@@ -1,31 +1,29 @@
-"""The scored dataset: a TFDS dataset with a row an image, and in it every text with its scores.
+"""The scored dataset: a TFDS dataset with one row for each image, which has all texts and scores.
 
-Row i describes row i of the dataset it was made from; the images stay there. Nothing is dropped:
-what to keep is decided at assembly. Where they come from is said beside them (provenance.py).
-`read` gives the texts as columns (columns.py).
+Row i describes row i of the dataset that was scored; the images stay there. All texts are stored:
+the selection happens at assembly. provenance.json names the models and the images (provenance.py).
+`read` returns the texts as columns (table.py).
 """
 
 import re
-import tempfile
-import uuid
 
 import numpy as np
 import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordWriter
 from etils import epath
 
-from blip_jax.capfilt.table import Columns, read, skipped  # noqa: F401
+from blip_jax.capfilt.table import TextTable, read, skipped  # noqa: F401
 from blip_jax.data.serialization import serializer
 from blip_jax.runtime.errors import UserError
+from blip_jax.runtime.files import atomic_path, remove_incomplete
 
 NAME = "scores"
-WORK = "shards"  # folder of what is under way, and of who does it (shards.py)
-INCOMPLETE = "incomplete-"
+WORK = "shards"  # folder of claims (work_queue.py)
 ORIGINS = ("web", "synthetic")
 
 
 def features(filters: int = 1) -> tfds.features.FeaturesDict:
-    """What a row holds, scored by so many filters."""
+    """Returns the features of a row that `filters` filters have scored."""
     kinds = tfds.features
     each = kinds.Tensor(shape=(filters,), dtype=np.float32)
     return kinds.FeaturesDict({
@@ -35,13 +33,13 @@ def features(filters: int = 1) -> tfds.features.FeaturesDict:
             "text": kinds.Text(),
             "origin": kinds.Text(),  # of ORIGINS
             "model": kinds.Text(),  # name of the captioner; "" for web
-            "method": kinds.Text(),  # how it decoded: "nucleus", "beam", …; "" for web
-            # Of each filter in the order of the provenance; NaN where nothing was scored.
+            "method": kinds.Text(),  # decoding method: "nucleus", "beam", …; "" for web
+            # Of each filter in the order of the provenance; NaN where not scored.
             "itm_logits": kinds.Tensor(shape=(filters, 2), dtype=np.float32),  # no match, match
             "p_match": each,  # softmax of the logits
             "cosine": each,  # of the ITC features
             "log_probability": kinds.Scalar(np.float32),  # summed over tokens; NaN for web
-            "tokens": kinds.Scalar(np.int32),  # [CLS] and [SEP] counted
+            "tokens": kinds.Scalar(np.int32),  # with [CLS] and [SEP]
         }),
     })  # fmt: skip
 
@@ -51,36 +49,29 @@ def shard_path(directory: str, split: str, shard: int, shards: int) -> epath.Pat
 
 
 def write_shard(path: epath.Path, rows: list[dict], filters: int = 1) -> None:
-    """Writes rows under a temporary name and renames: a shard is whole or it is not there.
-
-    In a bucket, where nothing is renamed, an object is whole or not there by itself.
-    """
-    serialize, here = serializer(features(filters)), "://" not in str(path)
-    with tempfile.TemporaryDirectory() as folder:
-        place = path.parent / WORK if here else epath.Path(folder)
-        place.mkdir(parents=True, exist_ok=True)
-        temporary = place / f"{INCOMPLETE}{uuid.uuid4().hex[:8]}"
-        writer = ArrayRecordWriter(str(temporary), "group_size:1")
-        for row in rows:
-            writer.write(serialize(row))
-        writer.close()
-        if not here:
-            temporary.copy(path, overwrite=True)
-            return
-        try:
-            temporary.replace(path)
-        except FileNotFoundError:  # another host wrote it, found all done, and tidied up
-            if not path.exists():
-                raise
+    """Writes a shard, whole or not at all."""
+    serialize = serializer(features(filters))
+    try:
+        with atomic_path(path) as temporary:
+            writer = ArrayRecordWriter(str(temporary), "group_size:1")
+            for row in rows:
+                writer.write(serialize(row))
+            writer.close()
+    except FileNotFoundError:  # another host wrote it, finished, and cleaned up
+        if not path.exists():
+            raise
 
 
 def finish(
     directory: str, split: str, lengths: list[int], description: str, filters: int = 1
 ) -> None:
-    """Writes what TFDS wants beside the shards, once they are all there.
+    """Writes the metadata that TFDS needs, when all shards are written.
+
+    Args:
+      lengths: rows of each shard.
 
     Raises:
-      UserError: a shard is missing, or there are some of another cut.
+      UserError: a shard is missing.
     """
     paths = [shard_path(directory, split, i, len(lengths)) for i in range(len(lengths))]
     missing = [path.name for path in paths if not path.exists()]
@@ -89,8 +80,8 @@ def finish(
     template = tfds.core.ShardedFileTemplate(
         data_dir=directory, dataset_name=NAME, split=split, filetype_suffix="array_record"
     )
-    for leftover in (epath.Path(directory) / WORK).glob(f"{INCOMPLETE}*"):
-        leftover.unlink(missing_ok=True)
+    for folder in (directory, epath.Path(directory) / WORK):
+        remove_incomplete(folder)
     size = sum(path.stat().length for path in paths)
     info = tfds.core.SplitInfo(
         name=split, shard_lengths=lengths, num_bytes=size, filename_template=template
@@ -105,11 +96,11 @@ def finish(
 
 
 def check_shards(directory: str, split: str, shards: int) -> None:
-    """Raises a UserError if the folder holds shards of another number."""
+    """Raises a UserError if the folder holds a different number of shards of the split."""
     for path in epath.Path(directory).glob(f"{NAME}-{split}.array_record-*"):
         found = re.search(r"-of-(\d+)$", path.name)
         if found and int(found.group(1)) != shards:
             raise UserError(
                 f"{directory} holds shards of another run ({path.name}; now {shards} shards): "
-                "use a new folder"
+                "choose another --workdir"
             )

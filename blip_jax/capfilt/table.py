@@ -1,4 +1,4 @@
-"""The scored texts of a dataset as columns, to choose from: compact, for tens of millions of them.
+"""The scored texts of a dataset as columns, compact enough for tens of millions of texts.
 
 Legend: N rows (images), M texts over all rows, F filters.
 """
@@ -22,14 +22,14 @@ _NUMBERS = {"p_match": "f", "cosine": "f", "log_probability": "f", "tokens": "i"
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
-class Columns:
-    """Texts in the order of rows and, within a row, as they stand there.
+class TextTable:
+    """Texts in the order of rows and, within a row, in the stored order.
 
     Attributes:
-      row, index: int32 [M], which row and which of its texts.
+      row, index: int32 [M], number of the row and of the text within it.
       text: pyarrow's large_string [M].
       origin, model, method: pyarrow's dictionary of strings [M]; see `where`.
-      p_match, cosine: float32 [M, F]; NaN where nothing was scored.
+      p_match, cosine: float32 [M, F]; NaN where not scored.
       log_probability: float32 [M]; NaN for web texts.
       tokens: int32 [M].
       key: large_string [N].
@@ -52,31 +52,31 @@ class Columns:
     filters: tuple[str, ...]
 
     def where(self, column: str, value: str) -> np.ndarray:
-        """bool [M], or [N] for "status": where the column has this value."""
+        """Returns bool [M], or [N] for "status": where the column has this value."""
         coded = getattr(self, column)
-        code = coded.dictionary.index(value).as_py()  # -1 where it has no such value
+        code = coded.dictionary.index(value).as_py()  # -1 if no row has the value
         return coded.indices.to_numpy() == code
 
     @property
     def scored(self) -> np.ndarray:
-        """bool [M]: all filters judged the text."""
+        """bool [M]: whether all filters scored the text."""
         return ~np.isnan(self.p_match).any(axis=1)
 
 
-def skipped(columns: Columns) -> dict[str, int]:
-    """Images that could not be used and texts without a score, by reason; {} if there are none."""
-    counted = pc.value_counts(columns.status).to_pylist()
+def skipped(table: TextTable) -> dict[str, int]:
+    """Returns counts of images that could not be used and of unscored texts, by reason."""
+    counted = pc.value_counts(table.status).to_pylist()
     reasons = {entry["values"]: entry["counts"] for entry in counted if entry["values"] != "ok"}
-    usable = columns.where("status", "ok")[columns.row]
-    empty = int((~columns.scored & usable).sum())
+    usable = table.where("status", "ok")[table.row]
+    empty = int((~table.scored & usable).sum())
     return dict(sorted(reasons.items())) | ({"empty text": empty} if empty else {})
 
 
-def read(directory: str, split: str) -> Columns:
-    """All scored texts of a dataset.
+def read(directory: str, split: str) -> TextTable:
+    """Returns all scored texts of a dataset.
 
     Raises:
-      UserError: there is no such dataset, or it holds something else.
+      UserError: there is no such dataset, or it is not a scored dataset.
     """
     source = open_dataset(directory, split)
     kinds = source.dataset_info.features
@@ -84,7 +84,7 @@ def read(directory: str, split: str) -> Columns:
         (filters,) = kinds["texts"]["p_match"].shape
     except (KeyError, TypeError, ValueError):
         raise UserError(
-            f"{directory} holds no scores of this version of capfilt: run capfilt on the images"
+            f"{directory} holds no scores of this version of capfilt; run capfilt on the images"
         ) from None
     names = [entry["name"] for entry in provenance.read(directory).get("filters", [])]
     if len(names) != filters:
@@ -93,7 +93,7 @@ def read(directory: str, split: str) -> Columns:
 
 
 def _examples(source) -> Iterator[dict]:
-    """The features of each row as protobuf has them: ten times faster than TFDS's own decoding."""
+    """Yields the features of each row from protobuf: ten times faster than the decoding of TFDS."""
     raw = source.data_source
     for start in range(0, len(raw), _CHUNK):
         for record in raw.__getitems__(range(start, min(start + _CHUNK, len(raw)))):
@@ -101,7 +101,7 @@ def _examples(source) -> Iterator[dict]:
 
 
 class _Builder:
-    """Gathers columns row by row, in little more memory than they take in the end."""
+    """Collects columns row by row in little more memory than the result takes."""
 
     def __init__(self, filters: int):
         self.filters = filters
@@ -110,7 +110,7 @@ class _Builder:
         self.strings = {name: _Strings() for name in ("text", "key")}
         self.count = array.array("i")  # texts of each row
 
-    def build(self, examples: Iterator[dict], filters: tuple[str, ...]) -> Columns:
+    def build(self, examples: Iterator[dict], filters: tuple[str, ...]) -> TextTable:
         for example in examples:
             self._add(example)
         count = np.frombuffer(self.count, np.int32)
@@ -126,7 +126,7 @@ class _Builder:
             numbers[name] = numbers[name].reshape(len(row), self.filters)
         strings = {name: values.array() for name, values in self.strings.items()}
         coded = {name: values.array() for name, values in self.coded.items()}
-        return Columns(row, index, **numbers, **strings, **coded, filters=filters)
+        return TextTable(row, index, **numbers, **strings, **coded, filters=filters)
 
     def _add(self, example: dict) -> None:
         texts = example["texts/text"].bytes_list.value
@@ -143,7 +143,7 @@ class _Builder:
 
 
 class _Codes:
-    """A column of few values, each many times."""
+    """A column with few different values, stored as codes."""
 
     def __init__(self):
         self.known: dict[bytes, int] = collections.defaultdict(lambda: len(self.known))
@@ -158,7 +158,7 @@ class _Codes:
 
 
 class _Strings:
-    """A column of strings, in Arrow's memory but for the last few."""
+    """A column of strings, stored by Arrow in chunks."""
 
     def __init__(self):
         self.chunks: list[pa.Array] = []

@@ -1,10 +1,10 @@
-"""Shards shared out among hosts through their folder alone: no coordinator, nothing to set up.
+"""Distributes shards among hosts through a shared folder, without a coordinator.
 
-Each host takes a shard by writing its name into `shards/NNNNN.json`, and keeps it by counting up
-there every few seconds. One whose count stands still for LIFETIME is taken over, as is one of a
-process of this machine that is no more. None of this decides what is right: a shard is done when
-its file is there, it is renamed whole, and whoever writes it writes the same bytes; two hosts at
-one shard cost time alone. Clocks are not compared.
+A host claims a shard by writing its name into `shards/NNNNN.json`, and keeps the claim by counting
+up a number there every few seconds. A claim whose number does not change for LEASE_SECONDS is
+taken over, as is that of a process of this machine that has ended. Correctness does not depend on
+this: a shard is done when its file exists, files are renamed when complete, and every host would
+write the same bytes; two hosts at one shard only waste time. Clocks of hosts are not compared.
 """
 
 import contextlib
@@ -20,33 +20,34 @@ from typing import Any
 
 from etils import epath
 
-from blip_jax.capfilt.storage import INCOMPLETE, WORK
+from blip_jax.capfilt.storage import WORK
 from blip_jax.runtime.errors import UserError
+from blip_jax.runtime.files import atomic_write
 
-LIFETIME = 60.0  # seconds without a sign of life after which a shard is anybody's
-BEATS = 4  # signs of life in that time
+LEASE_SECONDS = 60.0  # without a heartbeat, after which others may claim the shard
+HEARTBEATS_PER_LEASE = 4
 
 
-class Shards:
-    """The shards of a scored dataset, as one of its hosts sees them; a context manager.
+class ShardQueue:
+    """The shards of a scored dataset as one host sees them; a context manager.
 
     Args:
       paths: of all shards, in order.
-      lifetime: seconds; the same on all hosts.
+      lease_seconds: seconds; the same on all hosts.
     """
 
-    def __init__(self, paths: list[epath.Path], lifetime: float = LIFETIME):
-        self._paths, self._lifetime = paths, lifetime
+    def __init__(self, paths: list[epath.Path], lease_seconds: float = LEASE_SECONDS):
+        self._paths, self._lease_seconds = paths, lease_seconds
         self._folder = paths[0].parent / WORK
         self.owner = f"{socket.gethostname()}/{os.getpid()}/{uuid.uuid4().hex[:8]}"
         self._held: int | None = None
-        self._beats = 0
-        self._signs: dict[int, tuple[str | None, float]] = {}  # a shard's text, and since when
+        self._heartbeats = 0
+        self._last_seen: dict[int, tuple[str | None, float]] = {}  # shard: (file's text, time)
         self._ended = threading.Event()
         self._lock = threading.Lock()
-        self._thread = threading.Thread(target=self._beat, daemon=True)
+        self._thread = threading.Thread(target=self._heartbeat, daemon=True)
 
-    def __enter__(self) -> "Shards":
+    def __enter__(self) -> "ShardQueue":
         self._folder.mkdir(parents=True, exist_ok=True)
         self._thread.start()
         return self
@@ -56,81 +57,81 @@ class Shards:
         self._thread.join()
         with self._lock:
             held, self._held = self._held, None
-        if held is not None:  # given up: others need not wait
+        if held is not None:  # released, so that others need not wait
             with contextlib.suppress(OSError):
                 self._file(held).unlink()
 
     def done(self) -> set[int]:
-        """Numbers of the shards that are written."""
+        """Returns the numbers of the shards that are written."""
         names = {path.name for path in self._paths[0].parent.iterdir()}
         return {number for number, path in enumerate(self._paths) if path.name in names}
 
     def each(self, stop: Callable[[], bool]) -> Iterator[int]:
-        """Shards for this host to do, until all are done; waits for those that others do.
+        """ShardQueue for this host to do, until all are done; waits for those that others do.
 
         Args:
           stop: ends the iteration before the next one, or while waiting.
         """
         count = len(self._paths)
-        first = zlib.crc32(self.owner.encode()) % count  # hosts begin at different places
+        first = zlib.crc32(self.owner.encode()) % count  # hosts begin at different shards
         while len(done := self.done()) < count and not stop():
             order = [(first + i) % count for i in range(count)]
-            taken = next((n for n in order if n not in done and self._take(n)), None)
-            if taken is None:
-                time.sleep(min(self._lifetime / 30, 2.0))
+            claimed = next((n for n in order if n not in done and self._claim(n)), None)
+            if claimed is None:
+                time.sleep(min(self._lease_seconds / 30, 2.0))
             else:
-                yield taken
+                yield claimed
 
     def finished(self, number: int, record: dict) -> None:
-        """Notes what is to be known of a shard that this host has written."""
+        """Writes the record of a shard that this host has written."""
         with self._lock:
             self._held = None
             self._write(number, {"owner": self.owner, **record})
 
     def records(self) -> list[dict]:
-        """What `finished` noted of each shard; {} where its host died before it could."""
+        """Returns the record of each shard; {} where its host was killed before `finished`."""
         return [self._read(number)[1] for number in range(len(self._paths))]
 
-    def _take(self, number: int) -> bool:
+    def _claim(self, number: int) -> bool:
         text, sign = self._read(number)
-        if text is not None and self._alive(number, text, sign):
+        if text is not None and self._is_alive(number, text, sign):
             return False
         with self._lock:
             self._held = number
-            self._sign()
-        time.sleep(0.01)  # another may have written at the same time: the last one has it
+            self._write_heartbeat()
+        time.sleep(0.01)  # another host may have written at the same time: the last one keeps it
         if self._read(number)[1].get("owner") == self.owner:
             return True
         with self._lock:
             self._held = None
         return False
 
-    def _alive(self, number: int, text: str, sign: dict) -> bool:
-        """Whether the one that holds a shard still gives signs of life."""
+    def _is_alive(self, number: int, text: str, sign: dict) -> bool:
+        """Returns whether the owner of a claim is still running."""
         host, _, rest = sign.get("owner", "").partition("/")
-        if host == socket.gethostname() and not running(rest.partition("/")[0]):
+        if host == socket.gethostname() and not is_running(rest.partition("/")[0]):
             return False
-        before, since = self._signs.get(number, (None, 0.0))
+        before, since = self._last_seen.get(number, (None, 0.0))
         if text != before:
-            self._signs[number] = text, time.monotonic()
+            self._last_seen[number] = text, time.monotonic()
             return True
-        return time.monotonic() - since < self._lifetime
+        return time.monotonic() - since < self._lease_seconds
 
-    def _beat(self) -> None:
-        while not self._ended.wait(self._lifetime / BEATS):
-            with self._lock, contextlib.suppress(OSError, UserError):  # it may come back
+    def _heartbeat(self) -> None:
+        while not self._ended.wait(self._lease_seconds / HEARTBEATS_PER_LEASE):
+            with self._lock, contextlib.suppress(OSError, UserError):  # the storage may come back
                 if self._held is not None:
-                    self._sign()
+                    self._write_heartbeat()
 
-    def _sign(self) -> None:
-        self._beats += 1
-        self._write(self._held, {"owner": self.owner, "beats": self._beats})
+    def _write_heartbeat(self) -> None:
+        self._heartbeats += 1
+        self._write(self._held, {"owner": self.owner, "heartbeats": self._heartbeats})
 
     def _file(self, number: int) -> epath.Path:
         return self._folder / f"{number:05d}.json"
 
     def _read(self, number: int) -> tuple[str | None, dict]:
-        """A shard's file as text, None where there is none, and as values, {} where it is torn."""
+        """Returns a shard's file as text (None if missing) and as values ({} if invalid)."""
         text = None
         with contextlib.suppress(OSError, ValueError):
             text = self._file(number).read_text()
@@ -138,20 +139,20 @@ class Shards:
         return text, {}
 
     def _write(self, number: int, values: dict) -> None:
-        text = json.dumps(values)
         try:
-            if "://" in str(self._folder):  # an object is written whole
-                self._file(number).write_text(text)
-            else:
-                unfinished = self._folder / f"{INCOMPLETE}{self.owner.replace('/', '-')}"
-                unfinished.write_text(text)
-                unfinished.replace(self._file(number))
+            with atomic_write(self._file(number)) as file:
+                file.write(json.dumps(values))
+        except FileNotFoundError:  # another host has finished and removed unfinished files
+            if not self._folder.exists():
+                raise UserError(f"{self._folder} was removed; run capfilt again") from None
         except OSError as error:
-            raise UserError(f"{self._folder} cannot be written: {error}") from error
+            raise UserError(
+                f"{self._folder} cannot be written ({error}); check its permissions"
+            ) from error
 
 
-def running(process: str) -> bool:
-    """Whether a process of this machine is there."""
+def is_running(process: str) -> bool:
+    """Returns whether a process of this machine is running."""
     try:
         os.kill(int(process), 0)
     except (ProcessLookupError, ValueError):

@@ -1,4 +1,4 @@
-"""Rows of export.py as files that other programs read; each writer takes them as a stream."""
+"""Writers of export.py's rows for other programs; each takes the rows as a stream."""
 
 import abc
 import contextlib
@@ -15,7 +15,7 @@ import pyarrow.parquet
 from blip_jax.capfilt.export import ABOUT, NUMBERS, Row
 from blip_jax.runtime.errors import UserError
 
-_GROUP = 64  # rows in memory, and in a group of rows of Parquet
+_GROUP = 64  # rows in memory, and in a row group of Parquet
 _A_FOLDER = 1000  # image files in a folder
 
 
@@ -23,16 +23,16 @@ class Writer(abc.ABC):
     """Writes rows into a folder.
 
     Attributes:
-      PLACES: where images can go, the usual place first: "files" beside the list, "bytes" within
+      PLACES: where images can be written, the default first: "files" next to the list, "bytes" in
         it, "none".
-      images, texts: how many were written.
-      skipped: keys of the rows that were left out, for their bytes are no image.
+      images, texts: the numbers written.
+      skipped: keys of the rows whose bytes are not an image.
     """
 
     PLACES: tuple[str, ...]
 
     def __init__(self, folder: Path, place: str, shard: int):
-        """`place`: of the images. `shard`: images in a file, where there are several."""
+        """`place`: one of PLACES. `shard`: images in a file, for formats with several files."""
         self.folder, self.place, self.shard = folder, place, shard
         self.images = self.texts = 0
         self.skipped: list[str] = []
@@ -43,7 +43,7 @@ class Writer(abc.ABC):
         """Writes rows; called once."""
 
     def usable(self, rows: Iterable[Row]) -> Iterator[tuple[Row, str]]:
-        """The rows with the suffix of their image; "" where images were not asked for."""
+        """Yields the rows with the suffix of their image; "" if images are not written."""
         for row in rows:
             suffix = "" if row.image is None else row.suffix
             if row.image is not None and not suffix:
@@ -53,7 +53,7 @@ class Writer(abc.ABC):
             yield row, suffix
 
     def image_file(self, row: Row, suffix: str) -> str:
-        """Writes the image to a file of its own; returns its path from the folder."""
+        """Writes the image to a file; returns its path relative to the folder."""
         number = self._files[row.component] = self._files.get(row.component, -1) + 1
         name = "".join(c if c.isalnum() else "-" for c in row.component)
         place = Path("images") / name / f"{number // _A_FOLDER:05d}"
@@ -64,7 +64,7 @@ class Writer(abc.ABC):
         return path.as_posix()
 
     def fields(self, row: Row, suffix: str) -> dict:
-        """What a line, row or side-car says of an image."""
+        """Returns the fields of an image in a line, row or sidecar file."""
         found: dict = {"key": row.key, "url": row.url}
         if self.place == "files":
             found["image"] = self.image_file(row, suffix)
@@ -75,7 +75,7 @@ class Writer(abc.ABC):
 
 
 class Jsonl(Writer):
-    """data.jsonl, an image a line."""
+    """data.jsonl with one image per line."""
 
     PLACES = ("files", "none")
 
@@ -86,7 +86,7 @@ class Jsonl(Writer):
 
 
 class Parquet(Writer):
-    """data/train-00000.parquet, …, an image a row; `datasets.load_dataset` reads the folder."""
+    """data/train-00000.parquet, … with one image per row, for `datasets.load_dataset`."""
 
     PLACES = ("bytes", "files", "none")
 
@@ -114,8 +114,8 @@ class Parquet(Writer):
     def _schema(self) -> pa.Schema:
         numbers = {name: pa.float32() for name in NUMBERS}
         strings = dict.fromkeys(("text", "origin", "model", "method"), pa.string())
-        judge = pa.struct({"filter": pa.string(), "p_match": pa.float32(), "cosine": pa.float32()})
-        text = pa.struct({**strings, **numbers, "filters": pa.list_(judge)})
+        scores = pa.struct({"filter": pa.string(), "p_match": pa.float32(), "cosine": pa.float32()})
+        text = pa.struct({**strings, **numbers, "filters": pa.list_(scores)})
         as_bytes = pa.struct({"bytes": pa.binary(), "path": pa.string()})
         image = {"bytes": {"image": as_bytes}, "files": {"image": pa.string()}, "none": {}}
         about = {name: pa.int32() if name in ("width", "height") else pa.string() for name in ABOUT}
@@ -126,7 +126,7 @@ class Parquet(Writer):
 
 
 class Webdataset(Writer):
-    """00000.tar, …: of each image KEY.jpg (or what it is), KEY.txt, a text a line, and KEY.json."""
+    """00000.tar, … with KEY.jpg (or another suffix), KEY.txt (one text per line) and KEY.json."""
 
     PLACES = ("bytes",)
 
@@ -145,21 +145,21 @@ class Webdataset(Writer):
 
 
 class Blip(Writer):
-    """captions.json, the list that the original's code reads: an image and a caption an entry."""
+    """captions.json, which the original's code reads: one entry per caption."""
 
     PLACES = ("files", "none")
 
     def write(self, rows: Iterable[Row]) -> None:
         with (self.folder / "captions.json").open("w", encoding="utf-8") as file:
-            between = "["
+            separator = "["
             for row, suffix in self.usable(rows):
                 entry = {"image": self.image_file(row, suffix)} if suffix else {"url": row.url}
                 if not suffix and not row.url:
-                    raise UserError(f"image {row.key!r} has no URL: leave --images=none out")
+                    raise UserError(f"image {row.key!r} has no URL; export with --images=files")
                 for text in row.texts:
-                    file.write(f"{between}\n{_json({**entry, 'caption': text['text']})}")
-                    between = ","
-            file.write("\n]\n" if between == "," else "[]\n")
+                    file.write(f"{separator}\n{_json({**entry, 'caption': text['text']})}")
+                    separator = ","
+            file.write("\n]\n" if separator == "," else "[]\n")
 
 
 FORMATS: dict[str, type[Writer]] = {

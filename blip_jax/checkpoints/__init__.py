@@ -16,6 +16,7 @@ from blip_jax.checkpoints import tensors as tensor_files
 from blip_jax.checkpoints.detection import detect_model_type, infer_config
 from blip_jax.checkpoints.original import adapt_to_nlvr
 from blip_jax.data.tokenizer import Tokenizer
+from blip_jax.runtime.config import from_json, to_json
 from blip_jax.runtime.errors import UserError
 
 __all__ = ["Checkpoint", "infer_config", "adapt_to_nlvr", "read", "detect_model_type", "write"]
@@ -90,7 +91,10 @@ def _read_original(
     defaults = nn.MODEL_TYPES[model_type]
     about = tensors.extras.get("blip_jax") or {}
     try:
-        config = nn.from_dict(about["config"]) if about else infer_config(tensors.shapes, heads)
+        if about:
+            config = from_json(nn.BlipConfig, about["config"])
+        else:
+            config = infer_config(tensors.shapes, heads)
         prompt = str(about.get("prompt", defaults.prompt))
         tokenizer = str(about.get("tokenizer", ""))
         length = int(about.get("max_length", defaults.max_length))
@@ -128,7 +132,7 @@ def write(checkpoint: Checkpoint, path: str, to: str) -> None:
         tensor_files.write(tensors, str(pathlib.Path(path).expanduser() / "model.safetensors"), {})
         return
     weights = original.Weights(checkpoint.params, checkpoint.momentum, checkpoint.queue)
-    about = {"model_type": model_type, "config": nn.to_dict(config)}
+    about = {"model_type": model_type, "config": to_json(config)}
     about |= {"prompt": checkpoint.prompt, "max_length": checkpoint.max_length}
     tokenizer = checkpoint.tokenizer
     if isinstance(tokenizer, str) and not pathlib.Path(tokenizer).expanduser().is_dir():

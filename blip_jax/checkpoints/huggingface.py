@@ -219,13 +219,13 @@ def to_config(
             f"a Hugging Face folder of a vocabulary of {med.vocab_size} needs the tokenizer: "
             "name its folder"
         )
-    if tokenizer is not None and tokenizer.vocab_size != med.vocab_size:
+    if tokenizer is not None and tokenizer.ids.vocab_size != med.vocab_size:
         raise UserError(
-            f"the tokenizer has {tokenizer.vocab_size} tokens, the model's vocabulary "
+            f"the tokenizer has {tokenizer.ids.vocab_size} tokens, the model's vocabulary "
             f"{med.vocab_size}"
         )
     ids = BERT if tokenizer is None else {
-        "pad_token_id": tokenizer.pad, "sep_token_id": tokenizer.sep,
+        "pad_token_id": tokenizer.ids.pad, "sep_token_id": tokenizer.ids.sep,
     }  # fmt: skip
     return {
         "architectures": [CLASSES[model_type].name],

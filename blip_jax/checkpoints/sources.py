@@ -11,8 +11,14 @@ import numpy as np
 from etils import epath
 
 from blip_jax import checkpoints, losses, nn
-from blip_jax.checkpoints.training import FOLDER, Metadata, load_parts, save_model
+from blip_jax.checkpoints.training import (
+    CHECKPOINT_DIR,
+    Metadata,
+    load_state_items,
+    save_model,
+)
 from blip_jax.data.tokenizer import Tokenizer
+from blip_jax.runtime.config import from_json, to_json
 from blip_jax.runtime.errors import UserError
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -39,23 +45,24 @@ def read(
     Raises:
       UserError: it does not exist or is incomplete.
     """
-    if not (epath.Path(source) / FOLDER).exists():
+    if not (epath.Path(source) / CHECKPOINT_DIR).exists():
         with local_copy(source) as path:
             found = checkpoints.read(path, heads, training_state)
             if path == os.fspath(source) or not os.path.isdir(found.tokenizer):
                 return found
             # The folder is temporary, so its tokenizer is read now.
             return dataclasses.replace(found, tokenizer=Tokenizer.load(found.tokenizer))
-    parts = ("params", "momentum", "queue") if training_state else ("params",)
-    stored, meta = load_parts(os.fspath(source), parts)
+    names = ("params", "extra") if training_state else ("params",)
+    stored, meta = load_state_items(os.fspath(source), names)
     own = epath.Path(source) / TOKENIZER
     tokenizer = os.fspath(own) if own.exists() else meta.tokenizer
-    queue = stored.get("queue")
+    extra = stored.get("extra", {})
+    queue = extra.get("queue")
     return checkpoints.Checkpoint(
         meta.model_type,
-        nn.from_dict(meta.model),
+        from_json(nn.BlipConfig, meta.model),
         stored["params"],
-        stored.get("momentum"),
+        extra.get("momentum"),
         queue and losses.Queue(**queue),
         tokenizer,
         meta.prompt,
@@ -77,19 +84,16 @@ def write(checkpoint: checkpoints.Checkpoint, path: str, to: str) -> None:
     tokenizer, is_name = checkpoint.tokenizer, isinstance(checkpoint.tokenizer, str)
     if is_name and os.path.isdir(tokenizer):
         tokenizer, is_name = Tokenizer.load(tokenizer), False
-    parts = {"params": checkpoint.params}
-    if checkpoint.momentum is not None:
-        parts["momentum"] = checkpoint.momentum
-    if checkpoint.queue is not None:
-        parts["queue"] = checkpoint.queue._asdict()
+    extra = {"momentum": checkpoint.momentum, "queue": checkpoint.queue}
+    extra = {name: value for name, value in extra.items() if value is not None}
     meta = Metadata(
-        nn.to_dict(checkpoint.config),
-        checkpoint.model_type,
-        checkpoint.prompt,
-        checkpoint.max_length,
-        tokenizer if is_name else "",
+        model_type=checkpoint.model_type,
+        model=to_json(checkpoint.config),
+        prompt=checkpoint.prompt,
+        max_length=checkpoint.max_length,
+        tokenizer=tokenizer if is_name else "",
     )
-    save_model(path, parts, meta)
+    save_model(path, checkpoint.params, extra, meta)
     if not is_name:
         tokenizer.save(str(epath.Path(path) / TOKENIZER))
 

@@ -3,39 +3,44 @@
 import contextlib
 import dataclasses
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
+from flax import serialization
+from orbax.checkpoint import checkpoint_managers
 
 from blip_jax.runtime.errors import UserError
 from blip_jax.runtime.processes import all_gather, is_multiprocess
 from blip_jax.runtime.signals import Interrupted
-from blip_jax.train.state import TrainState
 
-FOLDER = "checkpoints"
+CHECKPOINT_DIR = "checkpoints"
 
 
 @dataclasses.dataclass(frozen=True)
 class Metadata:
-    """What a checkpoint says of itself, so that a workdir can be loaded with nothing beside it.
+    """What a checkpoint says of itself, so that a workdir can be loaded without its config.
 
     Attributes:
-      model: `models.to_dict` of its configuration.
-      model_type: what of it the training has trained, one of `nn.MODEL_TYPES`.
+      model_type: of nn.MODEL_TYPES: which parameters it holds.
+      model: `to_json` of the network's BlipConfig.
       prompt: text that its captions begin with; "" for none.
       max_length: tokens of its training texts.
-      tokenizer: a name to load it by; "": the folder `tokenizer` beside the checkpoints.
+      tokenizer: a name to load it by; "": the folder `tokenizer` of the same workdir.
+      task: name of the task that trained it; "" where no run here did.
+      trained_on: [{"dataset", "split"}, …] of the mixture.
     """
 
-    model: dict[str, Any]
     model_type: str
+    model: dict[str, Any]
     prompt: str
     max_length: int
     tokenizer: str = ""
+    task: str = ""
+    trained_on: tuple[dict[str, str], ...] = ()
 
 
 class TrainingCheckpoints:
@@ -47,18 +52,29 @@ class TrainingCheckpoints:
 
     Args:
       workdir: folder of the run, local or `gs://`; the same for all processes.
-      keep: how many of the newest stay.
-      keep_every: also those at multiples of so many steps; 0: none.
+      keep: how many of the newest are kept.
+      keep_every: also those at multiples of this many steps; 0: none.
+      keep_best: also the one with the highest value of this metric; "": none.
     """
 
-    def __init__(self, workdir: str, keep: int = 1, keep_every: int = 0):
+    def __init__(self, workdir: str, keep: int = 1, keep_every: int = 0, keep_best: str = ""):
         self._folder = checkpoint_folder(workdir)
-        options = ocp.CheckpointManagerOptions(
-            max_to_keep=keep,
-            keep_period=keep_every or None,
-            create=True,
-            cleanup_tmp_directories=True,
-        )
+        self._keep_best = keep_best
+        if keep_best:
+            policies = [
+                checkpoint_managers.LatestN(n=keep),
+                checkpoint_managers.BestN(
+                    get_metric_fn=lambda metrics: metrics[keep_best],
+                    n=1,
+                    keep_checkpoints_without_metrics=False,
+                ),
+            ]
+            if keep_every:
+                policies.append(checkpoint_managers.EveryNSteps(interval_steps=keep_every))
+            kept = {"preservation_policy": checkpoint_managers.AnyPreservationPolicy(policies)}
+        else:
+            kept = {"max_to_keep": keep, "keep_period": keep_every or None}
+        options = ocp.CheckpointManagerOptions(create=True, cleanup_tmp_directories=True, **kept)
         self._manager = ocp.CheckpointManager(self._folder, options=options)
 
     def __enter__(self) -> "TrainingCheckpoints":
@@ -85,36 +101,52 @@ class TrainingCheckpoints:
                 remove_unfinished(self._folder)
             reason = (str(error).strip().splitlines() or [""])[0]
             raise UserError(
-                f"no checkpoint could be written in {self._folder} ({type(error).__name__}: "
-                f"{reason}); once that is mended, the same command goes on at the one before"
+                f"writing a checkpoint to {self._folder} failed ({type(error).__name__}: "
+                f"{reason}); fix it and rerun the same command to resume from the previous "
+                "checkpoint"
             ) from error
 
-    def save(self, state: TrainState, meta: Metadata) -> None:
+    def save(
+        self, state: Any, metadata: Metadata, metrics: Mapping[str, float] | None = None
+    ) -> None:
         """Saves at the state's step, unless that is saved already.
 
         The data's position is the number of batches consumed, which is the step: every batch
         follows from its number (data/pipeline.py), for any number of processes.
+
+        Args:
+          state: a dataclass of pytrees, with the field `step`.
+          metrics: of an evaluation at this step, for `keep_best`.
+
+        Raises:
+          UserError: it cannot be written, or the metrics lack `keep_best`.
         """
         step = int(state.step)
         if step in self._manager.all_steps():
             return
-        if is_multiprocess():  # Orbax's own sums must not run beside those of a step
+        if metrics is not None and self._keep_best not in metrics:
+            raise UserError(
+                f"checkpoints.keep_best is {self._keep_best!r}; the evaluation has "
+                f"{', '.join(sorted(metrics))}"
+            )
+        if is_multiprocess():  # Orbax's own sums must not run at the same time as those of a step
             jax.block_until_ready(state)
         with self._writing():
             self._manager.save(
                 step,
                 args=ocp.args.Composite(
-                    state=ocp.args.StandardSave(as_dict(state)),
+                    state=ocp.args.StandardSave(state_items(state)),
                     data=ocp.args.JsonSave({"next_index": step}),
-                    meta=ocp.args.JsonSave(dataclasses.asdict(meta)),
+                    metadata=ocp.args.JsonSave(dataclasses.asdict(metadata)),
                 ),
+                metrics=None if metrics is None else {self._keep_best: metrics[self._keep_best]},
             )
 
-    def restore(self, like: TrainState) -> tuple[TrainState, int] | None:
-        """The newest checkpoint and the number of its next batch; None if there is none.
+    def restore(self, like: Any) -> tuple[Any, int] | None:
+        """Returns the newest checkpoint and the number of its next batch; None if there is none.
 
         Args:
-          like: the state's shapes with the shardings it is wanted in.
+          like: the state's shapes, with the shardings it is to have.
 
         Raises:
           UserError: it holds another model, or the processes see different folders.
@@ -133,7 +165,7 @@ class TrainingCheckpoints:
             found = self._manager.restore(
                 step,
                 args=ocp.args.Composite(
-                    state=ocp.args.StandardRestore(as_dict(like)),
+                    state=ocp.args.StandardRestore(state_items(like)),
                     data=ocp.args.JsonRestore(),
                 ),
             )
@@ -141,20 +173,19 @@ class TrainingCheckpoints:
             reason = str(error).splitlines()[0]
             raise UserError(
                 f"{self._manager.directory} holds another model than the config's ({reason}); "
-                "use a new workdir"
+                "choose another --workdir"
             ) from error
-        values = dict(found["state"])
-        if like.queue is not None:
-            values["queue"] = type(like.queue)(**values["queue"])
-        leaves = [leaf for _, leaf in sorted(values["opt_state"].items())]
-        opt_state = jax.tree.unflatten(jax.tree.structure(like.opt_state), leaves)
-        return TrainState(**{**values, "opt_state": opt_state}), found["data"]["next_index"]
+        values = {
+            name: serialization.from_state_dict(getattr(like, name), value)
+            for name, value in found["state"].items()
+        }
+        return dataclasses.replace(like, **values), found["data"]["next_index"]
 
 
 def checkpoint_folder(workdir: str) -> epath.Path:
     """workdir/checkpoints; Orbax wants local paths absolute, and `absolute` spoils `gs://`."""
     path = epath.Path(workdir)
-    return (path if "://" in workdir else path.absolute()) / FOLDER
+    return (path if "://" in workdir else path.absolute()) / CHECKPOINT_DIR
 
 
 def remove_unfinished(folder: epath.Path) -> None:
@@ -173,25 +204,23 @@ def remove_unfinished(folder: epath.Path) -> None:
         time.sleep(0.1)
 
 
-def as_dict(state: TrainState) -> dict[str, Any]:
-    """The state as nested dicts, which a checkpoint keeps without our classes.
-
-    Leaves of optax's state are numbered, in the order in which JAX lists them.
-    """
-    leaves = jax.tree.leaves(state.opt_state)
+def state_items(state: Any) -> dict[str, Any]:
+    """Returns a state as nested dicts, which a checkpoint holds without our classes."""
     return {
-        "step": state.step,
-        "params": state.params,
-        "momentum": state.momentum,
-        "queue": None if state.queue is None else state.queue._asdict(),
-        "opt_state": {f"{number:04d}": leaf for number, leaf in enumerate(leaves)},
+        field.name: serialization.to_state_dict(getattr(state, field.name))
+        for field in dataclasses.fields(state)
     }
 
 
-def save_model(workdir: str, parts: dict[str, Any], meta: Metadata) -> None:
-    """Writes a workdir whose only checkpoint has these parts of a state: params, momentum, queue.
+def save_model(
+    workdir: str, params: dict[str, Any], extra: dict[str, Any], metadata: Metadata
+) -> None:
+    """Writes a workdir whose only checkpoint has these parameters, at step 0.
 
-    For models that come from elsewhere; a training starts from it by `init_from`.
+    For models that come from elsewhere; a training run starts from it by `init.run`.
+
+    Args:
+      extra: momentum weights and queue, as far as there are.
 
     Raises:
       UserError: there are checkpoints in `workdir` already.
@@ -199,47 +228,50 @@ def save_model(workdir: str, parts: dict[str, Any], meta: Metadata) -> None:
     folder = checkpoint_folder(workdir)
     with ocp.CheckpointManager(folder) as manager:
         if manager.latest_step() is not None:
-            raise UserError(f"{workdir} holds checkpoints already; give a new folder")
+            raise UserError(f"{workdir} holds checkpoints already; choose another path")
+        items = {"params": params, "extra": serialization.to_state_dict(extra)}
         manager.save(
             0,
             args=ocp.args.Composite(
-                state=ocp.args.StandardSave(parts),
-                meta=ocp.args.JsonSave(dataclasses.asdict(meta)),
+                state=ocp.args.StandardSave(items),
+                metadata=ocp.args.JsonSave(dataclasses.asdict(metadata)),
             ),
         )
 
 
 def load_params(workdir: str) -> tuple[dict[str, Any], Metadata]:
-    """The parameters alone of a workdir's newest checkpoint, on the default device.
+    """Returns the parameters alone of a workdir's newest checkpoint, on the default device.
 
     Raises:
       UserError: there is no checkpoint.
     """
-    found, meta = load_parts(workdir, ("params",))
-    return found["params"], meta
+    items, metadata = load_state_items(workdir, ("params",))
+    return items["params"], metadata
 
 
-def load_parts(workdir: str, names: tuple[str, ...]) -> tuple[dict[str, Any], Metadata]:
-    """Parts of a workdir's newest checkpoint, by their names in `TrainState`.
+def load_state_items(workdir: str, names: tuple[str, ...]) -> tuple[dict[str, Any], Metadata]:
+    """Returns parts of a workdir's newest checkpoint, by their names in the state.
 
-    Those that the training has not (a captioner has no queue) are left out. Arrays come on the
-    default device, a queue as a dict.
+    Empty ones are left out (a captioner has no `extra`). Arrays come on the default device,
+    NamedTuples as dicts.
 
     Raises:
       UserError: there is no checkpoint.
     """
     folder = checkpoint_folder(workdir)
     if not folder.exists():
-        raise UserError(f"no checkpoint in {workdir}: {FOLDER}/ is missing there; train it first")
+        raise UserError(
+            f"no checkpoint in {workdir}: {CHECKPOINT_DIR}/ is missing there; train it first"
+        )
     with ocp.CheckpointManager(folder) as manager:
         step = manager.latest_step()
         if step is None:
             raise UserError(f"no whole checkpoint in {folder}; train it first")
-        meta = manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
+        restored = manager.restore(step, args=ocp.args.Composite(metadata=ocp.args.JsonRestore()))
     stored = ocp.PyTreeCheckpointHandler().metadata(folder / str(step) / "state").tree
-    place = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     like = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device),
         {name: stored[name] for name in names if stored.get(name)},
     )
     # A fresh manager: one that has restored another item of the step does not take this one.
@@ -249,6 +281,5 @@ def load_parts(workdir: str, names: tuple[str, ...]) -> tuple[dict[str, Any], Me
             restore_args=ocp.checkpoint_utils.construct_restore_args(like),
             partial_restore=True,
         )
-        return manager.restore(step, args=ocp.args.Composite(state=restore))["state"], Metadata(
-            **meta
-        )
+        items = manager.restore(step, args=ocp.args.Composite(state=restore))["state"]
+    return items, Metadata(**restored["metadata"])

@@ -1,13 +1,105 @@
-"""The verb `capfilt`."""
+"""The verb `capfilt`: captions every image of a dataset and scores all texts."""
 
-from blip_jax.cli import flags
+import shlex
+import sys
+from typing import TYPE_CHECKING
+
+from blip_jax.cli import config_verb
+from blip_jax.runtime.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from blip_jax.capfilt.config import CapFiltConfig
+    from blip_jax.capfilt.storage import TextTable
+    from blip_jax.models import Model
+
+DESCRIPTION = """\
+Captions every image of a dataset and scores all texts, those that came with the images too.
+Writes DIR/scores, a TFDS dataset, and with config.human_dataset DIR/mixture.json to train on.
+After an interruption, rerun the same command to resume; several hosts may run it together."""
 
 
-def work(config, workdir):
-    from blip_jax.capfilt.command import run
+def work(config: "CapFiltConfig", workdir: str) -> None:
+    """Scores the dataset, prints counts, and writes the mixture."""
+    import jax
+    from etils import epath
 
-    run(config, workdir)
+    from blip_jax.capfilt import mixture, storage
+    from blip_jax.capfilt.inputs import CapFiltInput
+    from blip_jax.capfilt.run import run as run_scoring
+    from blip_jax.data.mixture import Component
+    from blip_jax.reports import tables
+    from blip_jax.runtime.command_line import command_line
+    from blip_jax.runtime.config import write_config
+
+    output = str(epath.Path(workdir) / "scores")
+    # Refuses what is not there before models load.
+    source = CapFiltInput(config.dataset, config.split, 1)
+    captioners, filters = (load_models(x, config) for x in (config.captioners, config.filters))
+    if not jax.process_index():
+        write_config(workdir, config, replace=False)  # a call that is refused replaces nothing
+    run_scoring(config.scoring(output, command_line()), captioners, filters)
+    if jax.process_index():
+        return
+    write_config(workdir, config)
+    table = storage.read(output, source.split)
+    kept = mixture.select_by_threshold(table, storage.ORIGINS, config.threshold)
+    print(tables.plain(summary(table, kept)))
+    for reason, count in storage.skipped(table).items():
+        print(f"skipped {count}: {reason}", file=sys.stderr)
+    print(f"\nscores of all texts: {output}")
+    if config.human_dataset:
+        origin = mixture.ScoredDataset(source.dataset, source.split, output)
+        path = str(epath.Path(workdir) / "mixture.json")
+        human = Component(name="human", dataset=config.human_dataset)
+        mixture.write_mixture(path, human, origin, table, kept, config.human_fraction)
+        print(f"mixture to train on: {path}")
+    else:
+        argv = ["blip-jax", "assemble", "--workdir=DIR", f"--config.scores={output}"]
+        print(f"to select texts, run: {shlex.join(argv)}")
 
 
-def run(argv):
-    return flags.run("capfilt", argv, work)
+def load_models(named: str, config: "CapFiltConfig") -> "dict[str, tuple[str, Model]]":
+    """The models of a list, by name: the one given, else the last part of the path.
+
+    Raises:
+      UserError: one cannot be loaded, or two have one name.
+    """
+    from etils import epath
+
+    from blip_jax.models import load
+
+    found = {}
+    for part in filter(None, (part.strip() for part in named.split(","))):
+        name, _, path = part.rpartition("=")
+        name = name or epath.Path(path).name
+        if name in found:
+            raise UserError(f"two models are called {name!r}; name them: A={path},B=…")
+        found[name] = path, load(path, dtype=config.dtype, image_size=config.image_size or None)
+    return found
+
+
+def summary(table: "TextTable", kept: "np.ndarray") -> list[dict]:
+    """The number of texts, kept texts and unscored texts of each origin."""
+    from blip_jax.capfilt.storage import ORIGINS
+
+    rows = []
+    for origin in ORIGINS:
+        own = table.where("origin", origin)
+        rows.append({
+            "origin": origin,
+            "count": int(own.sum()),
+            "kept": int(kept[own].sum()),
+            "not_scored": int((own & ~table.scored).sum()),
+        })  # fmt: skip
+    return rows
+
+
+def run(argv: list[str]) -> int:
+    from blip_jax.capfilt.config import CapFiltConfig
+
+    verb = config_verb.ConfigVerb(
+        "capfilt", DESCRIPTION, (CapFiltConfig,), default="capfilt", parallel=True
+    )
+    return config_verb.run(verb, argv, work)

@@ -1,36 +1,54 @@
 """The verb `compile`: what a config needs of TPUs, found out without one."""
 
+import argparse
 import sys
+from typing import TYPE_CHECKING
 
-from absl import flags as absl_flags
-from ml_collections import ConfigDict
-
-from blip_jax.cli import flags
+from blip_jax.cli import config_verb
 from blip_jax.runtime.errors import UserError
+from blip_jax.runtime.suggestions import hint
 
-HELP = """\
-usage: blip-jax compile --config FILE.py[:STRING] [--config.field=value ...] [options]
+if TYPE_CHECKING:
+    from blip_jax.train.config import TrainConfig
 
+DESCRIPTION = """\
 Compiles the step that `train` runs, and CapFilt's two programs with the same network (64 images,
-one chip), and prints what they need. Exit status 1: something does not fit.
-
-  --topology NAME    generation and chips along each axis: v5p:2x4x4; or a machine type as in
-                     v5p-64. Default: the config's, if its file names one.
-  --programs LIST    of step,captioner,matcher; default: all
-  --sweep            also tries other batch sizes and remat policies
-  --batches LIST     of the sweep; default: half, once, twice, four times the config's
-"""
+one chip), and prints what they need. Exit status 1: something does not fit."""
+PROGRAMS = ("step", "captioner", "matcher")
 UNITS = {"GiB": 2**30, "GB": 10**9, "MB": 10**6, "TFLOP": 10**12}
 
 
-def define(values: absl_flags.FlagValues) -> None:
-    """The verb's flags beside --config."""
-    absl_flags.DEFINE_string("topology", "", "What to compile for.", flag_values=values)
-    absl_flags.DEFINE_list(
-        "programs", ["step", "captioner", "matcher"], "What to compile.", flag_values=values
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of the verb."""
+    parser.add_argument(
+        "--topology", metavar="NAME", default="",
+        help="generation and chips along each axis, v5p:2x4x4; or a machine type, v5p-64 "
+        "[config.topology]",
+    )  # fmt: skip
+    parser.add_argument(
+        "--programs", type=_names, default=list(PROGRAMS), metavar="LIST",
+        help=f"by commas, of {','.join(PROGRAMS)} [all]",
+    )  # fmt: skip
+    parser.add_argument(
+        "--sweep", action="store_true", help="also try other batch sizes and remat policies"
     )
-    absl_flags.DEFINE_bool("sweep", False, "Try batch sizes and policies.", flag_values=values)
-    absl_flags.DEFINE_list("batches", [], "Batch sizes of the sweep.", flag_values=values)
+    parser.add_argument(
+        "--batches", type=_sizes, default=[], metavar="LIST",
+        help="batch sizes of the sweep, by commas [half, once, twice, four times the config's]",
+    )  # fmt: skip
+
+
+def _names(text: str) -> list[str]:
+    for name in text.split(","):
+        if name not in PROGRAMS:
+            raise argparse.ArgumentTypeError(f"no program {name!r}; {hint(name, PROGRAMS)}")
+    return text.split(",")
+
+
+def _sizes(text: str) -> list[int]:
+    if not all(size.isdecimal() for size in text.split(",")):
+        raise argparse.ArgumentTypeError(f"{text!r} is not whole numbers with commas between")
+    return [int(size) for size in text.split(",")]
 
 
 def run(argv: list[str]) -> int:
@@ -39,40 +57,35 @@ def run(argv: list[str]) -> int:
     Returns: 1 if something does not fit, else 0.
 
     Raises:
-      UserError: an unknown topology or program, no TPU compiler, or a config that does not go
-        with the topology.
+      UserError: an unknown topology or program, no TPU compiler, or a config that does not fit the
+        topology.
     """
-    if {"-h", "--help"} & set(argv):
-        print(HELP, end="")
-        return 0
     from blip_jax.train.aot import topology
 
-    topology.prepare()  # before the config's file imports jax
-    values = flags.parse("compile", argv, define, required=())
-    config, where = values.config, values.topology or values.config.get("topology", "")
-    if "task" not in config:
-        raise UserError("the config is of no training; compile takes one that `train` takes")
-    if not where:
-        raise UserError("--topology NAME is missing, and the config names none")
-    where = topology.resolve(where)
-    from blip_jax.train.aot import compile
+    topology.prepare()  # before jax is imported
+    from blip_jax.train.config import TrainConfig
 
-    unknown = sorted(set(values.programs) - set(compile.PROGRAMS))
-    if unknown:
-        known = ", ".join(compile.PROGRAMS)
-        raise UserError(f"--programs has no {unknown[0]!r}; known: {known}")
-    if not all(size.isdecimal() for size in values.batches):
-        raise UserError(f"--batches is {','.join(values.batches)!r}; give whole numbers")
+    verb = config_verb.ConfigVerb(
+        "compile", DESCRIPTION, (TrainConfig,), shown="pretrain", workdir=False,
+        add_arguments=add_arguments, required=False,
+    )  # fmt: skip
+    call = config_verb.parse(verb, argv)
+    if call is None:
+        return 0
+    config, arguments = call
+    where = arguments.topology or config.topology
+    if not where:
+        raise UserError("--topology NAME is missing, and config.topology is empty")
+    where = topology.resolve(where)
     topology.devices(where)  # refuses what cannot be, before anything is printed
     print(f"{where}, {topology.chips(where)} chips", file=sys.stderr)
-    fits = programs(config, where, values.programs)
-    if values.sweep:
-        sizes = [int(size) for size in values.batches]
-        fits = sweep(config, where, sizes) and fits
+    fits = programs(config, where, arguments.programs)
+    if arguments.sweep:
+        fits = sweep(config, where, arguments.batches) and fits
     return 0 if fits else 1
 
 
-def programs(config: ConfigDict, where: str, names: list[str]) -> bool:
+def programs(config: "TrainConfig", where: str, names: list[str]) -> bool:
     """Compiles and prints them one by one. Returns: whether all fit."""
     from blip_jax.reports import tables
     from blip_jax.train.aot import compile
@@ -82,7 +95,7 @@ def programs(config: ConfigDict, where: str, names: list[str]) -> bool:
         announce(name)
         try:
             rows.append(row(compile.PROGRAMS[name](config, where), config, where))
-        except compile.DoesNotFit as error:
+        except compile.OutOfMemory as error:
             missing.append(error)
             rows.append({"program": name, "fits": "no", "peak GiB": error.peak / UNITS["GiB"]})
     print(tables.plain(transposed(rows)))
@@ -96,7 +109,7 @@ def announce(what: str) -> None:
     print(f"-- compiling: {what}", file=sys.stderr, flush=True)
 
 
-def row(found, config: ConfigDict, where: str) -> dict[str, object]:
+def row(found, config: "TrainConfig", where: str) -> dict[str, object]:
     """What a program needs, of one chip unless it says otherwise."""
     from blip_jax.train.aot import topology
 
@@ -142,29 +155,30 @@ def shown(value: object) -> str:
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def advice(error, config: ConfigDict, where: str) -> str:
-    """That it does not fit, and what would mend it."""
+def advice(error, config: "TrainConfig", where: str) -> str:
+    """That it does not fit, and what to change."""
     from blip_jax.train.aot import topology
 
     chip, _ = topology.parse(where)
     text = f"does not fit: {error.peak / UNITS['GiB']:.1f} GiB or more, of {chip.hbm:.0f}"
     if error.program != "step":
-        return f"{text}; no option of the config mends it"
+        return f"{text}; no field of the config changes that"
     policies = ("none", "dots", "full")
     stronger = policies[policies.index(config.model.remat) + 1 :]
     ways = [f"--config.model.remat={policy}" for policy in stronger]
     ways.append(f"--config.mesh.fsdp={max(2, 2 * config.mesh.fsdp)}")
-    ways.append(f"--config.accumulate={2 * config.accumulate}")
+    ways.append(f"--config.accumulate_steps={2 * config.accumulate_steps}")
     return f"{text}; try {', '.join(ways)}, or more chips"
 
 
-def sweep(config: ConfigDict, where: str, sizes: list[int]) -> bool:
+def sweep(config: "TrainConfig", where: str, sizes: list[int]) -> bool:
     """Tries batch sizes and remat policies and prints what fits best.
 
     A policy that did not fit is not tried with a larger batch, nor one that computes more again
     than one that fits. Returns: whether any fits.
     """
     from blip_jax.reports import tables
+    from blip_jax.runtime.config import replace
     from blip_jax.train.aot import compile
 
     batch = config.batch_size
@@ -174,9 +188,7 @@ def sweep(config: ConfigDict, where: str, sizes: list[int]) -> bool:
         for policy in ("none", "dots", "full"):
             if policy in failed:
                 continue
-            trial = config.copy_and_resolve_references()
-            trial.update(batch_size=size)
-            trial.model.remat = policy
+            trial = replace(config, batch_size=size, **{"model.remat": policy})
             given = {"batch": size, "remat": policy}
             announce(f"step, batch {size}, remat {policy}")
             try:
@@ -184,7 +196,7 @@ def sweep(config: ConfigDict, where: str, sizes: list[int]) -> bool:
             except UserError as error:
                 rows.append({**given, "fits": str(error)})
                 break
-            except compile.DoesNotFit as error:
+            except compile.OutOfMemory as error:
                 failed.add(policy)
                 peak = shown(error.peak / UNITS["GiB"])
                 rows.append({**given, "fits": "no", "peak GiB": peak})

@@ -1,6 +1,8 @@
 """Verbs that take a config: --config FILE.py, --config.FIELD=VALUE, --workdir DIR, --help."""
 
 import argparse
+import functools
+import inspect
 import json
 import shutil
 import textwrap
@@ -24,6 +26,7 @@ class ConfigVerb(NamedTuple):
       default: the config (config_files.py) where none is given; "" if one has to be given.
       shown: the config that --help shows where none is given; "" is `default`.
       workdir: whether it writes to a folder.
+      required: whether required fields have to be given.
       parallel: whether several processes can run it together.
       add_arguments: adds options of its own to the parser.
     """
@@ -34,6 +37,7 @@ class ConfigVerb(NamedTuple):
     default: str = ""
     shown: str = ""
     workdir: bool = True
+    required: bool = True
     parallel: bool = False
     add_arguments: Callable[[argparse.ArgumentParser], Any] = lambda parser: None
 
@@ -96,7 +100,8 @@ def parse(verb: ConfigVerb, argv: Sequence[str]) -> tuple[Any, argparse.Namespac
     if arguments.print_config:
         print(json.dumps(to_json(config), indent=1))
         return None
-    check_required(config)
+    if verb.required:
+        check_required(config)
     if verb.workdir and not arguments.workdir:
         raise UserError("--workdir DIR is missing")
     return config, arguments
@@ -156,6 +161,14 @@ def _overrides(verb: ConfigVerb, rest: list[str]) -> list[str]:
     return rest
 
 
+def _heading(config: Any, group: str) -> list[str]:
+    """The name of a group of fields, with the first line of its docstring."""
+    if not group:
+        return []
+    value = functools.reduce(getattr, group.split("."), config)
+    return [f"  {group}: {inspect.getdoc(value).splitlines()[0]}"]
+
+
 def help_text(verb: ConfigVerb, config: Any, spec: str, docstring: str) -> str:
     """The text of --help: options, then every field with its type, value and comment."""
     from blip_jax.runtime.config import fields_table
@@ -165,11 +178,11 @@ def help_text(verb: ConfigVerb, config: Any, spec: str, docstring: str) -> str:
     if docstring:
         lines += [f"config {spec}:", "", textwrap.indent(docstring, "  "), ""]
     lines += [f"fields, with the values of config {spec}:", ""]
-    group = None
+    group = ""
     for row in fields_table(config):
         name = row.path.rpartition(".")[0]
-        if group is not None and name != group:
-            lines.append("")
+        if name != group:
+            lines += ["", *_heading(config, name)]
         group = name
         value = row.example if row.example and row.value == "" else row.given
         needed = ", required" if row.example else ""

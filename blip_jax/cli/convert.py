@@ -54,12 +54,12 @@ def run(argv: list[str]) -> int:
     from etils import epath
 
     from blip_jax.checkpoints import sources
-    from blip_jax.checkpoints.training import FOLDER
+    from blip_jax.checkpoints.training import CHECKPOINT_DIR
 
     target = epath.Path(args.target)
     to = args.to
     if to is None:
-        inside = (epath.Path(args.source) / FOLDER).exists()
+        inside = (epath.Path(args.source) / CHECKPOINT_DIR).exists()
         to = "hf" if inside else "jax"
         to = "original" if target.suffix in (".pth", ".pt", ".safetensors") else to
     if target.exists() and (not target.is_dir() or any(target.iterdir())):

@@ -1,13 +1,31 @@
 """The verb `evaluate`."""
 
-from blip_jax.cli import flags
+from typing import Any
+
+from blip_jax.cli import config_verb
+
+DESCRIPTION = """\
+Measures a trained model on a dataset, or scores a file of predictions. Prints a table and writes
+DIR/metrics.json and DIR/predictions.jsonl; several hosts may run it together."""
 
 
-def work(config, workdir):
-    from blip_jax.tasks.evaluate import run
+def work(config: Any, workdir: str) -> None:
+    import jax
 
-    run(config, workdir)
+    from blip_jax.reports import tables
+    from blip_jax.runtime.config import write_config
+    from blip_jax.tasks.evaluate import evaluate
+
+    metrics = evaluate(config, workdir)
+    if jax.process_index() == 0:
+        write_config(workdir, config)
+        print(tables.plain([{"metric": name, "value": x} for name, x in metrics.items()]))
 
 
-def run(argv):
-    return flags.run("evaluate", argv, work)
+def run(argv: list[str]) -> int:
+    from blip_jax.tasks.evaluate import EvaluateConfig
+
+    verb = config_verb.ConfigVerb(
+        "evaluate", DESCRIPTION, (EvaluateConfig,), default="evaluate", parallel=True
+    )
+    return config_verb.run(verb, argv, work)

@@ -1,4 +1,4 @@
-"""The verb `prepare`: images and texts on disk as a dataset."""
+"""The verb `prepare`."""
 
 from typing import Any
 
@@ -7,17 +7,27 @@ from blip_jax.cli import config_verb
 DESCRIPTION = """\
 Imports images and texts as a dataset: tars of webdataset or img2dataset, JSON lists, JSON lines,
 CSV, Parquet, folders of images with sidecar files, TFDS datasets. Given the config of a bootstrap
-run, as `--config shapes`, it builds the datasets of that run."""
+run, as `--config shapes`, it makes the datasets of that run alone. After an interruption, rerun the
+same command to resume."""
 
 
 def work(config: Any, workdir: str) -> None:
     from blip_jax.data import ingest
 
-    ingest.run(config, workdir)
+    if isinstance(config, ingest.IngestConfig):
+        ingest.run(config, workdir)
+        return
+    from blip_jax.capfilt.bootstrap.run import BootstrapRun
+
+    for name, path in BootstrapRun(config, workdir, config.seeds[0]).prepare().items():
+        print(f"{name}: {path}")
 
 
 def run(argv: list[str]) -> int:
-    from blip_jax.data.ingest.config import IngestConfig
+    from blip_jax.capfilt.bootstrap import BootstrapConfig
+    from blip_jax.data.ingest import IngestConfig
 
-    verb = config_verb.ConfigVerb("prepare", DESCRIPTION, (IngestConfig,), default="prepare")
+    verb = config_verb.ConfigVerb(
+        "prepare", DESCRIPTION, (IngestConfig, BootstrapConfig), default="prepare"
+    )
     return config_verb.run(verb, argv, work)

@@ -1,13 +1,24 @@
 """The verb `train`."""
 
-from blip_jax.cli import flags
+from typing import Any
+
+from blip_jax.cli import config_verb
+
+DESCRIPTION = """\
+Trains one task. DIR holds the checkpoints, metrics.jsonl, TensorBoard events and config.json.
+After an interruption, rerun the same command to resume; several hosts may run it together."""
 
 
-def work(config, workdir):
-    from blip_jax.train.loop import train as run
+def work(config: Any, workdir: str) -> None:
+    from blip_jax.train.loop import train
 
-    run(config, workdir)
+    train(config, workdir)
 
 
-def run(argv):
-    return flags.run("train", argv, work)
+def run(argv: list[str]) -> int:
+    from blip_jax.train.config import TrainConfig
+
+    verb = config_verb.ConfigVerb(
+        "train", DESCRIPTION, (TrainConfig,), shown="pretrain", parallel=True
+    )
+    return config_verb.run(verb, argv, work)

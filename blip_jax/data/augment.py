@@ -1,7 +1,7 @@
-"""Augmentation of training images: random crop, flip, RandAugment. Each part can be off.
+"""Augmentation of training images: random crop, flip, RandAugment. Each can be off.
 
-Images are uint8 [H, W, 3]. All chance comes from the generator that is handed in. The operations
-give the results of the original's transform/randaugment.py, quirks included.
+Images are uint8 [H, W, 3]. All randomness comes from the generator that is passed in. The
+operations give the results of the original's transform/randaugment.py, quirks included.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -30,7 +31,7 @@ OPS = (
     "TranslateY",
     "Rotate",
 )
-FLIPS = ("none", "plain", "words")
+FLIPS = ("none", "image", "image_and_text")
 _SIDES = re.compile(r"\b(left|right)\b")
 
 
@@ -83,7 +84,7 @@ def auto_contrast(image: np.ndarray, wrap: bool = True) -> np.ndarray:
 
 
 def equalize(image: np.ndarray) -> np.ndarray:
-    """Returns the image with each channel's histogram made flat, as PIL's ImageOps.equalize."""
+    """Returns the image with each channel's histogram equalised, as PIL's ImageOps.equalize."""
     channels = []
     for channel in cv2.split(image):
         counts = np.bincount(channel.ravel(), minlength=256)
@@ -102,7 +103,7 @@ def brightness(image: np.ndarray, factor: float) -> np.ndarray:
 
 
 def sharpness(image: np.ndarray, factor: float) -> np.ndarray:
-    """Returns the image blended with a smoothed one; the outermost pixels stay, save at 0.
+    """Returns the image blended with a smoothed one; the outermost pixels change only if it is 0.
 
     A factor of 1 changes nothing, 0 is smooth, more than 1 sharpens (clipped, where the original
     wraps around).
@@ -144,12 +145,12 @@ def rotate(image: np.ndarray, degrees: float) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class RandAugment:
-    """`n` operations drawn with replacement, each then done with probability one half.
+    """`n` operations drawn with replacement, each applied with probability one half.
 
     Attributes:
       n: operations an image. m: strength from 0 to 10.
       ops: names of OPS to draw from; the default is the original's list.
-      autocontrast_wraps: True repeats a fault of the original (see `auto_contrast`), for parity.
+      autocontrast_wraps: True repeats a bug of the original (see `auto_contrast`), for parity.
 
     Raises:
       UserError: an unknown operation, or m out of range.
@@ -168,7 +169,7 @@ class RandAugment:
             raise UserError(f"RandAugment m is {self.m}; it must be from 0 to {MAX_LEVEL}")
 
     def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Returns the augmented image, same shape; `image` itself is not written to."""
+        """Returns the augmented image, same shape; `image` itself is not changed."""
         for choice in rng.integers(len(self.ops), size=self.n):
             if rng.random() < 0.5:
                 image = self.apply(self.ops[choice], image, 1 if rng.random() < 0.5 else -1)
@@ -194,15 +195,16 @@ class RandAugment:
 
 @dataclasses.dataclass(frozen=True)
 class TrainTransform:
-    """What happens to a training image. The defaults are BLIP's pre-training.
+    """The augmentation of a training image. The defaults are those of BLIP's pre-training.
 
-    In the embedded world crops, turns and colours make captions untrue: `TrainTransform.plain`.
+    Crops, rotations and colour changes make captions of the Shapes dataset false; use
+    `TrainTransform.plain` there.
 
     Attributes:
       size: side of the result, pixels.
       scale: least and largest share of the area that a random crop keeps; None = no crop.
-      flip: "none"; "plain", mirrors every second image, whatever its text says, as the original;
-        "words", the same and exchanges left and right in its text.
+      flip: "none"; "image" mirrors half of the images, whatever their texts say, as the original;
+        "image_and_text" also exchanges left and right in their texts.
       randaugment: None = off.
 
     Raises:
@@ -211,7 +213,7 @@ class TrainTransform:
 
     size: int
     scale: tuple[float, float] | None = (0.2, 1.0)
-    flip: str = "plain"
+    flip: str = "image"
     randaugment: RandAugment | None = RandAugment()
 
     def __post_init__(self):
@@ -234,14 +236,34 @@ class TrainTransform:
     def pair(
         self, image: np.ndarray, text: str, rng: np.random.Generator
     ) -> tuple[np.ndarray, str]:
-        """Returns the image, uint8 [size, size, 3], and its text, changed only by flip "words"."""
+        """Returns the image, uint8 [size, size, 3], and its text.
+
+        The text is changed only by flip "image_and_text".
+        """
         if self.scale is None:
             image = resize(image, self.size)
         else:
             image = random_resized_crop(image, self.size, self.scale, rng)
         if self.flip != "none" and rng.random() < 0.5:
             image = np.ascontiguousarray(image[:, ::-1])
-            text = swap_sides(text) if self.flip == "words" else text
+            text = swap_sides(text) if self.flip == "image_and_text" else text
         if self.randaugment is not None:
             image = self.randaugment(image, rng)
         return image, text
+
+
+@dataclasses.dataclass(frozen=True)
+class AugmentConfig:
+    """Augmentation of training images, as settings of a run; the defaults are pre-training's."""
+
+    min_crop_area: float = 0.2  # least share of an image that a random crop keeps; 1: no crop
+    # Mirrors half of the images (image), and exchanges left and right in their texts too
+    # (image_and_text).
+    flip: Literal["none", "image", "image_and_text"] = "image"
+    randaugment: bool = True  # BLIP's RandAugment
+
+    def transform(self, size: int) -> TrainTransform:
+        """Returns the transform of images to `size` pixels a side."""
+        options = {} if self.randaugment else {"randaugment": None}
+        scale = (self.min_crop_area, 1.0) if self.min_crop_area < 1 else None
+        return TrainTransform(size, scale=scale, flip=self.flip, **options)

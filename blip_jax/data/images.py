@@ -17,14 +17,14 @@ MEAN = np.array([0.48145466, 0.4578275, 0.40821073], np.float32)
 STD = np.array([0.26862954, 0.26130258, 0.27577711], np.float32)
 MAX_PIXELS = 100_000_000
 
-# Grain's threads are the parallelism; a pool of OpenCV's inside each of them only contends. And
-# an image that does not decode is reported by us, not by a line of OpenCV's on stderr.
+# Grain's threads run in parallel already; OpenCV's pool in each of them would only compete. Images
+# that cannot be decoded are reported by the callers, not by OpenCV on stderr.
 cv2.setNumThreads(1)
 cv2.utils.logging.setLogLevel(0)
 
 
 class ImageError(ValueError):
-    """The bytes are not a whole image; the message says why in a few words."""
+    """The bytes are not a complete image; the message says why in a few words."""
 
 
 def decode(data: bytes) -> np.ndarray:
@@ -37,8 +37,8 @@ def decode(data: bytes) -> np.ndarray:
       data: a file's content, of any format PIL or OpenCV knows.
 
     Raises:
-      ImageError: it is empty, damaged, cut short, no image, or larger than MAX_PIXELS (looked up
-        in the header, so that a decompression bomb is never unpacked).
+      ImageError: it is empty, damaged, truncated, not an image, or larger than MAX_PIXELS by its
+        header (so that a decompression bomb is never decoded).
     """
     if not data:
         raise ImageError("no bytes")
@@ -48,7 +48,7 @@ def decode(data: bytes) -> np.ndarray:
     flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
     try:
         picture = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
-        if picture is None:  # a format of PIL's alone, or damage
+        if picture is None:  # a format that only PIL knows, or damage
             picture = np.array(Image.open(io.BytesIO(data)).convert("RGB"))
     except Exception as error:
         raise ImageError(f"damaged or cut short ({type(error).__name__})") from error
@@ -56,12 +56,12 @@ def decode(data: bytes) -> np.ndarray:
 
 
 def _size(data: bytes) -> tuple[int, int]:
-    """Returns width and height as the header has them."""
+    """Returns width and height of the header."""
     if data.startswith(b"\x89PNG\r\n\x1a\n") and len(data) >= 24:
         return struct.unpack(">II", data[16:24])  # three times faster than PIL
     try:
         return Image.open(io.BytesIO(data)).size
-    except Exception as error:  # PIL raises nearly anything on damaged files
+    except Exception as error:  # PIL raises many kinds on damaged files
         raise ImageError("not an image PIL can identify") from error
 
 

@@ -6,116 +6,70 @@ Everything about a training batch follows from (seed, its number): which records
 texts, how they are augmented. So a run resumes by number alone, on any number of processes.
 """
 
-from __future__ import annotations
-
-import dataclasses
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Protocol
 
 import grain
 import numpy as np
 
-from blip_jax.data.augment import TrainTransform
-from blip_jax.data.datasets import open_dataset, to_text
+from blip_jax.data.datasets import open_dataset, plain_value
 from blip_jax.data.images import ImageError, decode, resize
 from blip_jax.data.mixture import Component, RecordSource, load_mixture
-from blip_jax.data.text import clean_caption
-from blip_jax.data.tokenizer import Tokenizer
 from blip_jax.runtime.errors import UserError
 
-SKIP_REASONS = ("ok", "undecodable image", "empty text")  # what the batch's 'reason' counts
+SKIP_REASONS = ("ok", "undecodable image", "empty text", "missing field")
 
 
-@dataclasses.dataclass(frozen=True)
-class BatchSettings:
-    """What a training batch is.
+class InvalidRecord(Exception):
+    """A record that cannot be used; it is counted by `reason`, one of SKIP_REASONS."""
 
-    Attributes:
-      batch_size: B over all processes.
-      image_size: S, pixels.
-      max_length: L, tokens; longer texts are cut.
-      seed: of order, choice among texts, and augmentation.
-      prompt: put before every text, as it stands.
-      transform: augmentation; None is BLIP's pre-training (`TrainTransform(image_size)`).
-      num_threads, prefetch: reading threads, and batches made ahead of time.
-
-    Raises:
-      UserError: the transform makes another image size.
-    """
-
-    batch_size: int
-    image_size: int
-    max_length: int = 30
-    seed: int = 0
-    prompt: str = ""
-    transform: TrainTransform | None = None
-    num_threads: int = 2
-    prefetch: int = 8
-
-    def __post_init__(self):
-        if self.transform is None:
-            object.__setattr__(self, "transform", TrainTransform(self.image_size))
-        if self.transform.size != self.image_size:
-            raise UserError(
-                f"image_size is {self.image_size}, the transform makes {self.transform.size}"
-            )
+    def __init__(self, reason: str):
+        super().__init__(reason)
+        self.reason = reason
 
 
-def stable_hash(text: str) -> int:
+class ExampleMaker(Protocol):
+    """What training batches are made by: the host side of a task (tasks/base.py)."""
+
+    def example(self, record: Mapping[str, Any], rng: np.random.Generator) -> dict[str, Any]: ...
+
+    def empty_example(self) -> dict[str, Any]: ...
+
+    def collate(self, examples: Sequence[dict[str, Any]]) -> dict[str, np.ndarray]: ...
+
+
+def crc32_hash(text: str) -> int:
     """Returns a number from 0 to 2**31 - 1 that is the same in every process and run."""
     return zlib.crc32(text.encode("utf-8", "surrogatepass")) & 0x7FFFFFFF
 
 
-class _Load:
+class _Example:
     """Record and generator to one example; a record that cannot be used gets a reason."""
 
-    def __init__(self, transform: TrainTransform):
-        self._transform = transform
+    def __init__(self, task: ExampleMaker):
+        self._task = task
 
-    def __call__(self, record: dict, rng: np.random.Generator) -> dict:
-        texts = record["texts"]
-        text = clean_caption(texts[int(rng.integers(len(texts)))]) if texts else ""
-        size, reason = self._transform.size, 0
+    def __call__(self, record: dict, rng: np.random.Generator) -> tuple[dict, int]:
         try:
-            image = decode(record["image"])
-        except ImageError:
-            reason = 1
-        else:
-            image, text = self._transform.pair(image, text, rng)
-            reason = 0 if text else 2
-        if reason:
-            image, text = np.zeros((size, size, 3), np.uint8), ""
-        return {
-            "image": image,
-            "text": text,
-            "group": stable_hash(record["key"]),
-            "text_group": stable_hash(text),
-            "reason": reason,
-        }
+            return self._task.example(record, rng), 0
+        except InvalidRecord as error:
+            return self._task.empty_example(), SKIP_REASONS.index(error.reason)
 
 
 class _Collate:
-    """List of examples to a batch of arrays."""
+    """List of examples with their reasons to a batch of arrays."""
 
-    def __init__(self, tokenizer: Tokenizer, prompt: str, max_length: int):
-        self._tokenizer, self._prompt, self._max_length = tokenizer, prompt, max_length
+    def __init__(self, task: ExampleMaker):
+        self._task = task
 
-    def __call__(self, examples: Sequence[dict]) -> dict[str, np.ndarray]:
-        texts = [self._prompt + e["text"] if e["text"] else "" for e in examples]
-        ids, mask = self._tokenizer.encode(texts, self._max_length)
-        reason = np.array([e["reason"] for e in examples], np.int32)
-        return {
-            "image": np.stack([e["image"] for e in examples]),
-            "ids": ids,
-            "mask": mask,
-            "group": np.array([e["group"] for e in examples], np.int32),
-            "text_group": np.array([e["text_group"] for e in examples], np.int32),
-            "valid": reason == 0,
-            "reason": reason,
-        }
+    def __call__(self, examples: Sequence[tuple[dict, int]]) -> dict[str, np.ndarray]:
+        reason = np.array([reason for _, reason in examples], np.int32)
+        batch = self._task.collate([example for example, _ in examples])
+        return {**batch, "valid": reason == 0, "skip_reason": reason}
 
 
-class _OwnRows:
+class _LocalRows:
     """Some rows of every global batch, batch after batch."""
 
     def __init__(self, examples, batch_size: int, rows: Sequence[int]):
@@ -125,58 +79,58 @@ class _OwnRows:
         return len(self._examples) // self._batch_size * len(self._rows)
 
     def __getitem__(self, index: int):
-        batch, place = divmod(index, len(self._rows))
-        return self._examples[batch * self._batch_size + int(self._rows[place])]
+        batch, row = divmod(index, len(self._rows))
+        return self._examples[batch * self._batch_size + int(self._rows[row])]
 
 
 def train_batches(
     mixture: str | Sequence[Component],
-    tokenizer: Tokenizer,
+    task: ExampleMaker,
+    batch_size: int,
     *,
-    start: int = 0,
     rows: Sequence[int] | None = None,
-    **settings,
+    seed: int = 0,
+    start: int = 0,
+    num_threads: int = 2,
+    prefetch: int = 8,
 ) -> grain.DatasetIterator:
     """Returns an endless iterator of training batches, or of a process's rows of them.
 
     Args:
       mixture: a mixture file, or its components.
-      tokenizer: turns cleaned texts into ids.
+      task: makes examples of records and batches of examples.
+      batch_size: B, of all processes together.
+      rows: those of every global batch that are needed here (train/mesh.py, `local_rows`); None:
+        all.
+      seed: of the order, the choice among texts, and augmentation.
       start: number of the first batch.
-      rows: of every global batch, those wanted (train/mesh.py, `own_rows`); None: all.
-      **settings: fields of `BatchSettings`; batch_size and image_size must be given.
+      num_threads, prefetch: reading threads, and batches made ahead of time.
 
     Returns:
-      Iterator of dicts, with b = len(rows): 'image' uint8 [b, S, S, 3];
-      'ids' int32 [b, L]; 'mask' bool [b, L]; 'group' int32 [b], the same for texts of one image
-      (by its key); 'text_group' int32 [b], the same for texts that are equal once cleaned;
-      'valid' bool [b]; 'reason' int32 [b], index into SKIP_REASONS. A row that is not valid has a
-      black image and the ids of [CLS] [SEP]. It has get_state and set_state; for a batch number,
-      set_state({'next_index': number}).
+      Iterator of dicts, with b = len(rows): what `task.collate` makes, 'valid' bool [b], and
+      'skip_reason' int32 [b], index into SKIP_REASONS. It has get_state and set_state; for a batch
+      number, set_state({'next_index': number}).
 
     Raises:
       UserError: something named by the mixture is missing, or batch_size is below 1.
     """
-    settings = BatchSettings(**settings)
-    if settings.batch_size < 1:
-        raise UserError(f"batch_size is {settings.batch_size}; it must be 1 or more")
-    rows = range(settings.batch_size) if rows is None else rows
+    if batch_size < 1:
+        raise UserError(f"batch_size is {batch_size}; it must be 1 or more")
+    rows = range(batch_size) if rows is None else rows
     components = load_mixture(mixture) if isinstance(mixture, str) else list(mixture)
     datasets, weights = [], []
     for number, component in enumerate(components):
         if component.weight:
-            datasets.append(_shuffled_repeat(component, settings.seed, number))
+            datasets.append(_shuffled_repeat(component, seed, number))
             weights.append(float(component.weight))
     if not datasets:
         raise UserError("the mixture has no component with a weight above 0")
     mixed = grain.MapDataset.mix(datasets, weights=weights)
-    # Before the split among processes: chance then depends on the place in the global batch.
-    examples = mixed.random_map(_Load(settings.transform), seed=settings.seed)
-    own = _OwnRows(examples, settings.batch_size, rows)
-    collate = _Collate(tokenizer, settings.prompt, settings.max_length)
-    batches = grain.MapDataset.source(own).batch(len(rows), drop_remainder=True, batch_fn=collate)
-    options = grain.ReadOptions(settings.num_threads, settings.prefetch)
-    iterator = iter(batches.to_iter_dataset(options))
+    # Before the split among processes: randomness then depends on the row of the global batch.
+    examples = mixed.random_map(_Example(task), seed=seed)
+    local = grain.MapDataset.source(_LocalRows(examples, batch_size, rows))
+    batches = local.batch(len(rows), drop_remainder=True, batch_fn=_Collate(task))
+    iterator = iter(batches.to_iter_dataset(grain.ReadOptions(num_threads, prefetch)))
     if start:
         iterator.set_state({"next_index": start})
     return iterator
@@ -200,11 +154,7 @@ class _Evaluate:
             image, valid = resize(decode(record["image"]), size), True
         except ImageError:
             image, valid = np.zeros((size, size, 3), np.uint8), False
-        kept = {
-            "key": to_text(record["key"]),
-            "texts": [to_text(text) for text in record.get("texts", ())],
-            "truth": to_text(record.get("truth", "")),
-        }
+        kept = {name: plain_value(value) for name, value in record.items() if name != "image"}
         return {"image": image, "index": index, "valid": valid, "record": kept}
 
 
@@ -214,15 +164,15 @@ def eval_batches(
     """Yields a dataset's images once, in order, resized and nothing else.
 
     Args:
-      directory, split: as for `sources.open_dataset`.
+      directory, split: as for `datasets.open_dataset`.
       batch_size: B; the last batch is filled up with rows that are not valid.
       image_size: S, pixels.
-      limit: only so many images from the start.
+      limit: only this many images, from the start.
 
     Yields:
       'image' uint8 [B, S, S, 3]; 'index' int32 [B], the row in the split, -1 for filling;
       'valid' bool [B], False for filling and for images that do not decode (black here);
-      'records' list of {'key': str, 'texts': list[str], 'truth': str}, none for filling.
+      'records' list of the records' other fields as plain values, none for filling.
 
     Raises:
       UserError: there is no such dataset or split.

@@ -1,7 +1,7 @@
 """ArrayRecord files in a bucket, read from copies on this machine.
 
-ArrayRecord seeks in files of a file system. A file is copied when one of its records is first
-asked for, and those that were used longest ago go again.
+ArrayRecord can only seek in files of a file system. A file is copied when one of its records is
+first read, and the least recently used copies are removed.
 """
 
 import collections
@@ -15,27 +15,27 @@ from array_record.python.array_record_data_source import ArrayRecordDataSource
 from etils import epath
 from tensorflow_datasets.core.data_sources import base
 
-KEEP = 8  # files that lie here at a time
+MAX_OPEN_FILES = 8  # copies at a time
 
 
-class StagedSource(base.BaseDataSource):
+class RemoteDataSource(base.BaseDataSource):
     """A TFDS data source, as `builder.as_data_source` makes them, of a split in a bucket."""
 
     def __init__(self, builder: Any, split: str, decoders: dict):
         super().__init__(builder.info, split, decoders)
-        self.data_source = Staged(base.file_instructions(builder.info, split))
+        self.data_source = RemoteRecordFiles(base.file_instructions(builder.info, split))
 
 
-class Staged:
+class RemoteRecordFiles:
     """Random access to the bytes of records in files of a bucket.
 
     Args:
-      instructions: TFDS's for a split: which records of which files, in order.
+      instructions: TFDS's file instructions for a split: which records of which files, in order.
     """
 
     def __init__(self, instructions: Sequence[Any]):
         self._instructions = list(instructions)
-        self._starts = np.cumsum([0, *(part.take for part in self._instructions)])
+        self._starts = np.cumsum([0, *(entry.take for entry in self._instructions)])
         self._open: collections.OrderedDict[int, tuple] = collections.OrderedDict()
         self._lock = threading.Lock()
 
@@ -54,7 +54,7 @@ class Staged:
         return [self[row] for row in rows]
 
     def _records(self, number: int) -> ArrayRecordDataSource:
-        """A file's, from its copy; the folder of that goes when it is let go."""
+        """Returns the records of a file's copy; removes the oldest copies."""
         if number not in self._open:
             file = epath.Path(self._instructions[number].filename)
             folder = tempfile.TemporaryDirectory(prefix="blip-jax-")
@@ -62,7 +62,7 @@ class Staged:
             file.copy(copy)
             self._open[number] = ArrayRecordDataSource([str(copy)]), folder
         self._open.move_to_end(number)
-        while len(self._open) > KEEP:
+        while len(self._open) > MAX_OPEN_FILES:
             _, (_, folder) = self._open.popitem(last=False)
             folder.cleanup()
         return self._open[number][0]

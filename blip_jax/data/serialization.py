@@ -8,7 +8,7 @@ from tensorflow_datasets.core.example_serializer import ExampleSerializer
 
 
 def serializer(features: tfds.features.FeaturesDict) -> Callable[[Mapping[str, Any]], bytes]:
-    """Returns what turns a record into the bytes that TFDS reads.
+    """Returns a function from a record to the bytes that TFDS reads.
 
     `features.serialize_example` writes the features in an order that changes from process to
     process; here they are sorted.

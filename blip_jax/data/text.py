@@ -12,10 +12,10 @@ _BLANKS = re.compile(r"\s{2,}")
 
 
 def clean_caption(text: str, max_words: int = 30) -> str:
-    """Returns a caption in lower case, some punctuation turned into blanks, cut to `max_words`.
+    """Returns a caption in lower case, some punctuation replaced by spaces, cut to `max_words`.
 
-    A run of blanks becomes one; a single tab or newline within the text stays (the tokenizer
-    takes it for a blank all the same). clean_caption('A dog: "Rex" (asleep).') is
+    A run of spaces becomes one; a single tab or newline within the text is kept (the tokenizer
+    treats it as a space). clean_caption('A dog: "Rex" (asleep).') is
     'a dog rex asleep'. May return ''.
     """
     text = _PUNCTUATION.sub(" ", text.lower())
@@ -26,7 +26,7 @@ def clean_caption(text: str, max_words: int = 30) -> str:
 def clean_question(text: str, max_words: int = 50) -> str:
     """Returns a question in lower case, some punctuation *removed*, cut to `max_words`.
 
-    Unlike in captions, blanks within the text are left as they are. clean_question("Is it 3:00?")
+    Unlike in captions, spaces within the text are not changed. clean_question("Is it 3:00?")
     is "is it 300?".
     """
     text = _PUNCTUATION.sub("", text.lower()).rstrip(" ")

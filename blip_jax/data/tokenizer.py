@@ -5,6 +5,7 @@ Axes: B texts, L positions, P prompt tokens, T generated tokens.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
@@ -17,15 +18,43 @@ _SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 _EXTRA = ("[DEC]", "[ENC]")
 
 
+@dataclasses.dataclass(frozen=True)
+class TokenIds:
+    """Ids of the tokens that the model gives a meaning; the defaults are bert-base-uncased's.
+
+    It can replace a `Tokenizer` in programs that are compiled and not run: they need no more.
+
+    Attributes:
+      pad: fills a batch of texts. cls, sep: start and end of a text.
+      dec: starts a text to generate. enc: starts a text that is read with an image.
+      vocab_size: number of ids: the base vocabulary, and dec and enc, which follow it.
+    """
+
+    pad: int = 0
+    cls: int = 101
+    sep: int = 102
+    dec: int = 30522
+    enc: int = 30523
+    vocab_size: int = 30524
+
+    @property
+    def ids(self) -> TokenIds:
+        """Returns itself, as `Tokenizer.ids` would."""
+        return self
+
+    def prompt(self, text: str) -> np.ndarray:
+        """Returns int32 [P]: [DEC] and a token for each word, as many as BLIP's prompts have."""
+        return np.array([self.dec, *(self.cls for _ in text.split())], np.int32)
+
+
 class Tokenizer:
     """Text to ids and back, lower-cased WordPiece.
 
-    `[DEC]`, which starts a text to generate, and `[ENC]`, which starts a text read together with
-    an image, follow the base vocabulary: 30522 and 30523 for bert-base-uncased, as in the
-    original.
+    `[DEC]` and `[ENC]` follow the base vocabulary: 30522 and 30523 for bert-base-uncased, as in
+    the original.
 
     Attributes:
-      pad, cls, sep, dec, enc: ids. vocab_size: ids in all, the base vocabulary and two more.
+      ids: the special tokens' ids and the vocabulary's size.
     """
 
     def __init__(self, backend: tokenizers.Tokenizer):
@@ -37,16 +66,15 @@ class Tokenizer:
         missing = [token for token in _SPECIAL if backend.token_to_id(token) is None]
         if missing:
             raise UserError(
-                f"the tokenizer has no {' '.join(missing)}; a BERT vocabulary is needed"
+                f"the tokenizer has no {' '.join(missing)}; give one with a BERT vocabulary"
             )
         self._backend = backend
         backend.no_padding()
         backend.no_truncation()
-        self.pad, _, self.cls, self.sep, mask = map(backend.token_to_id, _SPECIAL)
-        self.base = len(backend.get_vocab(with_added_tokens=True).keys() - set(_EXTRA))
-        self.dec, self.enc = self.base, self.base + 1
-        self.vocab_size = self.base + 2
-        self._dropped = {self.pad, self.cls, mask}
+        pad, _, cls, sep, mask = map(backend.token_to_id, _SPECIAL)
+        base = len(backend.get_vocab(with_added_tokens=True).keys() - set(_EXTRA))
+        self.ids = TokenIds(pad, cls, sep, dec=base, enc=base + 1, vocab_size=base + 2)
+        self._dropped = {pad, cls, mask}
 
     @classmethod
     def load(cls, name_or_dir: str) -> Tokenizer:
@@ -93,21 +121,21 @@ class Tokenizer:
     def encode(self, texts: list[str], max_length: int) -> tuple[np.ndarray, np.ndarray]:
         """Returns ids int32 [B, L] and mask bool [B, L] (True on tokens), L = `max_length`.
 
-        [CLS] is first and [SEP] last, also where a text is cut; the rest is [PAD]. To read a text
-        with an image or to generate it, overwrite position 0 with `enc` or `dec`.
+        [CLS] is first and [SEP] last, also in a truncated text; the rest is [PAD]. To read a text
+        with an image or to generate it, overwrite position 0 with `ids.enc` or `ids.dec`.
 
         Raises:
           ValueError: max_length is under 2.
         """
         if max_length < 2:
             raise ValueError(f"max_length is {max_length}; [CLS] and [SEP] alone take 2")
-        ids = np.full((len(texts), max_length), self.pad, np.int32)
+        ids = np.full((len(texts), max_length), self.ids.pad, np.int32)
         encoded = self._backend.encode_batch_fast(texts, add_special_tokens=False)
         lengths = np.zeros((len(texts), 1), np.int32)
         for row, encoding in enumerate(encoded):
             tokens = encoding.ids[: max_length - 2]
             lengths[row] = len(tokens) + 2
-            ids[row, : len(tokens) + 2] = [self.cls, *tokens, self.sep]
+            ids[row, : len(tokens) + 2] = [self.ids.cls, *tokens, self.ids.sep]
         return ids, np.arange(max_length) < lengths
 
     def decode(self, ids) -> list[str]:
@@ -118,14 +146,14 @@ class Tokenizer:
         """
         rows = []
         for row in np.asarray(ids).tolist():
-            end = row.index(self.sep) if self.sep in row else len(row)
-            rows.append([i for i in row[:end] if 0 <= i < self.base and i not in self._dropped])
+            end = row.index(self.ids.sep) if self.ids.sep in row else len(row)
+            rows.append([i for i in row[:end] if 0 <= i < self.ids.dec and i not in self._dropped])
         return self._backend.decode_batch(rows, skip_special_tokens=False)
 
     def prompt(self, text: str) -> np.ndarray:
         """Returns the ids a generation starts from, int32 [P]: [DEC], then `text`, no [SEP]."""
         tokens = self._backend.encode(text, add_special_tokens=False).ids
-        return np.array([self.dec, *tokens], np.int32)
+        return np.array([self.ids.dec, *tokens], np.int32)
 
 
 def _from_vocabulary(folder: epath.Path) -> tokenizers.Tokenizer:
@@ -135,7 +163,7 @@ def _from_vocabulary(folder: epath.Path) -> tokenizers.Tokenizer:
     vocabulary = {word: number for number, word in enumerate(words) if word not in _EXTRA}
     missing = " ".join(token for token in _SPECIAL if token not in vocabulary)
     if missing:
-        raise UserError(f"{folder / 'vocab.txt'} has no {missing}; a BERT vocabulary is needed")
+        raise UserError(f"{folder / 'vocab.txt'} has no {missing}; give a BERT vocabulary")
     lower = config.get("do_lower_case", True)
     backend = tokenizers.BertWordPieceTokenizer(vocab=vocabulary, lowercase=lower)
     return tokenizers.Tokenizer.from_str(backend.to_str())
@@ -146,13 +174,13 @@ def train_wordpiece(texts, directory: str, vocab_size: int) -> Tokenizer:
 
     Args:
       texts: iterable of strings; the same texts in any order give the same vocabulary.
-      directory: made if need be.
-      vocab_size: upper bound of the base vocabulary, the five special tokens counted.
+      directory: created if missing.
+      vocab_size: upper bound of the base vocabulary, including the five special tokens.
     """
     texts = list(texts)
     trainer = tokenizers.BertWordPieceTokenizer(lowercase=True)
-    # The library numbers the pieces "##x" in the order of a hash map, which differs from run to
-    # run, and breaks ties between pairs by these numbers. Named beforehand, they are fixed.
+    # The library numbers the pieces "##x" in the order of a hash map, which differs between runs,
+    # and resolves ties between pairs by these numbers. As special tokens they have fixed numbers.
     characters = sorted(_inner_characters(trainer, texts))
     trainer.train_from_iterator(
         texts,

@@ -1,8 +1,16 @@
-"""Text from a step function: one jitted loop, cache in and cache out; and texts ranked."""
+"""Text generation from a step function, in one jitted loop; and ranking of given texts."""
 
-from blip_jax.decoding.config import Decoding
+from blip_jax.decoding.config import Decoding, DecodingParams, DecodingShape
 from blip_jax.decoding.loop import generate
 from blip_jax.decoding.prefill import Generated
-from blip_jax.decoding.ranking import log_likelihood, shortlist
+from blip_jax.decoding.ranking import log_likelihood, top_candidates
 
-__all__ = ["Decoding", "Generated", "generate", "log_likelihood", "shortlist"]
+__all__ = [
+    "Decoding",
+    "DecodingParams",
+    "DecodingShape",
+    "Generated",
+    "generate",
+    "log_likelihood",
+    "top_candidates",
+]

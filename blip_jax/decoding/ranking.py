@@ -1,4 +1,4 @@
-"""Given texts ranked by their likelihood, as VQA ranks its list of answers.
+"""Ranks given texts by their likelihood, as VQA ranks its list of answers.
 
 Q questions, C candidates, R texts, T tokens, V vocabulary.
 """
@@ -10,14 +10,17 @@ from blip_jax import losses
 from blip_jax.runtime.errors import UserError
 
 
-def shortlist(first_logits: jax.Array, first_tokens: jax.Array, k: int) -> jax.Array:
+def top_candidates(
+    first_logits: jax.Array, first_tokens: jax.Array, k: int, valid: jax.Array | None = None
+) -> jax.Array:
     """The k candidates whose first token is likeliest, best first; of equals the lower index.
 
-    Source: `BLIP_VQA.rank_answer` (models/blip_vqa.py), which judges only these in full.
+    Source: `BLIP_VQA.rank_answer` (models/blip_vqa.py), which scores only these in full.
 
     Args:
-      first_logits: float32 [Q, V], of the token behind [DEC].
-      first_tokens: int [C], each candidate's token behind [DEC].
+      first_logits: float32 [Q, V], of the token after [DEC].
+      first_tokens: int [C], each candidate's token after [DEC].
+      valid: bool [C], False for padding, which comes last; None: all are valid.
 
     Returns: int32 [Q, k]. For logits [0, 3, 2] and first tokens [2, 0, 1, 2] the best three are
       [2, 0, 3].
@@ -27,14 +30,17 @@ def shortlist(first_logits: jax.Array, first_tokens: jax.Array, k: int) -> jax.A
     """
     count = first_tokens.shape[0]
     if not 1 <= k <= count:
-        raise UserError(f"k is {k}; it must lie between 1 and the number of candidates, {count}")
-    return jax.lax.top_k(jnp.take(first_logits, first_tokens, axis=-1), k)[1]
+        raise UserError(f"k is {k}; it must be from 1 to the number of candidates, {count}")
+    score = jnp.take(first_logits, first_tokens, axis=-1)
+    if valid is not None:
+        score = jnp.where(valid, score, -jnp.inf)
+    return jax.lax.top_k(score, k)[1]
 
 
 def log_likelihood(
     logits: jax.Array, ids: jax.Array, mask: jax.Array, smoothing: float = 0.0
 ) -> jax.Array:
-    """The log-probability of whole texts: the sum over all tokens behind the first.
+    """The log-probability of whole texts: the sum over all tokens after the first.
 
     Args:
       logits: float32 [R, T, V]; position t predicts token t + 1.

@@ -1,1 +1,1 @@
-"""Metrics: arrays and strings in, numbers out."""
+"""Metrics: functions of arrays and strings that return numbers."""

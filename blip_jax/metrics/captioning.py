@@ -5,25 +5,25 @@ import re
 from blip_jax.data.text import clean_caption
 from blip_jax.runtime.errors import UserError
 
-# What the challenge's PTB tokenizer drops and the clean-up of the original leaves in place.
+# Punctuation that the challenge's PTB tokenizer drops and the original's clean-up keeps.
 _PUNCTUATION = re.compile(r"[,?`]|(?<!\w)['-]+|['-]+(?!\w)")
-_NO_LIMIT = 10_000  # words: a caption to be measured is never cut
+_NO_LIMIT = 10_000  # words: captions are not cut before they are measured
 
 
 def caption_scores(hypotheses: list[str], references: list[list[str]]) -> dict[str, float]:
-    """Corpus BLEU-4, CIDEr and ROUGE-L in percent, as papers print them.
+    """Returns corpus BLEU-4, CIDEr and ROUGE-L in percent, as in papers.
 
     Tokens are the words of the cleaned lower-case text without punctuation. The challenge uses
     the PTB tokenizer (Java); it differs in contractions, so expect the last digit to move.
-    CIDEr weighs words by how rare they are among the images' references: it is 0 for one image,
-    and figures compare only on the same test set.
+    CIDEr weights words by how rare they are in the references of all images: it is 0 for one
+    image, and values can be compared on the same test set only.
 
     Args:
-      hypotheses: one caption an image.
-      references: one or more captions an image, in the same order.
+      hypotheses: one caption for each image.
+      references: one or more captions for each image, in the same order.
 
     Returns:
-      'bleu4', 'cider' and 'rouge_l'; nan each if there are no images. CIDEr may pass 100.
+      'bleu4', 'cider' and 'rouge_l'; nan each if there are no images. CIDEr can exceed 100.
 
     Raises:
       UserError: pycocoevalcap is missing, lists of different lengths, an image without references.
@@ -34,12 +34,12 @@ def caption_scores(hypotheses: list[str], references: list[list[str]]) -> dict[s
         from pycocoevalcap.rouge.rouge import Rouge
     except ImportError as error:
         raise UserError(
-            f"caption metrics need pycocoevalcap ({error}): pip install blip_jax[metrics]"
+            f"caption metrics need pycocoevalcap ({error}); pip install blip_jax[metrics]"
         ) from error
     if len(hypotheses) != len(references):
         raise UserError(
             f"{len(hypotheses)} captions, but references of {len(references)} images: "
-            "one caption an image is wanted"
+            "give one caption for each image"
         )
     if not hypotheses:
         return dict.fromkeys(("bleu4", "cider", "rouge_l"), float("nan"))
@@ -48,7 +48,7 @@ def caption_scores(hypotheses: list[str], references: list[list[str]]) -> dict[s
     for i, texts in enumerate(references):
         truth[i] = [words for words in map(_words, texts) if words]
         if not truth[i]:
-            raise UserError(f"image {i} has no reference caption: leave it out or add one")
+            raise UserError(f"image {i} has no reference caption; remove it or add one")
     bleu = Bleu(4).compute_score(truth, found, verbose=0)[0][3]
     cider = Cider().compute_score(truth, found)[0]
     rouge = Rouge().compute_score(truth, found)[0]

@@ -1,6 +1,6 @@
-"""How well a filter tells true texts from noise, where the truth is known.
+"""Measures of how well a filter separates true texts from noise.
 
-All figures are shares in 0..1. *Precision* is the share of kept texts that are true, *recall* the
+All values are shares in 0..1. *Precision* is the share of kept texts that are true, *recall* the
 share of true texts that are kept. A share of nothing is nan. Legend: N texts.
 """
 
@@ -16,13 +16,13 @@ THRESHOLD = 0.5  # the paper's: a text is dropped where P(match) < 0.5
 
 
 def noise_share(true) -> float:
-    """Share of texts, bool [N], that are not true of their image."""
+    """Returns the share of texts, bool [N], that are not true of their image."""
     true = _truth(true)
     return _ratio((~true).sum(), true.size)
 
 
 def decision_scores(kept, true) -> dict[str, float]:
-    """Counts and shares of one set of decisions.
+    """Returns counts and shares for one group of decisions.
 
     Args:
       kept: bool [N], what the filter decided.
@@ -69,9 +69,9 @@ def curve(p_match, true, thresholds=None) -> dict[str, list[float]]:
 
 
 def average_precision(p_match, true) -> float:
-    """Area under the precision-recall steps; texts of equal P(match) enter together.
+    """Returns the area under the precision-recall steps; equal P(match) enter together.
 
-    A useless filter scores the share of true texts, a perfect one 1; nan if no text is true.
+    A random filter scores the share of true texts, a perfect one 1; nan if no text is true.
     """
     p_match, true = _pair(np.asarray(p_match, dtype=np.float64), true, "p_match")
     if not true.any():
@@ -85,16 +85,16 @@ def average_precision(p_match, true) -> float:
 
 
 def calibration(p_match, true, bins: int = 10) -> dict:
-    """Reliability: in bins of P(match), how often the text is in fact true.
+    """Returns how often texts are true in bins of P(match), and the calibration error.
 
     Args:
-      p_match: float [N]; nan is left out.
+      p_match: float [N]; nan is ignored.
       true: bool [N].
       bins: number of bins of equal width over 0..1.
 
     Returns:
-      'edges' (bins + 1 floats), 'count' (ints), 'p_match' and 'true_share' (means a bin, nan where
-      it is empty), 'ece' (expected calibration error: mean |p_match - true_share| by count).
+      'edges' (bins + 1 floats), 'count' (ints), 'p_match' and 'true_share' (means of each bin, nan
+      if it is empty), 'ece' (expected calibration error: mean |p_match - true_share| by count).
     """
     p_match, true = _pair(np.asarray(p_match, dtype=np.float64), true, "p_match")
     finite = ~np.isnan(p_match)
@@ -114,17 +114,17 @@ def calibration(p_match, true, bins: int = 10) -> dict:
 
 
 def fit_calibration(p_match, true, bins: int = 20) -> dict[str, list[float]]:
-    """How often a text is in fact true, as a function of P(match) that never falls.
+    """Fits how often a text is true as a non-decreasing function of P(match).
 
-    Isotonic regression (Zadrozny and Elkan, 2002) over bins of equal count, 50 texts or more each,
-    so that a few hundred texts are enough and none of them counts for itself.
+    Isotonic regression (Zadrozny and Elkan, 2002) over bins of equal count with at least 50
+    texts each, so that a few hundred texts suffice and single texts have little influence.
 
     Args:
-      p_match: float [N]; nan is left out.
+      p_match: float [N]; nan is ignored.
       true: bool [N].
-      bins: at most.
+      bins: maximum number of bins.
 
-    Returns: 'p_match' (increasing) and 'true_share', a value a bin, for `calibrated`.
+    Returns: 'p_match' (increasing) and 'true_share', one value for each bin, for `calibrated`.
 
     Raises:
       UserError: there are no texts.
@@ -132,12 +132,12 @@ def fit_calibration(p_match, true, bins: int = 20) -> dict[str, list[float]]:
     p_match, true = _pair(np.asarray(p_match, dtype=np.float64), true, "p_match")
     finite = ~np.isnan(p_match)
     if not finite.any():
-        raise UserError("calibrating needs texts of known truth that have a score, and found none")
+        raise UserError("calibration needs scored texts of known truth, and there are none")
     order = np.argsort(p_match[finite], kind="stable")
     odds, true = _log_odds(p_match[finite][order]), true[finite][order]
     parts = np.array_split(np.arange(true.size), np.clip(true.size // 50, 1, bins))
     middles = [odds[part].mean() for part in parts]
-    # Behind texts of equal P(match) a bin may begin where the last one ended.
+    # With equal P(match), a bin can start at the value where the last one ended.
     middles, which = np.unique(middles, return_inverse=True)
     counts = np.bincount(which, [part.size for part in parts])
     shares = np.bincount(which, [true[part].sum() for part in parts]) / counts
@@ -146,21 +146,21 @@ def fit_calibration(p_match, true, bins: int = 20) -> dict[str, list[float]]:
 
 
 def calibrated(p_match, fit: Mapping[str, Sequence[float]]) -> np.ndarray:
-    """float64 [N]: P(match) by `fit_calibration`, straight between its bins; nan stays."""
+    """Returns float64 [N]: P(match) by `fit_calibration`, interpolated linearly; nan stays."""
     odds = _log_odds(np.asarray(p_match, dtype=np.float64))
     return np.interp(odds, _log_odds(np.asarray(fit["p_match"])), fit["true_share"])
 
 
 def _log_odds(p_match: np.ndarray) -> np.ndarray:
-    """Finite: no float32 lies between these limits and 0 or 1."""
+    """Returns finite log odds: no float32 is between the limits and 0 or 1."""
     return logit(np.clip(p_match, 1e-8, 1 - 2.0**-25))
 
 
 def histogram(values, true, bins: int = 20, limits=(0.0, 1.0)) -> dict[str, list]:
-    """Counts of scores, true texts and noise apart, for a chart.
+    """Returns counts of scores in bins, separately for true texts and noise.
 
     Args:
-      values: float [N], P(match) or another score; what is nan or outside `limits` is left out.
+      values: float [N], P(match) or another score; nan and values outside `limits` are ignored.
       true: bool [N].
       bins: number of bins of equal width.
       limits: first and last edge.
@@ -184,7 +184,7 @@ def _ratio(part, whole) -> float:
 def _truth(true) -> np.ndarray:
     true = np.asarray(true, dtype=bool)
     if true.ndim != 1:
-        raise UserError(f"true has shape {true.shape}; one bool a text is wanted")
+        raise UserError(f"true has shape {true.shape}; expected one bool for each text")
     return true
 
 

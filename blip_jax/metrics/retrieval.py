@@ -1,6 +1,6 @@
-"""Image-text retrieval: recall at k both ways, and re-ranking of the top k by the ITM head.
+"""Image-text retrieval: recall at k in both directions, re-ranking of the top k by the ITM head.
 
-Legend: I images, T texts, P image-text pairs to be scored.
+Legend: I images, T texts, P image-text pairs to score.
 """
 
 from collections.abc import Callable, Iterator
@@ -10,65 +10,61 @@ import numpy as np
 from blip_jax.runtime.errors import UserError
 
 KS = (1, 5, 10)
-# What a pair outside the top k scores in the original's evaluation; below any real score.
+# Score of a pair outside the top k in the original's evaluation; below any real score.
 UNSCORED = -100.0
-_ROWS = 512  # queries handled at once, so that COCO's 5,000 x 25,000 needs no second big matrix
+_ROWS = 512  # queries at a time, so that COCO's 5,000 x 25,000 needs no second large matrix
 
 ScoreFn = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 def recall(scores, image_of_text, scores_t2i=None) -> dict[str, float]:
-    """Recall at 1, 5 and 10 in percent, image to text and text to image.
+    """Returns recall at 1, 5 and 10 in percent, image to text and text to image.
 
-    An image counts as a hit when any of its texts is among its first k, a text when its image is.
+    An image counts as a hit if any of its texts is among its first k, a text if its image is.
     Ties are counted as the *expectation* over a random order of the tied candidates, so a
-    constant matrix scores exactly chance. An image without texts asks no question: it only
-    stands in the gallery.
+    constant matrix scores exactly chance. An image without texts is not a query, only a
+    candidate.
 
     Args:
-      scores: float [I, T], larger is more alike; used for both directions unless `scores_t2i`.
+      scores: float [I, T], larger is more similar; used for both directions unless `scores_t2i`.
       image_of_text: int [T], the row of the image that each text belongs to.
       scores_t2i: float [T, I], scores for text to image alone, as `rerank` returns them.
 
     Returns:
-      'tr@k' (image to text), 'ir@k' (text to image) and 'r@k', their mean; nan if nothing is asked.
+      'tr@k' (image to text), 'ir@k' (text to image) and 'r@k', their mean; nan without queries.
 
     Raises:
-      UserError: shapes that do not agree, an image index out of range, or NaN scores, which would
-        otherwise compare as a perfect rank.
+      UserError: shapes do not match, an image index is out of range, or scores are NaN, which
+        would compare as a perfect rank.
     """
     scores = _matrix(scores, "scores")
     owner = _owners(image_of_text, scores.shape)
     t2i = scores.T if scores_t2i is None else _matrix(scores_t2i, "scores_t2i")
     if t2i.shape != scores.shape[::-1]:
         raise UserError(
-            f"scores_t2i is {t2i.shape}, but [texts, images] is {scores.shape[::-1]}: transpose it"
+            f"scores_t2i is {t2i.shape}, but [texts, images] is {scores.shape[::-1]}; transpose it"
         )
     images = np.arange(scores.shape[0])
-    to_text = _recall_one_way(scores, images, owner)
-    to_image = _recall_one_way(t2i, owner, images)
-    both = (to_text + to_image) / 2
-    names = (("tr", to_text), ("ir", to_image), ("r", both))
-    return {f"{n}@{k}": float(v) for n, values in names for k, v in zip(KS, values, strict=True)}
+    return recall_of_hits(hits(scores, images, owner), hits(t2i, owner, images))
 
 
 def rerank(similarity, k: int, score_fn: ScoreFn) -> tuple[np.ndarray, np.ndarray]:
-    """Scores the k likeliest candidates of each image and each text by ITM logit + similarity.
+    """Scores the k most similar candidates of each image and text by ITM logit + similarity.
 
-    Everything outside the top k stands at -100, as in the original's retrieval evaluation. A pair
-    that is in the top k of both directions is scored once.
+    Pairs outside the top k have -100, as in the original's retrieval evaluation. A pair in the top
+    k of both directions is scored once.
 
     Args:
       similarity: float [I, T], cosine similarities of the ITC projections.
-      k: candidates kept a query (the paper: 256 on COCO, 128 on Flickr30k); at most all of them.
+      k: candidates of each query (the paper: 256 on COCO, 128 on Flickr30k); at most all.
       score_fn: given int64 image rows [P] and text rows [P], sorted by image and then by text,
-        returns the ITM head's match logits, float [P]. It is called once and does its own batching.
+        returns the ITM head's match logits, float [P]. It is called once and makes its own batches.
 
     Returns:
       float32 [I, T] for image to text and float32 [T, I] for text to image.
 
     Raises:
-      UserError: k below 1, NaN similarities, or logits that are not one number a pair.
+      UserError: k below 1, NaN similarities, or not one logit for each pair.
     """
     similarity = _matrix(similarity, "similarity")
     if k < 1:
@@ -86,7 +82,7 @@ def rerank(similarity, k: int, score_fn: ScoreFn) -> tuple[np.ndarray, np.ndarra
     if logits.shape != pairs.shape or np.isnan(logits).any():
         raise UserError(
             f"score_fn gave {logits.shape} with {int(np.isnan(logits).sum())} NaN for "
-            f"{pairs.size} pairs; one match logit a pair is wanted"
+            f"{pairs.size} pairs; expected one match logit for each pair"
         )
     fused = logits + similarity[image_index, text_index]
 
@@ -98,9 +94,9 @@ def rerank(similarity, k: int, score_fn: ScoreFn) -> tuple[np.ndarray, np.ndarra
 
 
 def galleries(image_of_text, num_images: int, size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Cuts a test set into consecutive galleries of `size` images with all their texts.
+    """Divides a test set into consecutive galleries of `size` images with all their texts.
 
-    Images left over at the end are not used: a smaller gallery is an easier one.
+    Images that remain at the end are not used: a smaller gallery is easier.
 
     Yields:
       int64 image rows [size] and int64 text rows [any] of one gallery.
@@ -119,14 +115,14 @@ def galleries(image_of_text, num_images: int, size: int) -> Iterator[tuple[np.nd
 def evaluate(
     similarity, image_of_text, *, score_fn: ScoreFn | None = None, k: int = 256, gallery: int = 0
 ) -> dict[str, float]:
-    """Recall of ITC similarities, re-ranked when a `score_fn` is given, averaged over galleries.
+    """Returns the recall of ITC similarities, re-ranked by `score_fn`, averaged over galleries.
 
     Args:
       similarity: float [I, T].
       image_of_text: int [T].
-      score_fn: see `rerank`; its indices are rows of the whole test set. None leaves ITC alone.
-      k: candidates a query to re-rank.
-      gallery: images a gallery; 0 is one gallery of all images.
+      score_fn: see `rerank`; its indices are rows of the whole test set. None: ITC only.
+      k: candidates of each query to re-rank.
+      gallery: images in a gallery; 0: one gallery of all images.
 
     Returns:
       What `recall` returns.
@@ -142,36 +138,62 @@ def evaluate(
     return {name: float(np.mean([r[name] for r in results])) for name in results[0]}
 
 
-def _recall_one_way(scores, query_label, candidate_label) -> np.ndarray:
-    """Percent of queries [len(KS)] with a candidate of their own label in the first k."""
-    hits = []
+def hits(scores, query_label, candidate_label) -> np.ndarray:
+    """Probability that a candidate of a query's own label is among its first k, float [Q, 3].
+
+    Ties are counted as the *expectation* over a random order of the tied candidates. A query with
+    no candidate of its label asks nothing: NaN.
+
+    Args:
+      scores: float [Q, C], larger is more alike.
+      query_label, candidate_label: int [Q] and [C].
+    """
+    found = np.full((len(scores), len(KS)), np.nan)
     for start in range(0, len(scores), _ROWS):
-        rows = slice(start, start + _ROWS)
-        block = scores[rows]
+        rows = np.arange(start, min(start + _ROWS, len(scores)))
         relevant = query_label[rows, None] == candidate_label[None, :]
         asked = relevant.any(axis=1)
-        block, relevant = block[asked], relevant[asked]
+        block, relevant = scores[rows][asked], relevant[asked]
         best = np.where(relevant, block, -np.inf).max(axis=1, keepdims=True, initial=-np.inf)
         tied = block == best
         above = (block > best).sum(axis=1)
-        friends, rivals = (tied & relevant).sum(axis=1), (tied & ~relevant).sum(axis=1)
-        hits.append(np.stack([_hit_chance(k - above, friends, rivals) for k in KS], axis=1))
-    hits = np.concatenate(hits) if hits else np.zeros((0, len(KS)))
-    return 100 * hits.mean(axis=0) if len(hits) else np.full(len(KS), np.nan)
+        num_relevant = (tied & relevant).sum(axis=1)
+        num_others = (tied & ~relevant).sum(axis=1)
+        found[rows[asked]] = np.stack(
+            [_hit_chance(k - above, num_relevant, num_others) for k in KS], axis=1
+        )
+    return found
 
 
-def _hit_chance(places, friends, rivals) -> np.ndarray:
-    """P(some friend gets one of `places` when friends and rivals are shuffled); all int [Q]."""
+def recall_of_hits(i2t: np.ndarray, t2i: np.ndarray) -> dict[str, float]:
+    """Recall at 1, 5 and 10 in percent of the `hits` of both directions; NaN rows do not count.
+
+    Returns:
+      'tr@k' (image to text), 'ir@k' (text to image) and 'r@k', their mean; nan without queries.
+    """
+    to_text, to_image = (_mean_percent(side) for side in (i2t, t2i))
+    both = (to_text + to_image) / 2
+    names = (("tr", to_text), ("ir", to_image), ("r", both))
+    return {f"{n}@{k}": float(v) for n, values in names for k, v in zip(KS, values, strict=True)}
+
+
+def _mean_percent(side: np.ndarray) -> np.ndarray:
+    asked = side[~np.isnan(side[:, 0])] if len(side) else side
+    return 100 * asked.mean(axis=0) if len(asked) else np.full(len(KS), np.nan)
+
+
+def _hit_chance(places, relevant, others) -> np.ndarray:
+    """Returns P(one of `relevant` is in the first `places` of a random order); all int [Q]."""
     miss = np.ones(len(places))
     for drawn in range(max(KS)):
-        left = np.maximum(friends + rivals - drawn, 1)
-        step = np.maximum(rivals - drawn, 0) / left
+        left = np.maximum(relevant + others - drawn, 1)
+        step = np.maximum(others - drawn, 0) / left
         miss = np.where(drawn < places, miss * step, miss)
     return 1 - miss
 
 
 def _top_k(scores: np.ndarray, k: int) -> np.ndarray:
-    """Columns of the k largest of each row, int64 [Q, min(k, C)], in no particular order."""
+    """Returns the columns of the k largest of each row, int64 [Q, min(k, C)], in any order."""
     k = min(k, scores.shape[1])
     if k == scores.shape[1]:
         return np.tile(np.arange(k), (len(scores), 1))
@@ -187,9 +209,9 @@ def _matrix(values, name: str) -> np.ndarray:
     if values.dtype != np.float64:  # bfloat16 and integers included
         values = values.astype(np.float32)
     if values.ndim != 2:
-        raise UserError(f"{name} has shape {values.shape}; a matrix is wanted")
+        raise UserError(f"{name} has shape {values.shape}; expected a matrix")
     if bad := int(np.isnan(values).sum()):
-        raise UserError(f"{name} holds {bad} NaN of {values.size}: has the model diverged?")
+        raise UserError(f"{name} has {bad} NaN of {values.size}; check whether the model diverged")
     return values
 
 

@@ -8,10 +8,12 @@ config = models.preset("base", vit={"image_size": 384})
 params = models.init(config, jax.random.key(0))
 """
 
-from blip_jax.models.inputs import Caption, Match
+from blip_jax.decoding import Decoding
 from blip_jax.models.loading import load
 from blip_jax.models.model import Model
+from blip_jax.models.results import Answer, Caption, Match
 from blip_jax.nn import (
+    PRESETS,
     QUIRKS,
     Blip,
     BlipConfig,
@@ -25,10 +27,13 @@ from blip_jax.nn import (
 )
 
 __all__ = [
+    "PRESETS",
     "QUIRKS",
+    "Answer",
     "Blip",
     "BlipConfig",
     "Caption",
+    "Decoding",
     "Match",
     "MedConfig",
     "Model",
@@ -40,3 +45,7 @@ __all__ = [
     "network",
     "preset",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,31 +1,28 @@
-"""A network in use: parameters on the devices, tokenizer, programs, and batches through these.
+"""A network in use: parameters on the devices, tokenizer, mapped functions, batches through these.
 
 B rows, T tokens.
 """
 
+import contextlib
 import functools
-from collections.abc import Callable, Sequence
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from blip_jax import nn
 from blip_jax.data.tokenizer import Tokenizer
 from blip_jax.models import batching
-from blip_jax.models.inputs import check_not_empty, encode
+from blip_jax.models.inputs import check_not_empty, encode_bucketed
 from blip_jax.nn import BlipConfig
 from blip_jax.runtime.errors import UserError
 
-# What each method needs, and in which model types it is.
-USES = {
-    "caption": ("writes captions", ("captioner", "pretrain")),
-    "match": ("matches images and texts", ("retrieval", "pretrain")),
-    "answer": ("answers questions", ("vqa",)),
-    "verify": ("verifies statements about two images", ("nlvr",)),
-    "encode": ("aligns images and texts", ("retrieval", "pretrain", "aligned")),
-    "hidden_states": ("gives hidden states", ("features", "retrieval", "pretrain")),
-}
+MAX_FUNCTIONS = 64  # compiled functions that a model keeps
+SLOW_COMPILE_SECONDS = 1.5  # after which a line says what is being compiled
 
 
 class Base:
@@ -56,22 +53,34 @@ class Base:
         self.prompt = prompt
         self.max_length = min(max_length, config.med.max_length)
         self._tokenizer = tokenizer
-        self._programs: dict[tuple, Callable] = {}
+        self._functions: dict[tuple, Callable] = {}
+        self._compiled: set[tuple] = set()
+
+    def __repr__(self) -> str:
+        vit, med = self.config.vit, self.config.med
+        size = sum(x.size for x in jax.tree.leaves(self.params))
+        count = f"{size / 1e6:.0f}M" if size >= 1e6 else f"{size:,}"
+        return (
+            f"Model({self.model_type}, ViT {vit.width}x{vit.depth} @{vit.image_size}px, text "
+            f"{med.width}x{med.depth}, {count} parameters, {self.config.dtype}): "
+            f"{', '.join(nn.MODEL_TYPES[self.model_type].capabilities)}"
+        )
 
     @functools.cached_property
     def tokenizer(self) -> Tokenizer:
         """Raises a UserError if it is not known, cannot be loaded, or is another model's."""
         given = self._tokenizer
         if given == "":
-            raise UserError("the checkpoint does not name its tokenizer: give tokenizer=FOLDER")
+            raise UserError("the checkpoint does not name its tokenizer; give tokenizer=FOLDER")
         named = isinstance(given, str)
-        found = Tokenizer.load(given) if named else given
-        if found.vocab_size != self.config.med.vocab_size:
+        tokenizer = Tokenizer.load(given) if named else given
+        if tokenizer.ids.vocab_size != self.config.med.vocab_size:
             raise UserError(
-                f"the tokenizer{f' {given}' if named else ''} has {found.vocab_size} tokens, the "
-                f"model {self.config.med.vocab_size}: give the model's own (tokenizer=FOLDER)"
+                f"the tokenizer{f' {given}' if named else ''} has {tokenizer.ids.vocab_size} "
+                f"tokens, the model {self.config.med.vocab_size}; give the model's own "
+                "(tokenizer=FOLDER)"
             )
-        return found
+        return tokenizer
 
     @functools.cached_property
     def device_params(self) -> dict[str, Any]:
@@ -84,43 +93,91 @@ class Base:
         """Pixels a side."""
         return self.config.vit.image_size
 
-    def can(self, use: str) -> bool:
-        """Whether this model type has what a method needs, one of USES."""
-        return self.model_type in USES[use][1]
+    def can(self, capability: str) -> bool:
+        """Returns whether this type of model has a capability (`nn.ModelType.capabilities`)."""
+        return capability in nn.MODEL_TYPES[self.model_type].capabilities
 
-    def require(self, use: str) -> None:
-        """Raises a UserError unless this model type `has` it."""
-        does, model_types = USES[use]
-        if not self.can(use):
+    def require(self, capability: str) -> None:
+        """Raises a UserError unless this type of model has a capability."""
+        if not self.can(capability):
+            able = [n for n, kind in nn.MODEL_TYPES.items() if capability in kind.capabilities]
             raise UserError(
-                f"a {self.model_type} model is none that {does}; load one of model_type "
-                f"{' or '.join(model_types)}"
+                f"a {self.model_type} model cannot {capability.replace('_', ' ')}; load a "
+                f"{' or '.join(able)} model"
             )
 
-    def _program(self, build: Callable, *options: Any) -> Callable:
-        """`build(self, *options)`, made once."""
+    def _function(self, build: Callable, *options: Any) -> Callable:
+        """Returns `build(self, *options)`, made once; the oldest of too many are dropped."""
         key = build, options
-        if key not in self._programs:
-            self._programs[key] = build(self, *options)
-        return self._programs[key]
+        if key not in self._functions:
+            while len(self._functions) >= MAX_FUNCTIONS:
+                self._functions.pop(next(iter(self._functions)))
+            self._functions[key] = build(self, *options)
+        return self._functions[key]
 
-    def _run(self, program: Callable, images: list, arrays: Sequence, batch_size: int) -> list:
-        """`program` over images and what goes with them; its results put together."""
+    def _run(
+        self,
+        function: Callable,
+        images: list,
+        arrays: Sequence,
+        batch_size: int,
+        on_error: str,
+        title: str,
+        **shared: Any,
+    ) -> list[np.ndarray]:
+        """Returns the results of a function over images and the arrays of their rows.
+
+        Rows of images that are skipped are NaN, or 0 in whole numbers.
+        """
         check_not_empty(images, "images")
         parts = []
-        for rows, pixels in batching.image_batches(images, self.image_size, batch_size):
+        for rows, pixels, valid in batching.image_batches(
+            images, self.image_size, batch_size, on_error, title
+        ):
             at = np.minimum(np.arange(rows.start, rows.start + len(pixels)), len(images) - 1)
-            leaves = jax.tree.leaves(program(pixels, *(array[at] for array in arrays)))
-            parts.append([leaf[: rows.stop - rows.start] for leaf in leaves])
+            arguments = pixels, *jax.tree.map(lambda x, at=at: x[at], tuple(arrays))
+            with self._compile_message(function, arguments, title):
+                results = function(*arguments, **shared)
+            leaves = [leaf[: rows.stop - rows.start] for leaf in jax.tree.leaves(results)]
+            parts.append([_blank(leaf, valid) for leaf in leaves])
         return [np.concatenate(part) for part in zip(*parts, strict=True)]
+
+    @contextlib.contextmanager
+    def _compile_message(self, function: Callable, arguments: Any, title: str) -> Iterator[None]:
+        """Says on a terminal or in a notebook what is compiled, at the first call of a shape."""
+        shapes = tuple(np.shape(x) for x in jax.tree.leaves(arguments))
+        key = id(function), shapes
+        interactive = sys.stderr.isatty() or "ipykernel" in sys.modules
+        if key in self._compiled or not interactive:
+            yield
+            return
+        message = f"compiling {title} ({self.image_size} px, batches of {shapes[0][0]}), once"
+        timer = threading.Timer(
+            SLOW_COMPILE_SECONDS, print, [message], {"file": sys.stderr, "flush": True}
+        )
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+        self._compiled.add(key)
 
     def _encode(self, texts: Sequence[str], clean: Callable | None) -> tuple:
         check_not_empty(texts, "texts")
         cleaned = [clean(text) for text in texts] if clean else list(texts)
-        return encode(self.tokenizer, cleaned, self.max_length)
+        return encode_bucketed(self.tokenizer, cleaned, self.max_length)
+
+
+def _blank(leaf: np.ndarray, valid: np.ndarray) -> np.ndarray:
+    if valid.all():
+        return leaf
+    leaf = np.array(leaf)
+    leaf[~valid] = np.nan if np.issubdtype(leaf.dtype, np.floating) else 0
+    return leaf
 
 
 def replicate_to_local_devices(params: dict[str, Any]) -> dict[str, Any]:
-    """Every array whole on each local device; nothing is copied that lies there already."""
+    """Returns every array whole on each local device; what is there already is not copied."""
     mesh = Mesh(np.array(jax.local_devices()), ("devices",))
     return jax.device_put(params, NamedSharding(mesh, PartitionSpec()))

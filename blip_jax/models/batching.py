@@ -1,28 +1,26 @@
-"""Rows in batches of few shapes, so that few programs are compiled; and images from anywhere.
+"""Rows in batches of few shapes, so that few programs are compiled; images read ahead of time.
 
 B rows, S pixels a side.
 """
 
-import io
 import os
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import numpy as np
 import tqdm
-from etils import epath
-from PIL import Image
 
-from blip_jax.data.images import ImageError, decode, resize
+from blip_jax.data.images import ImageError, resize
+from blip_jax.models.inputs import ImageLike, image_name, load_image
 from blip_jax.runtime.errors import UserError
 
-# A path (local or gs://), a file's bytes, a PIL image, or uint8 [H, W], [H, W, 3] or [H, W, 4].
-ImageLike = str | os.PathLike | bytes | Image.Image | np.ndarray
+ON_ERROR = ("raise", "skip")
 
 
 def padded_batches(size: int, *arrays: np.ndarray) -> Iterator[tuple[int, list[np.ndarray]]]:
-    """(rows that count, slices of `size` rows); the last slice is filled up with its last row."""
+    """Yields (rows that count, slices of `size` rows); the last slice repeats its last row."""
     total = len(arrays[0])
     for start in range(0, total, size):
         count = min(size, total - start)
@@ -31,7 +29,7 @@ def padded_batches(size: int, *arrays: np.ndarray) -> Iterator[tuple[int, list[n
 
 
 def run_in_batches(function: Callable, size: int, *arrays: np.ndarray, title: str = "") -> list:
-    """`function` over all rows in batches; its results (arrays or tuples) put together."""
+    """Returns the results of a function (arrays or tuples) over all rows, in batches."""
     results = []
     rows = tqdm.tqdm(total=len(arrays[0]), desc=title, disable=None if title else True, leave=False)
     for count, slices in padded_batches(size, *arrays):
@@ -43,7 +41,7 @@ def run_in_batches(function: Callable, size: int, *arrays: np.ndarray, title: st
 
 
 def padded_batch_size(rows: int, most: int) -> int:
-    """Rows of a batch for so many rows: a power of two or `most`, a multiple of the devices.
+    """Returns the batch size for this many rows: a power of two or `most`, whole per device.
 
     Raises:
       UserError: `most` is below 1.
@@ -51,52 +49,12 @@ def padded_batch_size(rows: int, most: int) -> int:
     if most < 1:
         raise UserError(f"batch_size is {most}; it must be at least 1")
     devices = jax.local_device_count()
-    wanted = min(most, 1 << max(rows - 1, 0).bit_length())
-    return -(-wanted // devices) * devices
-
-
-def load_image(image: ImageLike) -> np.ndarray:
-    """uint8 [H, W, 3].
-
-    Raises:
-      ImageError: it cannot be read, or is no picture; the message does not name it.
-    """
-    if isinstance(image, np.ndarray):
-        return np.asarray(_picture(image).convert("RGB"))
-    if isinstance(image, Image.Image):
-        try:
-            return np.asarray(image.convert("RGB"))
-        except Exception as error:  # a file is read only here; PIL raises nearly anything
-            raise ImageError(f"damaged or cut short ({type(error).__name__})") from error
-    if isinstance(image, (str, os.PathLike)):
-        try:
-            image = epath.Path(image).read_bytes()
-        except (OSError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or type(error).__name__
-            raise ImageError(reason.lower()) from error
-    if not isinstance(image, bytes):
-        raise ImageError(f"{type(image).__name__} is no path, bytes, PIL image or numpy array")
-    return decode(image)
-
-
-def _picture(array: np.ndarray) -> Image.Image:
-    try:
-        if array.dtype == np.uint8 and array.ndim in (2, 3) and array.size:
-            return Image.fromarray(array)
-    except (TypeError, ValueError):  # no picture's shape
-        pass
-    raise ImageError(
-        f"an array {array.dtype} {list(array.shape)}, and not uint8 [height, width, 3]"
-    )
-
-
-def image_name(image: ImageLike, number: int) -> str:
-    """How an error calls an image."""
-    return os.fspath(image) if isinstance(image, (str, os.PathLike)) else f"number {number}"
+    size = min(most, 1 << max(rows - 1, 0).bit_length())
+    return -(-size // devices) * devices
 
 
 def load_images(images: Sequence[ImageLike], size: int) -> list[np.ndarray | ImageError]:
-    """Each as uint8 [S, S, 3], or why it is none; several at a time."""
+    """Returns each as uint8 [S, S, 3], or why it is none; several are read at a time."""
 
     def load(image: ImageLike) -> np.ndarray | ImageError:
         try:
@@ -111,40 +69,51 @@ def load_images(images: Sequence[ImageLike], size: int) -> list[np.ndarray | Ima
 def loaded_batches(
     images: Sequence[ImageLike], size: int, rows: int
 ) -> Iterator[tuple[slice, list[np.ndarray | ImageError]]]:
-    """(which images, what `load_images` gives for them), `rows` at a time; the last may be fewer.
+    """Yields (which images, what `load_images` gives for them), `rows` at a time, or fewer at last.
 
     The next ones are read while the caller works on these.
     """
-    with ThreadPoolExecutor(1) as ahead:
-        coming = ahead.submit(load_images, images[:rows], size)
+    with ThreadPoolExecutor(1) as reader:
+        upcoming = reader.submit(load_images, images[:rows], size)
         for start in range(0, len(images), rows):
-            loaded, stop = coming.result(), start + rows
-            coming = ahead.submit(load_images, images[stop : stop + rows], size)
+            loaded, stop = upcoming.result(), start + rows
+            upcoming = reader.submit(load_images, images[stop : stop + rows], size)
             yield slice(start, start + len(loaded)), loaded
 
 
 def image_batches(
-    images: Sequence[ImageLike], size: int, most: int
-) -> Iterator[tuple[slice, np.ndarray]]:
-    """(which images, uint8 [B, S, S, 3]) in batches of at most `most`; the last is filled up.
+    images: Sequence[ImageLike],
+    size: int,
+    most: int,
+    on_error: str = "raise",
+    title: str = "",
+) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
+    """Yields (which images, uint8 [B, S, S, 3], bool [rows] which could be read), `most` at most.
 
-    The next batch is read while the caller works on this one.
+    The last batch repeats its last image. The next batch is read while the caller works on this
+    one. More than one batch shows a bar on a terminal.
+
+    Args:
+      on_error: "raise", or "skip" images that cannot be read: they are black, with a warning.
 
     Raises:
-      UserError: one does not decode; it is named.
+      UserError: an image cannot be read; it is named.
     """
+    if on_error not in ON_ERROR:
+        raise UserError(f"on_error is {on_error!r}; supported: {', '.join(ON_ERROR)}")
     rows = padded_batch_size(len(images), most)
-    for place, loaded in loaded_batches(images, size, rows):
-        for number, image in enumerate(loaded, start=place.start):
-            if isinstance(image, ImageError):
-                raise UserError(f"image {image_name(images[number], number)}: {image}")
-        yield place, np.stack(loaded + loaded[-1:] * (rows - len(loaded)))
-
-
-def as_list(images: ImageLike | Sequence[ImageLike]) -> list[ImageLike]:
-    """One image as a list of one; an array [B, H, W, 3] as a list of its images."""
-    if isinstance(images, np.ndarray):
-        return list(images) if images.ndim == 4 else [images]
-    if isinstance(images, (str, os.PathLike, bytes, Image.Image, io.IOBase)):
-        return [images]
-    return list(images)
+    hidden = True if len(images) <= rows else None  # None: hidden unless on a terminal
+    with tqdm.tqdm(total=len(images), desc=title, disable=hidden, leave=False) as bar:
+        for which, loaded in loaded_batches(images, size, rows):
+            valid = np.ones(len(loaded), bool)
+            for index, image in enumerate(loaded):
+                if isinstance(image, ImageError):
+                    number = which.start + index
+                    message = f"image {image_name(images[number], number)}: {image}"
+                    if on_error == "raise":
+                        raise UserError(message)
+                    warnings.warn(message, stacklevel=4)
+                    loaded[index] = np.zeros((size, size, 3), np.uint8)
+                    valid[index] = False
+            yield which, np.stack(loaded + loaded[-1:] * (rows - len(loaded))), valid
+            bar.update(len(loaded))

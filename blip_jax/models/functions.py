@@ -1,8 +1,8 @@
-"""What a model does, as programs mapped over this host's devices: write, score, embed, answer.
+"""What a model does, as functions mapped over this host's devices: generate, score, embed, answer.
 
-PmappedFunction by `jax.pmap` and not sharded: nothing here ever waits for another host.
+Mapped by `jax.pmap` and not sharded: nothing here ever waits for another host.
 
-D local devices, b images a device, S pixels a side, G texts an image, T tokens.
+D local devices, b images a device, S pixels a side, G texts an image, P prompt tokens, T tokens.
 """
 
 from __future__ import annotations
@@ -16,74 +16,87 @@ import numpy as np
 
 from blip_jax import nn
 from blip_jax.data.images import normalize
-from blip_jax.decoding import Decoding, Generated, generate, log_likelihood, shortlist
+from blip_jax.decoding import (
+    Decoding,
+    DecodingParams,
+    DecodingShape,
+    Generated,
+    generate,
+    log_likelihood,
+    top_candidates,
+)
 from blip_jax.runtime.errors import UserError
 
 if TYPE_CHECKING:
     from blip_jax.models.model import Model
 
-SMOOTHING = 0.1  # of the labels, with which the original ranks answers
+QUIRK_LABEL_SMOOTHING = 0.1  # of the labels, with which the original ranks answers
 
 
-def captioner(model: Model, ways: Sequence[Decoding]) -> PmappedFunction:
-    """A function of images uint8 [D * b, S, S, 3] and lists of PRNG keys to lists of captions.
+def captioner(model: Model, decodings: Sequence[Decoding]) -> PmappedFunction:
+    """Returns a function of images uint8 [D * b, S, S, 3] and lists of PRNG keys to captions.
 
-    For each way of writing there are keys [D * b, N] and `Generated`, N = `captions` of it. Each
-    text begins with the `prompt_tokens(model)`; an image is encoded once for all ways.
+    For each decoding there are keys [D * b, N] and `Generated`, N its `num_captions`. Each text
+    begins with `prompt_tokens(model)`; an image is encoded once for all decodings. The options are
+    constants of the program: CapFilt and evaluation run one set of them over many images.
 
     Raises:
-      UserError: a way leaves no room behind the prompt, or the model has no positions for it.
+      UserError: a decoding leaves no room after the prompt, or exceeds the model's positions.
     """
     prompt = prompt_tokens(model)
-    for way in ways:
-        check_length(model, way, len(prompt))
+    for decoding in decodings:
+        check_length(model, decoding, len(prompt))
 
     def write(apply, images, keys):
         context = apply("image_context", apply("encode_image", normalize(images)), "decoder")
         prompts = jnp.broadcast_to(prompt, (len(images), len(prompt)))
         return [
-            generate_from_context(apply, model, context, prompts, own, way)
-            for own, way in zip(keys, ways, strict=True)
-        ]
+            generate_from_context(
+                apply, model, context, prompts, own, decoding.shape(len(prompt)),
+                decoding.params(len(images)),
+            )
+            for own, decoding in zip(keys, decodings, strict=True)
+        ]  # fmt: skip
 
     return PmappedFunction(write, model)
 
 
-def writer(model: Model, options: Decoding) -> PmappedFunction:
-    """A function of images, PRNG keys [D * b, N] and prompts int32 [D * b, P] to captions.
+def caption_function(model: Model, shape: DecodingShape) -> PmappedFunction:
+    """Returns a function of images, PRNG keys [D * b, N], prompts and options to captions.
 
-    Given also lengths int32 [D * b], prompts are padded and of so many tokens each.
+    Prompts are int32 [D * b, P], options `DecodingParams` [D * b]. Given also lengths int32
+    [D * b], prompts are padded and have this many tokens each.
     """
 
-    def write(apply, images, keys, prompts, lengths=None):
+    def write(apply, images, keys, params, prompts, lengths=None):
         context = apply("image_context", apply("encode_image", normalize(images)), "decoder")
-        return generate_from_context(apply, model, context, prompts, keys, options, lengths)
+        return generate_from_context(apply, model, context, prompts, keys, shape, params, lengths)
 
     return PmappedFunction(write, model)
 
 
 def generate_from_context(
-    apply, model: Model, context, prompts, keys, options, lengths=None
+    apply, model: Model, context, prompts, keys, shape, params, lengths=None
 ) -> Generated:
-    """`decoding.generate` with a network's `decode_step` over `context`."""
+    """Returns `decoding.generate` with a network's `decode_step` over `context`."""
 
     def step(ids, cache, index):
         return apply("decode_step", ids, context, cache, index)
 
-    cache = nn.init_cache(model.config, len(prompts), options.room(prompts.shape[1]))
-    special = model.tokenizer.sep, model.tokenizer.pad
-    return generate(step, cache, prompts, keys, options, special, lengths)
+    cache = nn.init_cache(model.config, len(prompts), shape.total_length)
+    special = model.tokenizer.ids.sep, model.tokenizer.ids.pad
+    return generate(step, cache, prompts, keys, shape, params, special, lengths)
 
 
-def check_length(model: Model, options: Decoding, prompt: int) -> None:
-    """Raises a UserError unless there is room behind a prompt of so many tokens."""
-    length, positions = options.max_length, model.config.med.max_length
-    if options.max_new_tokens:
-        length = prompt + options.max_new_tokens
+def check_length(model: Model, decoding: Decoding, prompt: int) -> None:
+    """Raises a UserError unless there is room after a prompt of this many tokens."""
+    length, positions = decoding.max_length, model.config.med.max_length
+    if decoding.max_new_tokens:
+        length = prompt + decoding.max_new_tokens
     if not prompt < length <= positions:
         raise UserError(
-            f"max_length of captions is {length}; it must be above the prompt's "
-            f"{prompt} tokens and at most the model's {positions}"
+            f"max_length is {length}; it must exceed the prompt's {prompt} tokens and be at most "
+            f"the model's {positions}"
         )
 
 
@@ -145,68 +158,74 @@ def rerank_function(model: Model) -> Callable[[np.ndarray, np.ndarray, np.ndarra
     return PmappedFunction(score, model)
 
 
-def answer_function(model: Model, options: Decoding) -> Callable[..., Generated]:
-    """A function of images, and questions as ids and mask [D * b, T], to answers written."""
+def answer_function(model: Model, shape: DecodingShape) -> PmappedFunction:
+    """Returns a function of images, questions and options to generated answers.
 
-    def write(apply, images, ids, mask):
+    Questions are ids and mask [D * b, T], options `DecodingParams` [D * b].
+    """
+
+    def write(apply, images, ids, mask, params):
         states = apply(
             "question_hidden_states", apply("encode_image", normalize(images)), ids, mask
         )
-        return generate_answers(apply, model, states, mask, options)
+        return generate_answers(apply, model, states, mask, shape, params)
 
     return PmappedFunction(write, model)
 
 
-def generate_answers(apply, model: Model, states, mask, options: Decoding) -> Generated:
-    """Answers written to questions, of which the states [B, T, D] and mask [B, T] are given."""
+def generate_answers(
+    apply, model: Model, states, mask, shape: DecodingShape, params: DecodingParams
+) -> Generated:
+    """Returns answers to questions, given their hidden states [B, T, D] and mask [B, T]."""
     read = None if "unmasked_question" in model.config.quirks else mask
     prompts = jnp.full((len(states), 1), model.config.med.dec_token)
-    return generate_from_context(
-        apply, model, apply("question_context", states, read), prompts, None, options
-    )
+    context = apply("question_context", states, read)
+    return generate_from_context(apply, model, context, prompts, None, shape, params)
 
 
-def rank_function(model: Model, ids: np.ndarray, mask: np.ndarray, k: int) -> Callable:
-    """A function of images and questions to the likeliest of given answers; see `rank_answers`."""
-    candidates = jnp.asarray(ids), jnp.asarray(mask)
+def rank_function(model: Model, k: int) -> PmappedFunction:
+    """Returns a function of images and questions to the likeliest of given answers.
 
-    def rank(apply, images, question, question_mask):
+    The answers are its `shared` argument: the `candidates` of `rank_answers`.
+    """
+
+    def rank(apply, candidates, images, question, question_mask):
         tokens = apply("encode_image", normalize(images))
         states = apply("question_hidden_states", tokens, question, question_mask)
         return rank_answers(apply, model, states, question_mask, candidates, k)
 
-    return PmappedFunction(rank, model)
+    return PmappedFunction(rank, model, takes_shared=True)
 
 
 def rank_answers(
     apply, model: Model, states, mask, candidates, k: int
 ) -> tuple[jax.Array, jax.Array]:
-    """The likeliest of given answers to each question.
+    """Returns the likeliest of given answers to each question.
 
-    Source: `BLIP_VQA.rank_answer` of the original's models/blip_vqa.py. Answers are judged a
+    Source: `BLIP_VQA.rank_answer` of the original's models/blip_vqa.py. Answers are scored a
     question at a time, as k of them have logits over the whole vocabulary.
 
     Args:
       states, mask: of the questions, [B, T, D] and bool [B, T].
-      candidates: ids and mask of the answers, [C, A].
-      k: candidates that are judged in full, by the likelihood of their first token.
+      candidates: ids and mask of the answers, [C, A], and which of them are no padding, bool [C].
+      k: candidates that are scored in full, by the likelihood of their first token.
 
     Returns: index int32 [B] of the candidate and its log-probability float32 [B].
     """
-    ids, answer_mask = candidates
-    smoothing = SMOOTHING if "smoothed_ranking" in model.config.quirks else 0.0
+    ids, answer_mask, valid = candidates
+    smoothing = QUIRK_LABEL_SMOOTHING if "smoothed_ranking" in model.config.quirks else 0.0
 
-    def best(row):
+    def best_answer(row):
         state, read = row
         context = apply("question_context", state[None], read[None])
         start = jnp.full((1, 1), model.config.med.dec_token)
         first = apply("lm_logits", start, jnp.ones((1, 1), bool), context)[:, 0]
-        picked = shortlist(first, ids[:, 1], k)[0]
+        picked = top_candidates(first, ids[:, 1], k, valid)[0]
         logits = apply("lm_logits", ids[picked], answer_mask[picked], context)
         scores = log_likelihood(logits, ids[picked], answer_mask[picked], smoothing)
         return picked[scores.argmax()], scores.max()
 
-    return jax.lax.map(best, (states, mask))
+    return jax.lax.map(best_answer, (states, mask))
 
 
 def verify_function(model: Model) -> Callable[..., np.ndarray]:
@@ -243,32 +262,36 @@ def hidden_states_function(model: Model, of: Sequence[str]) -> Callable[..., np.
 class PmappedFunction:
     """A function of (method caller, arrays) by `jax.pmap`: trees of arrays [D * b, ...] in and out.
 
+    Args:
+      takes_shared: the function takes after the method caller a tree of arrays that is not split
+        among devices, the argument `shared` of a call.
+
     Attributes:
-      per_device: what one device does, of (parameters, tuple of trees of arrays [b, ...]).
+      per_device: what one device does, of (parameters, shared, tuple of trees of arrays [b, ...]).
     """
 
-    def __init__(self, function: Callable, model: Model):
+    def __init__(self, function: Callable, model: Model, takes_shared: bool = False):
         network = nn.network(model.config, model.model_type)
 
-        def per_device(params: Any, arrays: tuple) -> Any:
+        def per_device(params: Any, shared: Any, arrays: tuple) -> Any:
             def apply(method: str, *args: Any) -> Any:
                 return network.apply({"params": params}, *args, method=method)
 
-            return function(apply, *arrays)
+            return function(apply, shared, *arrays) if takes_shared else function(apply, *arrays)
 
         self.per_device = per_device
         self._model = model
-        self._mapped = jax.pmap(per_device, in_axes=(None, 0), devices=jax.local_devices())
+        self._pmapped = jax.pmap(per_device, in_axes=(None, None, 0), devices=jax.local_devices())
 
-    def __call__(self, *arrays: Any) -> Any:
-        return self.collect(self.dispatch(*arrays))
+    def __call__(self, *arrays: Any, shared: Any = ()) -> Any:
+        return self.collect(self.dispatch(*arrays, shared=shared))
 
-    def dispatch(self, *arrays: Any) -> Any:
-        """Sends the arrays to the devices and does not wait: what `collect` takes."""
+    def dispatch(self, *arrays: Any, shared: Any = ()) -> Any:
+        """Sends the arrays to the devices without waiting; returns what `collect` takes."""
         devices = jax.local_device_count()
         parts = jax.tree.map(lambda x: x.reshape(devices, -1, *x.shape[1:]), arrays)
-        return self._mapped(self._model.device_params, parts)
+        return self._pmapped(self._model.device_params, shared, parts)
 
-    def collect(self, started: Any) -> Any:
-        """The results, as numpy arrays."""
-        return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), jax.device_get(started))
+    def collect(self, dispatched: Any) -> Any:
+        """Returns the results as NumPy arrays."""
+        return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), jax.device_get(dispatched))

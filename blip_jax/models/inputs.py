@@ -1,101 +1,187 @@
-"""Texts to ids of few lengths, and what a model gives back as texts and scores.
+"""Images and texts as users give them, to arrays of few shapes.
 
-B images, N captions an image, G texts an image, T tokens, P prompt tokens.
+B images, G texts an image, H height, W width, T tokens, P prompt tokens.
 """
 
+import io
+import os
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
+from etils import epath
+from PIL import Image
 
+from blip_jax.data.images import ImageError, decode
 from blip_jax.data.tokenizer import Tokenizer
-from blip_jax.decoding import Generated
 from blip_jax.runtime.errors import UserError
 
-STEP = 16  # texts are padded to a multiple of so many tokens: few shapes, few programs
+LENGTH_BUCKET = 16  # texts are padded to a multiple of this many tokens: few programs
+PROMPT_BUCKET = 4  # and prompts to a multiple of this many
+
+# A path (local or gs://), a file's bytes, an open file, a PIL image, or an array (NumPy, JAX,
+# PyTorch): uint8 or float 0 … 1, [H, W], [H, W, 1 | 3 | 4] or [3, H, W].
+ImageLike = Any
+ACCEPTED = (
+    "a path, bytes, an open file, a PIL image, or an array uint8 or float 0..1 [height, width, 3]"
+)
 
 
-class Caption(NamedTuple):
-    """A caption with what the model thinks of it.
+def load_image(image: ImageLike) -> np.ndarray:
+    """Returns an image as uint8 [H, W, 3].
 
-    Attributes:
-      text: without the prompt.
-      score: of beam search the library's (log-probability over length), else the log-probability.
-      tokens: int32 [T], behind the prompt, the end token included.
-      log_probabilities: float32 [T], of each of them.
+    Raises:
+      ImageError: it cannot be read, or is no image; the message does not name it.
     """
+    if isinstance(image, Image.Image):
+        try:
+            return np.asarray(image.convert("RGB"))
+        except Exception as error:  # a file is read only here; PIL raises nearly anything
+            raise ImageError(f"damaged or truncated ({type(error).__name__})") from error
+    if isinstance(image, (str, os.PathLike)):
+        image = _read(image)
+    elif hasattr(image, "read"):
+        image = image.read()
+    if isinstance(image, (bytes, bytearray, memoryview)):
+        return decode(bytes(image))
+    if hasattr(image, "__array__") or hasattr(image, "detach"):
+        return _from_array(_as_numpy(image))
+    raise ImageError(f"{type(image).__name__} is no image; give {ACCEPTED}")
 
-    text: str
-    score: float
-    tokens: np.ndarray
-    log_probabilities: np.ndarray
+
+def _read(path: str | os.PathLike) -> bytes:
+    if os.fspath(path).startswith(("http://", "https://")):
+        raise ImageError("URLs are not downloaded; save the file and give its path")
+    try:
+        return epath.Path(path).read_bytes()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or type(error).__name__
+        raise ImageError(reason.lower()) from error
 
 
-class Match(NamedTuple):
-    """How well images and texts go together; [B], or [B, G] for several texts an image.
+def _as_numpy(array: Any) -> np.ndarray:
+    """NumPy, JAX and PyTorch arrays, the latter on any device and with gradients, as NumPy."""
+    if hasattr(array, "detach"):
+        array = array.detach().cpu()
+    return np.asarray(array)
 
-    Attributes:
-      probability: float32, P(match) of the image-grounded encoder (ITM).
-      cosine: float32, of the aligned features (ITC).
-      logits: float32 [..., 2], of ITM: no match, match.
+
+def _from_array(array: np.ndarray) -> np.ndarray:
+    shape = list(array.shape)
+    if array.ndim == 3 and array.shape[-1] not in (1, 3, 4) and array.shape[0] in (1, 3, 4):
+        array = np.moveaxis(array, 0, -1)
+    if array.ndim == 3 and array.shape[-1] == 1:
+        array = array[..., 0]
+    if array.ndim not in (2, 3) or not array.size or array.shape[2:] not in ((), (3,), (4,)):
+        raise ImageError(f"an array of shape {shape} is no image; give {ACCEPTED}")
+    if np.issubdtype(array.dtype, np.floating) or array.dtype.name == "bfloat16":
+        array = array.astype(np.float32)
+        if not (np.isfinite(array).all() and 0 <= array.min() and array.max() <= 1):
+            raise ImageError(
+                f"a float array from {array.min():.3g} to {array.max():.3g}; scale it to 0..1, or "
+                "give uint8"
+            )
+        array = np.round(array * 255)
+    elif array.dtype != np.uint8:
+        raise ImageError(f"an array of {array.dtype}; give uint8, as with .astype('uint8')")
+    return np.asarray(Image.fromarray(array.astype(np.uint8)).convert("RGB"))
+
+
+def image_name(image: ImageLike, number: int) -> str:
+    """Returns how an error names an image."""
+    return os.fspath(image) if isinstance(image, (str, os.PathLike)) else f"number {number}"
+
+
+def as_images(images: ImageLike | Sequence[ImageLike]) -> list[ImageLike]:
+    """Returns images as a list: one image as a list of one, an array [B, H, W, 3] as its images.
+
+    Raises:
+      UserError: neither an image nor a sequence of them.
     """
+    if isinstance(images, (str, os.PathLike, bytes, bytearray, Image.Image, io.IOBase)):
+        return [images]
+    if hasattr(images, "__array__") or hasattr(images, "detach"):
+        array = _as_numpy(images)
+        return list(array) if array.ndim == 4 else [array]
+    if hasattr(images, "read"):
+        return [images]
+    try:
+        return list(images)
+    except TypeError:
+        raise UserError(
+            f"images is {type(images).__name__}; give {ACCEPTED}, or a list of these"
+        ) from None
 
-    probability: np.ndarray
-    cosine: np.ndarray
-    logits: np.ndarray
+
+def as_texts(texts: str | Sequence[str], name: str) -> list[str]:
+    """Returns texts as a list.
+
+    Raises:
+      UserError: neither a string nor a sequence of strings.
+    """
+    if isinstance(texts, str):
+        return [texts]
+    found = list(texts) if hasattr(texts, "__iter__") else [texts]
+    for text in found:
+        if not isinstance(text, str):
+            raise UserError(f"{name} has {type(text).__name__}; give a string or a list of strings")
+    return found
 
 
-def encode(tokenizer: Tokenizer, texts: list[str], most: int) -> tuple[np.ndarray, np.ndarray]:
-    """ids int32 [B, T] and mask bool [B, T]; T is a multiple of STEP, or `most`."""
-    ids, mask = tokenizer.encode(texts, most)
+def broadcast(*lists: list, names: Sequence[str]) -> list[list]:
+    """Returns lists of one length; lists of one entry are repeated.
+
+    Raises:
+      UserError: one is empty, or two have different lengths above 1.
+    """
+    for values, name in zip(lists, names, strict=True):
+        check_not_empty(values, name)
+    count = max(map(len, lists))
+    for values, name in zip(lists, names, strict=True):
+        if len(values) not in (1, count):
+            longest = next(n for v, n in zip(lists, names, strict=True) if len(v) == count)
+            raise UserError(
+                f"{count} {longest} and {len(values)} {name}; give one {name.removesuffix('s')} "
+                "for all, or one for each"
+            )
+    return [values * count if len(values) == 1 else values for values in lists]
+
+
+def check_not_empty(values: Sequence, name: str) -> None:
+    """Raises a UserError if there are none."""
+    if not len(values):
+        raise UserError(f"no {name}; give at least one")
+
+
+def encode_bucketed(
+    tokenizer: Tokenizer, texts: list[str], max_length: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns ids int32 [B, T] and mask bool [B, T]; T is a multiple of 16, or `max_length`."""
+    ids, mask = tokenizer.encode(texts, max_length)
     longest = int(mask.sum(-1).max(initial=1))
-    length = min(-(-longest // STEP) * STEP, most)
+    length = min(-(-longest // LENGTH_BUCKET) * LENGTH_BUCKET, max_length)
     return ids[:, :length], mask[:, :length]
 
 
 def encode_prompts(
     tokenizer: Tokenizer, prompt: str | Sequence[str], count: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Prompts int32 [B, P], padded, and their lengths int32 [B]; a single one is everybody's.
+    """Returns prompts int32 [B, P], padded, and their lengths int32 [B]; P is a multiple of 4.
+
+    Args:
+      prompt: one for all, or one an image.
+      count: B.
 
     Raises:
       UserError: there are more or fewer than `count`.
     """
     texts = [prompt] * count if isinstance(prompt, str) else list(prompt)
     if len(texts) != count:
-        raise UserError(f"{len(texts)} prompts for {count} images: give one, or one an image")
+        raise UserError(f"{len(texts)} prompts for {count} images; give one for all, or one each")
     rows = {text: tokenizer.prompt(text) for text in set(texts)}
     lengths = np.array([len(rows[text]) for text in texts], np.int32)
-    ids = np.full((count, lengths.max(initial=1)), tokenizer.pad, np.int32)
+    width = -(-int(lengths.max(initial=1)) // PROMPT_BUCKET) * PROMPT_BUCKET
+    ids = np.full((count, width), tokenizer.ids.pad, np.int32)
     for number, text in enumerate(texts):
         ids[number, : lengths[number]] = rows[text]
     return ids, lengths
-
-
-def captions_of(found: Generated, prompts: np.ndarray, tokenizer: Tokenizer) -> list[list[Caption]]:
-    """What was generated, [B, N, T], behind prompts of so many tokens each."""
-    captions = []
-    for row, start in enumerate(prompts):
-        texts = tokenizer.decode(found.tokens[row, :, start:])
-        parts = [slice(start, end) for end in found.length[row]]
-        captions.append([
-            Caption(text, float(score), tokens[part], logs[part])
-            for text, score, tokens, logs, part in zip(
-                texts, found.score[row], found.tokens[row], found.log_probabilities[row], parts,
-                strict=True,
-            )
-        ])  # fmt: skip
-    return captions
-
-
-def check_same_length(images: Sequence, texts: Sequence, name: str) -> None:
-    """Raises a UserError unless there are as many of both, and some."""
-    check_not_empty(images, "images")
-    if len(images) != len(texts):
-        raise UserError(f"{len(images)} images and {len(texts)} {name}: give one an image")
-
-
-def check_not_empty(values: Sequence, name: str) -> None:
-    """Raises a UserError if there are none."""
-    if not len(values):
-        raise UserError(f"no {name}: give one at least")

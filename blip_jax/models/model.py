@@ -3,122 +3,125 @@
 B images or texts, N captions an image, G texts an image, E embedding, T tokens, D width.
 """
 
-from collections.abc import Callable, Sequence
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from blip_jax.data.text import clean_caption, clean_question
+from blip_jax.data.tokenizer import Tokenizer
 from blip_jax.decoding import Decoding, Generated
+from blip_jax.decoding.config import TRANSFORMERS_OPTIONS
 from blip_jax.models import batching, functions
 from blip_jax.models.base import Base
-from blip_jax.models.batching import ImageLike
 from blip_jax.models.inputs import (
-    Caption,
-    Match,
-    captions_of,
-    check_same_length,
-    encode,
+    ImageLike,
+    as_images,
+    as_texts,
+    broadcast,
+    check_not_empty,
+    encode_bucketed,
     encode_prompts,
 )
+from blip_jax.models.results import Answer, Caption, Match
+from blip_jax.runtime.config import accepts
 from blip_jax.runtime.errors import UserError
 
 BATCH = 32  # images a batch at most, unless the caller says otherwise
 ANSWER = Decoding(method="beam", repetition_penalty=1.0, min_length=1, max_length=10)
+CANDIDATE_BUCKET = 64  # lists of candidate answers are padded to a multiple of this many
 
 
 class Model(Base):
-    """What `models.load` gives: a `Base` with what its model type can do."""
+    """What `models.load` returns; its `repr` says what it is and what it can do.
 
+    Images are paths (local or gs://), bytes, open files, PIL images, or arrays (NumPy, JAX,
+    PyTorch; uint8 or float 0..1); one, or a sequence. `batch_size` is the most images a batch.
+    With `on_error="skip"` images that cannot be read give a warning and None, or NaN in arrays.
+    """
+
+    @accepts(Decoding, TRANSFORMERS_OPTIONS)
     def caption(
         self,
         images: ImageLike | Sequence[ImageLike],
+        decoding: Decoding | None = None,
         *,
-        num_beams: int = 3,
-        top_p: float | None = None,
-        top_k: int | None = None,
-        temperature: float = 1.0,
-        num_captions: int = 1,
-        min_length: int = 5,
-        max_length: int = 20,
-        max_new_tokens: int = 0,
-        repetition_penalty: float | None = None,
-        length_penalty: float = 1.0,
-        early_stopping: bool = False,
         prompt: str | Sequence[str] | None = None,
         seed: int = 0,
-        first: int = 0,
         batch_size: int = BATCH,
-        return_scores: bool = False,
-    ) -> list:
-        """Writes captions.
+        start_index: int = 0,
+        on_error: str = "raise",
+        **options: Any,
+    ) -> list[Caption]:
+        """Returns a caption of each image, the best where `num_captions` asks for more.
 
         Args:
-          images: paths, files' bytes, PIL images or uint8 arrays; one, or a sequence.
-          num_beams: of beam search; 1 is greedy. Not used with `top_p` or `top_k`.
-          top_p, top_k: draw captions (nucleus and top-k sampling) instead of searching.
-          num_captions: texts an image; drawn, or the best of the beams.
-          min_length, max_length: tokens, [DEC] and prompt counted, as in the original.
-          max_new_tokens: tokens behind the prompt; takes the place of `max_length`.
-          repetition_penalty: None: 1.1 when drawing and 1 when searching, as in the original.
+          decoding: how captions are generated; in its place single options can be given, the
+            fields of `Decoding`. Without any, beam search with 3 beams; with top_p, top_k or
+            temperature, sampling with a repetition penalty of 1.1, as in the original.
           prompt: what captions begin with, one for all or one an image; None: the model's own.
-          seed: of drawing; each caption follows from it, its image's place in the list and its
+          seed: of sampling; each caption follows from it, its image's index in the list and its
             own number, whatever the batches.
-          first: place of the first image, where `images` are a part of a longer list.
-
-        Returns: a string an image, without the prompt; with several captions a list of strings;
-          with `return_scores` `Caption`s in their place.
+          start_index: index of the first image, where `images` are a part of a longer list.
 
         Raises:
-          UserError: an image does not decode, an option makes no sense, or the model writes none.
+          UserError: an image cannot be read, options do not go together, or the model cannot
+            caption.
         """
-        drawn = top_p is not None or top_k is not None
-        penalty = (1.1 if drawn else 1.0) if repetition_penalty is None else repetition_penalty
-        options = Decoding(
-            method="nucleus" if drawn else "beam",
-            top_p=1.0 if top_p is None else top_p,
-            top_k=top_k or 0,
-            temperature=temperature,
-            repetition_penalty=penalty,
-            min_length=min_length,
-            max_length=max_length,
-            max_new_tokens=max_new_tokens,
-            num_beams=num_beams,
-            length_penalty=length_penalty,
-            early_stopping=early_stopping,
-            num_captions=num_captions,
+        rows = self._captions(
+            images, _decoding(decoding, options), prompt, seed, batch_size, start_index, on_error
         )
-        images = batching.as_list(images)
-        found = self.write(images, options, prompt, seed, batch_size, first)
-        if not return_scores:
-            found = [[caption.text for caption in captions] for captions in found]
-        return found if num_captions > 1 else [captions[0] for captions in found]
+        return [row and max(row, key=lambda caption: caption.score) for row in rows]
 
-    def write(
+    @accepts(Decoding, TRANSFORMERS_OPTIONS)
+    def captions(
         self,
-        images: Sequence[ImageLike],
-        options: Decoding,
+        images: ImageLike | Sequence[ImageLike],
+        decoding: Decoding | None = None,
+        *,
         prompt: str | Sequence[str] | None = None,
         seed: int = 0,
         batch_size: int = BATCH,
-        first: int = 0,
+        start_index: int = 0,
+        on_error: str = "raise",
+        **options: Any,
     ) -> list[list[Caption]]:
-        """`caption` with the options in one object; N captions for each image."""
+        """Returns `num_captions` captions of each image, of beam search best first.
+
+        Arguments are those of `caption`.
+        """
+        return self._captions(
+            images, _decoding(decoding, options), prompt, seed, batch_size, start_index, on_error
+        )
+
+    def _captions(
+        self, images, decoding, prompt, seed, batch_size, start_index, on_error
+    ) -> list[list[Caption] | None]:
         self.require("caption")
-        given = self.prompt if prompt is None else prompt
-        prompts, lengths = encode_prompts(self.tokenizer, given, len(images))
-        functions.check_length(self, options, prompts.shape[1])
-        program = self._program(functions.writer, options)
-        ragged = np.any(lengths != prompts.shape[1])
-        captions = []
-        for rows, pixels in batching.image_batches(images, self.image_size, batch_size):
-            at = np.minimum(np.arange(rows.start, rows.start + len(pixels)), len(images) - 1)
-            numbers = range(options.num_captions)
-            keys = [functions.example_keys(seed, first + at, number) for number in numbers]
-            given = (prompts[at], lengths[at]) if ragged else (prompts[at],)
-            found = program(pixels, jax.numpy.stack(keys, axis=1), *given)
-            captions += captions_of(found, lengths[at], self.tokenizer)[: rows.stop - rows.start]
-        return captions
+        images = as_images(images)
+        check_not_empty(images, "images")
+        if prompt is None:  # of one length for this model: prefilled at once
+            row = functions.prompt_tokens(self)
+            prompts, lengths = np.tile(row, (len(images), 1)), np.full(len(images), len(row))
+        else:
+            prompts, lengths = encode_prompts(self.tokenizer, prompt, len(images))
+        functions.check_length(self, decoding, int(lengths.max(initial=1)))
+        shape = decoding.shape(prompts.shape[1], self.config.med.max_length)
+        function = self._function(functions.caption_function, shape)
+        numbers = [start_index + np.arange(len(images))] * decoding.num_captions
+        keys = [functions.example_keys(seed, index, n) for n, index in enumerate(numbers)]
+        arrays = jnp.stack(keys, axis=1), decoding.params(len(images)), prompts
+        if prompt is not None:
+            arrays += (lengths,)
+        beams = f", beam {shape.num_beams}" if shape.method == "beam" else f", {shape.method}"
+        title = f"caption{beams}, up to {shape.total_length} tokens"
+        results = self._run(function, images, arrays, batch_size, on_error, title)
+        found = captions_of(Generated(*results), lengths, self.tokenizer)
+        skipped = np.asarray(results[1])[:, 0] == 0  # a text has one token at least
+        return [None if bad else row for bad, row in zip(skipped, found, strict=True)]
 
     def match(
         self,
@@ -127,32 +130,40 @@ class Model(Base):
         *,
         clean: bool = True,
         batch_size: int = BATCH,
+        on_error: str = "raise",
     ) -> Match:
         """Scores texts against images.
 
         Args:
-          texts: one an image, or a sequence of G an image; they go with the image in their place.
-          clean: clean them up as training did (lower case, some punctuation removed).
+          texts: one an image; one for all images; several for one image; or for each image a
+            sequence of G texts (then results are [B, G]).
+          clean: clean texts up as training did (lower case, some punctuation removed).
         """
         self.require("match")
-        images, nested = (
-            batching.as_list(images),
-            [texts] if isinstance(texts, str) else list(texts),
+        images = as_images(images)
+        is_nested = not isinstance(texts, str) and any(not isinstance(t, str) for t in texts)
+        if is_nested:
+            nested = [as_texts(row, "texts") for row in texts]
+            if len(nested) != len(images) or len({len(row) for row in nested}) > 1 or not nested[0]:
+                raise UserError(
+                    f"{len(images)} images and lists of {', '.join(str(len(r)) for r in nested)} "
+                    "texts; give each image as many texts"
+                )
+        else:
+            images, flat = broadcast(images, as_texts(texts, "texts"), names=("images", "texts"))
+            nested = [[text] for text in flat]
+        ids, mask = self._encode(
+            [text for row in nested for text in row], clean_caption if clean else None
         )
-        single = all(isinstance(text, str) for text in nested)
-        nested = [[text] for text in nested] if single else [list(row) for row in nested]
-        check_same_length(images, nested, "texts")
-        if len({len(row) for row in nested}) > 1 or not all(nested):
-            raise UserError("texts are lists of different lengths: give each image as many")
-        flat = [text for row in nested for text in row]
-        ids, mask = self._encode(flat, clean_caption if clean else None)
         shape = len(images), -1, ids.shape[-1]
         arrays = ids.reshape(shape), mask.reshape(shape)
-        program = self._program(functions.match_function)
-        logits, cosine = self._run(program, images, arrays, batch_size)
+        function = self._function(functions.match_function)
+        logits, cosine = self._run(function, images, arrays, batch_size, on_error, "match")
         probability = np.asarray(jax.nn.softmax(logits, axis=-1))[..., 1]
-        found = Match(probability, cosine, logits)
-        return Match(*(x[:, 0] for x in found)) if single else found
+        result = Match(probability, cosine, logits)
+        if is_nested:
+            return result
+        return Match(*(getattr(result, f.name)[:, 0] for f in dataclasses.fields(Match)))
 
     def answer(
         self,
@@ -164,37 +175,41 @@ class Model(Base):
         num_beams: int = 3,
         clean: bool = True,
         batch_size: int = BATCH,
-        return_scores: bool = False,
-    ) -> list:
-        """Answers a question an image.
+        on_error: str = "raise",
+    ) -> list[Answer]:
+        """Answers a question an image; one question for all images, or several about one.
 
         Args:
-          candidates: the answers to choose from; None: write one by beam search.
-          k: candidates that are judged in full; the others are out by their first token.
+          candidates: the answers to choose from; None: one is generated by beam search.
+          k: candidates that are scored in full; the others are excluded by their first token.
           num_beams: of beam search.
-
-        Returns: a string a question; with `return_scores` pairs of it and its score, the
-          log-probability (of a written one over its length).
         """
         self.require("answer")
         if isinstance(candidates, str):
             raise UserError("candidates is one string; give a list of answers")
-        images = batching.as_list(images)
-        questions = [questions] if isinstance(questions, str) else list(questions)
-        check_same_length(images, questions, "questions")
+        images, questions = broadcast(
+            as_images(images), as_texts(questions, "questions"), names=("images", "questions")
+        )
         arrays = self._encode(questions, clean_question if clean else None)
         if candidates is None:
-            options = Decoding(**{**ANSWER.__dict__, "num_beams": num_beams})
-            program = self._program(functions.answer_function, options)
-            found = Generated(*self._run(program, images, arrays, batch_size))
-            written = captions_of(found, np.ones(len(images), int), self.tokenizer)
-            answers = [(best.text, best.score) for best, *_ in written]
-        else:
-            ranker = self._ranker(tuple(candidates), min(k, len(candidates)))
-            index, score = self._run(ranker, images, arrays, batch_size)
-            chosen = zip(index, score, strict=True)
-            answers = [(candidates[i], float(value)) for i, value in chosen]
-        return answers if return_scores else [text for text, _ in answers]
+            decoding = dataclasses.replace(ANSWER, num_beams=num_beams)
+            shape = decoding.shape(1, self.config.med.max_length)
+            function = self._function(functions.answer_function, shape)
+            arrays += (decoding.params(len(images)),)
+            results = self._run(function, images, arrays, batch_size, on_error, "answer")
+            written = captions_of(Generated(*results), np.ones(len(images), int), self.tokenizer)
+            return [
+                Answer(row[0].text, row[0].score) if length[0] else None
+                for row, length in zip(written, results[1], strict=True)
+            ]
+        candidates = as_texts(candidates, "candidates")
+        shared, k = self._candidates(candidates), min(k, len(candidates))
+        function = self._function(functions.rank_function, k)
+        index, score = self._run(
+            function, images, arrays, batch_size, on_error, "answer", shared=shared
+        )
+        chosen = zip(index, score, strict=True)
+        return [None if np.isnan(s) else Answer(candidates[i], float(s)) for i, s in chosen]
 
     def verify(
         self,
@@ -205,39 +220,47 @@ class Model(Base):
         clean: bool = True,
         batch_size: int = BATCH,
     ) -> np.ndarray:
-        """P(true) float32 [B] of a statement about each pair of images."""
+        """Returns P(true) float32 [B] of a statement about each pair of images (NLVR2)."""
         self.require("verify")
-        pair = [batching.as_list(images) for images in (first, second)]
-        statements = [statements] if isinstance(statements, str) else list(statements)
-        for images in pair:
-            check_same_length(images, statements, "statements")
+        first, second, statements = broadcast(
+            as_images(first),
+            as_images(second),
+            as_texts(statements, "statements"),
+            names=("first images", "second images", "statements"),
+        )
         ids, mask = self._encode(statements, clean_caption if clean else None)
-        program, logits = self._program(functions.verify_function), []
-        both = (batching.image_batches(images, self.image_size, batch_size) for images in pair)
-        for (rows, one), (_, other) in zip(*both, strict=True):
+        function, logits = self._function(functions.verify_function), []
+        pairs = (
+            batching.image_batches(images, self.image_size, batch_size, title="verify")
+            for images in (first, second)
+        )
+        for (rows, one, _), (_, other, _) in zip(*pairs, strict=True):
             at = np.minimum(np.arange(rows.start, rows.start + len(one)), len(ids) - 1)
-            logits.append(program(one, other, ids[at], mask[at])[: rows.stop - rows.start])
+            logits.append(function(one, other, ids[at], mask[at])[: rows.stop - rows.start])
         return np.asarray(jax.nn.softmax(np.concatenate(logits), axis=-1))[:, 1]
 
     def encode_image(
-        self, images: ImageLike | Sequence[ImageLike], *, batch_size: int = BATCH
+        self,
+        images: ImageLike | Sequence[ImageLike],
+        *,
+        batch_size: int = BATCH,
+        on_error: str = "raise",
     ) -> np.ndarray:
-        """float32 [B, E] of unit length, aligned with `encode_text`."""
+        """Returns float32 [B, E] of unit length, aligned with `encode_text`."""
         self.require("encode")
-        program = self._program(functions.encode_image_function)
-        return self._run(program, batching.as_list(images), (), batch_size)[1]
+        function = self._function(functions.encode_image_function)
+        return self._run(function, as_images(images), (), batch_size, on_error, "encode images")[1]
 
     def encode_text(
         self, texts: str | Sequence[str], *, clean: bool = True, batch_size: int = BATCH
     ) -> np.ndarray:
-        """float32 [B, E] of unit length, aligned with `encode_image`."""
+        """Returns float32 [B, E] of unit length, aligned with `encode_image`."""
         self.require("encode")
-        texts = [texts] if isinstance(texts, str) else list(texts)
+        texts = as_texts(texts, "texts")
         arrays = self._encode(texts, clean_caption if clean else None)
         rows = batching.padded_batch_size(len(texts), batch_size)
-        return batching.run_in_batches(
-            self._program(functions.encode_text_function), rows, *arrays
-        )[0]
+        function = self._function(functions.encode_text_function)
+        return batching.run_in_batches(function, rows, *arrays)[0]
 
     def hidden_states(
         self,
@@ -246,32 +269,58 @@ class Model(Base):
         *,
         batch_size: int = BATCH,
     ) -> np.ndarray:
-        """Hidden states [B, T, D]: image tokens, text tokens, or those of texts read with images.
+        """Returns [B, T, D]: image tokens, text tokens, or those of texts read with images.
 
         [CLS], or [ENC], comes first; those of pads mean nothing. The modes "image", "text" and
         "multimodal" of the original's feature extractor (models/blip.py).
         """
         self.require("hidden_states")
-        texts = [texts] if isinstance(texts, str) else texts
+        if images is None and texts is None:
+            raise UserError("give images, texts, or both")
+        if images is not None and texts is not None:
+            images, texts = broadcast(
+                as_images(images), as_texts(texts, "texts"), names=("images", "texts")
+            )
         given = {"image": images, "text": texts}
         of = tuple(name for name, values in given.items() if values is not None)
-        if not of:
-            raise UserError("states of what? give images, texts or both")
-        program = self._program(functions.hidden_states_function, of)
-        arrays = () if texts is None else self._encode(texts, None)
+        function = self._function(functions.hidden_states_function, of)
+        arrays = () if texts is None else self._encode(as_texts(texts, "texts"), None)
         if images is None:
-            rows = batching.padded_batch_size(len(texts), batch_size)
-            return batching.run_in_batches(program, rows, *arrays)[0]
-        images = batching.as_list(images)
-        if texts is not None:
-            check_same_length(images, texts, "texts")
-        return self._run(program, images, arrays, batch_size)[0]
+            rows = batching.padded_batch_size(len(arrays[0]), batch_size)
+            return batching.run_in_batches(function, rows, *arrays)[0]
+        title = "hidden states"
+        return self._run(function, as_images(images), arrays, batch_size, "raise", title)[0]
 
-    def _ranker(self, candidates: tuple[str, ...], k: int) -> Callable:
-        key = "ranker", candidates, k
-        if key not in self._programs:
-            if not candidates:
-                raise UserError("candidates is empty; give the answers to choose from, or None")
-            ids, mask = encode(self.tokenizer, list(candidates), self.config.med.max_length)
-            self._programs[key] = functions.rank_function(self, ids, mask, k)
-        return self._programs[key]
+    def _candidates(self, candidates: list[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """ids, mask and validity of candidate answers, padded to few shapes."""
+        check_not_empty(candidates, "candidates")
+        ids, mask = encode_bucketed(self.tokenizer, candidates, self.config.med.max_length)
+        padding = -len(ids) % CANDIDATE_BUCKET
+        padded = [np.pad(x, ((0, padding), (0, 0))) for x in (ids, mask)]
+        return *padded, np.arange(len(ids) + padding) < len(ids)
+
+
+def _decoding(decoding: Decoding | None, options: dict[str, Any]) -> Decoding:
+    if decoding is None:
+        return Decoding.from_options(**options)
+    if options:
+        raise UserError(f"decoding and {next(iter(options))} are both given; give one of them")
+    return decoding
+
+
+def captions_of(
+    generated: Generated, prompts: np.ndarray, tokenizer: Tokenizer
+) -> list[list[Caption]]:
+    """Returns captions of generated texts [B, N, T] that follow prompts of this many tokens."""
+    captions = []
+    for row, start in enumerate(prompts):
+        texts = tokenizer.decode(generated.tokens[row, :, start:])
+        parts = [slice(start, end) for end in generated.length[row]]
+        captions.append([
+            Caption(text, float(score), tokens[part], logs[part])
+            for text, score, tokens, logs, part in zip(
+                texts, generated.score[row], generated.tokens[row],
+                generated.log_probabilities[row], parts, strict=True,
+            )
+        ])  # fmt: skip
+    return captions

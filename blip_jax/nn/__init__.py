@@ -8,14 +8,13 @@ tokens = nn.Blip(config).apply({"params": params}, images, method="encode_image"
 from blip_jax.nn.aligned import Aligned
 from blip_jax.nn.blip import Blip, init_cache, momentum_params, set_first_token, with_enc_token
 from blip_jax.nn.configs import (
+    PRESETS,
     QUIRKS,
     BlipConfig,
     MedConfig,
     ViTConfig,
-    from_dict,
     param_group_name,
     preset,
-    to_dict,
 )
 from blip_jax.nn.model_types import MODEL_TYPES, ModelType, init, network, param_shapes
 from blip_jax.nn.nlvr import Nlvr
@@ -24,6 +23,7 @@ from blip_jax.nn.vqa import Vqa
 
 __all__ = [
     "MODEL_TYPES",
+    "PRESETS",
     "QUIRKS",
     "Aligned",
     "Blip",
@@ -34,7 +34,6 @@ __all__ = [
     "ViTConfig",
     "Vqa",
     "set_first_token",
-    "from_dict",
     "with_enc_token",
     "init",
     "init_cache",
@@ -44,5 +43,4 @@ __all__ = [
     "preset",
     "resize_position_embedding",
     "param_shapes",
-    "to_dict",
 ]

@@ -1,10 +1,11 @@
 """Frozen model configurations and the presets `base`, `large` and `tiny`."""
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
+from blip_jax.runtime.config import replace
 from blip_jax.runtime.errors import UserError
+from blip_jax.runtime.suggestions import hint
 
 # What the text encoder and decoder share in each layout of the paper's Table 3.
 SHARING = {
@@ -27,23 +28,19 @@ QUIRKS = {
 
 @dataclasses.dataclass(frozen=True)
 class ViTConfig:
-    """The vision transformer (pre-norm, MLP of 4x the width).
+    """The vision transformer (pre-norm, MLP of 4x the width)."""
 
-    `eps` is that of the norms: the original's 1e-6; Hugging Face's copies of it run with 1e-5.
-    `position_std` and the other deviations are those of the normal draws at initialisation.
-    """
-
-    image_size: int = 224  # pixels a side
-    patch_size: int = 16
-    width: int = 768
-    depth: int = 12
-    heads: int = 12
-    eps: float = 1e-6
+    image_size: int = 224  # pixels a side; a multiple of patch_size
+    patch_size: int = 16  # pixels a side of a patch
+    width: int = 768  # of hidden states
+    depth: int = 12  # layers
+    heads: int = 12  # attention heads; they divide the width
+    eps: float = 1e-6  # of the norms; Hugging Face's copies of the original run with 1e-5
     drop_path: float = 0.0  # stochastic depth of the last layer; rises linearly from 0
-    kernel_std: float = 0.02
-    patch_std: float = 0.02
-    output_std: float = 0.02  # the projections that write to the residual stream
-    position_std: float = 0.02
+    kernel_std: float = 0.02  # standard deviation of initial weights
+    patch_std: float = 0.02  # of the initial weights of the patch projection
+    output_std: float = 0.02  # of the projections that write to the residual stream
+    position_std: float = 0.02  # of the initial position embedding
 
     @property
     def tokens(self) -> int:
@@ -55,26 +52,28 @@ class ViTConfig:
 class MedConfig:
     """The multimodal mixture of encoder-decoder: BERT's shape with cross-attention.
 
-    `dec_index` and `enc_index` are the ids of [DEC] and [ENC]; negative ones count from the end
-    of the vocabulary, to which BLIP's tokenizer appends the two.
+    `dec_index` and `enc_index` are the ids of [DEC] and [ENC]; negative ones count from the end of
+    the vocabulary, to which BLIP's tokenizer appends the two.
     """
 
-    width: int = 768
-    depth: int = 12
-    heads: int = 12
-    mlp_dim: int = 3072
-    vocab_size: int = 30524
-    dec_index: int = -2
-    enc_index: int = -1
-    max_length: int = 512
+    width: int = 768  # of hidden states
+    depth: int = 12  # layers
+    heads: int = 12  # attention heads; they divide the width
+    mlp_dim: int = 3072  # width of the feed-forward layers
+    vocab_size: int = 30524  # tokens; a training run takes the tokenizer's
+    dec_index: int = -2  # id of [DEC]
+    enc_index: int = -1  # id of [ENC]
+    max_length: int = 512  # positions
     dropout: float = 0.1  # of hidden states and of attention probabilities
-    sharing: str = "all_but_self_attention"
-    first_learned_merge_layer: int = (
-        6  # with two images a text: from this layer on the merge is learned
+    # What encoder and decoder share (the paper's Table 3).
+    sharing: Literal["all", "all_but_cross_attention", "all_but_self_attention", "none"] = (
+        "all_but_self_attention"
     )
-    kernel_std: float = 0.02
-    output_std: float = 0.02
-    embedding_std: float = 0.02
+    # NLVR2: from this layer on a dense layer merges the two images' cross-attention.
+    first_learned_merge_layer: int = 6
+    kernel_std: float = 0.02  # standard deviation of initial weights
+    output_std: float = 0.02  # of the projections that write to the residual stream
+    embedding_std: float = 0.02  # of initial embeddings
 
     @property
     def dec_token(self) -> int:
@@ -89,23 +88,18 @@ class MedConfig:
 
 @dataclasses.dataclass(frozen=True)
 class BlipConfig:
-    """The whole model.
-
-    Attributes:
-      embed_dim: dimension of the aligned image and text features (ITC).
-      dtype: compute dtype; parameters, softmax, norms and losses are float32 always.
-      remat: what the backward pass recomputes: "none", "dots" (all but matrix products), "full".
-      scan_unroll: layers in one iteration of the scan over layers.
-      quirks: of QUIRKS, faults of the original to reproduce, to obtain its numbers.
-    """
+    """The whole model."""
 
     vit: ViTConfig = ViTConfig()
     med: MedConfig = MedConfig()
-    embed_dim: int = 256
-    dtype: str = "bfloat16"
-    remat: str = "none"
-    scan_unroll: int = 1
-    quirks: tuple[str, ...] = ()
+    embed_dim: int = 256  # dimension of the aligned image and text features (ITC)
+    # Compute dtype; parameters, softmax, norms and losses are float32 always.
+    dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
+    # What the backward pass computes again to save memory: nothing (none), all but matrix products
+    # (dots), everything (full).
+    remat: Literal["none", "dots", "full"] = "none"
+    scan_unroll: int = 1  # layers in one iteration of the scan over layers
+    quirks: tuple[str, ...] = ()  # of nn.QUIRKS: faults of the original to repeat
 
     def __post_init__(self):
         object.__setattr__(self, "quirks", tuple(self.quirks))  # a list in checkpoints' JSON
@@ -119,11 +113,10 @@ class BlipConfig:
                 f"vit.image_size {self.vit.image_size} is not a multiple of patch_size "
                 f"{self.vit.patch_size}"
             )
-        if self.med.sharing not in SHARING:
-            raise UserError(f"med.sharing is {self.med.sharing!r}; known: {', '.join(SHARING)}")
         if self.vit.image_size < self.vit.patch_size:
             raise UserError(
-                f"vit.image_size is {self.vit.image_size}; it must be at least the patch size"
+                f"vit.image_size is {self.vit.image_size}; it must be at least patch_size, "
+                f"{self.vit.patch_size}"
             )
         for name in ("dec_index", "enc_index"):
             if not -self.med.vocab_size <= getattr(self.med, name) < self.med.vocab_size:
@@ -131,13 +124,16 @@ class BlipConfig:
                     f"med.{name} is {getattr(self.med, name)}; the vocabulary has "
                     f"{self.med.vocab_size} tokens"
                 )
-        if self.dtype not in DTYPES:
-            raise UserError(f"dtype is {self.dtype!r}; known: {', '.join(DTYPES)}")
-        if self.remat not in REMAT:
-            raise UserError(f"remat is {self.remat!r}; known: {', '.join(REMAT)}")
+        for name, value, choices in (
+            ("med.sharing", self.med.sharing, SHARING),
+            ("dtype", self.dtype, DTYPES),
+            ("remat", self.remat, REMAT),
+        ):
+            if value not in choices:
+                raise UserError(f"{name} is {value!r}; supported: {', '.join(choices)}")
         for quirk in self.quirks:
             if quirk not in QUIRKS:
-                raise UserError(f"unknown quirk {quirk!r}; known: {', '.join(QUIRKS)}")
+                raise UserError(f"unknown quirk {quirk!r}; supported: {', '.join(QUIRKS)}")
 
 
 PRESETS = {
@@ -168,38 +164,10 @@ def preset(name: str, **changes: Any) -> BlipConfig:
       UserError: an unknown preset or field.
     """
     if name not in PRESETS:
-        raise UserError(f"unknown model preset {name!r}; known: {', '.join(PRESETS)}")
-    return _replace(PRESETS[name], changes, "model")
-
-
-def _replace(config: Any, changes: Mapping[str, Any], where: str) -> Any:
-    fields = {field.name for field in dataclasses.fields(config)}
-    values = {}
-    for name, value in changes.items():
-        if name not in fields:
-            raise UserError(f"{where} has no field {name!r}; known: {', '.join(sorted(fields))}")
-        old = getattr(config, name)
-        nested = dataclasses.is_dataclass(old) and isinstance(value, Mapping)
-        values[name] = _replace(old, value, f"{where}.{name}") if nested else value
-    return dataclasses.replace(config, **values)
+        raise UserError(f"unknown model preset {name!r}; {hint(name, PRESETS)}")
+    return replace(PRESETS[name], **changes)
 
 
 def param_group_name(config: MedConfig, part: str, role: str) -> str:
     """Name of the parameters of `part` in `role`: its own, or the common one if it is shared."""
     return part if part in SHARING[config.sharing] else f"{role}_{part}"
-
-
-def to_dict(config: BlipConfig) -> dict[str, Any]:
-    """As nested plain values, for a checkpoint's metadata; `from_dict` is its inverse."""
-    return dataclasses.asdict(config)
-
-
-def from_dict(values: Mapping[str, Any]) -> BlipConfig:
-    """The configuration whose `to_dict` was `values`.
-
-    Nested parts are built first, as they must agree with each other.
-    """
-    parts = dict(values)
-    parts["vit"] = _replace(ViTConfig(), parts.get("vit", {}), "vit")
-    parts["med"] = _replace(MedConfig(), parts.get("med", {}), "med")
-    return _replace(BlipConfig(), parts, "model")

@@ -14,10 +14,8 @@ keys of ITC. A layer, forward:
 """
 
 import dataclasses
-from typing import NamedTuple
 
-from blip_jax.nn.configs import SHARING, BlipConfig, MedConfig, ViTConfig
-from blip_jax.train.aot.topology import Chip
+from blip_jax.nn.configs import BlipConfig, MedConfig, ViTConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,36 +83,6 @@ def lm_head(config: MedConfig, length: int) -> Flops:
     return Flops(outside_layers=2 * length * config.width * (config.width + config.vocab_size))
 
 
-def step(config: BlipConfig, objectives, batch: int, length: int) -> int:
-    """FLOPs of one training step, of all chips together.
-
-    Args:
-      objectives: `train.tasks.image_text.Objectives`.
-      batch: pairs; length: tokens of each text.
-    """
-    tokens, med, names = config.vit.tokens, config.med, objectives.names
-    image, unimodal = vit(config.vit), text(med, length)
-    image_grounded = text(med, length, tokens)
-    parts = [image]
-    pair = 0
-    if objectives.contrast:
-        parts += [unimodal, heads(config)]
-        pair += image.forward + unimodal.forward + heads(config).forward  # the momentum encoder
-        # Each pair with all keys, both ways: targets, logits, and the logits' backward pass,
-        # which goes to the features alone.
-        pair += 2 * 3 * 2 * config.embed_dim * (batch + objectives.queue)
-    if "itm" in names:
-        parts += [image_grounded] * 3  # the pair, and each half with a negative
-    if "lm" in names:
-        parts += [image_grounded, lm_head(med, length)]
-    pair += sum(part.trained(config.remat) for part in parts)
-    # One projection serves both passes if they share it; each goes back through it by itself.
-    roles = len({"itm", "lm"} & set(names))
-    shared = "cross_attention" in SHARING[med.sharing]
-    pair += image_context(config).forward * (2 * roles + (min(roles, 1) if shared else roles))
-    return batch * (pair - image.outside_layers)  # nothing is derived by the pixels
-
-
 def heads(config: BlipConfig) -> Flops:
     """The projections to E of one image and one text."""
     return Flops(outside_layers=2 * config.embed_dim * (config.vit.width + config.med.width))
@@ -139,29 +107,3 @@ def matching(config: BlipConfig, length: int, texts: int) -> int:
     read += 2 * med.width * (embed + 2)
     image = vit(config.vit).forward + image_context(config).forward + 2 * config.vit.width * embed
     return image + texts * read
-
-
-class Roofline(NamedTuple):
-    """Seconds that each of a chip's means needs at its peak; with all busy at once, the step's.
-
-    It is a bound from below: vector work (random bits for dropout above all), waiting and what
-    does not overlap come on top.
-    """
-
-    compute: float
-    hbm: float
-    ici: float
-
-    @property
-    def seconds(self) -> float:
-        return max(self)
-
-    @property
-    def limit(self) -> str:
-        """Which of them it is."""
-        return ("compute", "HBM", "ICI")[self.index(self.seconds)]
-
-
-def roofline(chip: Chip, flops: float, hbm: float, ici: float) -> Roofline:
-    """Of one chip's FLOPs, bytes of HBM, and bytes received from other chips."""
-    return Roofline(flops / chip.flops, hbm / (chip.bandwidth * 1e9), ici / (chip.ici * 1e9))

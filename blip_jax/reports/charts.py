@@ -1,6 +1,6 @@
-"""Charts of the report as inline SVG, drawn by matplotlib, coloured by the page's CSS.
+"""Charts of the reports as inline SVG, drawn by matplotlib, coloured by the page's CSS.
 
-Matplotlib draws with stand-in colours that no one sees: each is exchanged for a CSS variable of
+Matplotlib draws with placeholder colours, each of which is replaced by a CSS variable of
 `report.css`, so that one drawing serves the light, the dark and the printed page.
 """
 
@@ -27,11 +27,11 @@ _RAW_POINTS = 80  # a longer curve is drawn as a faint raw line under its runnin
 
 
 def lines(series: Mapping[str, Sequence], title: str, order: Sequence[str] = ()) -> Markup:
-    """One line a run against the training step.
+    """Draws one line for each run against the training step.
 
     Args:
       series: run -> sequence of (step, value); values that are not finite leave a gap.
-      title: what is drawn, for readers of the picture's description.
+      title: description of the picture for screen readers.
       order: names that fix each run's colour across charts; default: those of `series`.
 
     Returns:
@@ -53,7 +53,7 @@ def lines(series: Mapping[str, Sequence], title: str, order: Sequence[str] = ())
 
 
 def thresholds(curve: Mapping[str, Sequence], chosen: float | None, title: str) -> Markup:
-    """Precision, recall and kept share (of `filtering.curve`) against the threshold."""
+    """Draws precision, recall and kept share (of `filtering.curve`) against the threshold."""
     figure, axes = _axes()
     for index, name in enumerate(("precision", "recall", "kept_share")):
         axes.plot(curve["thresholds"], _floats(curve[name]), **_style(index))
@@ -63,7 +63,7 @@ def thresholds(curve: Mapping[str, Sequence], chosen: float | None, title: str) 
 
 
 def reliability(series: Sequence[Mapping[str, Sequence]], title: str) -> Markup:
-    """Share of true texts against the mean P(match), bin by bin; dots grow with the count."""
+    """Draws the share of true texts against the mean P(match); dots grow with the count."""
     figure, axes = _axes()
     axes.plot([0, 1], [0, 1], color=_INK, linewidth=0.8, dashes=(2, 2))
     for index, found in enumerate(series):
@@ -74,12 +74,12 @@ def reliability(series: Sequence[Mapping[str, Sequence]], title: str) -> Markup:
         area = 8 + 90 * count[filled] / max(count.max(initial=0), 1)
         dots = {"color": _SERIES[index], "linewidth": 0, "zorder": 3}
         axes.scatter(predicted[filled], actual[filled], s=area, **dots)
-    _unit_square(axes, "mean P(match)", "share in fact true")
+    _unit_square(axes, "mean P(match)", "share of true texts")
     return _svg(figure, title)
 
 
 def histogram(counts: Mapping[str, Sequence], chosen: float | None, title: str) -> Markup:
-    """True texts upwards and noise downwards, so that neither hides the other."""
+    """Draws counts of true texts upwards, of noise downwards, so that neither hides the other."""
     figure, axes = _axes()
     edges = _floats(counts["edges"])
     width = np.diff(edges) * 0.88
@@ -95,7 +95,7 @@ def histogram(counts: Mapping[str, Sequence], chosen: float | None, title: str) 
 
 
 def counts(histogram: Mapping[str, Sequence], chosen: float | None, title: str) -> Markup:
-    """Texts in bins of P(match), of which no truth is known: {"edges", "texts"}."""
+    """Draws counts of texts of unknown truth in bins of P(match): {"edges", "texts"}."""
     figure, axes = _axes()
     edges = _floats(histogram["edges"])
     middles = (edges[:-1] + edges[1:]) / 2
@@ -108,7 +108,7 @@ def counts(histogram: Mapping[str, Sequence], chosen: float | None, title: str) 
 
 
 def legend(names: Sequence[str]) -> list[dict[str, str]]:
-    """Name, CSS colour and dash pattern of each line, for one legend beside several charts."""
+    """Returns name, CSS colour and dash pattern of each line, for a legend of several charts."""
     return [
         {
             "name": name,
@@ -120,7 +120,7 @@ def legend(names: Sequence[str]) -> list[dict[str, str]]:
 
 
 def histogram_legend() -> list[dict[str, str]]:
-    """What the two colours of `histogram` mean, in the form of `legend`."""
+    """Returns the legend of `histogram`, in the form of `legend`."""
     named = (("true, upwards", _TRUE), ("noise, downwards", _NOISE))
     return [{"name": name, "colour": _CSS[colour], "dash": "none"} for name, colour in named]
 
@@ -132,13 +132,13 @@ def _style(index: int) -> dict:
 
 
 def _mark(axes: Axes, chosen: float | None) -> None:
-    """A dashed line at the threshold, if there is one."""
+    """Draws a dashed line at the threshold, if there is one."""
     if chosen is not None:
         axes.axvline(chosen, color=_INK, linewidth=0.8, dashes=(2, 2))
 
 
 def _running_mean(values: np.ndarray, width: int) -> np.ndarray:
-    """Centred mean over at most `width` finite neighbours; shorter at both ends."""
+    """Returns the centred mean over at most `width` finite neighbours; fewer at both ends."""
     kernel = np.ones(width)
     finite = np.isfinite(values)
     total = np.convolve(np.where(finite, values, 0), kernel, "same")
@@ -169,18 +169,18 @@ def _unit_square(axes: Axes, xlabel: str, ylabel: str) -> None:
 
 
 def _svg(figure: Figure, title: str) -> Markup:
-    """The figure as one `<svg>` that scales, speaks its title and names no outside address."""
+    """Returns the figure as one scalable `<svg>` with a description and no external references."""
     buffer = io.StringIO()
     nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-    # The salt keeps clip-path ids of several charts on a page apart, and the same run to run.
+    # The salt makes clip-path ids unique within a page and equal from run to run.
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": title}):
         figure.savefig(buffer, format="svg", metadata=nothing)
     drawing = buffer.getvalue()
     head, body = drawing[drawing.index("<svg") :].split(">", 1)
     view_box = re.search(r'viewBox="[^"]*"', head).group()
-    # Out goes what would repeat or reach beyond this picture once it stands inside a page.
+    # Remove what would clash with or affect other elements of the page.
     body = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", body, flags=re.DOTALL)
     body = re.sub(r' id="[\w.]+_\d+"| font-family: [^;]+;', "", body)
-    for stand_in, css in _CSS.items():
-        body = body.replace(stand_in, css)
+    for placeholder, css in _CSS.items():
+        body = body.replace(placeholder, css)
     return Markup(f'<svg class="chart" role="img" aria-label="{escape(title)}" {view_box}>{body}')

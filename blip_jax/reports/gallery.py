@@ -1,25 +1,25 @@
-"""A report at scale: one folder that opens offline, with thousands of images to search and sort.
+"""A folder that opens offline in a browser, with thousands of images to search and sort.
 
-`index.html` is the page; `data/*.js` hold the texts, `thumbs/` small pictures. All of it works from
-the disk (file://), where a page may load scripts and pictures, but no JSON.
+`index.html` is the page; `data/*.js` hold the texts, `thumbs/` small pictures. A page that is
+opened from disk (file://) may load scripts and pictures, but no JSON.
 """
 
 import concurrent.futures
 import itertools
 import json
 import os
-import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import cv2
-import tqdm
 
 import blip_jax
 from blip_jax.data.images import ImageError, decode
 from blip_jax.reports import sections
 from blip_jax.reports.templates import template
 from blip_jax.runtime.errors import UserError
+from blip_jax.runtime.files import atomic_folder
+from blip_jax.runtime.progress import track
 
 THUMB = 192  # pixels, the longer side
 PAGE = 48  # images shown at a time
@@ -31,39 +31,33 @@ _THREADS = 4
 def write_gallery(
     folder: str, results: Mapping, images: Iterable[Mapping], count: int, progress: bool = False
 ) -> str:
-    """Writes the folder, whole or not at all; one that is there already is replaced.
+    """Writes the folder, whole or not at all; an existing gallery is replaced.
 
     Args:
       folder: local.
-      results: 'title'; and, if wanted, 'summary', 'command', 'circle', 'verdicts' (all there are,
-        "kept" first) and 'filter' (as of `report.write_report`).
-      images: the entries, as `capfilt.pictures` yields them: {'key', 'url', 'image': bytes,
-        'texts': [{'text', 'origin', 'model', 'method', 'p_match', 'cosine', 'verdict', 'true'}]}.
-      count: how many images there are.
-      progress: show a bar.
+      results: 'title'; optional 'summary', 'command', 'decisions' (all names, "kept" first) and
+        'filter' (see page.py).
+      images: the entries, as `capfilt.gallery_entries` yields them: {'key', 'url', 'image': bytes,
+        'texts': [{'text', 'origin', 'model', 'method', 'p_match', 'cosine', 'decision', 'true'}]}.
+      count: the number of images.
+      progress: show progress.
 
     Returns: the path of the page.
 
     Raises:
-      UserError: the folder is not local, or something else is in the way.
+      UserError: the folder is not local, or exists and is not a gallery.
     """
     if "://" in folder:
-        raise UserError(f"a gallery is written to a local folder, not to {folder}")
+        raise UserError(f"{folder} is not local; write the gallery to a local folder")
     target = Path(os.path.abspath(folder))
     if target.exists() and not (target / "index.html").exists():
-        raise UserError(f"{folder} exists already and is no gallery: give a new name")
-    unfinished = target.with_name(f".{target.name}-{os.getpid()}")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    (unfinished / "data").mkdir(parents=True)
-    bar = tqdm.tqdm(images, "report", count, unit="image", disable=None if progress else True)
-    try:
-        files = _write_data(unfinished, bar, results)
+        raise UserError(f"{folder} exists already and is not a gallery; choose another path")
+    with atomic_folder(target, replace=True) as unfinished:
+        (unfinished / "data").mkdir()
+        tracked = track(images, "report", count, "image", progress)
+        files = _write_data(unfinished, tracked, results)
         page = _page(results, files, count)
         (unfinished / "index.html").write_text(page, encoding="utf-8")
-        shutil.rmtree(target, ignore_errors=True)
-        unfinished.rename(target)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
     return str(target / "index.html")
 
 
@@ -76,14 +70,14 @@ def _page(results: Mapping, files: list[str], count: int) -> str:
         files=files,
         count=count,
         page=PAGE,
-        verdicts=list(results.get("verdicts", ("kept", "dropped"))),
+        decisions=list(results.get("decisions", ("kept", "dropped"))),
         version=blip_jax.__version__,
     )
 
 
 def _write_data(folder: Path, images: Iterable[Mapping], results: Mapping) -> list[str]:
-    """Writes thumbnails and files of data; returns the latter's names."""
-    verdicts = list(results.get("verdicts", ("kept", "dropped")))
+    """Writes thumbnails and data files; returns the names of the latter."""
+    decisions = list(results.get("decisions", ("kept", "dropped")))
     files, numbered = [], enumerate(images)
     with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
         while some := list(itertools.islice(numbered, _A_FILE)):
@@ -91,11 +85,11 @@ def _write_data(folder: Path, images: Iterable[Mapping], results: Mapping) -> li
                 _thumb_path(folder, number).parent.mkdir(parents=True, exist_ok=True)
             sizes = pool.map(lambda entry: _thumb(folder, *entry), some)
             rows = [
-                _row(number, entry, size, verdicts)
+                _row(number, entry, size, decisions)
                 for (number, entry), size in zip(some, sizes, strict=True)
             ]
             files.append(f"data/{len(files):05d}.js")
-            # ASCII and no markup: what it says can only be a string.
+            # json.dumps writes ASCII: the content cannot end the script.
             (folder / files[-1]).write_text(f"gallery.add({json.dumps(rows)});\n")
     return files
 
@@ -105,7 +99,7 @@ def _thumb_path(folder: Path, number: int) -> Path:
 
 
 def _thumb(folder: Path, number: int, entry: Mapping) -> tuple[int, int] | None:
-    """Writes the picture small; returns width and height of it, or None if it does not decode."""
+    """Writes a thumbnail; returns its width and height, or None if the image does not decode."""
     try:
         picture = decode(entry["image"])
     except ImageError:
@@ -116,7 +110,7 @@ def _thumb(folder: Path, number: int, entry: Mapping) -> tuple[int, int] | None:
         size = max(round(width * scale), 1), max(round(height * scale), 1)
         picture = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
     quality = [cv2.IMWRITE_JPEG_QUALITY, 85]
-    if max(height, width) <= THUMB:  # small ones are looked at pixel by pixel
+    if max(height, width) <= THUMB:  # the page enlarges small pictures
         full = cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444
         quality = [cv2.IMWRITE_JPEG_QUALITY, 95, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, full]
     _, data = cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), quality)
@@ -124,8 +118,8 @@ def _thumb(folder: Path, number: int, entry: Mapping) -> tuple[int, int] | None:
     return picture.shape[1], picture.shape[0]
 
 
-def _row(number: int, entry: Mapping, size: tuple[int, int] | None, verdicts: list[str]) -> dict:
-    """An image as the page's script wants it; short names, for there are many."""
+def _row(number: int, entry: Mapping, size: tuple[int, int] | None, decisions: list[str]) -> dict:
+    """Returns an image as gallery.js reads it; names are short to save space."""
     return {
         "key": entry["key"],
         "url": entry.get("url", ""),
@@ -136,7 +130,7 @@ def _row(number: int, entry: Mapping, size: tuple[int, int] | None, verdicts: li
                 "text": text["text"],
                 "origin": text["origin"],
                 "by": ", ".join(filter(None, (text.get("model"), text.get("method")))),
-                "verdict": verdicts.index(text["verdict"]),
+                "decision": decisions.index(text["decision"]),
                 "p": _number(text["p_match"]),
                 "cosine": _number(text["cosine"]),
                 "true": text.get("true"),

@@ -1,15 +1,15 @@
-"""One HTML page about a run that opens offline: numbers, pictures, charts, decisions.
+"""A report as one HTML page that opens offline: numbers, pictures, charts, decisions.
 
-`results` is a plain dict; every key but 'title' may be missing, and its section then is too:
+`results` is a plain dict; every key but 'title' is optional, and its section is then left out:
 
   title, summary, command   str
-  circle    {'pretrain' | 'captioner' | 'filter' | 'capfilt' | 'dataset': short note under the box}
-  columns   names of the comparison's columns, in order; best: 'max' | 'min', or one a column
+  diagram   {'pretrain' | 'captioner' | 'filter' | 'capfilt' | 'dataset': short note in the box}
+  columns   names of the comparison's columns, in order; best: 'max' | 'min', or one for each column
   arms      [{'arm': 'both', 'ITC R@1': 81.2 or (81.2, 0.6) for mean and spread, ...}]
   gallery   [{'key', 'image': bytes, 'texts': [{'origin', 'text', 'p_match', 'cosine', 'kept',
             'true': bool or None}]}]
   filter    {'rows': [dict], 'threshold': 0.5, and 'curve', 'calibration', 'histogram' as
-            `filtering` returns them, or a dict of such by origin}
+            `filtering` returns them, or a dict of these by origin}
   curves    {run: {metric: [(step, value), ...]}}
   stages    [{'name', 'seconds', 'note'}]
   config    any nested dict
@@ -25,6 +25,7 @@ import blip_jax
 from blip_jax.reports import sections
 from blip_jax.reports.templates import template
 from blip_jax.runtime.errors import UserError
+from blip_jax.runtime.files import atomic_write
 
 _BOXES = ("pretrain", "captioner", "filter", "capfilt", "dataset")
 
@@ -33,8 +34,8 @@ def write_report(path, results: Mapping[str, object]) -> epath.Path:
     """Writes the page, whole or not at all.
 
     Args:
-      path: the `.html` file, local or `gs://`; its folder is made if need be.
-      results: see the head of this file.
+      path: the `.html` file, local or `gs://`; its folder is created if missing.
+      results: see the docstring of this module.
 
     Returns:
       The path written.
@@ -45,22 +46,22 @@ def write_report(path, results: Mapping[str, object]) -> epath.Path:
     try:
         page = render(results)
     except (KeyError, jinja2.UndefinedError) as error:
-        raise UserError(f"the report lacks a value: {error}") from error
+        raise UserError(f"the report lacks the value {error}; add it to results") from error
     path = epath.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(path.name + ".tmp")
-    unfinished.write_bytes(page.encode())
-    return unfinished.replace(path)
+    with atomic_write(path) as file:
+        file.write(page)
+    return path
 
 
 def render(results: Mapping[str, object]) -> str:
-    """The page as one string; arguments and errors as `write_report`, but errors come raw."""
+    """Returns the page as a string. Raises KeyError or UndefinedError for missing values."""
     gallery = [sections.picture(entry) for entry in results.get("gallery", ())]
     return template("report.html.j2").render(
         title=results["title"],
         summary=results.get("summary", ""),
         command=results.get("command", ""),
-        circle=dict.fromkeys(_BOXES, "") | dict(results.get("circle", {})),
+        diagram=dict.fromkeys(_BOXES, "") | dict(results.get("diagram", {})),
         comparison=sections.comparison(results),
         gallery=gallery,
         gallery_counts=sections.count_tags(gallery),

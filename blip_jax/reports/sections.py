@@ -1,6 +1,6 @@
-"""What each section of the report shows: values of `results` as ready cells, pictures, charts.
+"""Turns `results` into the cells, pictures and charts of each section of the report.
 
-`report.py` says what `results` holds; the templates only lay these values out.
+`results` is described in page.py; the templates only lay these values out.
 """
 
 import base64
@@ -25,7 +25,7 @@ _SMALL = 160  # pixels: a smaller picture is enlarged without smoothing
 
 
 def comparison(results: Mapping) -> dict | None:
-    """The arms as rows of cells, each with its text, its gain on the first arm and a best mark."""
+    """Returns the arms as rows of cells: text, difference to the first arm, best of its column."""
     arms = list(results.get("arms", ()))
     if not arms:
         return None
@@ -58,7 +58,7 @@ def comparison(results: Mapping) -> dict | None:
 
 
 def _headline(arms: list, columns: list) -> dict | None:
-    """The first column's figure without and with CapFilt, where both arms were run."""
+    """Returns the first column's values without and with CapFilt, if both arms were run."""
     by_name = {arm["arm"]: arm for arm in arms}
     if not columns or not {"none", "both"} <= by_name.keys():
         return None
@@ -83,7 +83,7 @@ def picture(entry: Mapping) -> dict:
     try:
         with Image.open(io.BytesIO(data)) as image:
             mime, size = Image.MIME[image.format], image.size
-    except Exception:  # an odd picture must not cost the report of a long run
+    except Exception:  # one bad picture must not prevent the report of a long run
         mime, size = "", (0, 0)
     uri = f"data:{mime};base64,{base64.b64encode(data).decode()}" if mime else ""
     return {
@@ -117,7 +117,7 @@ def _text(text: Mapping) -> dict:
 
 
 def count_tags(gallery: list[dict]) -> dict[str, int]:
-    """Texts under each button of the gallery; a button for nothing is not shown."""
+    """Returns the number of texts for each button of the gallery, without zeros."""
     tags = [text["tags"].split() for picture in gallery for text in picture["texts"]]
     names = ("web", "synthetic", "kept", "dropped", "wrong")
     counts = {"all": len(tags)} | {name: sum(name in t for t in tags) for name in names}
@@ -145,17 +145,17 @@ def filter_quality(found: Mapping) -> dict | None:
         for origin in origins
     ]
     rows = list(found.get("rows", ()))
-    judged = bool(curve or calibration or rows)
-    if not judged:  # a histogram an origin, side by side
+    has_truth = bool(curve or calibration or rows)
+    if not has_truth:  # one histogram for each origin, side by side
         groups = [{"name": "", "charts": [chart for group in groups for chart in group["charts"]]}]
     names = tables.columns_of(rows)
     columns = [tables.format_column([row.get(name) for row in rows]) for name in names]
     return {
-        "columns": [name.replace("_", " ") for name in names],
+        "columns": [tables.heading(name) for name in names],
         "numeric": [tables.is_numeric([row.get(name) for row in rows]) for name in names],
         "rows": [list(row) for row in zip(*columns, strict=True)],
         "groups": groups,
-        "judged": judged,
+        "has_truth": has_truth,
         "calibrated": bool(calibrated),
         "threshold": _thresholds(chosen),
     }
@@ -170,7 +170,7 @@ def _thresholds(chosen: float | Mapping[str, float | None]) -> str:
 
 
 def _filter_charts(measured: list, threshold: float | None, origin: str) -> list[dict]:
-    """The charts of one origin, of (curve, calibration, calibrated, histogram) what there is."""
+    """Returns the charts of one origin; `measured`: curve, calibration, calibrated, histogram."""
     curve, calibration, calibrated, histogram = measured
     of = f" of {origin} texts" if origin else ""
     drawn = []
@@ -198,7 +198,7 @@ def _filter_charts(measured: list, threshold: float | None, origin: str) -> list
 
 
 def _by_origin(value: Mapping | None, key: str) -> dict:
-    """{origin: measurement}; a measurement that stands alone has the origin ''."""
+    """Returns {origin: measurement}; a single measurement has the origin ''."""
     if not value:
         return {}
     return {"": value} if key in value else dict(value)
@@ -234,7 +234,7 @@ def stage_times(stages) -> dict | None:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as a person would say them: '0.4 s', '1 min 08 s', '2 h 05 min'."""
+    """Returns seconds as '0.4 s', '1 min 08 s', '2 h 05 min'."""
     if seconds < 9.95:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)

@@ -11,11 +11,11 @@ Rows = Sequence[Mapping[str, object]]
 
 
 def plain(rows: Rows, columns: Sequence[str] | None = None) -> str:
-    """An aligned table for the terminal; numbers to the right.
+    """Returns an aligned table for the terminal; numbers to the right.
 
     Args:
       rows: dicts; a missing key leaves the cell empty.
-      columns: keys in order; by default every key, in the order of first appearance.
+      columns: keys in order; default: `columns_of(rows)`.
 
     Returns:
       Lines without a trailing newline; '' for no columns.
@@ -24,17 +24,22 @@ def plain(rows: Rows, columns: Sequence[str] | None = None) -> str:
 
 
 def markdown(rows: Rows, columns: Sequence[str] | None = None) -> str:
-    """The same table as GitHub-flavoured Markdown; `|` inside a text is escaped."""
+    """Returns the table in GitHub-flavoured Markdown; `|` inside a text is escaped."""
     return _render(rows, columns, "pipe")
 
 
 def columns_of(rows: Rows) -> list[str]:
-    """Every key of any row, in the order of first appearance."""
+    """Returns every key of any row, in the order of first appearance."""
     return list(dict.fromkeys(key for row in rows for key in row))
 
 
+def heading(name: str) -> str:
+    """Returns a key as the heading of its column: "mean_p_match" as "mean P(match)"."""
+    return str(name).replace("p_match", "P(match)").replace("_", " ")
+
+
 def format_column(values: Sequence[object]) -> list[str]:
-    """Cells of one column: numbers share one number of decimals.
+    """Returns the cells of one column; its numbers have equally many decimals.
 
     Shares (all within -1..1) get three decimals, others one. A pair (mean, spread) is written with
     a plus-minus sign, nan as a dash, None as nothing.
@@ -45,7 +50,7 @@ def format_column(values: Sequence[object]) -> list[str]:
 
 
 def is_numeric(values: Sequence[object]) -> bool:
-    """Whether a column holds numbers only (None aside) and at least one."""
+    """Returns whether a column has a number and, except for None, nothing else."""
     present = [value for value in values if value is not None]
     return bool(present) and all(_numbers(value) or _is_int(value) for value in present)
 
@@ -57,7 +62,7 @@ def _render(rows: Rows, columns: Sequence[str] | None, style: str) -> str:
     values = [[row.get(name) for row in rows] for name in columns]
     cells = [format_column(column) for column in values]
     align = ["right" if is_numeric(column) else "left" for column in values]
-    headers = [str(name) for name in columns]
+    headers = [heading(name) for name in columns]
     lines = [list(line) for line in zip(*cells, strict=True)]
     if style == "pipe":
         headers = [_escape(name) for name in headers]
@@ -88,7 +93,7 @@ def _number(value: float, digits: int) -> str:
 
 
 def _numbers(value: object) -> tuple[float, ...]:
-    """The floats of a number or of a (mean, spread) pair; () for anything else, ints included."""
+    """Returns the floats of a number or of a (mean, spread) pair; () for others and for ints."""
     if isinstance(value, Real) and not isinstance(value, Integral):
         return (float(value),)
     is_pair = isinstance(value, (tuple, list)) and len(value) == 2

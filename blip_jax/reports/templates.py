@@ -1,10 +1,10 @@
-"""The templates of HTML pages."""
+"""Templates of HTML pages."""
 
 import jinja2
 
 
 def template(name: str) -> jinja2.Template:
-    """A template of this package; a value that it lacks is an error, and texts are escaped."""
+    """Returns a template of this package. It escapes texts; a missing value is an error."""
     return jinja2.Environment(
         loader=jinja2.PackageLoader("blip_jax.reports"),
         autoescape=True,

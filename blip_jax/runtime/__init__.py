@@ -1,1 +1,1 @@
-"""Errors, signals, processes and files: what every other folder may use."""
+"""Errors, signals, processes, files and progress: what every other folder may use."""

@@ -1,4 +1,4 @@
-"""The command line of this call, for what a verb writes down about itself."""
+"""The command line of this call, which verbs store with their results."""
 
 import contextlib
 import contextvars
@@ -10,7 +10,7 @@ _argv: contextvars.ContextVar[tuple[str, ...]] = contextvars.ContextVar("argv", 
 
 @contextlib.contextmanager
 def called_with(argv: Sequence[str]) -> Iterator[None]:
-    """What runs inside it was called with `argv`: the verb and what follows it."""
+    """Sets `command_line` for the block: `argv` is the verb and what follows it."""
     token = _argv.set(tuple(argv))
     try:
         yield
@@ -19,5 +19,5 @@ def called_with(argv: Sequence[str]) -> Iterator[None]:
 
 
 def command_line() -> str:
-    """What a shell repeats this call with; "" where the library was called and no verb."""
+    """Returns the shell command that repeats this call; "" if the library was called directly."""
     return shlex.join(["blip-jax", *_argv.get()]) if _argv.get() else ""

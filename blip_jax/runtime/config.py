@@ -7,12 +7,16 @@ How the command line sets them is in overrides.py.
 import dataclasses
 import functools
 import inspect
+import os
 import types
 import typing
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple, TypeVar, Union
 
+from etils import epath
+
 from blip_jax.runtime.errors import UserError
+from blip_jax.runtime.files import write_json
 from blip_jax.runtime.suggestions import hint
 
 T = TypeVar("T")
@@ -80,6 +84,18 @@ def _replace(config: T, changes: Mapping[str, Any], path: str) -> T:
     for name, values in nested.items():
         own[name] = _replace(own.get(name, getattr(config, name)), values, f"{path}{name}.")
     return dataclasses.replace(config, **own)
+
+
+def write_config(folder: str | os.PathLike, config: Any, replace: bool = True) -> None:
+    """Writes config.json into a folder, which is made if missing: the fields by `to_json`.
+
+    Args:
+      replace: whether to replace the file that an earlier call wrote.
+    """
+    path = epath.Path(folder) / "config.json"
+    if replace or not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, to_json(config))
 
 
 def check_required(config: Any, path: str = "config") -> None:
@@ -158,10 +174,15 @@ def _with_subclasses(cls: type) -> list[type]:
     return [cls, *(x for sub in cls.__subclasses__() for x in _with_subclasses(sub))]
 
 
-def accepts(cls: type) -> Callable[[Callable], Callable]:
+def accepts(
+    cls: type, advice: Mapping[str, str] = types.MappingProxyType({})
+) -> Callable[[Callable], Callable]:
     """Decorates a function with **options, which are the fields of the dataclass `cls`.
 
     Unknown options are refused, and the signature that help() shows lists the fields.
+
+    Args:
+      advice: names of other programs, and what to give here.
 
     Raises (when the function is called):
       UserError: an option is no field.
@@ -185,7 +206,7 @@ def accepts(cls: type) -> Callable[[Callable], Callable]:
         def call(*args: Any, **options: Any) -> Any:
             for name in options:
                 if name not in known and name not in taken:
-                    near = hint(name, [*sorted(taken - {"self"}), *known])
+                    near = advice.get(name) or hint(name, [*sorted(taken - {"self"}), *known])
                     raise UserError(f"{function.__name__} has no option {name!r}; {near}")
             return function(*args, **options)
 
@@ -223,17 +244,17 @@ class FieldRow(NamedTuple):
 
 
 def fields_table(config: Any, path: str = "") -> list[FieldRow]:
-    """A row for each field of a dataclass, with those of its groups in their place."""
-    rows = []
+    """A row for each field of a dataclass; then those of its groups, in their order."""
+    rows, groups = [], []
     for name, annotation in field_types(type(config)).items():
         value = getattr(config, name)
         if is_group(value):
-            rows += fields_table(value, f"{path}{name}.")
+            groups += fields_table(value, f"{path}{name}.")
         else:
             example = type(config).__dataclass_fields__[name].metadata.get("required") or ""
             text = field_help(type(config), name)
             rows.append(FieldRow(f"{path}{name}", type_name(annotation), value, text, example))
-    return rows
+    return rows + groups
 
 
 def command_line_flags(config: Any) -> list[str]:

@@ -1,8 +1,8 @@
-"""The one exception for what a person can mend."""
+"""The exception for errors that the user can correct."""
 
 
 class UserError(ValueError):
-    """Bad input: its message is one line that names what was wrong and what would be right.
+    """Bad input; its message is one line: what is wrong, then what to do.
 
-    The command line prints the message alone on stderr and exits with status 2.
+    The command line prints only the message on stderr and exits with status 2.
     """

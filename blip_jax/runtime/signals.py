@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a question that a loop asks between steps, so that nothing is torn."""
+"""Ctrl-C and SIGTERM as a question that a loop asks between steps, so that no step is cut short."""
 
 import os
 import signal
@@ -9,11 +9,11 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupted(KeyboardInterrupt):
-    """The work was stopped by a signal, at a point from which it can go on.
+    """The work was stopped by a signal, at a point from which it can be resumed.
 
     Attributes:
-      status: of the process's exit: 0 after SIGTERM, with which machines are taken back and which
-        is no failure of the work; 130 after Ctrl-C.
+      status: the process's exit status: 0 after SIGTERM, which a machine gets before it is taken
+        back and which is no failure of the work; 130 after Ctrl-C.
     """
 
     def __init__(self, message: str, number: int = signal.SIGINT):
@@ -21,35 +21,36 @@ class Interrupted(KeyboardInterrupt):
         self.status = 0 if number == signal.SIGTERM else 128 + signal.SIGINT
 
 
-class Interruptible:
-    """While it is entered, the first signal only sets `requested`; a second one acts as usual.
+class SignalHandler:
+    """A context manager in which the first signal only sets `requested`; a second acts as usual.
 
     Args:
-      together: several processes stop after the same step, whichever of them the signal reaches.
-        JAX hears SIGTERM then, and passes it on; Ctrl-C is turned into one.
+      synchronized: several processes stop after the same step, whichever of them gets the signal.
+        JAX then handles SIGTERM and tells the others; Ctrl-C is turned into SIGTERM.
 
     Attributes:
-      number: the signal's; SIGTERM until one came.
+      requested: whether a signal came.
+      number: the signal's number; SIGTERM until one came.
     """
 
-    def __init__(self, together: bool = False):
+    def __init__(self, synchronized: bool = False):
         self.requested = False
         self.number = signal.SIGTERM
-        self._together = together
+        self._synchronized = synchronized
         self._before: dict[int, Any] = {}
 
-    def __enter__(self) -> "Interruptible":
+    def __enter__(self) -> "SignalHandler":
         if threading.current_thread() is threading.main_thread():
-            numbers = (signal.SIGINT,) if self._together else SIGNALS
+            numbers = (signal.SIGINT,) if self._synchronized else SIGNALS
             self._before = {number: signal.signal(number, self._handle) for number in numbers}
         return self
 
     def __exit__(self, *unused: Any) -> None:
         self._restore()
 
-    def at(self, step: int) -> bool:
-        """Whether to stop after this step; with `together` every process asks at every step."""
-        if not self._together:
+    def should_stop(self, step: int) -> bool:
+        """Whether to stop after this step; with `synchronized` all processes ask at each step."""
+        if not self._synchronized:
             return self.requested
         from jax.experimental import multihost_utils
 
@@ -59,7 +60,7 @@ class Interruptible:
         self.requested = True
         self.number = signal.Signals(number)
         self._restore()
-        if self._together:
+        if self._synchronized:
             os.kill(os.getpid(), signal.SIGTERM)
 
     def _restore(self) -> None:

@@ -1,206 +1,118 @@
-"""Runs a trained model over a dataset and hands arrays and strings to `evaluation/`.
+"""Evaluates a model, or a file of predictions, on a dataset: predictions, metrics, a table.
 
-Of several processes each encodes all images and texts; what takes long, re-ranking and captions, is
-shared out. All get the same numbers, and the first writes them.
+Of several processes each encodes all images and texts; re-ranking and captions, which take long,
+are shared. All get the same numbers, and the first writes them.
 """
 
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
-import numpy as np
 from etils import epath
-from ml_collections import ConfigDict
 
-from blip_jax.data.pipeline import eval_batches, stable_hash
-from blip_jax.data.synthetic.scenes import Scene, judge
-from blip_jax.data.text import clean_caption
-from blip_jax.decoding import Decoding
-from blip_jax.metrics import retrieval
-from blip_jax.metrics.captioning import caption_scores
+from blip_jax import nn
+from blip_jax.data.datasets import open_dataset, plain_value
+from blip_jax.data.tokenizer import TokenIds
 from blip_jax.models import Model, load
-from blip_jax.models.batching import run_in_batches
-from blip_jax.models.functions import (
-    captioner,
-    encode_image_function,
-    encode_text_function,
-    example_keys,
-    prompt_tokens,
-    rerank_function,
-)
-from blip_jax.reports import tables
+from blip_jax.runtime.config import replace, required
 from blip_jax.runtime.errors import UserError
-from blip_jax.runtime.processes import all_gather
+from blip_jax.runtime.files import atomic_write, write_json
+from blip_jax.tasks.base import EvaluationTask, Prediction, TaskConfig
+from blip_jax.tasks.eval_dataset import EvalDataset
+from blip_jax.tasks.pretraining import PretrainingConfig
 
-BATCH = 128  # rows a device at a time
+PREDICTIONS, METRICS = "predictions.jsonl", "metrics.json"
 
 
-def evaluate(
-    model: Model,
-    dataset: str,
-    split: str,
-    *,
-    decoding: Decoding,
-    gallery: int = 0,
-    rerank: int = 128,
-    limit: int | None = None,
-) -> dict[str, float]:
-    """Retrieval and captioning of one model on one dataset, of which it does either or both.
+@dataclasses.dataclass(frozen=True)
+class EvaluateConfig:
+    """An evaluation."""
+
+    model: str = ""  # what models.load takes: a workdir, a .pth, a Hugging Face folder or id
+    dataset: str = required("FOLDER")  # folder of the dataset with features.json
+    split: str = "test"  # split of it
+    task: TaskConfig = PretrainingConfig()  # what is evaluated; its class is set in the config file
+    limit: int = 0  # only this many images, from the start; 0: all
+    predictions: str = ""  # a predictions.jsonl to score instead of running a model
+
+
+def evaluate(config: EvaluateConfig, workdir: str = "", model: Model | None = None) -> dict:
+    """Returns metrics by name, most of them in percent.
 
     Args:
-      dataset, split: images with reference texts (data/sources.py).
-      decoding: how captions are written.
-      gallery: images a gallery of retrieval; 0 for all in one.
-      rerank: candidates that ITM judges anew; 0 leaves re-ranking out.
-      limit: only so many images from the start.
-
-    Returns: all in percent: `itc tr@1`, …, `itm r@1`, …, `bleu4`, `cider`, `rouge_l`; and for
-      datasets that know the truth `true` and `complete`, the shares of captions that say nothing
-      false and that leave nothing out, and `right`, both.
-    """
-    images, found = Images(model, dataset, split, limit), {}
-    if model.can("match"):
-        found |= image_text_retrieval(model, images, gallery, rerank)
-    if not model.can("caption"):
-        return found
-    captions = write_captions(model, images, decoding)
-    references = [record["texts"] for record in images.records]
-    found |= caption_scores(captions, references)
-    return found | truthfulness(captions, [record["truth"] for record in images.records])
-
-
-class Images:
-    """The decodable images of a split with their records.
-
-    Raises:
-      UserError: there are none.
-    """
-
-    def __init__(self, model: Model, dataset: str, split: str, limit: int | None = None):
-        self.batch = BATCH * jax.local_device_count()
-        pixels, self.records = [], []
-        for batch in eval_batches(dataset, split, self.batch, model.image_size, limit):
-            valid = batch["valid"][: len(batch["records"])]
-            pixels.append(batch["image"][: len(valid)][valid])
-            usable = zip(batch["records"], valid, strict=True)
-            self.records += [record for record, good in usable if good]
-        if not self.records:
-            raise UserError(f"no image of {dataset}, split {split}, decodes")
-        self.pixels = np.concatenate(pixels)
-
-
-def image_text_retrieval(
-    model: Model, images: Images, gallery: int, rerank: int
-) -> dict[str, float]:
-    """Recall by ITC, and by ITM on the best `rerank` candidates of ITC."""
-    texts = [clean_caption(text) for record in images.records for text in record["texts"]]
-    counts = [len(record["texts"]) for record in images.records]
-    owner = np.repeat(np.arange(len(counts)), counts)
-    ids, mask = model.tokenizer.encode(texts, model.max_length)
-    size = images.batch
-    tokens, image = run_in_batches(
-        encode_image_function(model), size, images.pixels, title="images"
-    )
-    (text,) = run_in_batches(encode_text_function(model), size, ids, mask, title="texts")
-    similarity = image @ text.T
-    found = retrieval.evaluate(similarity, owner, gallery=gallery)
-    values = {f"itc {name}": value for name, value in found.items()}
-    if not rerank:
-        return values
-    match = rerank_function(model)
-
-    def logit(i: np.ndarray, t: np.ndarray) -> np.ndarray:
-        return match(tokens[i], ids[t], mask[t])[:, 1]
-
-    def score(i: np.ndarray, t: np.ndarray) -> np.ndarray:
-        return run_across_processes(logit, size, i, t)[0]
-
-    found = retrieval.evaluate(similarity, owner, score_fn=score, k=rerank, gallery=gallery)
-    return values | {f"itm {name}": value for name, value in found.items()}
-
-
-def write_captions(model: Model, images: Images, decoding: Decoding) -> list[str]:
-    """A caption an image."""
-    hashes = np.array([stable_hash(record["key"]) for record in images.records])
-    keys = example_keys(0, hashes)[:, None]
-    write = captioner(model, [dataclasses.replace(decoding, num_captions=1)])
-    tokens = run_across_processes(
-        lambda pixels, keys: write(pixels, [keys]), images.batch, images.pixels, keys,
-        title="captions",
-    )[0]  # fmt: skip
-    return model.tokenizer.decode(tokens[:, 0, len(prompt_tokens(model)) :])
-
-
-def run_across_processes(
-    function: Callable, size: int, *arrays: np.ndarray, title: str = ""
-) -> list:
-    """`run_in_batches`, of which each process does its part of the rows, and all get the whole.
-
-    Parts are of one length, the last ones filled up with the last row.
-    """
-    total = len(arrays[0])
-    own = -(-total // jax.process_count())
-    rows = np.minimum(np.arange(own) + jax.process_index() * own, total - 1)
-    results = run_in_batches(function, size, *(array[rows] for array in arrays), title=title)
-    return [np.concatenate(all_gather(x))[:total] for x in results]
-
-
-def truthfulness(texts: list[str], truths: list[str]) -> dict[str, float]:
-    """Shares in percent of texts that are true, complete, and both; {} where truth is unknown."""
-    if not texts or not all(truths):
-        return {}
-    found = [judge(text, scene_of(truth)) for text, truth in zip(texts, truths, strict=True)]
-    return {
-        "true": 100 * float(np.mean([x.true for x in found])),
-        "complete": 100 * float(np.mean([x.complete for x in found])),
-        "right": 100 * float(np.mean([x.true and x.complete for x in found])),
-    }
-
-
-def scene_of(truth: str) -> Scene:
-    """The scene of a record's `truth`."""
-    return Scene.from_dict(json.loads(truth)["scene"])
-
-
-def defaults() -> ConfigDict:
-    """The fields of the verb `evaluate`."""
-    return ConfigDict({
-        "model": "",  # workdir of the training
-        "dataset": "",  # folder with features.json
-        "split": "test",
-        "gallery": 0,  # images a gallery of retrieval; 0: all
-        "rerank": 128,  # candidates that ITM judges anew; 0: none
-        "limit": 0,  # images; 0: all
-        "decoding": ConfigDict({
-            "method": "greedy", "top_p": 0.9, "top_k": 0, "temperature": 1.0,
-            "repetition_penalty": 1.0, "min_length": 5, "max_length": 20,
-            "num_beams": 3, "length_penalty": 1.0,
-        }),
-    }).lock()  # fmt: skip
-
-
-def run(config: ConfigDict, workdir: str) -> None:
-    """The verb: prints a table and writes `workdir/metrics.json`.
+      workdir: folder for predictions.jsonl and metrics.json; "": none is written.
+      model: in place of the config's.
 
     Raises:
       UserError: a field that must be given is empty, or names nothing.
     """
-    for name in ("model", "dataset"):
-        if not config[name]:
-            raise UserError(f"config.{name} is empty; give it with --config.{name}=FOLDER")
-    found = evaluate(
-        load(config.model),
-        config.dataset,
-        config.split,
-        decoding=Decoding(**config.decoding),
-        gallery=config.gallery,
-        rerank=config.rerank,
-        limit=config.limit or None,
-    )
-    if jax.process_index():
-        return
-    print(tables.plain([{"metric": name, "value": value} for name, value in found.items()]))
-    folder = epath.Path(workdir)
+    if not (model or config.model or config.predictions):
+        raise UserError(
+            "config.model is empty; give it with --config.model=MODEL, or predictions with "
+            "--config.predictions=FILE"
+        )
+    if config.predictions:
+        predictions = read_predictions(config.predictions)
+        task = _scoring_task(config.task)
+        records = read_records(config.dataset, config.split)
+    else:
+        model = model or load(config.model)
+        # Texts are cut as in the model's training.
+        task_config = replace(config.task, max_length=model.max_length)
+        task = task_config.make(model.config, model.tokenizer)
+        dataset = EvalDataset.load(
+            config.dataset, config.split, model.image_size, config.limit or None
+        )
+        predictions, records = task.predict(model, dataset), dataset.records
+    metrics = task.evaluate(predictions, records)
+    if workdir and jax.process_index() == 0:
+        write_evaluation(epath.Path(workdir), predictions, metrics)
+    return metrics
+
+
+def _scoring_task(config: TaskConfig) -> EvaluationTask:
+    """The task, for its `evaluate` alone: it needs no network, and so any will do."""
+    return config.make(nn.preset("base"), TokenIds())
+
+
+def write_evaluation(
+    folder: epath.Path, predictions: Sequence[Prediction], metrics: Mapping[str, float]
+) -> None:
+    """Writes predictions.jsonl and metrics.json into a folder, which is made."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "metrics.json").write_text(json.dumps(found, indent=1) + "\n")
+    with atomic_write(folder / PREDICTIONS, "w") as file:
+        for prediction in predictions:
+            file.write(json.dumps(prediction) + "\n")
+    write_json(folder / METRICS, dict(metrics))
+
+
+def read_predictions(path: str) -> list[Prediction]:
+    """Returns the predictions of a file, one JSON object a line.
+
+    Raises:
+      UserError: there is no such file, or a line is no prediction.
+    """
+    file = epath.Path(path)
+    if not file.exists():
+        raise UserError(f"predictions file {path} does not exist")
+    predictions = []
+    for number, line in enumerate(file.read_text().splitlines(), start=1):
+        try:
+            prediction = json.loads(line)
+            prediction["key"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f"{path}, line {number} is no prediction: expected a JSON object with a 'key'"
+            ) from error
+        predictions.append(prediction)
+    return predictions
+
+
+def read_records(dataset: str, split: str) -> list[dict[str, Any]]:
+    """Returns the records of a split without their images, as plain values."""
+    return [
+        {name: plain_value(value) for name, value in record.items() if name != "image"}
+        for record in open_dataset(dataset, split)
+    ]

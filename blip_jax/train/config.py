@@ -1,87 +1,139 @@
-"""The fields of a training run, with BLIP's values. A config file starts from `defaults`.
+"""The settings of a training run, with the values of BLIP's pre-training."""
 
-The ConfigDict is locked: a field that is not here is an error that names its nearest neighbour.
-"""
-
-from ml_collections import ConfigDict
+import dataclasses
 
 from blip_jax import nn
+from blip_jax.data.augment import AugmentConfig
+from blip_jax.nn import BlipConfig
+from blip_jax.runtime.config import replace, required
 from blip_jax.runtime.errors import UserError
-from blip_jax.tasks import TASKS
-from blip_jax.tasks.objectives import Objectives
-
-PROMPT = "a picture of "
-
-
-def defaults(task: str) -> ConfigDict:
-    """The run of `task` ("pretrain", "captioner", "filter") with the paper's values."""
-    if task not in TASKS:
-        raise UserError(f"unknown task {task!r}; known: {', '.join(TASKS)}")
-    config = ConfigDict({
-        "task": task,
-        "seed": 0,
-        # A preset of `blip_jax.models` and what differs from it, nested: {"vit": {"depth": 6}}.
-        # `remat` is what the backward pass computes again to save memory (models/configs.py).
-        "model": ConfigDict({
-            "preset": "base", "remat": "none", "changes": ConfigDict(convert_dict=False),
-        }),
-        "tokenizer": "bert-base-uncased",  # hub id, or a folder with vocab.txt
-        "mixture": "",  # what to train on: a mixture file (data/mixture.py)
-        "init_from": "",  # workdir whose newest parameters to start from
-        # Or fresh parameters but for these: a ViT (.pth or .npz of DeiT, augreg), and a BERT
-        # (Hugging Face folder or id) for the text transformer.
-        "initial": ConfigDict({"vit": "", "text": ""}),
-        "max_length": 30,  # tokens
-        "prompt": "",  # put before every text, and not learned by LM
-        "augment": ConfigDict({"crop": 0.2, "flip": "plain", "randaugment": True}),
-        "batch_size": 2880,  # pairs, over all devices
-        "accumulate": 1,
-        "steps": 98_000,
-        "objectives": ConfigDict(TASKS[task]),
-        "optimizer": ConfigDict({
-            "name": "step", "lr": 3e-4, "min_lr": 1e-6, "warmup_lr": 1e-6, "warmup_steps": 3000,
-            "decay_rate": 0.9, "steps_per_epoch": 4900, "epochs": 20, "total_steps": 98_000,
-            "b1": 0.9, "b2": 0.999, "eps": 1e-8, "weight_decay": 0.05, "clip_norm": 0.0,
-            "temperature_scale": 1.0,  # of the temperature's learning rate
-        }),
-        "mesh": ConfigDict({"data": -1, "fsdp": 1, "tensor": 1}),
-        "topology": "",  # what `blip-jax compile` compiles for; training asks the machine
-        "log_every": 50,
-        "save_every": 1000,
-        "keep": 1,  # checkpoints, the newest
-        "keep_every": 0,  # and those at multiples of so many steps; 0: none
-    })  # fmt: skip
-    if task != "pretrain":  # COCO: 567,000 pairs, 2,215 steps an epoch
-        epochs = {"captioner": 5, "filter": 6}[task]
-        config.model.changes = {"vit": {"image_size": 384}}
-        config.augment.crop = 0.5
-        config.update(batch_size=256, steps=2215 * epochs)
-        config.optimizer.update(
-            name="cosine_epoch", lr=1e-5, min_lr=0.0, steps_per_epoch=2215, epochs=epochs
-        )
-    if task == "captioner":
-        config.update(prompt=PROMPT, max_length=40)
-    if task == "filter":
-        config.update(max_length=35)
-    return config.lock()
+from blip_jax.tasks.base import TaskConfig
+from blip_jax.tasks.captioning import CaptioningConfig
+from blip_jax.tasks.pretraining import PretrainingConfig
+from blip_jax.tasks.retrieval import RetrievalConfig
+from blip_jax.train.optimizer import EpochCosine, OptimizerConfig
 
 
-def model_config(config: ConfigDict, vocab: int) -> nn.BlipConfig:
-    """The model of a run; its vocabulary is the tokenizer's."""
-    values = changes(config)
-    values["med"] = {"vocab_size": vocab, **values.get("med", {})}
-    values.setdefault("remat", config.model.remat)
-    return nn.preset(config.model.preset, **values)
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """What training reads."""
+
+    mixture: str = required("MIXTURE.json")  # mixture file: datasets and their weights
+    augment: AugmentConfig = AugmentConfig()
+    num_threads: int = 2  # threads that read and augment
+    prefetch: int = 8  # batches made ahead of time
 
 
-def changes(config: ConfigDict) -> dict:
-    """What differs from the model's preset, as a plain dict."""
-    values = config.model.changes
-    return values.to_dict() if isinstance(values, ConfigDict) else dict(values)
+@dataclasses.dataclass(frozen=True)
+class InitConfig:
+    """Parameters to start from; empty: random ones."""
+
+    # Another run's workdir, a Hugging Face folder or id, or a .pth file of the original.
+    run: str = ""
+    vit: str = ""  # a ViT (.pth or .npz of DeiT, augreg) for the image transformer
+    text_encoder: str = ""  # a BERT (Hugging Face folder or id) for the text transformer
+
+    def __post_init__(self):
+        if self.run and (self.vit or self.text_encoder):
+            raise UserError(
+                "init.run and init.vit or init.text_encoder are both given; give one of them"
+            )
 
 
-def objectives(config: ConfigDict, prompt_length: int) -> Objectives:
-    """The run's objectives, `prompt_length` tokens of each text given ([DEC] counted)."""
-    values = {**config.objectives, "prompt_length": prompt_length}
-    values["names"] = tuple(values["names"])
-    return Objectives(**values)
+@dataclasses.dataclass(frozen=True)
+class MeshConfig:
+    """Devices along each axis of the mesh; one may be -1, which takes what the others leave."""
+
+    data: int = -1  # whole copies of the model
+    fsdp: int = 1  # parts that parameters and their moments are split into
+    tensor: int = 1  # parts that heads, MLP and vocabulary are split into
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointConfig:
+    """When checkpoints are written and which are kept."""
+
+    every: int = 1000  # steps between checkpoints
+    keep: int = 1  # newest checkpoints that are kept
+    keep_every: int = 0  # also keep those at multiples of this many steps; 0: none
+    # Also keep the one with the highest value of this metric of the evaluation, as itc/r@1, or of
+    # the task's own (primary).
+    keep_best: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalConfig:
+    """Evaluation while training."""
+
+    every: int = 0  # steps between evaluations; the last step is evaluated too; 0: none
+    dataset: str = ""  # folder of the dataset with features.json
+    split: str = "val"  # split of it
+    limit: int = 0  # evaluate only this many images; 0: all
+
+    def __post_init__(self):
+        if self.every and not self.dataset:
+            raise UserError("eval.every is set but eval.dataset is empty; give it a dataset folder")
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """A training run."""
+
+    task: TaskConfig = PretrainingConfig()  # what is learned; its class is set in the config file
+    model: BlipConfig = nn.preset("base")
+    tokenizer: str = "bert-base-uncased"  # hub id or folder; its size sets model.med.vocab_size
+    data: DataConfig = DataConfig()
+    init: InitConfig = InitConfig()
+    batch_size: int = 2880  # rows of a batch, over all devices
+    accumulate_steps: int = 1  # micro-batches a step; their gradients are summed
+    steps: int = 98_000  # steps of the whole run
+    seed: int = 0  # of parameters, data order, augmentation, dropout and negatives
+    optimizer: OptimizerConfig = OptimizerConfig()
+    mesh: MeshConfig = MeshConfig()
+    checkpoints: CheckpointConfig = CheckpointConfig()
+    eval: EvalConfig = EvalConfig()
+    log_every: int = 50  # steps between lines of metrics
+    profile: str = ""  # steps to trace with jax.profiler, as 100:110; empty: none
+    topology: str = ""  # TPU topology that `blip-jax compile` compiles for, as v5p:2x4x4
+
+    def __post_init__(self):
+        for name in ("batch_size", "accumulate_steps", "steps", "log_every"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} is {getattr(self, name)}; it must be 1 or more")
+        if self.checkpoints.keep_best and not self.eval.every:
+            raise UserError("checkpoints.keep_best needs eval.every; set it to a number of steps")
+        self.profile_steps()  # raises a UserError
+
+    def profile_steps(self) -> tuple[int, int] | None:
+        """The first and the last step (excluded) to trace; None: none."""
+        if not self.profile:
+            return None
+        first, _, last = self.profile.partition(":")
+        if not (first.isdigit() and last.isdigit() and int(first) < int(last)):
+            raise UserError(f"profile is {self.profile!r}; give FIRST:LAST steps, as 100:110")
+        return int(first), int(last)
+
+
+def pretraining(**changes) -> TrainConfig:
+    """Returns the paper's pre-training of ViT-B on 14M pairs; `changes` by `config.replace`."""
+    return replace(TrainConfig(), **changes)
+
+
+def captioning(**changes) -> TrainConfig:
+    """Returns the fine-tuning of a captioner on COCO (configs/caption_coco.yaml)."""
+    return replace(_fine_tuning(CaptioningConfig(), epochs=5), **changes)
+
+
+def retrieval(**changes) -> TrainConfig:
+    """Returns the fine-tuning for retrieval on COCO (configs/retrieval_coco.yaml)."""
+    return replace(_fine_tuning(RetrievalConfig(), epochs=6), **changes)
+
+
+def _fine_tuning(task: TaskConfig, epochs: int) -> TrainConfig:
+    schedule = EpochCosine()
+    return replace(
+        TrainConfig(task=task, optimizer=OptimizerConfig(schedule=schedule)),
+        batch_size=256,
+        steps=schedule.steps_per_epoch * epochs,
+        **{"model.vit.image_size": 384, "data.augment.min_crop_area": 0.5},
+    )

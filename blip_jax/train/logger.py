@@ -1,4 +1,4 @@
-"""What a run reports: metrics.jsonl for programs, TensorBoard for eyes, a line for the terminal."""
+"""The metrics of a run: metrics.jsonl, TensorBoard files, and a bar or lines on stderr."""
 
 import json
 import math
@@ -12,25 +12,26 @@ from etils import epath
 from tensorboardX import SummaryWriter
 
 from blip_jax.runtime.errors import UserError
+from blip_jax.runtime.files import atomic_write
 
 FILE = "metrics.jsonl"
-RATE = "images/s"
+THROUGHPUT = "images/s"
 
 
 class Logger:
-    """Writes reports of a run; also a context manager, which closes it.
+    """Writes the metrics of a run; a context manager that closes its files.
 
     A report is one line of `workdir/metrics.jsonl`: {"step": 200, "loss": 4.1, …}. A run that
-    resumes from an older checkpoint trains some steps again; their lines of the first time are
-    cut, so that a step is in the file once.
+    resumes from an older checkpoint trains some steps again; their earlier lines are removed, so
+    that each step is in the file once.
 
     Args:
       workdir: folder of the run, local or `gs://`; made if missing.
-      total_steps: steps of the whole run, for the time that is left.
-      images_per_step: images a step trains on, over all hosts.
+      total_steps: steps of the whole run, from which the time left is computed.
+      images_per_step: images of a step, over all hosts.
       enabled: False on all hosts but one; every method then does nothing.
-      start_step: steps done before this process. Lines after it are cut at once. None: the first
-        report tells, and lines from its step on are cut then.
+      start_step: steps done before this process; later lines are removed at once. None: lines from
+        the first reported step on are removed at that report.
     """
 
     def __init__(self, workdir, total_steps, images_per_step, enabled=True, start_step=None):
@@ -39,7 +40,7 @@ class Logger:
         self._images_per_step = images_per_step
         self._enabled = enabled
         self._last = None  # (step, seconds) of the last report
-        self._named = set()  # metrics once seen not finite
+        self._non_finite = set()  # names of metrics that have been NaN or infinite
         self._bar = self._tensorboard = None
         self._begun = False
         if enabled and start_step is not None:
@@ -48,14 +49,14 @@ class Logger:
     def log(self, step: int, metrics: dict[str, Any]) -> None:
         """Reports at a step.
 
-        From the second step reported on, "images/s" is added: the mean speed since the report
-        before. The first interval is left out because it holds the compilation. A second report
-        at one step (an evaluation) restarts the clock, so its time does not count as training.
+        From the second reported step on, "images/s" is added: the mean since the previous report.
+        There is none for the first interval because it includes the compilation. A second report
+        at the same step (an evaluation) restarts the clock, so its time is not counted.
 
         Args:
           step: steps done so far.
-          metrics: name to a number or a scalar array. What is not finite is written as null,
-            with one warning a name.
+          metrics: name to a number or a scalar array. NaN and infinity are written as null, with
+            one warning for each name.
         """
         if not self._enabled:
             return
@@ -65,7 +66,7 @@ class Logger:
         values = {name: float(value) for name, value in metrics.items()}
         if self._last is not None and step > self._last[0]:
             seconds = max(now - self._last[1], 1e-9)
-            values[RATE] = (step - self._last[0]) * self._images_per_step / seconds
+            values[THROUGHPUT] = (step - self._last[0]) * self._images_per_step / seconds
         self._write(step, values)
         self._show(step, values)
         self._last = (step, now)
@@ -87,7 +88,7 @@ class Logger:
     def _begin(self, done: int) -> None:
         self._begun = True
         self._folder.mkdir(parents=True, exist_ok=True)
-        _cut(self._folder / FILE, done)
+        _truncate_after(self._folder / FILE, done)
         folder = str(self._folder / "tensorboard")
         try:
             self._tensorboard = SummaryWriter(folder, purge_step=done + 1)
@@ -100,8 +101,8 @@ class Logger:
 
     def _write(self, step, values):
         for name, value in values.items():
-            if not math.isfinite(value) and name not in self._named:
-                self._named.add(name)
+            if not math.isfinite(value) and name not in self._non_finite:
+                self._non_finite.add(name)
                 logging.warning("metric %s is %s at step %d; written as null", name, value, step)
         finite = {name: value for name, value in values.items() if math.isfinite(value)}
         line = json.dumps({"step": step, **{name: finite.get(name) for name in values}}) + "\n"
@@ -122,9 +123,9 @@ class Logger:
             self._bar.update(step - self._bar.n)
             self._bar.refresh()
             return
-        if values.get(RATE):
+        if values.get(THROUGHPUT):
             steps_left = max(self._total_steps - step, 0)
-            left = steps_left * self._images_per_step / values[RATE]
+            left = steps_left * self._images_per_step / values[THROUGHPUT]
             shown += f"  left {tqdm.tqdm.format_interval(left)}"
         print(f"step {step}/{self._total_steps}  {shown}", file=sys.stderr, flush=True)
 
@@ -137,7 +138,7 @@ def read_metrics(path) -> dict[str, list[list]]:
 
     Returns:
       Name of a metric to its [step, value] pairs in the order written; value is a float, NaN
-      where null was written. A last line that a crash left unfinished is passed over.
+      where null was written. A last line that a crash left incomplete is ignored.
 
     Raises:
       UserError: there is no such file, or a line in it is not a report.
@@ -156,7 +157,9 @@ def read_metrics(path) -> dict[str, list[list]]:
 def _reports(path):
     lines = path.read_text().split("\n")
     reports = []
-    for number, line in enumerate(lines[:-1], start=1):  # after the last newline: unfinished
+    for number, line in enumerate(
+        lines[:-1], start=1
+    ):  # what follows the last newline is incomplete
         try:
             report = json.loads(line)
             reports.append({"step": int(report.pop("step")), **report})
@@ -165,13 +168,12 @@ def _reports(path):
     return reports
 
 
-def _cut(path, done):
-    """Drops reports after step `done`, and an unfinished last line."""
+def _truncate_after(path, done):
+    """Removes reports after step `done`, and an incomplete last line."""
     if not path.exists():
         return
     kept = [report for report in _reports(path) if report["step"] <= done]
     text = "".join(json.dumps(report) + "\n" for report in kept)
     if text != path.read_text():
-        whole = path.parent / (path.name + ".new")  # renamed when whole: a crash loses nothing
-        whole.write_text(text)
-        whole.replace(path)
+        with atomic_write(path) as file:  # a crash loses nothing
+            file.write(text)

@@ -1,216 +1,219 @@
-"""The one training loop: shapes, shardings, state, step; then batch after batch."""
+"""The one training loop, for any task: batch after batch, checkpoints, metrics, evaluation."""
 
-import contextlib
-import dataclasses
 import sys
+import time
 from typing import Any
 
 import jax
 import numpy as np
 from etils import epath
-from ml_collections import ConfigDict
+from jax.sharding import NamedSharding, PartitionSpec
 
-from blip_jax import nn
-from blip_jax.checkpoints.pretrained_encoders import load_pretrained_encoders
-from blip_jax.checkpoints.sources import local_copy
-from blip_jax.checkpoints.training import Metadata, TrainingCheckpoints, load_params
-from blip_jax.data.augment import TrainTransform
-from blip_jax.data.pipeline import SKIP_REASONS, train_batches
-from blip_jax.data.tokenizer import Tokenizer
-from blip_jax.runtime.errors import UserError
+from blip_jax.checkpoints.training import Metadata, TrainingCheckpoints
+from blip_jax.data.mixture import load_mixture
+from blip_jax.data.pipeline import SKIP_REASONS
+from blip_jax.models import Model
+from blip_jax.runtime.config import to_json, write_config
 from blip_jax.runtime.processes import all_gather, is_multiprocess
-from blip_jax.runtime.signals import Interrupted, Interruptible
-from blip_jax.tasks import MODEL_TYPES
-from blip_jax.tasks.pairs import select
-from blip_jax.train import config as run_config
+from blip_jax.runtime.signals import Interrupted, SignalHandler
+from blip_jax.tasks.eval_dataset import EvalDataset
+from blip_jax.tasks.evaluate import write_evaluation
+from blip_jax.train.chips import peak_flops
+from blip_jax.train.config import TrainConfig
 from blip_jax.train.logger import Logger
-from blip_jax.train.mesh import check_batch, make_mesh, own_rows, put_batch
-from blip_jax.train.optimizer import schedule
-from blip_jax.train.setup import program
+from blip_jax.train.mesh import put_batch
+from blip_jax.train.setup import TrainSetup
 from blip_jax.train.state import TrainState
 
 
-class Run:
-    """All that a config stands for, built but not started.
-
-    Args:
-      devices: those to train on; None: all, of all processes.
-      tokenizer: in place of the config's; what is only compiled needs no vocabulary.
-
-    Attributes:
-      tokenizer, model, mesh, schedule: as the config says.
-      program: what runs on the devices.
-    """
-
-    def __init__(
-        self,
-        config: ConfigDict,
-        devices: list | None = None,
-        tokenizer: Tokenizer | None = None,
-    ):
-        self.config = config
-        self.tokenizer = tokenizer or Tokenizer.load(config.tokenizer)
-        self.model = run_config.model_config(config, self.tokenizer.vocab_size)
-        prompt_length = len(self.tokenizer.prompt(config.prompt)) if config.prompt else 0
-        objectives = run_config.objectives(config, prompt_length)
-        self.mesh = make_mesh(config.mesh, devices)
-        check_batch(config.batch_size, config.accumulate, objectives.group, self.mesh)
-        if config.max_length > self.model.med.max_length:
-            raise UserError(
-                f"max_length is {config.max_length}, the model's med.max_length "
-                f"{self.model.med.max_length}: make it at least as long"
-            )
-        self.schedule = schedule(config.optimizer)
-        self.program = program(
-            self.model, self.model_type, objectives, config.optimizer, config.accumulate, self.mesh
-        )
-
-    def init(self) -> TrainState:
-        """A fresh state in its place on the mesh; parameters from elsewhere where given."""
-        config, key = self.config, jax.random.key(self.config.seed)
-        if config.init_from and any(config.initial.values()):
-            raise UserError("init_from and initial are both given: take one of them")
-        if config.init_from:
-            params = pretrained(config.init_from, self.model, self.model_type)
-        elif any(config.initial.values()):
-            params = jax.jit(nn.init, static_argnums=(0, 2))(self.model, key, self.model_type)
-            params = initialised(params, self.model, **config.initial)
-        else:
-            return self.program.init(key)
-        # To the host first: they come on one device, and the state lies on all of the mesh.
-        return self.program.start(jax.device_get(params), key)
-
-    @property
-    def rows(self) -> np.ndarray:
-        """Which rows of a batch this process reads."""
-        return own_rows(self.mesh, self.config.batch_size)
-
-    @property
-    def model_type(self) -> str:
-        """What of the model is trained, and so what there is of it."""
-        return MODEL_TYPES[self.config.task]
-
-    def batches(self, start: int) -> Any:
-        """This process's rows of the batches from number `start` on."""
-        config = self.config
-        size = self.model.vit.image_size
-        augment = config.augment
-        options = {} if augment.randaugment else {"randaugment": None}
-        crop = (augment.crop, 1.0) if augment.crop < 1 else None
-        return train_batches(
-            config.mixture,
-            self.tokenizer,
-            start=start,
-            rows=self.rows,
-            batch_size=config.batch_size,
-            image_size=size,
-            max_length=config.max_length,
-            seed=config.seed,
-            prompt=config.prompt,
-            transform=TrainTransform(size, scale=crop, flip=augment.flip, **options),
-        )
-
-    def counted(self, aside: np.ndarray) -> np.ndarray:
-        """int [R]: pairs by reason over all processes; each of them calls it, with its own."""
-        rows = all_gather(len(self.rows)).sum()
-        return all_gather(aside).sum(0) * self.config.batch_size // rows  # some may share rows
-
-    @property
-    def meta(self) -> Metadata:
-        config = self.config
-        return Metadata(nn.to_dict(self.model), self.model_type, config.prompt, config.max_length)
-
-
-def train(config: ConfigDict, workdir: str, devices: list | None = None) -> TrainState:
+def train(config: TrainConfig, workdir: str, devices: list | None = None) -> TrainState:
     """Trains to `config.steps`, from the newest checkpoint in `workdir` if there is one.
 
-    Writes checkpoints, metrics.jsonl, TensorBoard events and the tokenizer under `workdir`. Of
-    several processes each reads its rows and saves its part of the state; the first alone writes
-    the rest.
+    Writes checkpoints, metrics.jsonl, TensorBoard events, the tokenizer, and with `eval.every`
+    evaluations under `workdir`. Of several processes each reads its rows and saves its part of the
+    state; the first alone writes the rest.
 
     Returns: the last state.
 
     Raises:
       UserError: bad config or data, or a checkpoint that cannot be written.
-      Interrupted: a signal came; the state was saved, and the same call goes on from there.
+      Interrupted: a signal came; the state was saved, and the same call resumes.
     """
-    run = Run(config, devices)
-    main = jax.process_index() == 0
+    mixture = load_mixture(config.data.mixture)  # before anything slow
+    setup = TrainSetup(config, devices)
+    config, is_main = setup.config, jax.process_index() == 0
+    keep = config.checkpoints
+    is_primary = keep.keep_best == "primary"
+    best_metric = setup.task.primary_metric if is_primary else keep.keep_best
+    trained_on = tuple({"dataset": c.dataset, "split": c.split} for c in mixture if c.weight)
+    metadata = metadata_of(setup, trained_on)
+    evaluator = Evaluator(setup, workdir) if config.eval.every else None
     with (
-        TrainingCheckpoints(workdir, config.keep, config.keep_every) as checkpoints,
-        Interruptible(together=is_multiprocess()) as interruption,
+        TrainingCheckpoints(workdir, keep.keep, keep.keep_every, best_metric) as checkpoints,
+        SignalHandler(synchronized=is_multiprocess()) as signals,
     ):
-        restored = checkpoints.restore(run.program.shapes)
-        state, first = restored or (run.init(), 0)
-        if main:
-            run.tokenizer.save(str(epath.Path(workdir) / "tokenizer"))
+        restored = checkpoints.restore(setup.functions.state)
+        state, first = restored or (setup.init_state(), 0)
+        if is_main:
+            write_config(workdir, config)
+            setup.tokenizer.save(str(epath.Path(workdir) / "tokenizer"))
         if first >= config.steps:
             return state
         key = jax.random.key(config.seed + 1)
-        reports, aside = [], np.zeros(len(SKIP_REASONS), np.int32)
-        with Logger(workdir, config.steps, config.batch_size, main, first) as logger:
-            batches = run.batches(first)
+        step_metrics, skipped = [], np.zeros(len(SKIP_REASONS), np.int32)
+        throughput = Throughput(setup)
+        with (
+            Logger(workdir, config.steps, config.batch_size, is_main, first) as logger,
+            Profiler(config, workdir) as profiler,
+        ):
+            batches = setup.batches(first)
             for step in range(first, config.steps):
+                profiler.at(step)
                 batch = next(batches)
-                aside += np.bincount(batch.pop("reason"), minlength=len(SKIP_REASONS))
-                batch = put_batch(batch, run.mesh, config.batch_size)
-                state, metrics = run.program.step(state, batch, key)
-                reports.append(metrics)
+                skipped += np.bincount(batch.pop("skip_reason"), minlength=len(SKIP_REASONS))
+                batch = put_batch(batch, setup.mesh, config.batch_size)
+                state, metrics = setup.functions.step(state, batch, key)
+                step_metrics.append(metrics)
                 done = step + 1
                 last = done == config.steps
                 if done % config.log_every == 0 or last:
-                    values = report(reports, run.counted(aside), float(run.schedule(step)))
-                    logger.log(done, values)
-                    reports.clear()
-                stop = interruption.at(done)
-                if done % config.save_every == 0 or last or stop:
-                    checkpoints.save(state, run.meta)
+                    values = mean_metrics(step_metrics)
+                    values["learning_rate"] = float(setup.schedule(step))
+                    values["skipped"] = int(skipped_rows(setup, skipped)[1:].sum())
+                    logger.log(done, values | throughput.since_last(done))
+                    step_metrics.clear()
+                evaluation = None
+                if evaluator and (done % config.eval.every == 0 or last):
+                    evaluation = evaluator.run(state.params, done)
+                    logger.log(done, {f"eval/{k}": v for k, v in evaluation.items()})
+                    throughput.restart(done)
+                stop = signals.should_stop(done)
+                is_candidate = evaluation is not None and bool(best_metric)
+                if done % keep.every == 0 or last or stop or is_candidate:
+                    checkpoints.save(state, metadata, evaluation if is_candidate else None)
                 if stop:
-                    message = f"stopped at step {done}; the same command goes on there"
-                    raise Interrupted(message, interruption.number)
-    for reason, count in zip(SKIP_REASONS[1:], run.counted(aside)[1:], strict=True):
-        if count and main:
-            print(f"set aside: {count} pairs, {reason}", file=sys.stderr)
+                    message = f"stopped at step {done}; rerun the same command to resume"
+                    raise Interrupted(message, signals.number)
+    for reason, count in zip(SKIP_REASONS[1:], skipped_rows(setup, skipped)[1:], strict=True):
+        if count and is_main:
+            print(f"skipped {count} records: {reason}", file=sys.stderr)
     return state
 
 
-def pretrained(workdir: str, model: nn.BlipConfig, model_type: str) -> dict:
-    """The newest parameters of `workdir` that `model_type` has, with positions for its image size.
-
-    Raises:
-      UserError: it holds another model in more than the image size, or a part is not in it.
-    """
-    params, meta = load_params(workdir)
-    theirs, ours = nn.from_dict(meta.model), model
-    same_size = dataclasses.replace(theirs.vit, image_size=ours.vit.image_size)
-    for name, a, b in (("vit", same_size, ours.vit), ("med", theirs.med, ours.med)):
-        for field in dataclasses.fields(a):
-            values = getattr(a, field.name), getattr(b, field.name)
-            if values[0] != values[1] and not field.name.endswith(("_std", "dropout", "drop_path")):
-                raise UserError(
-                    f"init_from {workdir} has {name}.{field.name} {values[0]}, the config "
-                    f"{values[1]}: make them equal"
-                )
-    position = nn.resize_position_embedding(params["vit"]["position"], ours.vit.tokens)
-    params = {**params, "vit": {**params["vit"], "position": position}}
-    try:
-        return select(params, nn.param_shapes(model, model_type))
-    except KeyError as error:
-        raise UserError(
-            f"init_from {workdir} holds a {meta.model_type} model without {error}, which a "
-            f"{model_type} model begins with; start from a pre-training"
-        ) from error
+def metadata_of(setup: TrainSetup, trained_on: tuple[dict[str, str], ...]) -> Metadata:
+    """Returns what the checkpoints of a run say of themselves."""
+    task = setup.config.task
+    lm = getattr(task, "lm", None)
+    return Metadata(
+        model_type=task.model_type,
+        model=to_json(setup.config.model),
+        prompt=lm.prompt if lm else "",
+        max_length=task.max_length,
+        task=task.name,
+        trained_on=trained_on,
+    )
 
 
-def initialised(params: dict, model: nn.BlipConfig, vit: str, text: str) -> dict:
-    """Fresh parameters with the networks of other models in their place (paper, section 4.1)."""
-    with contextlib.ExitStack() as stack:
-        paths = [path and stack.enter_context(local_copy(path)) for path in (vit, text)]
-        return load_pretrained_encoders(params, model, *paths)
+def mean_metrics(step_metrics: list[dict[str, jax.Array]]) -> dict[str, float]:
+    """Returns the means of metrics over steps."""
+    values = jax.device_get(step_metrics)
+    return {name: float(np.mean([value[name] for value in values])) for name in values[0]}
 
 
-def report(reports: list[dict], aside: np.ndarray, rate: float) -> dict[str, float]:
-    """Means over the steps since the last report, learning rate, and pairs set aside so far."""
-    values = jax.device_get(reports)
-    means = {name: float(np.mean([value[name] for value in values])) for name in values[0]}
-    return {**means, "learning_rate": rate, "skipped": int(aside[1:].sum())}
+def skipped_rows(setup: TrainSetup, local: np.ndarray) -> np.ndarray:
+    """int [R]: rows by SKIP_REASONS over all processes; each calls it, with its own counts."""
+    rows = all_gather(len(setup.rows)).sum()
+    return all_gather(local).sum(0) * setup.config.batch_size // rows  # some may share rows
+
+
+class Throughput:
+    """Images per second and chip, and MFU where the chip's peak is known."""
+
+    def __init__(self, setup: TrainSetup):
+        devices = setup.mesh.devices
+        self._chips = devices.size
+        self._batch_size = setup.config.batch_size
+        self._flops = setup.task.flops(self._batch_size)
+        self._peak = peak_flops(devices.flat[0]) * self._chips
+        self._last: tuple[int, float] | None = None
+
+    def restart(self, step: int) -> None:
+        """Starts to measure at a step; the time before does not count."""
+        self._last = step, time.monotonic()
+
+    def since_last(self, step: int) -> dict[str, float]:
+        """Returns the mean since the last call; {} at the first, which holds the compilation."""
+        last, now = self._last, time.monotonic()
+        self._last = step, now
+        if last is None or step <= last[0]:
+            return {}
+        seconds = max(now - last[1], 1e-9) / (step - last[0])
+        values = {"images/s/chip": self._batch_size / seconds / self._chips}
+        if self._peak and self._flops:
+            values["mfu"] = self._flops / seconds / self._peak
+        return values
+
+
+class Profiler:
+    """Traces the steps that `config.profile` names into workdir/profile; a context manager."""
+
+    def __init__(self, config: TrainConfig, workdir: str):
+        self._steps = config.profile_steps()
+        self._folder = str(epath.Path(workdir) / "profile")
+        self._running = False
+
+    def at(self, step: int) -> None:
+        """To be called before each step."""
+        if self._steps and step == self._steps[0]:
+            jax.profiler.start_trace(self._folder)
+            self._running = True
+        if self._running and step == self._steps[1]:
+            self._stop()
+
+    def _stop(self) -> None:
+        if self._running:
+            jax.profiler.stop_trace()
+            self._running = False
+
+    def __enter__(self) -> "Profiler":
+        return self
+
+    def __exit__(self, *unused: Any) -> None:
+        self._stop()
+
+
+class Evaluator:
+    """Evaluates the parameters of a run on a dataset, without touching its training."""
+
+    def __init__(self, setup: TrainSetup, workdir: str):
+        config = setup.config
+        self._setup = setup
+        self._folder = epath.Path(workdir) / "evaluation"
+        self._dataset = EvalDataset.load(
+            config.eval.dataset,
+            config.eval.split,
+            config.model.vit.image_size,
+            config.eval.limit or None,
+        )
+        whole = NamedSharding(setup.mesh, PartitionSpec())
+        self._replicate = jax.jit(lambda params: params, out_shardings=whole)
+
+    def run(self, params: dict, step: int) -> dict[str, float]:
+        """Returns metrics; writes predictions.jsonl and metrics.json of this step."""
+        setup = self._setup
+        # Whole on each device, then as arrays of this process alone, for pmapped functions.
+        local = jax.tree.map(lambda x: x.addressable_data(0), self._replicate(params))
+        metadata = metadata_of(setup, ())
+        model = Model(
+            local,
+            setup.config.model,
+            setup.tokenizer,
+            model_type=metadata.model_type,
+            prompt=metadata.prompt,
+            max_length=metadata.max_length,
+        )
+        predictions = setup.task.predict(model, self._dataset)
+        metrics = setup.task.evaluate(predictions, self._dataset.records)
+        if jax.process_index() == 0:
+            write_evaluation(self._folder / str(step), predictions, metrics)
+        return metrics

@@ -1,11 +1,12 @@
-"""The device mesh and how batches lie on it.
+"""The device mesh, and how batches are placed on it.
 
-Axes: `data` (whole copies of the model), `fsdp` (parameters and their moments cut up, gathered
-layer by layer), `tensor` (heads, MLP and vocabulary cut up). A batch is cut over `data` and `fsdp`.
+Axes: `data` (whole copies of the model), `fsdp` (parameters and their moments split, gathered
+layer by layer), `tensor` (heads, MLP and vocabulary split). A batch is split over `data` and
+`fsdp`.
 
-`data` is the outermost: with as many as there are hosts or slices, only gradients and features
-travel between these, and parameters inside (HSDP). Where there are several TPU slices, `fsdp` and
-`tensor` never reach past one.
+`data` is the outermost axis: if it has as many as there are hosts or slices, only gradients and
+features are exchanged between these, and parameters inside (HSDP). Where there are several TPU
+slices, `fsdp` and `tensor` are always inside one.
 """
 
 from collections.abc import Mapping
@@ -48,13 +49,13 @@ def make_mesh(sizes: Mapping[str, int], devices: list | None = None) -> Mesh:
     types = (AxisType.Auto,) * len(AXES)
     slices = len({getattr(device, "slice_index", 0) for device in devices})
     if slices > 1:
-        return Mesh(across_slices(shape, slices, devices), AXES, axis_types=types)
+        return Mesh(hybrid_device_array(shape, slices, devices), AXES, axis_types=types)
     # `jax.make_mesh` cuts an axis of the torus, as `tensor` 2 on 8 x 8 chips does, for v5e alone.
     placed = mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
     return Mesh(placed, AXES, axis_types=types)
 
 
-def across_slices(shape: list[int], slices: int, devices: list) -> np.ndarray:
+def hybrid_device_array(shape: list[int], slices: int, devices: list) -> np.ndarray:
     """Devices of several slices in the mesh's shape, each slice a block of `data`.
 
     Raises:
@@ -75,7 +76,7 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, BATCH)
 
 
-def own_rows(mesh: Mesh, size: int) -> np.ndarray:
+def local_rows(mesh: Mesh, size: int) -> np.ndarray:
     """int [R]: which rows of a global batch of `size` lie on this process's devices, in order.
 
     Usually a block; not with every order of devices. Processes that only differ in `tensor` have
@@ -91,12 +92,12 @@ def put_batch(
     """Global arrays from this process's rows of a batch.
 
     Args:
-      batch: arrays of the rows that `own_rows` names.
+      batch: arrays of the rows that `local_rows` names.
       size: rows of the global batch; None: as many as there are here.
     """
     sharding = batch_sharding(mesh)
     size = len(next(iter(batch.values()))) if size is None else size
-    rows = own_rows(mesh, size)
+    rows = local_rows(mesh, size)
 
     def put(value: np.ndarray) -> jax.Array:
         def part(index: tuple) -> np.ndarray:
@@ -109,20 +110,22 @@ def put_batch(
     return {name: put(value) for name, value in batch.items()}
 
 
-def check_batch(batch_size: int, accumulate: int, group: int, mesh: Mesh) -> None:
-    """Raises a UserError unless the batch can be cut as the mesh and the task need it."""
-    for name, value in (("accumulate", accumulate), ("negative_group", group)):
+def check_batch(batch_size: int, accumulate_steps: int, group_size: int, mesh: Mesh) -> None:
+    """Raises a UserError unless the batch can be split as the mesh and the task need it."""
+    for name, value in (("accumulate_steps", accumulate_steps), ("group_size", group_size)):
         if value < 1:
             raise UserError(f"{name} is {value}; it must be 1 or more")
     shards = mesh.shape["data"] * mesh.shape["fsdp"]
-    micro, rest = divmod(batch_size, accumulate)
+    micro, rest = divmod(batch_size, accumulate_steps)
     if rest or micro % shards:
+        parts = f"{accumulate_steps} micro-batches over " if accumulate_steps > 1 else ""
         raise UserError(
-            f"batch_size {batch_size} cannot be cut into {accumulate} micro-batches "
-            f"over {shards} devices: make it a multiple of {accumulate * shards}"
+            f"batch_size {batch_size} cannot be split into {parts}{shards} devices; make it a "
+            f"multiple of {accumulate_steps * shards}, or let devices share rows with "
+            "--config.mesh.tensor=2"
         )
-    if micro % group:
+    if micro % group_size:
         raise UserError(
-            f"negative_group {group} does not divide the micro-batch of {micro} pairs; "
-            "hard negatives are drawn within whole groups"
+            f"the micro-batch of {micro} rows is no multiple of task.itm.group_size {group_size}, "
+            "within which hard negatives are drawn; change either"
         )

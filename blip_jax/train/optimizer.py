@@ -1,128 +1,161 @@
-"""AdamW and the learning rates of BLIP, from the pieces optax has.
+"""AdamW and the learning-rate schedules of BLIP, from the pieces optax has.
 
 | schedule | for | learning rate |
 |---|---|---|
-| step | pre-training | linear warm-up during epoch 0, then a factor an epoch |
-| cosine_epoch | fine-tuning | cosine to min_lr, one value an epoch, no warm-up |
-| cosine | small worlds | warm-up, then cosine to min_lr, a value a step |
-| constant | probes | lr, no warm-up |
+| StepDecay | pre-training | linear warm-up during epoch 0, then a factor an epoch |
+| EpochCosine | fine-tuning | cosine to min_lr, one value an epoch, no warm-up |
+| WarmupCosine | small models from scratch | warm-up, then cosine to min_lr, a value a step |
+| Constant | probes | peak_lr, no warm-up |
 
-Steps count from 0: step 0 is trained at `schedule(config)(0)`, as in the original.
+Steps count from 0: step 0 is trained at `schedule(0)`, as in the original.
 """
 
+import dataclasses
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import optax
 
 from blip_jax.runtime.errors import UserError
 
-NEEDS = {
-    "step": ("lr", "min_lr", "warmup_lr", "warmup_steps", "decay_rate", "steps_per_epoch"),
-    "cosine_epoch": ("lr", "min_lr", "steps_per_epoch", "epochs"),
-    "cosine": ("lr", "min_lr", "warmup_lr", "warmup_steps", "total_steps"),
-    "constant": ("lr",),
-}
-POSITIVE = ("lr", "steps_per_epoch", "epochs", "total_steps")
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+    """A learning rate for every step."""
+
+    peak_lr: float = 3e-4  # highest learning rate
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            value, name = getattr(self, field.name), f"optimizer.schedule.{field.name}"
+            if field.name in ("peak_lr", "steps_per_epoch") and value <= 0:
+                raise UserError(f"{name} is {value}; it must be above 0")
+            if value < 0:
+                raise UserError(f"{name} is {value}; it must be 0 or more")
+
+    def make(self, total_steps: int) -> optax.Schedule:
+        """Returns a function from a step (int, or int32 scalar array) to a float32 scalar.
+
+        Raises:
+          UserError: the run is too short for it.
+        """
+        raise NotImplementedError
 
 
-def schedule(config: Any) -> optax.Schedule:
-    """Makes the learning rate of every step.
-
-    Args:
-      config: an object with the field `name` (a key of NEEDS) and the fields NEEDS lists for it;
-        `lr`, `min_lr`, `warmup_lr` are learning rates, `decay_rate` is the factor an epoch,
-        `epochs` and the fields ending in `steps` are counts. Other fields are not read.
-
-    Returns:
-      A function from a step (int, or int32 scalar array) to a float32 scalar.
-
-    Raises:
-      UserError: the name is unknown, a field is missing, or a value makes no schedule.
-    """
-    name = getattr(config, "name", None)
-    if name not in NEEDS:
-        raise UserError(f"schedule name {name!r} is unknown; one of: {', '.join(NEEDS)}")
-    values = {field: _field(config, name, field) for field in NEEDS[name]}
-    if values.get("warmup_steps", 0) < 0:
-        raise UserError(f"schedule {name}: warmup_steps is {values['warmup_steps']}, below 0")
-    if name == "step":
-        return _step(**values)
-    if name == "cosine_epoch":
-        return _cosine_epoch(**values)
-    if name == "cosine":
-        return _cosine(**values)
-    return optax.constant_schedule(values["lr"])
-
-
-def optimizer(config: Any, mask: Any = None) -> optax.GradientTransformation:
-    """Makes AdamW with decoupled decay on every parameter, biases and norms included.
-
-    The original hands `model.parameters()` to torch's AdamW as one group (pretrain.py), so
-    nothing is left out of the decay there either.
-
-    Args:
-      config: what `schedule` reads, and `b1`, `b2`, `eps`, `weight_decay`, and `clip_norm`, the
-        largest global norm of the gradient (0: gradients are not clipped, as the original).
-      mask: a pytree of bools (or a function from parameters to one), True where decay applies.
-
-    Returns:
-      The transformation; its updates are to be added to the parameters.
-
-    Raises:
-      UserError: as `schedule`, or `clip_norm` is negative.
-    """
-    values = {
-        field: _field(config, "adamw", field)
-        for field in ("b1", "b2", "eps", "weight_decay", "clip_norm")
-    }
-    clip_norm = values.pop("clip_norm")
-    if clip_norm < 0:
-        raise UserError(f"clip_norm is {clip_norm}; give a positive norm, or 0 for no clipping")
-    adamw = optax.adamw(schedule(config), mask=mask, **values)
-    if clip_norm == 0:
-        return adamw
-    return optax.chain(optax.clip_by_global_norm(clip_norm), adamw)
-
-
-def _step(lr, min_lr, warmup_lr, warmup_steps, decay_rate, steps_per_epoch) -> optax.Schedule:
+@dataclasses.dataclass(frozen=True)
+class StepDecay(Schedule):
     """The original's pre-training rate (pretrain.py, `step_lr_schedule`, `warmup_lr_schedule`).
 
     There the warm-up is a matter of epoch 0 alone: one that is longer than the epoch is cut off
-    at its end, one that is shorter rests at `lr`. Every later epoch has its one value.
+    at its end, after one that is shorter the rate stays at `peak_lr`. Every later epoch has one
+    value.
     """
 
-    def decayed(step):  # the step counts from the start of epoch 1
-        epoch = 1 + step // steps_per_epoch
-        return jnp.maximum(min_lr, lr * jnp.float32(decay_rate) ** epoch)
+    min_lr: float = 1e-6  # lowest learning rate after the warm-up
+    warmup_lr: float = 1e-6  # learning rate of step 0
+    warmup_steps: int = 3000  # from warmup_lr to peak_lr
+    decay_rate: float = 0.9  # factor an epoch
+    steps_per_epoch: int = 4900  # 14M pairs in batches of 2880
 
-    if warmup_steps == 0:  # optax would stay at warmup_lr
-        first = optax.constant_schedule(lr)
-    else:
-        first = optax.linear_schedule(warmup_lr, lr, warmup_steps)
-    return optax.join_schedules([first, decayed], [steps_per_epoch])
+    def make(self, total_steps: int) -> optax.Schedule:
+        def decayed(step):  # the step counts from the start of epoch 1
+            epoch = 1 + step // self.steps_per_epoch
+            return jnp.maximum(self.min_lr, self.peak_lr * jnp.float32(self.decay_rate) ** epoch)
+
+        if self.warmup_steps == 0:  # optax would stay at warmup_lr
+            first = optax.constant_schedule(self.peak_lr)
+        else:
+            first = optax.linear_schedule(self.warmup_lr, self.peak_lr, self.warmup_steps)
+        return optax.join_schedules([first, decayed], [self.steps_per_epoch])
 
 
-def _cosine_epoch(lr, min_lr, steps_per_epoch, epochs) -> optax.Schedule:
+@dataclasses.dataclass(frozen=True)
+class EpochCosine(Schedule):
     """The original's fine-tuning rate (`cosine_lr_schedule`); past the last epoch, min_lr."""
-    by_epoch = optax.cosine_decay_schedule(lr, epochs, alpha=min_lr / lr)
-    return lambda step: by_epoch(step // steps_per_epoch)
 
+    peak_lr: float = 1e-5  # highest learning rate
+    min_lr: float = 0.0  # learning rate after the last epoch
+    steps_per_epoch: int = 2215  # COCO's 567,000 pairs in batches of 256
 
-def _cosine(lr, min_lr, warmup_lr, warmup_steps, total_steps) -> optax.Schedule:
-    if warmup_steps >= total_steps:
-        raise UserError(
-            f"schedule cosine: warmup_steps {warmup_steps} leaves nothing of total_steps "
-            f"{total_steps}; make it smaller"
+    def make(self, total_steps: int) -> optax.Schedule:
+        epochs = max(-(-total_steps // self.steps_per_epoch), 1)
+        by_epoch = optax.cosine_decay_schedule(
+            self.peak_lr, epochs, alpha=self.min_lr / self.peak_lr
         )
-    return optax.warmup_cosine_decay_schedule(warmup_lr, lr, warmup_steps, total_steps, min_lr)
+        return lambda step: by_epoch(step // self.steps_per_epoch)
 
 
-def _field(config, user, field):
-    """Reads a field, or says who needs it."""
-    value = getattr(config, field, None)
-    if value is None:
-        raise UserError(f"the optimizer's field {field} is missing; {user} needs it")
-    if field in POSITIVE and value <= 0:
-        raise UserError(f"the optimizer's field {field} is {value}; it must be above 0")
-    return value
+@dataclasses.dataclass(frozen=True)
+class WarmupCosine(Schedule):
+    """Linear warm-up, then cosine to min_lr at the end of the run."""
+
+    min_lr: float = 1e-6  # learning rate at the end
+    warmup_lr: float = 1e-6  # learning rate of step 0
+    warmup_steps: int = 3000  # from warmup_lr to peak_lr
+
+    def make(self, total_steps: int) -> optax.Schedule:
+        if self.warmup_steps >= total_steps:
+            raise UserError(
+                f"optimizer.schedule.warmup_steps is {self.warmup_steps}, the run has "
+                f"{total_steps} steps; make the warm-up shorter"
+            )
+        return optax.warmup_cosine_decay_schedule(
+            self.warmup_lr, self.peak_lr, self.warmup_steps, total_steps, self.min_lr
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Constant(Schedule):
+    """One learning rate for all steps."""
+
+    def make(self, total_steps: int) -> optax.Schedule:
+        return optax.constant_schedule(self.peak_lr)
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW with decoupled decay on every parameter, biases and norms included.
+
+    The original hands `model.parameters()` to torch's AdamW as one group (pretrain.py), so that
+    nothing is left out of the decay there either.
+    """
+
+    # Learning rate; its class is chosen in the config file.
+    schedule: StepDecay | EpochCosine | WarmupCosine | Constant = StepDecay()
+    b1: float = 0.9  # decay of the first moment
+    b2: float = 0.999  # decay of the second moment
+    eps: float = 1e-8  # added to the root of the second moment
+    weight_decay: float = 0.05  # times the learning rate, of every parameter
+    clip_norm: float = 0.0  # largest global norm of the gradient; 0: not clipped, as the original
+    temperature_lr_scale: float = 1.0  # factor on the temperature's learning rate
+
+    def __post_init__(self):
+        if self.clip_norm < 0:
+            raise UserError(
+                f"optimizer.clip_norm is {self.clip_norm}; give a positive norm, or 0 for none"
+            )
+
+    def make(self, total_steps: int) -> optax.GradientTransformation:
+        """Returns the transformation; its updates are to be added to the parameters.
+
+        Raises:
+          UserError: the run is too short for the schedule.
+        """
+        adamw = optax.adamw(
+            self.schedule.make(total_steps),
+            b1=self.b1, b2=self.b2, eps=self.eps, weight_decay=self.weight_decay,
+        )  # fmt: skip
+        if self.clip_norm:
+            adamw = optax.chain(optax.clip_by_global_norm(self.clip_norm), adamw)
+        # Chained last: AdamW's step for the temperature, scaled.
+        scale = optax.scale(self.temperature_lr_scale)
+        return optax.chain(adamw, optax.masked(scale, is_temperature))
+
+
+def is_temperature(params: Any) -> Any:
+    """A mask over parameters: True for the temperature alone."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: jax.tree_util.keystr(path, simple=True, separator="/") == "temperature",
+        params,
+    )

@@ -1,108 +1,140 @@
-"""What a training runs on its devices, jitted: its beginning and its step."""
+"""What a training run needs before its first step: task, mesh, jitted functions, first state."""
 
+import dataclasses
 import functools
+from typing import NamedTuple
 
 import jax
-import optax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from ml_collections import ConfigDict, FrozenConfigDict
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
 
-from blip_jax import losses, nn
-from blip_jax.tasks.objectives import Objectives
-from blip_jax.tasks.pairs import ImageText
-from blip_jax.train.mesh import batch_sharding
-from blip_jax.train.optimizer import optimizer
+from blip_jax.data.pipeline import train_batches
+from blip_jax.data.tokenizer import Tokenizer
+from blip_jax.runtime.config import replace
+from blip_jax.tasks.base import Task
+from blip_jax.train.config import TrainConfig
+from blip_jax.train.init_params import load_init_params, load_pretrained_encoders
+from blip_jax.train.mesh import batch_sharding, check_batch, local_rows, make_mesh
+from blip_jax.train.optimizer import OptimizerConfig
 from blip_jax.train.sharding import shardings
 from blip_jax.train.state import TrainState
-from blip_jax.train.step import make_step
+from blip_jax.train.step import Step, make_step
 
 
-class Program:
-    """The functions of a training that follow from its network, objectives and mesh alone.
+class TrainFunctions(NamedTuple):
+    """The jitted functions of a run.
 
     Attributes:
-      task: the losses.
-      mesh: devices that it is for.
-      shapes: of the TrainState, with shardings.
-      init: jitted key -> state; start: jitted (parameters, key) -> state.
-      step: jitted (state, batch, key) -> (state, metrics); it consumes the state.
+      state: shapes of the TrainState, with shardings.
+      init: key -> state, with fresh parameters.
+      init_from_params: (parameters, key) -> state.
+      step: (state, batch, key) -> (state, metrics); it consumes the state.
+    """
+
+    state: TrainState
+    init: jax.stages.Wrapped
+    init_from_params: jax.stages.Wrapped
+    step: Step
+
+
+class TrainSetup:
+    """A TrainConfig with all that follows from it; nothing is computed yet.
+
+    Args:
+      devices: those to train on; None: all, of all processes.
+      tokenizer: in place of the config's; to compile, its ids are enough.
+
+    Attributes:
+      config, tokenizer, mesh: model.med.vocab_size of the config is the tokenizer's.
+      task: of the config, bound to the model, the tokenizer and the mesh.
+      schedule: learning rate of each step.
+      functions: what runs on the devices.
+
+    Raises:
+      UserError: settings that do not fit each other or the devices.
     """
 
     def __init__(
         self,
-        model: nn.BlipConfig,
-        model_type: str,
-        objectives: Objectives,
-        settings: FrozenConfigDict,
-        accumulate: int,
-        mesh: Mesh,
+        config: TrainConfig,
+        devices: list | None = None,
+        tokenizer: Tokenizer | None = None,
     ):
-        whole = NamedSharding(mesh, PartitionSpec())
-        everywhere = functools.partial(jax.lax.with_sharding_constraint, shardings=whole)
-        self.task, self.mesh = ImageText(model, objectives, everywhere), mesh
-        # Chained last: AdamW's step for the temperature, made smaller.
-        self._optimizer = optax.chain(
-            optimizer(settings),
-            optax.masked(optax.scale(settings.temperature_scale), only_temperature),
+        self.tokenizer = tokenizer or Tokenizer.load(config.tokenizer)
+        self.config = replace(config, **{"model.med.vocab_size": self.tokenizer.ids.vocab_size})
+        config = self.config
+        self.mesh = make_mesh(dataclasses.asdict(config.mesh), devices)
+        self.task = config.task.make(config.model, self.tokenizer, self.mesh, config.data.augment)
+        check_batch(config.batch_size, config.accumulate_steps, self.task.group_size, self.mesh)
+        self.schedule = config.optimizer.schedule.make(config.steps)
+        self.functions = _functions(
+            self.task, config.optimizer, config.steps, config.accumulate_steps, self.mesh
         )
 
-        def init(key: jax.Array) -> TrainState:
-            return self._state(nn.init(model, key, model_type), key)
+    def init_state(self) -> TrainState:
+        """Returns the first state on the mesh; parameters from elsewhere where `init` says so."""
+        config, key = self.config, jax.random.key(self.config.seed)
+        if config.init.run:
+            params = load_init_params(config.init.run, self.task)
+        elif config.init.vit or config.init.text_encoder:
+            params = jax.jit(self.task.init_params)(key)
+            params = load_pretrained_encoders(
+                params, config.model, config.init.vit, config.init.text_encoder
+            )
+        else:
+            return self.functions.init(key)
+        # To the host first: they are on one device, and the state is on all of the mesh.
+        return self.functions.init_from_params(jax.device_get(params), key)
 
-        shapes = jax.eval_shape(init, jax.random.key(0))
-        placed = shardings(shapes, mesh)
-        self.shapes = jax.tree.map(
+    @property
+    def rows(self) -> np.ndarray:
+        """Which rows of a batch this process reads."""
+        return local_rows(self.mesh, self.config.batch_size)
+
+    def batches(self, start: int):
+        """Returns this process's rows of the batches from number `start` on."""
+        config = self.config
+        return train_batches(
+            config.data.mixture,
+            self.task,
+            config.batch_size,
+            rows=self.rows,
+            seed=config.seed,
+            start=start,
+            num_threads=config.data.num_threads,
+            prefetch=config.data.prefetch,
+        )
+
+
+@functools.lru_cache(maxsize=4)
+def _functions(
+    task: Task, optimizer_config: OptimizerConfig, steps: int, accumulate_steps: int, mesh: Mesh
+) -> TrainFunctions:
+    """Cached, so that runs of equal settings in one process compile once, as in `bootstrap`."""
+    optimizer = optimizer_config.make(steps)
+
+    def make_state(params: dict, key: jax.Array) -> TrainState:
+        extra = task.init_extra(params, key)
+        return TrainState(jnp.zeros((), "int32"), params, extra, optimizer.init(params))
+
+    def init(key: jax.Array) -> TrainState:
+        return make_state(task.init_params(key), key)
+
+    shapes = jax.eval_shape(init, jax.random.key(0))
+    placed = shardings(shapes, mesh)
+    return TrainFunctions(
+        state=jax.tree.map(
             lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
             shapes,
             placed,
-        )
-        self.init = jax.jit(init, out_shardings=placed)
-        self.start = jax.jit(self._state, out_shardings=placed)
-        self.step = jax.jit(
-            make_step(self.task, self._optimizer, accumulate),
+        ),
+        init=jax.jit(init, out_shardings=placed),
+        init_from_params=jax.jit(make_state, out_shardings=placed),
+        step=jax.jit(
+            make_step(task, optimizer, accumulate_steps),
             in_shardings=(placed, batch_sharding(mesh), None),
             out_shardings=(placed, None),
             donate_argnums=0,
-        )
-
-    def _state(self, params: dict, key: jax.Array) -> TrainState:
-        objectives, model = self.task.objectives, self.task.config
-        momentum = queue = None
-        if objectives.contrast:
-            momentum = nn.momentum_params(params)
-        if objectives.contrast and objectives.queue:
-            queue_key = jax.random.fold_in(key, 1)
-            queue = losses.init_queue(
-                objectives.queue, model.embed_dim, queue_key, objectives.queue_random_start
-            )
-        opt_state = self._optimizer.init(params)
-        return TrainState(jax.numpy.zeros((), "int32"), params, momentum, queue, opt_state)
-
-
-_program = functools.lru_cache(maxsize=4)(Program)
-
-
-def program(
-    model: nn.BlipConfig,
-    model_type: str,
-    objectives: Objectives,
-    settings: ConfigDict,
-    accumulate: int,
-    mesh: Mesh,
-) -> Program:
-    """The program of these; one that was made before is compiled no more, as in `bootstrap`.
-
-    Args:
-      model_type: what of the model is trained (models.MODEL_TYPES).
-      settings: of the optimizer (train/optimizer.py) and its `temperature_scale`.
-      accumulate: micro-batches a step.
-    """
-    return _program(model, model_type, objectives, FrozenConfigDict(settings), accumulate, mesh)
-
-
-def only_temperature(params: dict) -> dict:
-    """A mask: False for all but the temperature."""
-    return {
-        name: jax.tree.map(lambda _, chosen=name == "temperature": chosen, value)
-        for name, value in params.items()
-    }
+        ),
+    )

@@ -1,4 +1,4 @@
-"""Where every array of the state lies: one table of (regex, PartitionSpec), first match wins."""
+"""Placement of every array of the state: a table of (regex, PartitionSpec), first match wins."""
 
 import re
 from typing import Any
@@ -10,7 +10,7 @@ from jax.sharding import PartitionSpec as P
 from blip_jax.runtime.errors import UserError
 
 # Paths are searched, not matched whole, so that the moments of the optimizer and the momentum
-# weights, whose paths end like their parameter's, lie where it lies. The leading None of what is
+# weights, whose paths end like their parameter's, are placed as it is. The leading None of what is
 # in a layer is the axis of layers.
 RULES = [
     (r"qkv/kernel$", P(None, "fsdp", None, "tensor", None)),
@@ -32,8 +32,9 @@ RULES = [
     (r"(scale|bias)$", P()),
     (r"(vit/cls|position|temperature)$", P()),
     (r"(vision_proj|text_proj|itm_head|classifier_out)/kernel$", P()),
-    (r"^queue/(image|text|group|valid|pointer)$", P()),
     (r"(^step|count)$", P()),
+    # What else a task keeps in the state, as the queue of past features, is whole on each device.
+    (r"^extra/", P()),
 ]
 
 
@@ -71,12 +72,11 @@ def shardings(state: Any, mesh: Mesh) -> Any:
 
 def path_name(path: tuple) -> str:
     """A key path of `jax.tree_util` as "params/vit/cls"."""
-    keys = [getattr(k, "key", getattr(k, "name", getattr(k, "idx", None))) for k in path]
-    return "/".join(str(key) for key in keys)
+    return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
-def table(state: Any, mesh: Mesh) -> str:
-    """The placement of every parameter, a line each, for a person to read."""
+def describe_shardings(state: Any, mesh: Mesh) -> str:
+    """Returns the placement of every array of the state as text, a line each."""
     leaves = jax.tree_util.tree_leaves_with_path(state)
     placed = jax.tree.leaves(shardings(state, mesh))
     rows = [

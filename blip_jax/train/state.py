@@ -5,8 +5,6 @@ from typing import Any
 
 import jax
 
-from blip_jax.losses import Queue
-
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass
@@ -16,13 +14,11 @@ class TrainState:
     Attributes:
       step: int32 [], steps done.
       params: the model's, float32.
-      momentum: slow copy of a part of them (`models.momentum_params`), or None.
-      queue: momentum features of past batches, or None.
+      extra: what the task keeps in addition (momentum weights, queue); {} if nothing.
       opt_state: optax's.
     """
 
     step: jax.Array
     params: dict[str, Any]
-    momentum: dict[str, Any] | None
-    queue: Queue | None
+    extra: dict[str, Any]
     opt_state: Any

@@ -64,10 +64,13 @@ def main() -> None:
         columns = timed("read", lambda: storage.read(folder, "train"))
     own = sum(getattr(getattr(columns, f.name), "nbytes", 0) for f in dataclasses.fields(columns))
     print(f"{len(columns.row):,} texts in columns of {own / 1e6:,.0f} MB")
-    for title, asked in (("rules", selection.Rules()), ("rules, best 1", selection.Rules(best=1))):
-        verdict = timed(title, lambda asked=asked: selection.decide(columns, asked))
+    for title, asked in (
+        ("rules", selection.SelectionRules()),
+        ("rules, best 1", selection.SelectionRules(max_texts_per_image=1)),
+    ):
+        decision = timed(title, lambda asked=asked: selection.select_texts(columns, asked))
     unknown = np.full(len(columns.row), -1, np.int8)
-    scored = statistics.Scored(columns, selection.Rules(), verdict, unknown, None)
+    scored = statistics.Scored(columns, selection.SelectionRules(), decision, unknown, None)
     timed("statistics", lambda: statistics.gather(scored))
     timed("sweep of 11", lambda: statistics.sweep(scored, np.linspace(0, 1, 11)))
 

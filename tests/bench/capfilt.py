@@ -33,8 +33,9 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 from full_size_huggingface import DEC, theirs  # noqa: E402
 
 from blip_jax import models  # noqa: E402
+from blip_jax.capfilt.config import ScoringConfig  # noqa: E402
 from blip_jax.capfilt.inputs import Input  # noqa: E402
-from blip_jax.capfilt.run import Settings, run  # noqa: E402
+from blip_jax.capfilt.run import run  # noqa: E402
 from blip_jax.cli.main import main as blip_jax  # noqa: E402
 from blip_jax.data.images import normalize  # noqa: E402
 from blip_jax.decoding import Decoding  # noqa: E402
@@ -61,17 +62,17 @@ def imported(folder: pathlib.Path, count: int) -> str:
 
 def ours(dataset: str, folder: pathlib.Path, models: dict, batch: int, count: int):
     """Seconds of all shards but the first, in which the programs are compiled, and of waiting."""
-    settings = Settings(
+    settings = ScoringConfig(
         dataset=dataset,
         split="train",
         output=str(folder),
-        ways=(Decoding(method="nucleus", max_length=LENGTH, min_length=5, top_p=0.9),),
+        decodings=(Decoding(method="nucleus", max_length=LENGTH, min_length=5, top_p=0.9),),
         batch_size=batch // jax.local_device_count(),
         shard_rows=count,
     )
     run(settings, *({name: (name, models[name])} for name in ("captioner", "filter")))
     shards = json.loads((folder / "manifest.json").read_text())["shards"][1:]
-    return tuple(sum(shard[name] for shard in shards) for name in ("seconds", "waited for images"))
+    return tuple(sum(shard[name] for shard in shards) for name in ("seconds", "input_wait_seconds"))
 
 
 class Bound:
@@ -89,7 +90,7 @@ class Bound:
         self.seconds(batch)
 
     def seconds(self, count: int) -> float:
-        """What so many images take."""
+        """Returns how long the images take."""
         begun = time.perf_counter()
         for _ in range(count // len(self.pixels)):
             for started in [encode.dispatch(self.pixels) for encode in self.encoders]:
@@ -191,7 +192,7 @@ def main() -> None:
             for way, by_parts in (("transformers", False), ("transformers, by parts", True)):
                 rates[way].append(count / other.seconds(records, batch, by_parts))
             print(
-                f"round {turn + 1}: waited for images {waited / seconds:.1%}; rows/s",
+                f"round {turn + 1}: waited for input {waited / seconds:.1%}; rows/s",
                 {way: round(found[-1], 3) for way, found in rates.items()},
                 flush=True,
             )

@@ -46,7 +46,7 @@ def main() -> None:
         seconds, peak = measured(folder / "in", folder / "out", args.workers)
         manifest = json.loads((folder / "out" / "manifest.json").read_text())
         aside = sum(manifest["skipped"].values())
-        assert manifest["inputs"] == count == manifest["rows"] + aside
+        assert manifest["records_read"] == count == manifest["rows"] + aside
         print(
             f"{count:,} records, {manifest['rows']:,} rows, {aside:,} set aside: {seconds:.1f} s, "
             f"{count / seconds:,.0f} records/s with {args.workers} processes, peak {peak:,.0f} MiB"
@@ -98,7 +98,7 @@ def content(folder: pathlib.Path) -> dict[str, bytes]:
 def search(rows: int) -> None:
     import resource
 
-    from blip_jax.data.ingest.duplicates import mark
+    from blip_jax.data.ingest.duplicates import find_duplicates
 
     rng = np.random.default_rng(0)
     look, content = rng.integers(0, 2**64, (2, rows), np.uint64)
@@ -108,7 +108,7 @@ def search(rows: int) -> None:
         look[copies] ^= np.uint64(1) << rng.integers(0, 64, len(copies)).astype(np.uint64)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     start = time.process_time()
-    of, _ = mark(content, look, 4)
+    of, _ = find_duplicates(content, look, 4)
     seconds = time.process_time() - start
     peak = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 / rows
     print(

@@ -8,10 +8,8 @@ Each compiles for five to twenty minutes on one core, in a process of its own, a
 gigabytes; a line of JSON each on stderr as they come.
 """
 
-import importlib.util
 import json
 import multiprocessing
-import pathlib
 import sys
 from concurrent.futures import ProcessPoolExecutor
 
@@ -19,11 +17,12 @@ from blip_jax.train.aot import topology
 
 topology.prepare()
 
+from blip_jax.cli import config_files  # noqa: E402
 from blip_jax.cli.compile import shown  # noqa: E402
 from blip_jax.reports import tables  # noqa: E402
+from blip_jax.runtime.config import replace  # noqa: E402
 from blip_jax.train.aot import compile  # noqa: E402
 
-FILE = pathlib.Path(__file__).parents[2] / "configs/pretrain.py"
 PRESETS = [
     f"{model},{machine}"
     for model in ("vit_b", "vit_l")
@@ -34,18 +33,14 @@ PAIRS = 64  # a chip
 
 
 def config(name: str):
-    spec = importlib.util.spec_from_file_location("pretrain", FILE)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.get_config(name)
+    return config_files.load(f"pretrain:{name}")[0]
 
 
 def pod(where: str):
-    """ViT-B with so many pairs a chip, its hard negatives among them."""
-    run = config("vit_b,v5e-64")
-    run.batch_size = PAIRS * topology.chips(where)
-    run.objectives.negative_group = PAIRS
-    return run
+    """ViT-B with PAIRS pairs on each chip, its hard negatives among them."""
+    batch_size = PAIRS * topology.chips(where)
+    itm = {"group_size": PAIRS}
+    return replace(config("vit_b,v5e-64"), batch_size=batch_size, task={"itm": itm})
 
 
 def row(name: str, run, where: str) -> dict[str, object]:
@@ -53,7 +48,7 @@ def row(name: str, run, where: str) -> dict[str, object]:
     start = {"run": name, "topology": where, "chips": topology.chips(where)}
     try:
         found = compile.step(run, where)
-    except compile.DoesNotFit as error:
+    except compile.OutOfMemory as error:
         return {**start, "peak GiB": f"{shown(error.peak / compile.GIB)}: does not fit"}
     exchanged = ", ".join(f"{kind} {size / 1e6:,.0f}" for kind, size in sorted(found.ici.items()))
     return {

@@ -1,53 +1,85 @@
-"""The fields of a bootstrap run. A config file starts from `defaults`."""
+"""The settings of a bootstrap run."""
 
-from ml_collections import ConfigDict
+import dataclasses
 
-from blip_jax.train import config as train_config
+from blip_jax.capfilt.config import CapFiltConfig
+from blip_jax.runtime.errors import UserError
+from blip_jax.runtime.suggestions import hint
+from blip_jax.tasks.captioning import GREEDY
+from blip_jax.tasks.evaluate import EvaluateConfig
+from blip_jax.tasks.pretraining import PretrainingConfig
+from blip_jax.train.config import TrainConfig, captioning, pretraining, retrieval
 
-# Which texts of the web each arm of the comparison trains on, beside the human pairs:
-# (origins, whether the filter chooses among them).
+# Web texts that each arm of the comparison trains on, in addition to the human pairs:
+# (origins, whether the filter selects among them).
 ARMS = {
     "none": (("web",), False),
     "filter": (("web",), True),
     "captioner": (("web", "synthetic"), False),
     "both": (("web", "synthetic"), True),
-    # As many web texts as the filter keeps, chosen by lot: what fewer texts alone do.
+    # A random subset of the web texts of the size of "filter": the effect of fewer texts alone.
     "random": (("web",), False),
     "human": ((), False),
 }
+FILLED = {"required": False}  # of a group in which the run sets datasets and models
 
 
-def defaults() -> ConfigDict:
-    """The embedded world with the paper's four arms; a config changes sizes and schedules."""
-    config = ConfigDict({
-        "title": "CapFilt on the embedded world",
-        "seeds": (0,),  # several: all is done for each, and the table gives mean and spread
-        "arms": ("none", "filter", "captioner", "both"),
-        # Datasets on disk (folders with features.json); "" draws them from the embedded world.
-        "human": "",
-        "web": "",
-        "test": "",
-        "tokenizer": "",  # hub id or folder; "" trains a WordPiece on the training texts
-        "vocab_size": 400,
-        "world": ConfigDict({
-            "image_size": 32, "cells": 2, "max_objects": 2,
-            "shapes": 4, "colours": 5, "jitter": 0.0,
-            "human_images": 600, "human_captions": 2,
-            "web_images": 10_000, "noise_share": 0.5, "brief_share": 0.5,
-            "test_images": 1000, "test_captions": 5,
-        }),
-        "human_share": 0.25,  # of every batch, the same in all arms that have web texts
-        "threshold": 0.5,  # of P(match), below which a text is dropped
-        "pretrain": train_config.defaults("pretrain"),
-        "captioner": train_config.defaults("captioner"),
-        "filter": train_config.defaults("filter"),
-        "capfilt": ConfigDict({
-            "method": "nucleus", "top_p": 0.9, "repetition_penalty": 1.1,
-            "min_length": 5, "max_length": 20, "batch_size": 256, "shard_rows": 1024,
-        }),
-        "evaluation": ConfigDict({
-            "split": "test", "gallery": 500, "rerank": 16, "method": "greedy", "max_length": 20,
-        }),
-        "gallery": 60,  # images shown in the report
-    })  # fmt: skip
-    return config.lock()
+@dataclasses.dataclass(frozen=True)
+class WorldConfig:
+    """The datasets of synthetic images that are made where none are given."""
+
+    image_size: int = 32  # pixels a side
+    cells: int = 2  # the grid of an image is cells x cells, an object in one cell
+    max_objects: int = 2  # objects of an image at most
+    shapes: int = 4  # different shapes
+    colours: int = 5  # different colours
+    jitter: float = 0.0  # how far objects are from the middle of their cell, as a share of the room
+    human_images: int = 600  # images of the human pairs
+    human_captions: int = 2  # captions of each of them
+    web_images: int = 10_000  # images of the web pairs, one text each
+    noise_share: float = 0.5  # web texts that do not describe their image
+    short_share: float = 0.5  # web texts that leave something out, of those that are true
+    test_images: int = 1000  # images of the test split
+    test_captions: int = 5  # captions of each of them
+
+
+@dataclasses.dataclass(frozen=True)
+class BootstrapConfig:
+    """The full pipeline: pre-train, CapFilt, pre-train again, evaluate; on the paper's four arms.
+
+    Raises:
+      UserError: an arm is unknown.
+    """
+
+    title: str = "CapFilt on the Shapes dataset"  # of the report
+    seeds: tuple[int, ...] = (0,)  # a run for each; the table gives mean and spread
+    # What is compared: the web texts that a pre-training gets, of none, filter, captioner, both,
+    # random, human.
+    arms: tuple[str, ...] = ("none", "filter", "captioner", "both")
+    human_dataset: str = ""  # folder of human pairs, with features.json; "" makes Shapes
+    web_dataset: str = ""  # folder of web pairs; "" makes Shapes
+    test_dataset: str = ""  # folder of the images to evaluate on; "" makes Shapes
+    tokenizer: str = ""  # hub id or folder; "" trains a WordPiece on the training texts
+    vocab_size: int = 400  # of the tokenizer that is trained
+    world: WorldConfig = WorldConfig()
+    # Human pairs of each training batch, the same in all arms that have web texts.
+    human_fraction: float = 0.25
+    threshold: float = 0.5  # least P(match) of a text that the filter keeps
+    pretraining: TrainConfig = dataclasses.field(default=pretraining(), metadata=FILLED)
+    captioner: TrainConfig = dataclasses.field(default=captioning(), metadata=FILLED)
+    filter: TrainConfig = dataclasses.field(default=retrieval(), metadata=FILLED)
+    capfilt: CapFiltConfig = dataclasses.field(
+        default=CapFiltConfig(batch_size=256), metadata=FILLED
+    )
+    evaluation: EvaluateConfig = dataclasses.field(
+        default=EvaluateConfig(
+            task=PretrainingConfig(rerank_k=16, gallery_size=500, decoding=GREEDY)
+        ),
+        metadata=FILLED,
+    )
+    gallery_images: int = 60  # images shown in the report
+
+    def __post_init__(self):
+        for arm in self.arms:
+            if arm not in ARMS:
+                raise UserError(f"unknown arm {arm!r}; {hint(arm, ARMS)}")

@@ -1,18 +1,14 @@
-"""The stages of the circle, one after the other."""
+"""The stages of a bootstrap run, one after the other."""
 
-import json
 import os
-from collections.abc import Mapping
 from typing import Any
 
-import jax
 import numpy as np
 from etils import epath
-from ml_collections import ConfigDict
 
 from blip_jax.capfilt import mixture, run, storage
 from blip_jax.capfilt.bootstrap import results
-from blip_jax.capfilt.bootstrap.config import ARMS
+from blip_jax.capfilt.bootstrap.config import ARMS, BootstrapConfig
 from blip_jax.capfilt.bootstrap.stages import Stages
 from blip_jax.data.datasets import open_dataset, to_text
 from blip_jax.data.mixture import Component
@@ -20,50 +16,40 @@ from blip_jax.data.synthetic.builder import ShapesConfig, prepare
 from blip_jax.data.synthetic.scenes import World
 from blip_jax.data.text import clean_caption
 from blip_jax.data.tokenizer import train_wordpiece
-from blip_jax.decoding import Decoding
 from blip_jax.models import load
-from blip_jax.runtime.errors import UserError
+from blip_jax.runtime.config import replace, to_json
 from blip_jax.tasks.evaluate import evaluate
+from blip_jax.train.config import TrainConfig
 from blip_jax.train.loop import train
 
 
-def bootstrap(config: ConfigDict, workdir: str) -> list[dict]:
-    """Walks the circle for each seed and writes `workdir/report.html`.
+def bootstrap(config: BootstrapConfig, workdir: str) -> list[dict]:
+    """Runs all stages for each seed and writes `workdir/report.html`.
 
-    What is done stays done: the same call again goes on behind the last finished stage, and
-    within a training at its newest checkpoint.
+    The same call resumes after the last finished stage, and within a training from its newest
+    checkpoint.
 
-    Returns: the rows of the comparison, an arm each.
+    Returns: the rows of the comparison, one for each arm.
 
     Raises:
       UserError: bad config or data. Interrupted: a signal came.
     """
-    unknown = sorted(set(config.arms) - set(ARMS))
-    if unknown:
-        raise UserError(f"unknown arm {unknown[0]!r}; known: {', '.join(ARMS)}")
     workdir = str(epath.Path(workdir).absolute()) if "://" not in workdir else workdir
-    # Every arm trains the same program: it is compiled once. Not for several CPU devices: what
-    # comes out of the cache runs their collectives out of order, and they wait for ever.
-    several = jax.default_backend() == "cpu" and jax.device_count() > 1
-    if not jax.config.jax_compilation_cache_dir and not several:
-        jax.config.update("jax_compilation_cache_dir", f"{workdir}/compiled")
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
-    Stages(workdir, _plain(config))
-    circles = []
+    Stages(workdir, to_json(config))
+    runs = []
     for seed in config.seeds:
         folder = workdir if len(config.seeds) == 1 else f"{workdir}/seed-{seed}"
-        circle = Circle(config, folder, seed)
-        circle.walk()
-        circles.append(circle)
-    return results.write(config, workdir, circles)
+        runs.append(BootstrapRun(config, folder, seed))
+        runs[-1].run()
+    return results.write(config, workdir, runs)
 
 
-class Circle:
-    """One seed's run: where its things are, and the stages that make them."""
+class BootstrapRun:
+    """The run of one seed: its paths and stages."""
 
-    def __init__(self, config: ConfigDict, workdir: str, seed: int):
+    def __init__(self, config: BootstrapConfig, workdir: str, seed: int):
         self.config, self.workdir, self.seed = config, workdir, seed
-        self.stages = Stages(workdir, {**_plain(config), "seeds": [seed]})
+        self.stages = Stages(workdir, {**to_json(config), "seeds": [seed]})
         self.data: dict[str, str] = {}
         self.found: dict[str, dict] = {}  # an arm's evaluation
         self.kept: dict[str, dict] = {}  # an arm's counts of texts
@@ -71,29 +57,36 @@ class Circle:
     def path(self, *names: str) -> str:
         return str(epath.Path(self.workdir).joinpath(*names))
 
-    def walk(self) -> None:
-        config, do = self.config, self.stages.do
-        # Kept relative to the workdir, so that it can be moved.
-        place = lambda: {k: os.path.relpath(v, self.workdir) for k, v in self.prepare().items()}  # noqa: E731
-        built = do("data", place, "datasets and tokenizer")
-        self.data = {name: config[name] or self.path(path) for name, path in built.items()}
-        do("mixture-none", lambda: self.mixture("none", first=True), "all human and web pairs")
-        do("pretrain-none", lambda: self.pretrain("none"), "on everything, noise included")
+    def run(self) -> None:
+        """Runs the stages that are not done yet."""
+        config, run_stage = self.config, self.stages.run_stage
+        # Stored relative to the workdir, so that it can be moved.
+        datasets = lambda: {k: os.path.relpath(v, self.workdir) for k, v in self.prepare().items()}  # noqa: E731
+        built = run_stage("data", datasets, "datasets and tokenizer")
+        self.data = {name: self.given(name) or self.path(path) for name, path in built.items()}
+        first_mixture = lambda: self.mixture("none", first=True)  # noqa: E731
+        run_stage("mixture-none", first_mixture, "all human and web pairs")
+        run_stage("pretrain-none", lambda: self.pretrain("none"), "on everything, noise included")
         for task in ("captioner", "filter"):
-            do(task, lambda task=task: self.finetune(task), "fine-tuned on human pairs")
-        do("capfilt", self.capfilt, "caption every web image, judge every text")
+            run_stage(task, lambda task=task: self.fine_tune(task), "fine-tuned on human pairs")
+        run_stage("capfilt", self.capfilt, "caption every web image, score every text")
         for arm in config.arms:
             if arm != "none":
-                self.kept[arm] = do(f"mixture-{arm}", lambda arm=arm: self.mixture(arm))
-                do(f"pretrain-{arm}", lambda arm=arm: self.pretrain(arm), "from scratch")
+                self.kept[arm] = run_stage(f"mixture-{arm}", lambda arm=arm: self.mixture(arm))
+                run_stage(f"pretrain-{arm}", lambda arm=arm: self.pretrain(arm), "from scratch")
         self.kept["none"] = {"web": len(open_dataset(self.data["web"], "train")), "synthetic": 0}
         for arm in config.arms:
-            self.found[arm] = do(f"evaluate-{arm}", lambda arm=arm: self.evaluate(arm))
+            self.found[arm] = run_stage(f"evaluate-{arm}", lambda arm=arm: self.evaluate(arm))
+
+    def given(self, name: str) -> str:
+        """Returns the dataset ("human", "web", "test") or "tokenizer" of the config; "": none."""
+        config = self.config
+        return config.tokenizer if name == "tokenizer" else getattr(config, f"{name}_dataset")
 
     def prepare(self) -> dict[str, str]:
-        """The datasets and the tokenizer, by name."""
+        """Returns the folders of the datasets and the tokenizer by name; makes missing ones."""
         config = self.config
-        found = {name: config[name] or self.build(name) for name in ("human", "web", "test")}
+        found = {name: self.given(name) or self.build(name) for name in ("human", "web", "test")}
         tokenizer = config.tokenizer
         if not tokenizer:
             tokenizer = self.path("tokenizer")
@@ -103,13 +96,13 @@ class Circle:
                 for record in open_dataset(found[name], "train")
                 for text in record["texts"]
             ]
-            # The prompt's words are to be whole, though no text of the data may hold them.
-            texts += [config.captioner.prompt] * len(texts)
+            # The prompt's words should be tokens even if no text of the data has them.
+            texts += [config.captioner.task.lm.prompt] * len(texts)
             train_wordpiece(texts, tokenizer, config.vocab_size)
         return {**found, "tokenizer": tokenizer}
 
     def build(self, name: str) -> str:
-        """A dataset of the embedded world. The splits share no scene's seed."""
+        """Makes a Shapes dataset; no two splits share the seed of a scene."""
         world = self.config.world
         scenes = World(
             image_size=world.image_size,
@@ -124,7 +117,7 @@ class Circle:
             shape = {
                 "train": world.web_images,
                 "noise_share": world.noise_share,
-                "brief_share": world.brief_share,
+                "short_share": world.short_share,
             }
         elif name == "human":
             shape = {"train": world.human_images, "captions_per_image": world.human_captions}
@@ -138,72 +131,59 @@ class Circle:
         return prepare(self.path("data"), settings)
 
     def mixture(self, arm: str, first: bool = False) -> dict[str, int]:
-        """Writes the mixture that `arm` trains on; counts of web texts by origin."""
-        data, share = self.data, self.config.human_share
+        """Writes the mixture that `arm` trains on; returns counts of web texts by origin."""
+        data, share = self.data, self.config.human_fraction
         path = self.path("mixtures", f"{arm}.json")
         human = Component(name="human", dataset=data["human"], split="train")
-        if first:  # nothing is scored yet
+        if first:  # there are no scores yet
             mixture.write_plain_mixture(path, human, Component("web", data["web"], "train"), share)
             return {}
-        columns = storage.read(self.path("scores"), "train")
+        table = storage.read(self.path("scores"), "train")
         origins, filtered = ARMS[arm]
-        kept = mixture.keep(columns, origins, self.config.threshold if filtered else None)
+        kept = mixture.select_by_threshold(
+            table, origins, self.config.threshold if filtered else None
+        )
         if arm == "random":
-            chosen = mixture.keep(columns, origins, self.config.threshold).sum()
-            lot = np.random.default_rng(self.seed).permutation(np.flatnonzero(kept))[:chosen]
-            kept = np.isin(np.arange(len(kept)), lot)
-        source = mixture.Source(data["web"], "train", self.path("scores"))
-        return mixture.write_mixture(path, human, source, columns, kept, share)
+            chosen = mixture.select_by_threshold(table, origins, self.config.threshold).sum()
+            rng = np.random.default_rng(self.seed)
+            random_subset = rng.permutation(np.flatnonzero(kept))[:chosen]
+            kept = np.isin(np.arange(len(kept)), random_subset)
+        source = mixture.ScoredDataset(data["web"], "train", self.path("scores"))
+        return mixture.write_mixture(path, human, source, table, kept, share)
 
     def pretrain(self, arm: str) -> None:
-        self.train("pretrain", f"pretrain-{arm}", self.path("mixtures", f"{arm}.json"), "")
+        path = self.path("mixtures", f"{arm}.json")
+        self.train(self.config.pretraining, f"pretrain-{arm}", path)
 
-    def finetune(self, task: str) -> None:
+    def fine_tune(self, name: str) -> None:
         human_mixture = self.path("mixtures", "human.json")
         human = Component(name="human", dataset=self.data["human"], split="train")
         mixture.write_plain_mixture(human_mixture, human, None, 1.0)
-        self.train(task, task, human_mixture, self.path("pretrain-none"))
+        config = getattr(self.config, name)
+        self.train(config, name, human_mixture, self.path("pretrain-none"))
 
-    def train(self, task: str, name: str, mixture_path: str, init_from: str) -> None:
-        config = ConfigDict(self.config[task])
-        tokenizer = self.data["tokenizer"]
-        config.update(
-            tokenizer=tokenizer, mixture=mixture_path, seed=self.seed, init_from=init_from
+    def train(self, config: TrainConfig, name: str, mixture_path: str, init_run: str = "") -> None:
+        config = replace(
+            config,
+            tokenizer=self.data["tokenizer"],
+            seed=self.seed,
+            **{"data.mixture": mixture_path, "init.run": init_run},
         )
         train(config, self.path(name))
 
     def capfilt(self) -> dict[str, Any]:
-        options = self.config.capfilt.to_dict()
-        sizes = {name: options.pop(name) for name in ("batch_size", "shard_rows")}
-        settings = run.Settings(
-            dataset=self.data["web"],
-            split="train",
-            output=self.path("scores"),
-            ways=(Decoding(**options),),
-            seed=self.seed,
-            **sizes,
-        )
+        config = replace(self.config.capfilt, dataset=self.data["web"], seed=self.seed)
+        scoring = config.scoring(self.path("scores"))
         models = [
             {name: (self.path(name), load(self.path(name)))} for name in ("captioner", "filter")
         ]
-        run.run(settings, *models)
-        return results.judge_scores(settings.output, self.data["web"], self.config.threshold)
+        run.run(scoring, *models)
+        return results.measure_filter(scoring.output, self.data["web"], self.config.threshold)
 
     def evaluate(self, arm: str) -> dict[str, float]:
-        options = self.config.evaluation
-        decoding = Decoding(
-            method=options.method, max_length=options.max_length, repetition_penalty=1.0
+        config = replace(
+            self.config.evaluation,
+            model=self.path(f"pretrain-{arm}"),
+            dataset=self.data["test"],
         )
-        return evaluate(
-            load(self.path(f"pretrain-{arm}")),
-            self.data["test"],
-            options.split,
-            decoding=decoding,
-            gallery=options.gallery,
-            rerank=options.rerank,
-        )
-
-
-def _plain(config: ConfigDict) -> Mapping[str, Any]:
-    """As JSON would give it back, so that it can be compared with what a workdir keeps."""
-    return json.loads(config.to_json_best_effort())
+        return evaluate(config)

@@ -1,4 +1,4 @@
-"""Stages that leave a marker when they are done, so that a run goes on where it stopped."""
+"""Stages that are recorded when done, so that a run resumes after the last finished one."""
 
 import json
 import sys
@@ -9,6 +9,7 @@ from typing import Any
 from etils import epath
 
 from blip_jax.runtime.errors import UserError
+from blip_jax.runtime.files import atomic_write
 
 
 class Stages:
@@ -16,7 +17,7 @@ class Stages:
 
     Args:
       workdir: folder of the run; made if missing.
-      config: all that decides the results. A workdir belongs to one config.
+      config: everything that affects the results. A workdir belongs to one config.
 
     Raises:
       UserError: the workdir was begun with another config.
@@ -31,34 +32,34 @@ class Stages:
         if path.exists() and path.read_text() != text:
             changed = ", ".join(_differences(json.loads(path.read_text()), json.loads(text)))
             raise UserError(
-                f"{workdir} was begun with another config (it differs in {changed}): "
-                "use a new workdir, or the old config"
+                f"{workdir} was begun with another config (it differs in {changed}); "
+                "choose another --workdir, or use the old config"
             )
-        path.write_text(text)
+        with atomic_write(path) as file:
+            file.write(text)
 
-    def do(self, name: str, work: Callable[[], dict | None], note: str = "") -> dict:
-        """What `work` returned (plain JSON values), now or in an earlier call."""
+    def run_stage(self, name: str, work: Callable[[], dict | None], note: str = "") -> dict:
+        """Runs `work` unless done before; returns its result, now or from before (JSON values)."""
         marker = self._markers / f"{name}.json"
         if marker.exists():
-            print(f"-- {name}: done already", file=sys.stderr)
+            print(f"[{name}] already done", file=sys.stderr)
             return self.result(name)
-        print(f"-- {name}{': ' if note else ''}{note}", file=sys.stderr)
-        begun = time.time()
+        print(f"[{name}] {note}".rstrip(), file=sys.stderr)
+        started = time.time()
         result = work() or {}
-        seconds = time.time() - begun
-        print(f"-- {name}: {seconds:.0f} s", file=sys.stderr)
-        unfinished = self._markers / f"{name}.tmp"
+        seconds = time.time() - started
+        print(f"[{name}] done in {seconds:.0f} s", file=sys.stderr)
         content = {"name": name, "note": note, "seconds": seconds, "result": result}
-        unfinished.write_text(json.dumps(content))
-        unfinished.rename(marker)
+        with atomic_write(marker) as file:
+            file.write(json.dumps(content))  # NaN stays NaN when the run is resumed
         return result
 
     def result(self, name: str) -> dict:
-        """What the work of a stage that is done returned."""
+        """Returns the result of a stage that is done."""
         return json.loads((self._markers / f"{name}.json").read_text())["result"]
 
     def times(self) -> list[dict]:
-        """Name, seconds and note of the stages done, in the order in which they ended.
+        """Returns name, seconds and note of the finished stages, in the order of their ends.
 
         The seconds of a stage that was interrupted are those of its last call.
         """

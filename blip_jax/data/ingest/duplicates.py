@@ -14,37 +14,39 @@ import numpy as np
 BITS = 64  # of a perceptual hash
 
 
-def mark(content: np.ndarray, look: np.ndarray, near: int) -> tuple[np.ndarray, np.ndarray]:
+def find_duplicates(
+    content_hash: np.ndarray, phash: np.ndarray, max_hamming_distance: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Returns the row that each row is a duplicate of, and how far it is from it.
 
     Of images with the same bytes the first is the original. Among these, in order, an image is a
-    near duplicate of the first that stays within `near` bits of its perceptual hash; else it stays
-    itself. So no original is a duplicate of another, and none is more than `near` bits away.
+    near duplicate of the first original within `max_hamming_distance` bits of its perceptual hash;
+    if there is none, it is an original itself. So no original is a duplicate of another.
 
     Args:
-      content: uint64 [N], the first half of the bytes' SHA-256, or less; with `look` it decides
-        which bytes are the same.
-      look: uint64 [N], perceptual hashes.
-      near: bits; below 0 only the same bytes are looked for.
+      content_hash: uint64 [N], the first 8 bytes of the SHA-256 of an image's bytes; bytes are the
+        same where both this and `phash` are.
+      phash: uint64 [N], perceptual hashes.
+      max_hamming_distance: bits; below 0 only the same bytes are duplicates.
 
     Returns:
       int64 [N], -1 for originals; int8 [N], 0 for the same bytes, 1 or more bits for near
       duplicates (1 also where the hashes are the same and the bytes are not), -1 for originals.
     """
-    rows = _numbers(len(look))
-    first = _first(rows, look, content)
+    rows = _numbers(len(phash))
+    first = _first(rows, phash, content_hash)
     of = np.where(first < rows, first, -1).astype(np.int64)
     distance = np.where(first < rows, 0, -1).astype(np.int8)
-    if near < 0 or not len(look):
+    if max_hamming_distance < 0 or not len(phash):
         return of, distance
     single = rows[first == rows]  # one of each content
-    same = _first(single, look[single])  # of each of them, the first that looks the same
-    seen = single[same == single]  # one of each look, in order
-    leader = seen[leaders(look[seen], near)]
+    same = _first(single, phash[single])  # of each of them, the first that hashes the same
+    seen = single[same == single]  # one of each phash, in order
+    leader = seen[cluster_representatives(phash[seen], max_hamming_distance)]
     original = leader[np.searchsorted(seen, same)]
     found = original < single
     of[single[found]] = original[found]
-    bits = np.bitwise_count(look[single] ^ look[original])
+    bits = np.bitwise_count(phash[single] ^ phash[original])
     distance[single[found]] = np.maximum(bits, 1)[found]
     return of, distance
 
@@ -66,46 +68,50 @@ def _numbers(count: int) -> np.ndarray:
     return np.arange(count, dtype=np.int32 if count < 2**31 else np.int64)
 
 
-def leaders(looks: np.ndarray, near: int) -> np.ndarray:
-    """For each hash the first that stays within `near` bits of it: int64 [N], itself if it stays.
+def cluster_representatives(hashes: np.ndarray, max_hamming_distance: int) -> np.ndarray:
+    """Returns the representative of each hash's cluster, int64 [N]: an index into `hashes`.
 
-    In order, a hash stays unless one that stays is near it. Done in rounds: a hash is settled as
-    soon as all near it and before it are.
+    In order, a hash is a representative unless an earlier one is within `max_hamming_distance`
+    bits of it; the others belong to the first representative that is. Computed in rounds: a hash
+    is decided as soon as all its neighbours before it are.
 
     Args:
-      looks: uint64 [N], no two the same.
+      hashes: uint64 [N], no two the same.
     """
-    leader = _numbers(len(looks))
-    if not near:
+    leader = _numbers(len(hashes))
+    if not max_hamming_distance:
         return leader
-    stays = np.zeros(len(looks), bool)
-    open_ = np.ones(len(looks), bool)
-    lonely = np.ones(len(looks), bool)
+    is_representative = np.zeros(len(hashes), bool)
+    open_ = np.ones(len(hashes), bool)
+    has_no_neighbour = np.ones(len(hashes), bool)
     while open_.any():
         gone, waits = np.zeros_like(open_), np.zeros_like(open_)
-        for later, earlier in near_pairs(looks, leader[open_ | (stays & ~lonely)], near):
-            lonely[later] = lonely[earlier] = False
-            gone[later[stays[earlier]]] = True
+        for later, earlier in near_pairs(
+            hashes, leader[open_ | (is_representative & ~has_no_neighbour)], max_hamming_distance
+        ):
+            has_no_neighbour[later] = has_no_neighbour[earlier] = False
+            gone[later[is_representative[earlier]]] = True
             waits[later[open_[earlier]]] = True
-        stays |= open_ & ~gone & ~waits
+        is_representative |= open_ & ~gone & ~waits
         open_ &= ~gone & waits
-    for later, earlier in near_pairs(looks, leader[~lonely], near):
-        good = stays[earlier] & ~stays[later]
+    for later, earlier in near_pairs(hashes, leader[~has_no_neighbour], max_hamming_distance):
+        good = is_representative[earlier] & ~is_representative[later]
         np.minimum.at(leader, later[good], earlier[good])
     return leader
 
 
 def near_pairs(
-    looks: np.ndarray, rows: np.ndarray, near: int
+    hashes: np.ndarray, rows: np.ndarray, max_hamming_distance: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yields all pairs (later, earlier) of rows within `near` bits, some several times.
+    """Yields all pairs (later, earlier) of rows within `max_hamming_distance` bits.
 
-    The bits are cut into near + m blocks: at least m of them are then the same in both. For every
-    choice of m blocks, the rows are sorted by these bits, and those with the same compared.
+    A pair may come several times. The bits are divided into max_hamming_distance + m blocks, of
+    which at least m are then equal in both. For every choice of m blocks the rows are sorted by
+    these bits, and rows with equal bits are compared.
     """
-    blocks = _blocks(len(rows), near)
-    for chosen in itertools.combinations(blocks, len(blocks) - near):
-        keys = looks[rows] & np.bitwise_or.reduce(np.array(chosen, np.uint64))
+    blocks = _blocks(len(rows), max_hamming_distance)
+    for chosen in itertools.combinations(blocks, len(blocks) - max_hamming_distance):
+        keys = hashes[rows] & np.bitwise_or.reduce(np.array(chosen, np.uint64))
         order = np.argsort(keys)
         keys, order = keys[order], rows[order]
         place = np.arange(len(order), dtype=rows.dtype)
@@ -115,19 +121,19 @@ def near_pairs(
             if not len(place):
                 break
             one, other = order[place], order[place + shift]
-            close = np.bitwise_count(looks[one] ^ looks[other]) <= near
+            close = np.bitwise_count(hashes[one] ^ hashes[other]) <= max_hamming_distance
             one, other = one[close], other[close]
             yield np.maximum(one, other), np.minimum(one, other)
 
 
-def _blocks(count: int, near: int) -> list[int]:
-    """Masks of the blocks that make the search among so many rows shortest."""
+def _blocks(count: int, max_hamming_distance: int) -> list[int]:
+    """Masks of the blocks with which the search among `count` rows is fastest."""
 
     def cost(m: int) -> float:
         sort = count * math.log2(count + 2)
-        compare = count**2 / 2 ** (BITS * m / (near + m) + 1)
-        return math.comb(near + m, m) * (sort + compare)
+        compare = count**2 / 2 ** (BITS * m / (max_hamming_distance + m) + 1)
+        return math.comb(max_hamming_distance + m, m) * (sort + compare)
 
-    total = near + min(range(1, 5), key=cost)
+    total = max_hamming_distance + min(range(1, 5), key=cost)
     edges = [BITS * i // total for i in range(total + 1)]
     return [(1 << stop) - (1 << start) for start, stop in itertools.pairwise(edges)]

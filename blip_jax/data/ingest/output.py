@@ -1,13 +1,12 @@
-"""The dataset that an import leaves: shards, index, what was set aside, manifest.
+"""The dataset that an import writes: shards, index, list of skipped records, manifest.
 
-Every step of `finish` can be repeated, so that it goes on where a run was killed.
+Every step of `finish` can be repeated, so that a run that was killed within it can be resumed.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -21,86 +20,104 @@ import tensorflow_datasets as tfds
 from etils import epath
 
 from blip_jax.data.ingest import duplicates, units
-from blip_jax.data.ingest.plan import Unit
+from blip_jax.data.ingest.plan import WorkUnit
 from blip_jax.runtime.errors import UserError
+from blip_jax.runtime.files import atomic_path, atomic_write, write_json
 
 NAME, SPLIT = "imported", "train"
-MANIFEST, ASIDE, INDEX = "manifest.json", "skipped.jsonl", "index.parquet"
-MARKS = [pyarrow.field("duplicate_of", pyarrow.int64()), pyarrow.field("distance", pyarrow.int8())]
+MANIFEST, SKIPPED, INDEX = "manifest.json", "skipped.jsonl", "index.parquet"
+DUPLICATE_FIELDS = [
+    pyarrow.field("duplicate_of", pyarrow.int64()),
+    pyarrow.field("distance", pyarrow.int8()),
+]
 BATCH = 10_000  # rows of the index in memory
 
 
-def finish(workdir: str, parts: str, cut: Sequence[Unit], asked: dict, near: int) -> dict:
-    """Makes one dataset of the units' files; returns the manifest.
+def finish(
+    workdir: str, parts: str, work_units: Sequence[WorkUnit], asked: dict, max_hamming_distance: int
+) -> dict:
+    """Makes one dataset of the units' files and returns its manifest.
 
     Args:
-      workdir: where the dataset goes.
-      parts: folder of the units' files, which is removed at last.
-      cut: all units, done.
+      workdir: folder of the dataset.
+      parts: folder of the units' files.
+      work_units: all units, done.
       asked: settings and files, for the manifest.
-      near: bits (duplicates.mark).
+      max_hamming_distance: bits (duplicates.find_duplicates).
 
     Raises:
       UserError: no record has become a row.
     """
     folder = epath.Path(workdir)
     counts = [
-        json.loads(units.path_of(parts, unit.number, units.COUNTS).read_text()) for unit in cut
+        json.loads(units.path_of(parts, unit.number, units.COUNTS).read_text())
+        for unit in work_units
     ]
-    totals = {name: sum(count[name] for count in counts) for name in ("inputs", "rows")}
-    reasons, notes = Counter(), Counter()
+    totals = {name: sum(count[name] for count in counts) for name in ("records_read", "rows")}
+    reasons, warnings = Counter(), Counter()
     for count in counts:
         reasons.update(count["skipped"])
-        notes.update(count["notes"])
+        warnings.update(count["warnings"])
     if not totals["rows"]:
         found = ", ".join(f"{reason} {number:,}" for reason, number in reasons.most_common())
-        raise UserError(f"none of the {totals['inputs']:,} records can be used: {found}")
-    full = [unit.number for unit, count in zip(cut, counts) if count["rows"]]
+        raise UserError(
+            f"none of the {totals['records_read']:,} records can be used: {found}{_hint(reasons)}"
+        )
+    full = [unit.number for unit, count in zip(work_units, counts) if count["rows"]]
     for place, number in enumerate(full):
         shard = folder / f"{NAME}-{SPLIT}.array_record-{place:05d}-of-{len(full):05d}"
         if not shard.exists():
             units.path_of(parts, number, units.ROWS).rename(shard)
-    marked = _write_index(folder, parts, full, near)
-    _write_aside(folder, parts, len(cut))
+    marked = _write_index(folder, parts, full, max_hamming_distance)
+    _write_skipped(folder, parts, len(work_units))
     _write_metadata(folder, [counts[number] for number in full])
     manifest = {
         **totals,
         "skipped": dict(sorted(reasons.items())),
-        "notes": dict(sorted(notes.items())),
+        "warnings": dict(sorted(warnings.items())),
         "duplicates": marked,
         **asked,
-        "units": [dataclasses.asdict(unit) | count for unit, count in zip(cut, counts)],
+        "units": [dataclasses.asdict(unit) | count for unit, count in zip(work_units, counts)],
     }
     write_json(folder / MANIFEST, manifest)
     return manifest
 
 
-def write_json(path: epath.Path, content: dict) -> None:
-    """Writes a file whole or not at all."""
-    temporary = path.parent / f"incomplete-{os.getpid()}-{path.name}"
-    temporary.write_text(json.dumps(content, indent=1) + "\n")
-    temporary.replace(path)
+def _hint(reasons: Counter) -> str:
+    """What the user can do about the most frequent reason, if anything."""
+    reason = reasons.most_common(1)[0][0] if reasons else ""
+    hints = {
+        "empty text": "--config.allow_no_text=True takes images without text",
+        "missing image": "--config.images=FOLDER is where image paths start; URLs are not "
+        "downloaded (img2dataset does that)",
+    }
+    return f"; {hints[reason]}" if reason in hints else ""
 
 
-def _write_index(folder: epath.Path, parts: str, full: list[int], near: int) -> dict[str, int]:
-    """Joins the units' parts of the index, with the duplicates marked; counts these."""
-    content, look = [], []
+def _write_index(
+    folder: epath.Path, parts: str, full: list[int], max_hamming_distance: int
+) -> dict[str, int]:
+    """Joins the units' indices, with duplicates marked, and returns the counts of these."""
+    content_hash, phash = [], []
     for batch in _batches(parts, full):
-        content.append(_numbers(pyarrow.compute.utf8_slice_codeunits(batch["sha256"], 0, 16)))
-        look.append(_numbers(batch["phash"]))
-    of, distance = duplicates.mark(np.concatenate(content), np.concatenate(look), near)
-    temporary = folder / f"incomplete-{os.getpid()}-{INDEX}"
-    schema = pyarrow.schema([*units.COLUMNS, *MARKS])
+        content_hash.append(_numbers(pyarrow.compute.utf8_slice_codeunits(batch["sha256"], 0, 16)))
+        phash.append(_numbers(batch["phash"]))
+    of, distance = duplicates.find_duplicates(
+        np.concatenate(content_hash), np.concatenate(phash), max_hamming_distance
+    )
+    schema = pyarrow.schema([*units.COLUMNS, *DUPLICATE_FIELDS])
     row = 0
-    with pyarrow.parquet.ParquetWriter(str(temporary), schema) as writer:
+    with (
+        atomic_path(folder / INDEX) as temporary,
+        pyarrow.parquet.ParquetWriter(str(temporary), schema) as writer,
+    ):
         for batch in _batches(parts, full):
             rows = slice(row, row + batch.num_rows)
             table = pyarrow.Table.from_batches([batch])
-            for field, values in zip(MARKS, (of[rows], distance[rows])):
+            for field, values in zip(DUPLICATE_FIELDS, (of[rows], distance[rows])):
                 table = table.append_column(field, pyarrow.array(values))
             writer.write_table(table)
             row += batch.num_rows
-    temporary.replace(folder / INDEX)
     return {"exact": int((distance == 0).sum()), "near": int((distance > 0).sum())}
 
 
@@ -111,21 +128,19 @@ def _batches(parts: str, full: list[int]) -> Iterator[pyarrow.RecordBatch]:
 
 
 def _numbers(column: pyarrow.Array) -> np.ndarray:
-    """Texts of 16 hex digits as uint64."""
+    """Returns texts of 16 hex digits as uint64."""
     return np.frombuffer(bytes.fromhex("".join(column.to_pylist())), ">u8").astype(np.uint64)
 
 
-def _write_aside(folder: epath.Path, parts: str, count: int) -> None:
-    temporary = folder / f"incomplete-{os.getpid()}-{ASIDE}"
-    with temporary.open("wb") as out:
+def _write_skipped(folder: epath.Path, parts: str, count: int) -> None:
+    with atomic_write(folder / SKIPPED, "wb") as out:
         for number in range(count):
-            with units.path_of(parts, number, units.ASIDE).open("rb") as part:
+            with units.path_of(parts, number, units.SKIPPED).open("rb") as part:
                 shutil.copyfileobj(part, out)
-    temporary.replace(folder / ASIDE)
 
 
 def _write_metadata(folder: epath.Path, counts: list[dict]) -> None:
-    """What TFDS wants beside the shards."""
+    """Writes the files that TFDS needs with the shards."""
     template = tfds.core.ShardedFileTemplate(
         data_dir=folder, dataset_name=NAME, split=SPLIT, filetype_suffix="array_record"
     )
@@ -145,8 +160,8 @@ def _write_metadata(folder: epath.Path, counts: list[dict]) -> None:
 
 
 def table(manifest: dict) -> str:
-    """What became of the input, for a person."""
-    rows = [("records read", manifest["inputs"]), ("rows written", manifest["rows"])]
+    """Returns the counts of rows, skipped records and duplicates as text for a terminal."""
+    rows = [("records read", manifest["records_read"]), ("rows written", manifest["rows"])]
     rows += manifest["skipped"].items()
     marked = manifest["duplicates"]
     lines = [
@@ -155,5 +170,5 @@ def table(manifest: dict) -> str:
         ),
         f"among the rows: {marked['exact']:,} exact and {marked['near']:,} near duplicates, marked",
     ]
-    lines += [f"{name}: {count:,}" for name, count in manifest["notes"].items()]
+    lines += [f"{name}: {count:,}" for name, count in manifest["warnings"].items()]
     return "\n".join(lines)

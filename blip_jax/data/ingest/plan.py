@@ -1,4 +1,4 @@
-"""From what the user names to files, and from files to units of work."""
+"""Finds the files that config.source names, and divides them into units of work."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ SUFFIXES = {
     ".json": "json", ".jsonl": "json", ".ndjson": "json", ".csv": "csv", ".tsv": "csv",
     ".parquet": "parquet",
 }  # fmt: skip
-# A folder stands for the files in it that end in the first of these that there is: img2dataset puts
-# a Parquet file beside each tar, and Hugging Face's image folders have a metadata.jsonl or .csv.
-HELD = (".tar", ".tar.gz", ".tgz", ".parquet", "metadata.jsonl", "metadata.csv")
+# Of a folder, the files with the first of these endings that occurs are read: img2dataset writes a
+# Parquet file for each tar, and Hugging Face's image folders have a metadata.jsonl or .csv.
+FOLDER_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".parquet", "metadata.jsonl", "metadata.csv")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,16 +52,16 @@ class File:
 
 
 @dataclasses.dataclass(frozen=True)
-class Unit:
-    """A unit of work: a file, or so many records of it.
+class WorkUnit:
+    """A unit of work: a file, or some of its records.
 
     Attributes:
-      number: its place in the order of rows.
-      label: what its rows' keys start with; no two units have the same.
+      number: position in the order of rows.
+      label: prefix of its rows' keys; each unit has another.
       source, format, path: of the file.
-      start, first, records: what to read, as the format's reader has planned it: bytes before the
-        first record, its number in the file, and how many there are (-1: all).
-      listing: the file that lists a folder's images.
+      start, first, records: what to read, as planned by the format's reader: byte offset of the
+        first record, its number in the file, and the number of records (-1: all).
+      file_list: the file that lists the images of a folder.
     """
 
     number: int
@@ -72,14 +72,14 @@ class Unit:
     start: int
     first: int
     records: int
-    listing: str = ""
+    file_list: str = ""
 
 
 def files(settings: IngestConfig) -> list[File]:
-    """The files that `source` names, in order.
+    """Returns the files that `source` names, in order.
 
     Raises:
-      UserError: there is none, or the format of one is not known.
+      UserError: there is none, or the format of one is unknown.
     """
     found = []
     for pattern in filter(None, (part.strip() for part in settings.source.split(","))):
@@ -90,7 +90,7 @@ def files(settings: IngestConfig) -> list[File]:
         if not paths and settings.format == "tfds":
             paths = [pattern]
         if not paths:
-            raise UserError(f"config.source names {pattern}, and there is no such file")
+            raise UserError(f"config.source names {pattern}, which does not exist; check the path")
         for path in paths:
             found += _files(path, name or source_name(pattern), settings.format)
     settings.columns.check_sources(sorted({file.source for file in found}))
@@ -102,7 +102,7 @@ def files(settings: IngestConfig) -> list[File]:
 
 
 def _expand(pattern: str) -> list[str]:
-    """Paths that fit a pattern, sorted."""
+    """Returns the paths that match a pattern, sorted."""
     if "://" not in pattern:
         return sorted(glob.glob(os.path.expanduser(pattern), recursive=True))
     if not glob.has_magic(pattern):
@@ -112,7 +112,7 @@ def _expand(pattern: str) -> list[str]:
 
 
 def source_name(pattern: str) -> str:
-    """The name of a source: of its file, or of the last folder before a wildcard."""
+    """Returns the name of a source: that of its file, or of the last folder before a wildcard."""
     parts = pattern.split("/")
     if glob.has_magic(pattern):
         parts = list(itertools.takewhile(lambda part: not glob.has_magic(part), parts))
@@ -120,46 +120,48 @@ def source_name(pattern: str) -> str:
 
 
 def _files(path: str, source: str, format: str) -> Iterator[File]:
-    place = epath.Path(path)
-    if not place.is_dir():
+    location = epath.Path(path)
+    if not location.is_dir():
         suffix = next((s for s in SUFFIXES if path.lower().endswith(s)), None)
         format = format or SUFFIXES.get(suffix, "")
         if format == "tfds":
             yield File(source, format, path, 0)
         elif not format or format == "folder":
             known = ", ".join(SUFFIXES)
-            raise UserError(f"{path} ends like no known format ({known}); give --config.format")
+            raise UserError(
+                f"{path} has no ending of a supported format ({known}); give --config.format"
+            )
         else:
-            yield File(source, format, path, place.stat().length)
+            yield File(source, format, path, location.stat().length)
         return
-    if format == "tfds" or (not format and (place / "features.json").exists()):
+    if format == "tfds" or (not format and (location / "features.json").exists()):
         yield File(source, "tfds", path, 0)
         return
-    own = [suffix for suffix, kind in SUFFIXES.items() if kind == format]
-    for suffix in own if format else HELD:
-        held = sorted(os.fspath(child) for child in place.glob(f"*{suffix}"))
-        if held:
-            for child in held:
+    suffixes = [suffix for suffix, kind in SUFFIXES.items() if kind == format]
+    for suffix in suffixes if format else FOLDER_SUFFIXES:
+        children = sorted(os.fspath(child) for child in location.glob(f"*{suffix}"))
+        if children:
+            for child in children:
                 yield from _files(child, source, format)
             return
     if format not in ("", "folder"):
-        raise UserError(f"folder {path} holds no {format} file")
+        raise UserError(f"folder {path} has no {format} file; check --config.format")
     yield File(source, "folder", path, 0)
 
 
-def units(found: list[File], settings: IngestConfig, folder: epath.Path) -> list[Unit]:
-    """The units of the files; lists of folders' images are written into `folder`.
+def units(found: list[File], settings: IngestConfig, folder: epath.Path) -> list[WorkUnit]:
+    """Returns the units of the files; lists of folders' images are written into `folder`.
 
     Raises:
-      UserError: a file is none of its format, or lacks images or texts.
+      UserError: a file is not of its format, or lacks images or texts.
     """
-    cut: list[Unit] = []
+    planned: list[WorkUnit] = []
     labels: set[str] = set()
     for number, file in enumerate(found):
-        listing, path = "", file.path
+        file_list, path = "", file.path
         if file.format == "folder":
-            listing = path = os.fspath(folder / f"listing-{number:05d}.jsonl")
-            folders.listed(file.path, epath.Path(listing))
+            file_list = path = os.fspath(folder / f"file-list-{number:05d}.jsonl")
+            folders.write_file_list(file.path, epath.Path(file_list))
         try:
             parts = list(READERS[file.format].plan(path, of_source(settings, file.source)))
         except OSError as error:
@@ -167,22 +169,22 @@ def units(found: list[File], settings: IngestConfig, folder: epath.Path) -> list
         name = _stem(file.path)
         for part, (start, first, rows) in enumerate(parts):
             label = unique(f"{name}-{part:05d}" if len(parts) > 1 else name, labels)
-            cut.append(
-                Unit(len(cut), label, file.source, file.format, file.path,
-                     start, first, rows, listing)
+            planned.append(
+                WorkUnit(len(planned), label, file.source, file.format, file.path,
+                     start, first, rows, file_list)
             )  # fmt: skip
-    if not cut:
-        raise UserError(f"config.source {settings.source} holds no record")
-    return cut
+    if not planned:
+        raise UserError(f"config.source {settings.source} has no record; check the files")
+    return planned
 
 
 def of_source(settings: IngestConfig, source: str) -> IngestConfig:
-    """The settings of one source: the columns that are its own."""
+    """Returns the settings for one source, with its own columns."""
     return dataclasses.replace(settings, columns=settings.columns.of_source(source))
 
 
 def _stem(path: str) -> str:
-    """The last part of a path as a name, without suffix; without a TFDS dataset's version."""
+    """Returns the last part of a path as a name, without suffix or version of a TFDS dataset."""
     parts = [part for part in path.split("/") if not re.fullmatch(r"\.*|\d+\.\d+\.\d+", part)]
     base = parts[-1].partition(":")[0] if parts else "import"
     suffix = next((s for s in sorted(SUFFIXES, key=len)[::-1] if base.lower().endswith(s)), "")
@@ -190,12 +192,12 @@ def _stem(path: str) -> str:
 
 
 def as_name(text: str) -> str:
-    """A name that files and webdataset members can have: no dots, slashes or double dashes."""
+    """Returns a name for files and webdataset members: no dots, slashes or double dashes."""
     return re.sub(r"[\W-]+", "-", text).strip("-")[:100] or "record"
 
 
 def unique(name: str, taken: set[str]) -> str:
-    """The name, with a number behind it if it is taken; takes it."""
+    """Returns the name, followed by a number if it is in `taken`, and adds it there."""
     chosen, number = name, 1
     while chosen in taken:
         number += 1

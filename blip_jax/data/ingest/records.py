@@ -1,4 +1,4 @@
-"""A record as it was read, before any check, and which of its fields mean what."""
+"""A record as it was read, before any check, and the meaning of its fields."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Any
 from blip_jax.data.ingest.config import IngestConfig
 from blip_jax.runtime.errors import UserError
 
-# Usual names, in lower case, the first that is there counts.
-USUAL = {
+# Usual names in lower case; the first that exists is taken.
+DEFAULT_FIELD_NAMES = {
     "key": ("key", "__key__", "uid", "image_id", "sample_id", "id"),
     "image": ("image", "jpg", "jpeg", "png", "webp", "img", "path", "image_path", "file_name",
               "filename", "filepath", "file", "image_file"),
@@ -22,14 +22,14 @@ USUAL = {
 }  # fmt: skip
 IMAGES = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm",
           ".jp2", ".avif")  # fmt: skip
-MAX_BYTES = 1 << 27  # of a file in the input; more is not read into memory
+MAX_BYTES = 1 << 27  # of a file in the input; larger ones are not read into memory
 
 
-class Fault(Exception):
-    """Why a record is set aside.
+class RejectedRecord(Exception):
+    """A record that cannot be used.
 
     Attributes:
-      reason: what it is counted under.
+      reason: under which it is counted.
       detail: what was found.
     """
 
@@ -39,57 +39,57 @@ class Fault(Exception):
 
 
 @dataclasses.dataclass
-class Raw:
-    """An input record. Its texts hold lone surrogates where they are not UTF-8.
+class RawRecord:
+    """An input record. Its texts contain lone surrogates where they are not UTF-8.
 
     Attributes:
-      name: its own key, or what stands for one; as found.
-      image: the file's bytes; None if there are none, or they are in the file `place`.
-      place: path or URL of the image, as the record has it; "" if the bytes are here.
-      texts, url, truth, fields: its own; `fields` are all that have no other place.
-      fault: why it cannot be used, if that was seen already.
-      records: how many input records it stands for.
-      others: of records joined to it, the fields that differ from its own.
+      name: its key as found, or a replacement.
+      image: the file's bytes; None if there are none, or they are in the file `image_path`.
+      image_path: path or URL of the image, as the record has it; "" if the bytes are here.
+      texts, url, truth: of the record. fields: all other fields.
+      rejection: why it cannot be used, if that is known already.
+      records: number of input records it stands for.
+      merged_fields: of each record merged with it, the fields that differ.
     """
 
     name: str
     image: bytes | None = None
-    place: str = ""
+    image_path: str = ""
     texts: list[str] = dataclasses.field(default_factory=list)
     url: str = ""
     truth: str = ""
     fields: dict[str, Any] = dataclasses.field(default_factory=dict)
-    fault: Fault | None = None
+    rejection: RejectedRecord | None = None
     records: int = 1
-    others: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    merged_fields: list[dict[str, Any]] = dataclasses.field(default_factory=list)
 
 
-class Columns:
-    """Which fields of a record are its key, image, text and URL."""
+class FieldMapping:
+    """Maps the fields of a record to key, image, text and URL."""
 
     def __init__(self, settings: IngestConfig):
-        self._own = dataclasses.asdict(settings.columns)
-        self._textless = settings.allow_no_text
+        self._given = dataclasses.asdict(settings.columns)
+        self._allow_no_text = settings.allow_no_text
 
     def find(self, kind: str, names: Iterable[str]) -> str | None:
-        """The name among `names` of a kind of column; None if there is none."""
+        """Returns the one of `names` that is the field of a kind; None if there is none."""
         names = list(names)
-        if own := self.own(kind):
-            return own if own in names else None
+        if given := self.given(kind):
+            return given if given in names else None
         lower = {name.lower(): name for name in reversed(names)}
-        return next((lower[usual] for usual in USUAL[kind] if usual in lower), None)
+        return next((lower[usual] for usual in DEFAULT_FIELD_NAMES[kind] if usual in lower), None)
 
-    def own(self, kind: str) -> str:
-        """The name that was given for it; "" if none was."""
-        return self._own.get(kind, "")
+    def given(self, kind: str) -> str:
+        """Returns the name that the settings give for a kind; "" if none."""
+        return self._given.get(kind, "")
 
     def check(self, names: Iterable[str], path: str) -> None:
-        """Raises a UserError unless a file with these fields has images and texts."""
+        """Raises a UserError if a file with these fields has no images or texts."""
         names = list(names)
-        wanted = [("image", "url")] + [("text",)] * (not self._textless)
+        wanted = [("image", "url")] + [("text",)] * (not self._allow_no_text)
         for kinds in wanted:
             if not any(self.find(kind, names) for kind in kinds):
-                name = self.own(kinds[0])
+                name = self.given(kinds[0])
                 looked = f"no field {name!r}" if name else f"no {kinds[0]} among its fields"
                 found = ", ".join(map(str, names)) or "none"
                 raise UserError(
@@ -97,11 +97,14 @@ class Columns:
                 )
 
     def record(
-        self, fields: Mapping[str, Any], name: str, kinds: Iterable[str] = tuple(USUAL)
-    ) -> Raw:
-        """The record of these fields, of which only `kinds` are looked for.
+        self,
+        fields: Mapping[str, Any],
+        name: str,
+        kinds: Iterable[str] = tuple(DEFAULT_FIELD_NAMES),
+    ) -> RawRecord:
+        """Returns the record with these fields, of which only `kinds` are mapped.
 
-        `name` stands in for a key.
+        `name` replaces a missing key.
         """
         rest = dict(fields)
         names = {kind: self.find(kind, rest) for kind in kinds}
@@ -111,7 +114,7 @@ class Columns:
         if isinstance(texts, list) and any(isinstance(text, Mapping) for text in texts):
             rest[names["text"]] = texts  # texts with scores, say
         truth = rest.pop("truth", "")
-        raw = Raw(
+        raw = RawRecord(
             name=name if key in (None, "") else as_text(key),
             texts=as_texts(texts),
             url="" if url is None else as_text(url),
@@ -124,21 +127,23 @@ class Columns:
         if isinstance(image, bytes | bytearray | memoryview):
             raw.image = bytes(image)
         else:
-            raw.place = as_text(image) if "image" in taken else raw.url
+            raw.image_path = as_text(image) if "image" in taken else raw.url
         return raw
 
 
 def as_text(value: Any) -> str:
-    """One text; bytes that are not UTF-8 become lone surrogates."""
+    """Returns a value as text; bytes that are not UTF-8 become lone surrogates."""
     if isinstance(value, bytes):
         return value.decode("utf-8", "surrogateescape")
     return "" if value is None else str(value)
 
 
 def as_texts(value: Any) -> list[str]:
-    """All texts of a field: a text, a list, or objects with a text in them; without blank ones."""
+    """Returns the non-blank texts of a field: a text, a list, or objects with a text in them."""
     if isinstance(value, Mapping):
-        inner = next((value[name] for name in USUAL["text"] + ("raw",) if name in value), None)
+        inner = next(
+            (value[name] for name in DEFAULT_FIELD_NAMES["text"] + ("raw",) if name in value), None
+        )
         return as_texts(inner)
     if isinstance(value, Iterable) and not isinstance(value, str | bytes):
         return [text for item in value for text in as_texts(item)]
@@ -146,35 +151,35 @@ def as_texts(value: Any) -> list[str]:
     return [text] if text else []
 
 
-def add_texts(raw: Raw, texts: Iterable[str]) -> None:
-    """Adds texts of a side-car that the record does not have yet, one by one or in one."""
+def add_texts(raw: RawRecord, texts: Iterable[str]) -> None:
+    """Adds texts of a sidecar file, except those in the record already, single or joined."""
     known = {" ".join(text.split()) for text in (*raw.texts, " ".join(raw.texts))}
     raw.texts += [text for text in texts if " ".join(text.split()) not in known]
 
 
 def is_unicode(text: str) -> bool:
-    """Whether it holds no lone surrogates, so that it can be written as UTF-8."""
+    """Whether the text has no lone surrogates, so that it can be written as UTF-8."""
     return not re.search("[\ud800-\udfff]", text)
 
 
 def clean(text: str) -> str:
-    """The text with lone surrogates as question marks."""
+    """Returns the text with question marks for lone surrogates."""
     return text.encode("utf-8", "replace").decode()
 
 
-def merged(raws: Iterable[Raw]) -> Iterator[Raw]:
-    """Joins records that follow each other and name the same image.
+def merge_adjacent(raws: Iterable[RawRecord]) -> Iterator[RawRecord]:
+    """Merges consecutive records of the same image path.
 
-    The original's lists have a record a caption, the five of an image one behind the other.
+    The original's lists have a record for each caption, and the five of an image are consecutive.
     """
-    held: Raw | None = None
+    held: RawRecord | None = None
     for raw in raws:
-        same = held is not None and raw.place and raw.place == held.place
-        if same and not (raw.fault or held.fault):
+        same = held is not None and raw.image_path and raw.image_path == held.image_path
+        if same and not (raw.rejection or held.rejection):
             held.texts += raw.texts
             held.records += 1
             other = {k: v for k, v in raw.fields.items() if held.fields.get(k) != v}
-            held.others += [other] * bool(other)
+            held.merged_fields += [other] * bool(other)
             continue
         if held is not None:
             yield held

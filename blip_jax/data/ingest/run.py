@@ -1,4 +1,4 @@
-"""An import from its start to its end: the plan, the processes, and going on where it stopped."""
+"""An import from start to end: plan, worker processes, and resuming where a run was stopped."""
 
 from __future__ import annotations
 
@@ -16,27 +16,29 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
-import tqdm
 from etils import epath
 
 from blip_jax.data.ingest import output, plan, units
 from blip_jax.data.ingest.config import IngestConfig
 from blip_jax.runtime.config import check_required, to_json
 from blip_jax.runtime.errors import UserError
-from blip_jax.runtime.signals import Interrupted, Interruptible
+from blip_jax.runtime.files import remove_incomplete, write_json
+from blip_jax.runtime.progress import Progress, track
+from blip_jax.runtime.signals import Interrupted, SignalHandler
 
 PARTS, PLAN = "units", "plan.json"
 
 
 def run(config: IngestConfig, workdir: str) -> None:
-    """Imports what config.source names as a dataset into `workdir`, and prints what became of it.
+    """Imports what config.source names as a dataset into `workdir`, and prints the counts.
 
-    Killed at any moment, the same call goes on behind the units that are done, and the dataset is
-    the same byte for byte.
+    After an interruption at any moment the same call resumes after the units that are done, and
+    the dataset is the same byte for byte.
 
     Raises:
-      UserError: bad settings or input, or `workdir` holds something else.
-      Interrupted: a signal came; units that are done stay.
+      UserError: bad settings or input, of which nothing is left in `workdir`; or `workdir` holds
+        something else.
+      Interrupted: a signal came; units that are done are kept.
     """
     check_required(config)
     if "://" in workdir:
@@ -49,13 +51,14 @@ def run(config: IngestConfig, workdir: str) -> None:
     if (folder / output.MANIFEST).exists():
         manifest = _read(folder / output.MANIFEST, asked)
     else:
-        cut = _planned(parts, made, config, asked)
-        for leftover in [*parts.glob("incomplete-*"), *folder.glob("incomplete-*")]:
-            leftover.unlink(missing_ok=True)
-        _work(cut, config, os.fspath(parts), config.workers or len(os.sched_getaffinity(0)))
-        near = config.near_duplicate_bits
+        work_units = _planned(parts, made, config, asked)
+        remove_incomplete(parts)
+        remove_incomplete(folder)
+        workers = config.workers or len(os.sched_getaffinity(0))
+        _work(work_units, config, os.fspath(parts), workers)
         with _removed_if_refused(parts, made):
-            manifest = output.finish(workdir, os.fspath(parts), cut, asked, near)
+            distance = config.near_duplicate_bits
+            manifest = output.finish(workdir, os.fspath(parts), work_units, asked, distance)
     if parts.exists():
         parts.rmtree()
     print(output.table(manifest))
@@ -63,27 +66,26 @@ def run(config: IngestConfig, workdir: str) -> None:
 
 
 def _planned(
-    parts: epath.Path, made: list[epath.Path], wanted: IngestConfig, asked: dict
-) -> list[plan.Unit]:
-    """The units: those of the run that was begun here, or new ones."""
+    parts: epath.Path, made: list[epath.Path], config: IngestConfig, asked: dict
+) -> list[plan.WorkUnit]:
+    """Returns the units: those of the run that was begun here, or new ones."""
     if (parts / PLAN).exists():
         kept = _read(parts / PLAN, asked)["units"]
-        return [plan.Unit(**unit) for unit in kept]
+        return [plan.WorkUnit(**unit) for unit in kept]
     if (parts.parent / "features.json").exists():
-        raise UserError(f"{parts.parent} holds another dataset: use a new folder")
+        raise UserError(f"{parts.parent} holds another dataset; choose another --workdir")
     with _removed_if_refused(parts, made):
         parts.mkdir(parents=True, exist_ok=True)
         files = [plan.File(**file) for file in asked["files"]]
-        bar = tqdm.tqdm(files, desc="plan", unit="file", disable=None)
-        cut = plan.units(bar, wanted, parts)
-        planned = [dataclasses.asdict(unit) for unit in cut]
-        output.write_json(parts / PLAN, {**asked, "units": planned})
-    return cut
+        work_units = plan.units(track(files, "plan", len(files), "file"), config, parts)
+        planned = [dataclasses.asdict(unit) for unit in work_units]
+        write_json(parts / PLAN, {**asked, "units": planned})
+    return work_units
 
 
 @contextlib.contextmanager
 def _removed_if_refused(parts: epath.Path, made: list[epath.Path]) -> Iterator[None]:
-    """After a UserError the folder of units is removed, and those of `made` that are empty then."""
+    """After a UserError removes the folder of units, and those of `made` that are empty then."""
     try:
         yield
     except UserError:
@@ -95,7 +97,7 @@ def _removed_if_refused(parts: epath.Path, made: list[epath.Path]) -> Iterator[N
 
 
 def _read(path: epath.Path, asked: dict) -> dict[str, Any]:
-    """A manifest or plan, once it is seen to be of the same input and settings.
+    """Returns a manifest or plan, once it is known to be of the same input and settings.
 
     Raises:
       UserError: it is of others.
@@ -105,59 +107,63 @@ def _read(path: epath.Path, asked: dict) -> dict[str, Any]:
         if content["settings"].get(name) != value:
             raise UserError(
                 f"{path} is of an import with {name}={content['settings'].get(name)!r}, "
-                f"not {value!r}: use a new folder"
+                f"not {value!r}; choose another --workdir"
             )
     if content["files"] != asked["files"]:
         before, now = (
             {(file["path"], file["size"]) for file in found["files"]} for found in (content, asked)
         )
         changed = min(before ^ now, default=("the order of files", 0))[0]
-        raise UserError(f"{path} is of another input ({changed} has changed): use a new folder")
+        raise UserError(
+            f"{path} is of another input ({changed} has changed); choose another --workdir"
+        )
     return content
 
 
-def _work(cut: list[plan.Unit], wanted: IngestConfig, parts: str, workers: int) -> None:
-    """Does the units that are not done."""
-    left = [unit for unit in cut if not units.is_done(parts, unit.number)]
-    done = len(cut) - len(left)
+def _work(work_units: list[plan.WorkUnit], config: IngestConfig, parts: str, workers: int) -> None:
+    """Processes the units that are not done."""
+    left = [unit for unit in work_units if not units.is_done(parts, unit.number)]
+    done = len(work_units) - len(left)
     with (
-        Interruptible() as interruption,
-        tqdm.tqdm(total=len(cut), initial=done, desc="prepare", unit="unit", disable=None) as bar,
+        SignalHandler() as signals,
+        Progress("prepare", len(work_units), "unit", initial=done) as progress,
     ):
         workers, rows = min(workers, len(left)), 0
         if workers > 1:
-            finished = _together(left, wanted, parts, workers, interruption)
+            finished = _run_parallel(left, config, parts, workers, signals)
         else:
-            finished = _alone(left, wanted, parts, interruption)
+            finished = _run_serial(left, config, parts, signals)
         try:
             for counts in finished:
                 rows, done = rows + counts["rows"], done + 1
-                bar.update()
-                bar.set_postfix(rows=f"{rows:,}")
-        except units.Stopped:
-            message = f"stopped with {done:,} of {len(cut):,} units done; the same command goes on"
-            raise Interrupted(message, interruption.number) from None
+                progress.update(rows=f"{rows:,}")
+        except units.UnitInterrupted:
+            message = (
+                f"stopped after {done:,} of {len(work_units):,} units; rerun the same command to "
+                "resume"
+            )
+            raise Interrupted(message, signals.number) from None
 
 
-def _alone(left, wanted: IngestConfig, parts: str, interruption) -> Iterator[dict]:
-    """The units' counts, done in this process."""
+def _run_serial(left, config: IngestConfig, parts: str, signals) -> Iterator[dict]:
+    """Yields the counts of the units, processed in this process."""
     for unit in left:
-        yield units.do(unit, wanted, parts, lambda: not interruption.requested)
+        yield units.process_unit(unit, config, parts, lambda: not signals.requested)
 
 
-def _together(left, wanted: IngestConfig, parts: str, workers: int, interruption) -> Iterator[dict]:
-    """The units' counts, done by several processes, in the order they are done in."""
+def _run_parallel(left, config: IngestConfig, parts: str, workers: int, signals) -> Iterator[dict]:
+    """Yields the counts of the units, processed by several processes, as they are finished."""
     context = multiprocessing.get_context("spawn")
     stop = context.RawValue("b", 0)  # without a lock, which a process that is killed would keep
     waiting = iter(left)
     running: set[concurrent.futures.Future] = set()
     with concurrent.futures.ProcessPoolExecutor(
-        workers, context, _start, (stop, wanted, parts)
+        workers, context, _start, (stop, config, parts)
     ) as pool:
         try:
             while True:
                 while len(running) < 2 * workers and (unit := next(waiting, None)):
-                    running.add(pool.submit(_do, unit))
+                    running.add(pool.submit(_run_in_worker, unit))
                 if not running:
                     return
                 ended, running = concurrent.futures.wait(
@@ -165,24 +171,26 @@ def _together(left, wanted: IngestConfig, parts: str, workers: int, interruption
                 )
                 for future in ended:
                     yield future.result()
-                if interruption.requested:
-                    raise units.Stopped
+                if signals.requested:
+                    raise units.UnitInterrupted
         except concurrent.futures.process.BrokenProcessPool as error:
-            message = "a process was killed, perhaps for want of memory; the same command goes on"
-            raise UserError(f"{message}, with fewer --config.workers if need be") from error
+            raise UserError(
+                "a worker process was killed, perhaps for lack of memory; rerun the same command "
+                "to resume, with a smaller --config.workers if memory is short"
+            ) from error
         finally:
             stop.value = 1
 
 
-_own: dict[str, Any] = {}  # a worker's stop, settings and folder
+_own: dict[str, Any] = {}  # a worker's stop, config and folder
 
 
-def _start(stop, wanted: IngestConfig, parts: str) -> None:
-    """Begins a worker: Ctrl-C is the parent's, and the worker ends when the parent does."""
+def _start(stop, config: IngestConfig, parts: str) -> None:
+    """Starts a worker: it leaves Ctrl-C to the parent, and ends when the parent does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # Libraries of C write there of every image that is slightly damaged.
+    # C libraries write a line there for every image that is slightly damaged.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
-    _own.update(stop=stop, wanted=wanted, parts=parts)
+    _own.update(stop=stop, config=config, parts=parts)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
@@ -191,5 +199,5 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _do(unit: plan.Unit) -> dict:
-    return units.do(unit, _own["wanted"], _own["parts"], lambda: not _own["stop"].value)
+def _run_in_worker(unit: plan.WorkUnit) -> dict:
+    return units.process_unit(unit, _own["config"], _own["parts"], lambda: not _own["stop"].value)

@@ -1,7 +1,7 @@
-"""One unit of work: its records read, checked and written, all or nothing.
+"""Processes one unit of work: its records are read, checked and written, all or none.
 
-A unit leaves four files: rows (ArrayRecord), what the index says of them (Parquet), the records
-set aside (JSON lines), and, renamed into place behind these, the counts (JSON).
+A unit has four files: rows (ArrayRecord), their part of the index (Parquet), skipped records (JSON
+lines), and the counts (JSON), which get their name last.
 """
 
 from __future__ import annotations
@@ -22,15 +22,16 @@ from etils import epath
 
 from blip_jax.data.ingest import validation
 from blip_jax.data.ingest.config import IngestConfig
-from blip_jax.data.ingest.plan import READERS, Unit, as_name, of_source, unique
-from blip_jax.data.ingest.records import Fault, Raw, clean, merged
+from blip_jax.data.ingest.plan import READERS, WorkUnit, as_name, of_source, unique
+from blip_jax.data.ingest.records import RawRecord, RejectedRecord, clean, merge_adjacent
 from blip_jax.data.serialization import serializer
 from blip_jax.runtime.errors import UserError
+from blip_jax.runtime.files import atomic_path, atomic_write
 
 _F = tfds.features
 FEATURES = _F.FeaturesDict({
     "key": _F.Text(),  # unique in the dataset
-    "image": _F.Image(),  # the bytes as found, unless made smaller
+    "image": _F.Image(),  # the bytes as found, unless downscaled
     "texts": _F.Sequence(_F.Text()),
     "truth": _F.Text(),  # for measuring; "" unless the input has one
     "url": _F.Text(),
@@ -39,11 +40,11 @@ FEATURES = _F.FeaturesDict({
     "phash": _F.Text(),  # perceptual hash, 16 hex digits
     "width": _F.Scalar(np.int32),  # as found
     "height": _F.Scalar(np.int32),
-    "fields": _F.Text(),  # JSON: whatever else the input says of it
+    "fields": _F.Text(),  # JSON: all other fields of the input
 })  # fmt: skip
 SERIALIZE = serializer(FEATURES)
-ROWS, INDEX, ASIDE, COUNTS = "rows", "parquet", "aside.jsonl", "json"
-MERGED = "text of the image before"  # such records add a text to a row instead of making one
+ROWS, INDEX, SKIPPED, COUNTS = "rows", "parquet", "skipped.jsonl", "json"
+MERGED = "merged with the record before"  # such records add a text to that record's row
 GROUP = 1000  # rows of the index written at once
 # What is known of a row while its unit is read; `output` adds the duplicates.
 COLUMNS = pyarrow.schema(
@@ -52,12 +53,12 @@ COLUMNS = pyarrow.schema(
 )
 
 
-class Stopped(Exception):
-    """The unit was left; nothing of it stays."""
+class UnitInterrupted(Exception):
+    """The unit was not finished; nothing of it is kept."""
 
 
 def path_of(folder: str, unit: int, kind: str) -> epath.Path:
-    """Where a unit's file of a kind is."""
+    """Returns the path of a unit's file of a kind."""
     return epath.Path(folder) / f"{unit:06d}.{kind}"
 
 
@@ -65,40 +66,42 @@ def is_done(folder: str, unit: int) -> bool:
     return path_of(folder, unit, COUNTS).exists()
 
 
-def do(unit: Unit, settings: IngestConfig, folder: str, go_on: Callable[[], bool]) -> dict:
+def process_unit(
+    unit: WorkUnit, settings: IngestConfig, folder: str, should_continue: Callable[[], bool]
+) -> dict:
     """Reads a unit and writes its files into `folder`; returns the counts.
 
     Args:
-      go_on: is asked before each record, and says whether to go on.
+      should_continue: called before each record.
 
     Raises:
-      Stopped: `go_on` said no. UserError: the input cannot be read.
+      UnitInterrupted: `should_continue` returned False. UserError: the input cannot be read.
     """
     if is_done(folder, unit.number):  # by a process that outlived the last run
         return json.loads(path_of(folder, unit.number, COUNTS).read_text())
     names: set[str] = set()
     with _Files(folder, unit.number) as files, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # PIL's, of files that are odd but whole
-        for raw in merged(_read(unit, settings)):
-            if not go_on():
-                raise Stopped
+        warnings.simplefilter("ignore")  # PIL's, about files that are unusual but complete
+        for raw in merge_adjacent(_read(unit, settings)):
+            if not should_continue():
+                raise UnitInterrupted
             try:
-                values, notes = validation.row(raw, _base(unit), settings)
-            except Fault as fault:
-                files.skipped(unit, raw, fault)
+                values, row_warnings = validation.row(raw, _base(unit), settings)
+            except RejectedRecord as rejection:
+                files.skipped(unit, raw, rejection)
                 continue
             key = f"{unit.label}--{unique(as_name(raw.name), names)}"
             values |= {"key": key, "source": clean(unit.source)}
-            files.add(values, validation.licence(raw.fields), raw.records, notes)
+            files.add(values, validation.licence(raw.fields), raw.records, row_warnings)
         return files.finish()
 
 
-def _base(unit: Unit) -> str:
-    """The folder that paths in a unit are relative to."""
+def _base(unit: WorkUnit) -> str:
+    """Returns the folder to which paths in a unit are relative."""
     return unit.path if unit.format == "folder" else os.path.dirname(unit.path)
 
 
-def _read(unit: Unit, settings: IngestConfig) -> Iterator[Raw]:
+def _read(unit: WorkUnit, settings: IngestConfig) -> Iterator[RawRecord]:
     try:
         yield from READERS[unit.format].read(unit, of_source(settings, unit.source))
     except OSError as error:
@@ -106,42 +109,45 @@ def _read(unit: Unit, settings: IngestConfig) -> Iterator[Raw]:
 
 
 class _Files:
-    """The files of a unit while they are written, under names of this process."""
+    """The files of a unit while they are written, under temporary names.
+
+    They get their own names when the block ends without an error, the counts last.
+    """
 
     def __init__(self, folder: str, unit: int):
         self._folder, self._unit = folder, unit
-        self._stack = contextlib.ExitStack()
-        self._bytes = self._rows = self._inputs = 0
+        self._bytes = self._rows = self._records_read = 0
         self._reasons: Counter = Counter()
-        self._notes: Counter = Counter()
+        self._warnings: Counter = Counter()
         self._index: list[dict] = []
 
     def __enter__(self) -> _Files:
-        self._writer = ArrayRecordWriter(str(self._temporary(ROWS)), "group_size:1")
-        self._stack.callback(self._writer.close)
-        self._aside = self._stack.enter_context(self._temporary(ASIDE).open("w"))
-        self._table = self._stack.enter_context(
-            pyarrow.parquet.ParquetWriter(str(self._temporary(INDEX)), COLUMNS)
-        )
+        with contextlib.ExitStack() as stack:
+            # Left in reverse order, so that the counts, which mean "done", are renamed last.
+            self._counts = stack.enter_context(atomic_write(self._path(COUNTS)))
+            self._skipped = stack.enter_context(atomic_write(self._path(SKIPPED)))
+            rows = stack.enter_context(atomic_path(self._path(ROWS)))
+            index = stack.enter_context(atomic_path(self._path(INDEX)))
+            self._writer = ArrayRecordWriter(str(rows), "group_size:1")
+            stack.callback(self._writer.close)
+            self._table = stack.enter_context(pyarrow.parquet.ParquetWriter(str(index), COLUMNS))
+            self._stack = stack.pop_all()
         return self
 
     def __exit__(self, *error) -> None:
-        self._stack.close()
-        for kind in (ROWS, INDEX, ASIDE, COUNTS):
-            self._temporary(kind).unlink(missing_ok=True)
+        self._stack.__exit__(*error)
 
-    def _temporary(self, kind: str) -> epath.Path:
-        path = path_of(self._folder, self._unit, kind)
-        return path.parent / f"incomplete-{os.getpid()}-{path.name}"
+    def _path(self, kind: str) -> epath.Path:
+        return path_of(self._folder, self._unit, kind)
 
-    def add(self, values: dict, licence: str | None, records: int, notes: Counter) -> None:
-        """Writes a row that stands for so many records."""
+    def add(self, values: dict, licence: str | None, records: int, row_warnings: Counter) -> None:
+        """Writes a row that stands for `records` input records."""
         example = SERIALIZE(values)
         self._writer.write(example)
         self._bytes += len(example)
         self._rows += 1
-        self._inputs += records
-        self._notes.update(notes)
+        self._records_read += records
+        self._warnings.update(row_warnings)
         if records > 1:
             self._reasons[MERGED] += records - 1
         known = {name: values[name] for name in COLUMNS.names if name in values}
@@ -149,15 +155,15 @@ class _Files:
         if len(self._index) == GROUP:
             self._flush()
 
-    def skipped(self, unit: Unit, raw: Raw, fault: Fault) -> None:
-        """Writes down why a record is no row."""
-        self._inputs += raw.records
-        self._reasons[fault.reason] += raw.records
+    def skipped(self, unit: WorkUnit, raw: RawRecord, rejection: RejectedRecord) -> None:
+        """Writes why a record was skipped."""
+        self._records_read += raw.records
+        self._reasons[rejection.reason] += raw.records
         line = {
             "source": unit.source, "file": unit.path, "name": raw.name, "url": raw.url,
-            "records": raw.records, "reason": fault.reason, "detail": fault.detail,
+            "records": raw.records, "reason": rejection.reason, "detail": rejection.detail,
         }  # fmt: skip
-        self._aside.write(json.dumps(line) + "\n")
+        self._skipped.write(json.dumps(line) + "\n")
 
     def _flush(self) -> None:
         if self._index:
@@ -165,17 +171,14 @@ class _Files:
             self._index = []
 
     def finish(self) -> dict:
-        """Closes the files and puts them in their place; returns the counts."""
+        """Writes the remaining index rows and the counts; returns these."""
         self._flush()
-        self._stack.close()
         counts = {
-            "inputs": self._inputs,
+            "records_read": self._records_read,
             "rows": self._rows,
             "bytes": self._bytes,
             "skipped": dict(sorted(self._reasons.items())),
-            "notes": {name: count for name, count in sorted(self._notes.items()) if count},
+            "warnings": {name: count for name, count in sorted(self._warnings.items()) if count},
         }
-        self._temporary(COUNTS).write_text(json.dumps(counts))
-        for kind in (ROWS, INDEX, ASIDE, COUNTS):  # the counts last: with them it is done
-            self._temporary(kind).replace(path_of(self._folder, self._unit, kind))
+        self._counts.write(json.dumps(counts))
         return counts

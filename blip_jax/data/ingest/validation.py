@@ -1,4 +1,4 @@
-"""From a record as it was read to a row, or to the reason why there is none."""
+"""Checks a record as it was read: it becomes a row, or is rejected with a reason."""
 
 from __future__ import annotations
 
@@ -16,41 +16,47 @@ from PIL import Image
 from blip_jax.data.images import ImageError, decode
 from blip_jax.data.ingest.config import IngestConfig
 from blip_jax.data.ingest.readers import image_files
-from blip_jax.data.ingest.records import Fault, Raw, clean, is_unicode
+from blip_jax.data.ingest.records import RawRecord, RejectedRecord, clean, is_unicode
 
 LICENCES = ("license", "licence", "license_name", "license_url", "rights")
-ROBOTS = ("x_robots_tag", "robots_tag")  # fields with a text that names directives
-NO = ("", "0", "0.0", "f", "false", "n", "no", "none", "null", "nan", "[]")
-LONG = 1000  # words; texts above are kept and counted
+ROBOTS = ("x_robots_tag", "robots_tag")  # fields whose text lists directives
+FALSE_VALUES = ("", "0", "0.0", "f", "false", "n", "no", "none", "null", "nan", "[]")
+LONG_TEXT_WORDS = 1000  # longer texts are kept and counted
 JPEG_QUALITY = 95
 
 
-def row(raw: Raw, folder: str, settings: IngestConfig) -> tuple[dict[str, Any], Counter]:
-    """Returns the row of a record (units.FEATURES without key and source), and what to note.
+def row(raw: RawRecord, folder: str, settings: IngestConfig) -> tuple[dict[str, Any], Counter]:
+    """Returns the row of a record (units.FEATURES without key and source), and its warnings.
 
     Args:
       raw: the record.
-      folder: that relative paths start from, unless settings.images is given.
+      folder: to which paths are relative, unless settings.images is given.
 
     Raises:
-      Fault: it cannot be a row.
+      RejectedRecord: it cannot be used.
     """
-    if raw.fault:
-        raise raw.fault
-    for fields in (raw.fields, *raw.others):
+    if raw.rejection:
+        raise raw.rejection
+    for fields in (raw.fields, *raw.merged_fields):
         _opted_out(fields, settings.opt_out_fields)
-    notes: Counter = Counter()
-    texts = _texts(raw, settings.allow_no_text, notes)
-    if raw.image is None and not raw.place:  # img2dataset says why it has none
-        raise Fault("missing image", str(raw.fields.get("status") or "no bytes, path or URL"))
-    data = image_files.load(raw.place, settings.images, folder) if raw.image is None else raw.image
+    warnings: Counter = Counter()
+    texts = _texts(raw, settings.allow_no_text, warnings)
+    if raw.image is None and not raw.image_path:  # img2dataset gives the reason in "status"
+        raise RejectedRecord(
+            "missing image", str(raw.fields.get("status") or "no bytes, path or URL")
+        )
+    data = (
+        image_files.load(raw.image_path, settings.images, folder)
+        if raw.image is None
+        else raw.image
+    )
     try:
         picture = decode(data)
     except ImageError as error:
-        raise Fault("undecodable image", str(error)) from error
+        raise RejectedRecord("undecodable image", str(error)) from error
     height, width = picture.shape[:2]
     if min(height, width) < settings.min_side:
-        raise Fault("too small", f"{width}x{height}")
+        raise RejectedRecord("too small", f"{width}x{height}")
     values = {
         "image": data,
         "texts": texts,
@@ -60,25 +66,27 @@ def row(raw: Raw, folder: str, settings: IngestConfig) -> tuple[dict[str, Any], 
         "phash": str(imagehash.phash(Image.fromarray(picture))),
         "width": width,
         "height": height,
-        "fields": json.dumps(_plain(raw.fields | ({"merged": raw.others} if raw.others else {}))),
+        "fields": json.dumps(
+            _plain(raw.fields | ({"merged": raw.merged_fields} if raw.merged_fields else {}))
+        ),
     }
     if settings.resize and min(height, width) > settings.resize:
-        values["image"] = smaller(picture, settings.resize, data)
-        notes["images made smaller"] += 1
-    return values, notes
+        values["image"] = downscale(picture, settings.resize, data)
+        warnings["downscaled images"] += 1
+    return values, warnings
 
 
 def licence(fields: dict[str, Any]) -> str | None:
-    """The licence that a record's fields name."""
+    """Returns the licence in a record's fields, if any."""
     lower = {str(name).lower(): value for name, value in fields.items()}
     found = (lower.get(name) for name in LICENCES)
     return next((clean(str(value)) for value in found if value not in (None, "")), None)
 
 
-def smaller(picture: np.ndarray, side: int, data: bytes) -> bytes:
-    """The picture with its shorter side brought down to `side`, encoded.
+def downscale(picture: np.ndarray, side: int, data: bytes) -> bytes:
+    """Returns the picture with its shorter side reduced to `side` pixels, encoded.
 
-    PNG stays PNG; all else becomes JPEG. Bicubic with anti-aliasing.
+    PNG stays PNG; all other formats become JPEG. Bicubic with anti-aliasing.
     """
     height, width = picture.shape[:2]
     scale = side / min(height, width)
@@ -92,34 +100,36 @@ def smaller(picture: np.ndarray, side: int, data: bytes) -> bytes:
     return file.getvalue()
 
 
-def _texts(raw: Raw, textless: bool, notes: Counter) -> list[str]:
-    """The record's texts that can be used."""
+def _texts(raw: RawRecord, allow_no_text: bool, warnings: Counter) -> list[str]:
+    """Returns the texts of a record that can be used."""
     texts = [text for text in raw.texts if is_unicode(text)]
     broken = len(raw.texts) - len(texts)
     if not texts and broken:
-        raise Fault("text not UTF-8", clean(raw.texts[0])[:100])
-    if not texts and not textless:
-        raise Fault("empty text")
-    notes["texts left out: not UTF-8"] += broken
-    notes[f"texts of over {LONG} words"] += sum(len(text.split()) > LONG for text in texts)
+        raise RejectedRecord("text not UTF-8", clean(raw.texts[0])[:100])
+    if not texts and not allow_no_text:
+        raise RejectedRecord("empty text")
+    warnings["skipped texts: not UTF-8"] += broken
+    warnings[f"texts with more than {LONG_TEXT_WORDS} words"] += sum(
+        len(text.split()) > LONG_TEXT_WORDS for text in texts
+    )
     return texts
 
 
 def _opted_out(fields: dict[str, Any], names: tuple[str, ...]) -> None:
-    """Raises a Fault if a field says that the image is not to be trained on."""
+    """Raises a RejectedRecord if a field says that the image must not be trained on."""
     for field, value in fields.items():
         name = str(field).lower().replace("-", "_")
         said = str(value).strip().lower()
-        if name in names and said not in NO:
-            raise Fault("opted out", f"{field} is {value}")
+        if name in names and said not in FALSE_VALUES:
+            raise RejectedRecord("opted out", f"{field} is {value}")
         if name in ROBOTS:
             directives = {part.strip() for part in said.replace(":", ",").split(",")}
             if found := directives.intersection(names):
-                raise Fault("opted out", f"{field} has {min(found)}")
+                raise RejectedRecord("opted out", f"{field} has {min(found)}")
 
 
 def _plain(value: Any) -> Any:
-    """Values as JSON has them; bytes by their number."""
+    """Returns a value as JSON; of bytes only their number."""
     if isinstance(value, dict):
         return {str(name): _plain(item) for name, item in value.items()}
     if isinstance(value, list | tuple):

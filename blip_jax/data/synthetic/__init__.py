@@ -1,1 +1,1 @@
-"""Datasets this project makes itself, one TFDS builder a file."""
+"""The Shapes dataset: pictures of simple shapes, and texts whose truth is known."""

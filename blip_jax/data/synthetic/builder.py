@@ -1,7 +1,7 @@
-"""TFDS builder of the embedded world: `human` stands for COCO, `web` for CC12M and LAION.
+"""TFDS builder of the Shapes dataset: `human` stands for COCO, `web` for CC12M and LAION.
 
-Written as ArrayRecord and without TensorFlow or network. Records are stored in the order of
-their index, so row i is record i, and each is made from its own seed alone.
+It writes ArrayRecord files, and needs neither TensorFlow nor network. Records are stored in the
+order of their index, so row i is record i, and each depends only on its own seed.
 """
 
 from __future__ import annotations
@@ -19,13 +19,14 @@ import tensorflow_datasets as tfds
 from etils import epath
 from PIL import Image
 
-from blip_jax.data.synthetic.scenes import World, describe, draw_scene, make_noise, render
+from blip_jax.data.synthetic.noise import make_noise
+from blip_jax.data.synthetic.scenes import World, describe, render, sample_scene
 from blip_jax.runtime.errors import UserError
 
 KINDS = ("human", "web")
 SPLITS = ("train", "val", "test")
 DEFAULT_COUNTS = {"human": (600, 500, 1000), "web": (10_000, 500, 1000)}
-NOISE_MIX = {"mismatch": 0.5, "boilerplate": 0.15, "filename": 0.05, "half_true": 0.3}
+NOISE_MIX = {"mismatch": 0.5, "boilerplate": 0.15, "filename": 0.05, "one_attribute_wrong": 0.3}
 
 
 @dataclasses.dataclass(eq=False)
@@ -33,16 +34,17 @@ class ShapesConfig(tfds.core.BuilderConfig):
     """What to build.
 
     Attributes:
-      kind: "human": true, full captions. "web": one alt-text an image, part of it noise.
+      kind: "human": true, full captions. "web": one alt-text an image, a share of them noise.
       world: settings of the scenes.
       train, val, test: images a split; None takes the kind's default (DEFAULT_COUNTS), 0 leaves
-        the split out. The web's val and test are for measuring a filter.
+        the split out. Those of `web`, val and test, are for measuring a filter.
       captions_per_image: texts an image of `human`; a web image has one.
       noise_share: share of web texts that are noise, kinds as in NOISE_MIX.
-      brief_share: share of true, mismatched and half-true web texts that are brief.
+      short_share: share of the web texts of a scene (true, or mismatched, or with one attribute
+        wrong) that are short.
       seed: the same seed gives the same records; other seeds share none.
-      name: leave it out. It is the kind, with a digest of the settings if they are not the
-        default ones, so that several builds live side by side.
+      name: leave it out; it is the kind and a digest of the settings, so that each build has a
+        folder of its own.
 
     Raises:
       UserError: a setting is out of range.
@@ -56,7 +58,7 @@ class ShapesConfig(tfds.core.BuilderConfig):
     test: int | None = None
     captions_per_image: int = 5
     noise_share: float = 0.5
-    brief_share: float = 0.5
+    short_share: float = 0.5
     seed: int = 0
 
     def __post_init__(self):
@@ -67,7 +69,7 @@ class ShapesConfig(tfds.core.BuilderConfig):
                 setattr(self, split, count)
             if getattr(self, split) < 0:
                 raise UserError(f"{split} is {getattr(self, split)}; it must be 0 or more")
-        for share in ("noise_share", "brief_share"):
+        for share in ("noise_share", "short_share"):
             if not 0 <= getattr(self, share) <= 1:
                 raise UserError(f"{share} is {getattr(self, share)}; it must be from 0 to 1")
         if self.captions_per_image < 1 or self.seed < 0:
@@ -79,39 +81,39 @@ class ShapesConfig(tfds.core.BuilderConfig):
         self.name = self.name or f"{self.kind}-{digest}"
 
     def settings(self) -> dict:
-        """Returns everything that decides the records, as plain JSON values."""
-        names = ("kind", *SPLITS, "captions_per_image", "noise_share", "brief_share", "seed")
+        """Returns all that determines the records, as plain JSON values."""
+        names = ("kind", *SPLITS, "captions_per_image", "noise_share", "short_share", "seed")
         values = {name: getattr(self, name) for name in names}
         return {**values, "world": dataclasses.asdict(self.world)}
 
     def counts(self) -> dict[str, int]:
-        """Returns images a split, without the empty ones."""
+        """Returns the number of images of each split that has any."""
         return {split: getattr(self, split) for split in SPLITS if getattr(self, split)}
 
 
 def make_record(index: int, split: str, config: ShapesConfig) -> dict:
     """Returns record `index` of a split: {'key', 'image' PNG bytes, 'texts', 'truth' JSON}.
 
-    Its seed is of (seed, kind, split, index), so no two datasets or splits share scenes' seeds.
+    The generator is seeded by (seed, kind, split, index): no two datasets or splits share a scene.
     """
     seeds = [config.seed, KINDS.index(config.kind), SPLITS.index(split), index]
     rng = np.random.default_rng(seeds)
-    scene = draw_scene(rng, config.world)
+    scene = sample_scene(rng, config.world)
     picture = Image.fromarray(render(scene, config.world, rng))
     file = io.BytesIO()
     picture.save(file, "PNG", compress_level=1)
-    noise, brief = "", False
+    noise, short = "", False
     if config.kind == "human":
         texts = [describe(scene, rng) for _ in range(config.captions_per_image)]
     else:
-        brief = bool(rng.random() < config.brief_share)
+        short = bool(rng.random() < config.short_share)
         if rng.random() < config.noise_share:
             noise = str(rng.choice(list(NOISE_MIX), p=list(NOISE_MIX.values())))
-            texts = [make_noise(noise, scene, config.world, rng, brief)]
-            brief = brief and noise in ("mismatch", "half_true")
+            texts = [make_noise(noise, scene, config.world, rng, short)]
+            short = short and noise in ("mismatch", "one_attribute_wrong")
         else:
-            texts = [describe(scene, rng, brief)]
-    truth = {"scene": scene.to_dict(), "noise": noise, "brief": brief}
+            texts = [describe(scene, rng, short)]
+    truth = {"scene": scene.to_dict(), "noise": noise, "short": short}
     return {
         "key": f"{config.kind}-{split}-{index:07d}",
         "image": file.getvalue(),
@@ -121,7 +123,7 @@ def make_record(index: int, split: str, config: ShapesConfig) -> dict:
 
 
 class Shapes(tfds.core.GeneratorBasedBuilder):
-    """The embedded world as a TFDS dataset; see `ShapesConfig`."""
+    """The Shapes dataset; see `ShapesConfig`."""
 
     VERSION = tfds.core.Version("1.0.0")
     BUILDER_CONFIGS = [
@@ -133,7 +135,7 @@ class Shapes(tfds.core.GeneratorBasedBuilder):
     code_path = epath.Path(__file__)
 
     def __init__(self, *, workers: int = 1, **kwargs):
-        """Takes TFDS's arguments, and how many processes draw (1 draws in this one)."""
+        """Takes TFDS's arguments, and the number of processes that draw (1: only this one)."""
         self._workers = workers
         super().__init__(**kwargs)
 
@@ -169,7 +171,7 @@ class Shapes(tfds.core.GeneratorBasedBuilder):
 
 
 def _is_whole(builder: tfds.core.DatasetBuilder) -> bool:
-    """Whether every file of every split is there, and the splits are those asked for."""
+    """Whether all files of all splits exist, and the splits are those of the config."""
     if not builder.is_prepared() or set(builder.info.splits) != set(
         builder.builder_config.counts()
     ):
@@ -182,16 +184,16 @@ def _is_whole(builder: tfds.core.DatasetBuilder) -> bool:
 
 
 def prepare(data_dir: str, config: ShapesConfig, workers: int = 1) -> str:
-    """Builds the dataset unless it is there already, and returns its directory.
+    """Builds the dataset unless it exists already, and returns its directory.
 
     Args:
-      data_dir: folder that holds datasets; this one goes to shapes/NAME/VERSION below it.
+      data_dir: folder of datasets; this one is built in shapes/NAME/VERSION below it.
       config: what to build.
-      workers: processes that draw the scenes. More than 1 must be called from a program that
-        can be imported again (`if __name__ == "__main__"`), as with any spawned process.
+      workers: processes that draw the scenes. With more than 1 the calling program must be
+        importable (`if __name__ == "__main__"`), as for any spawned process.
 
     Returns:
-      The directory that holds features.json. A build cut short is thrown away and done again.
+      The directory that holds features.json. An incomplete build is removed and repeated.
     """
     home = epath.Path(data_dir).expanduser() / Shapes.name / config.name
     make = functools.partial(

@@ -1,4 +1,4 @@
-"""How the shapes of the embedded world are drawn. Coordinates are pixels of the mask."""
+"""Draws the shapes of the Shapes dataset. Coordinates are pixels of the mask."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The language of the embedded world: statements about scenes, said and read back.
+"""The language of the Shapes dataset: statements about scenes as text, and back.
 
 A text is either of
 
@@ -6,9 +6,9 @@ A text is either of
     BACKGROUND background with PHRASE [and PHRASE]*
     PHRASE = a|an|the [SIZE] COLOUR [TEXTURE] SHAPE [ROW COLUMN]
 
-Every word belongs to exactly one kind, so a text has at most one reading, and `read` is strict:
-an unknown word, a word out of place or "a" before a vowel make a text that says nothing.
-Each concept has several words; the first is used most, as in real captions.
+Every word belongs to exactly one kind, so a text has at most one meaning. `parse_text` is strict: a
+text with an unknown word, a word out of place or "a" before a vowel has none. Each concept has
+several words; the first is the most frequent, as in real captions.
 """
 
 from __future__ import annotations
@@ -53,9 +53,9 @@ FIELDS = {
     "row": ROWS,
     "column": COLUMNS,
 }
-GROUNDS = ("background", "backdrop")
+BACKGROUND_NOUNS = ("background", "backdrop")
 PREPOSITIONS = ("on", "over", "against")
-FAVOURITE = 0.6  # how often a concept's first word is used
+COMMON_WORD_PROBABILITY = 0.6  # of a concept's first word
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,8 +69,8 @@ class Phrase:
     row: str = ""
     column: str = ""
 
-    def claims(self) -> int:
-        """Returns how many things are claimed (a position is one claim)."""
+    def num_claims(self) -> int:
+        """Returns the number of claims (a position is one)."""
         given = (self.shape, self.colour, self.size, self.texture, self.row)
         return sum(bool(value) for value in given)
 
@@ -82,9 +82,9 @@ class Statement:
     phrases: tuple[Phrase, ...]
     background: str = ""
 
-    def claims(self) -> int:
-        """Returns how many things are claimed in all."""
-        return sum(phrase.claims() for phrase in self.phrases) + bool(self.background)
+    def num_claims(self) -> int:
+        """Returns the number of claims in all."""
+        return sum(phrase.num_claims() for phrase in self.phrases) + bool(self.background)
 
 
 def _invert(table: dict[str, tuple[str, ...]]) -> dict[str, str]:
@@ -96,13 +96,13 @@ _BACKGROUND = _invert(BACKGROUNDS)
 
 
 def vocabulary() -> list[str]:
-    """Returns every word a true text may hold, sorted."""
-    words = {"a", "an", "the", "and", "with", *GROUNDS, *PREPOSITIONS, *_BACKGROUND}
+    """Returns all words of true texts, sorted."""
+    words = {"a", "an", "the", "and", "with", *BACKGROUND_NOUNS, *PREPOSITIONS, *_BACKGROUND}
     return sorted(words.union(*_CONCEPT.values()))
 
 
 def _word(words: tuple[str, ...], rng: np.random.Generator) -> str:
-    if len(words) == 1 or rng.random() < FAVOURITE:
+    if len(words) == 1 or rng.random() < COMMON_WORD_PROBABILITY:
         return words[0]
     return words[int(rng.integers(1, len(words)))]
 
@@ -111,7 +111,7 @@ def _article(word: str) -> str:
     return "an" if word[0] in "aeiou" else "a"
 
 
-def _say_phrase(phrase: Phrase, rng: np.random.Generator) -> str:
+def _render_phrase(phrase: Phrase, rng: np.random.Generator) -> str:
     words = []
     for field, table in FIELDS.items():
         concept = getattr(phrase, field)
@@ -121,46 +121,50 @@ def _say_phrase(phrase: Phrase, rng: np.random.Generator) -> str:
     return " ".join([article, *words])
 
 
-def say(statement: Statement, rng: np.random.Generator) -> str:
+def render_text(statement: Statement, rng: np.random.Generator) -> str:
     """Returns the statement as one lower-case text, words drawn by `rng`.
 
-    `read` returns the statement again: say(Statement((Phrase("ring", "red"),)), rng) may be
+    `parse_text` is the inverse. render_text(Statement((Phrase("ring", "red"),)), rng) may be
     "a red ring" or "the scarlet hoop".
     """
-    text = " and ".join(_say_phrase(phrase, rng) for phrase in statement.phrases)
+    text = " and ".join(_render_phrase(phrase, rng) for phrase in statement.phrases)
     if not statement.background:
         return text
     colour = _word(BACKGROUNDS[statement.background], rng)
-    ground = _word(GROUNDS, rng)
+    ground = _word(BACKGROUND_NOUNS, rng)
     if rng.random() < 0.3:
         return f"{colour} {ground} with {text}"
     return f"{text} {_word(PREPOSITIONS, rng)} {_article(colour)} {colour} {ground}"
 
 
-def read(text: str) -> Statement | None:
-    """Returns what the text says, or None where it is not a text of the grammar.
+def parse_text(text: str) -> Statement | None:
+    """Returns what the text says; None if it is not a text of the grammar.
 
     Args:
-      text: any string, for instance a model's output. Case and extra blanks do not matter.
+      text: any string, for instance a model's output. Case and extra spaces do not matter.
     """
     words = text.lower().split()
     background = ""
     if len(words) > 3 and words[0] in _BACKGROUND:
-        if words[1] not in GROUNDS or words[2] != "with":
+        if words[1] not in BACKGROUND_NOUNS or words[2] != "with":
             return None
         background, words = _BACKGROUND[words[0]], words[3:]
     elif len(words) > 4 and words[-4] in PREPOSITIONS:
         article, colour, ground = words[-3:]
-        if colour not in _BACKGROUND or ground not in GROUNDS or article != _article(colour):
+        if (
+            colour not in _BACKGROUND
+            or ground not in BACKGROUND_NOUNS
+            or article != _article(colour)
+        ):
             return None
         background, words = _BACKGROUND[colour], words[:-4]
-    phrases = [_read_phrase(part.split()) for part in " ".join(words).split(" and ")]
+    phrases = [_parse_phrase(part.split()) for part in " ".join(words).split(" and ")]
     if None in phrases:
         return None
     return Statement(tuple(phrases), background)
 
 
-def _read_phrase(words: list[str]) -> Phrase | None:
+def _parse_phrase(words: list[str]) -> Phrase | None:
     if len(words) < 3 or words[0] not in ("the", _article(words[1])):
         return None
     rest = words[1:]

@@ -1,13 +1,12 @@
-"""The embedded world: small scenes, their pictures, and true and untrue things to say of them.
+"""Scenes of the Shapes dataset, their pictures, and true statements about them.
 
-It stands for every dataset of the paper, so that all of BLIP runs with no download. Only numpy
-and PIL are needed. All chance comes from the generator that is handed in.
+The dataset stands for all datasets of the paper, so that all of BLIP runs without a download. Only
+numpy and PIL are needed. All randomness comes from the generator that is passed in.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import itertools
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -27,45 +26,30 @@ RGB = {
     "pink": (250, 150, 195),
     "cyan": (50, 205, 215),
 }
-# All darker than all objects: where an object may be the brighter or the darker one, a linear map
-# of pixels says little of its shape, and a small model sits on a plateau for a thousand steps.
+# All are darker than all objects: if an object could be brighter or darker, a linear map of pixels
+# would say little about its shape, and a small model would learn nothing for a thousand steps.
 BACKGROUND_RGB = {
     "black": (15, 15, 20),
     "gray": (60, 60, 60),
     "brown": (65, 45, 20),
     "maroon": (65, 15, 25),
 }
-NOISE_KINDS = ("mismatch", "boilerplate", "filename", "half_true")
-BOILERPLATE = (
-    "click here to buy now",
-    "click here for more",
-    "stock photo",
-    "stock photo free download",
-    "royalty free stock image",
-    "best price free shipping",
-    "buy now free shipping",
-    "image may contain text",
-    "shop now best price",
-    "download free image here",
-    "home page photo gallery",
-    "view more in the gallery",
-)
 _OVERSAMPLE = 4  # shapes are drawn this much larger and averaged down, for smooth edges
 _SIDE = {"small": 0.45, "large": 0.8}  # of a cell
 
 
 @dataclasses.dataclass(frozen=True)
 class World:
-    """Settings of the embedded world.
+    """Settings of the scenes.
 
     Attributes:
       image_size: side of the square picture, pixels.
-      cells: the grid is cells x cells; 2 or 3. An object lies in one cell.
+      cells: the grid is cells x cells; 2 or 3. An object is in one cell.
       min_objects, max_objects: objects a scene, 1 to 4.
-      shapes, colours, backgrounds: how many of each are in use, from the head of the lists.
+      shapes, colours, backgrounds: how many of each are used, from the start of the lists.
       textures: 1 (all plain, never mentioned) or 2 (plain and striped, part of a full caption).
-      jitter: how far an object strays from the middle of its cell, as a share of the room it has.
-        Far is hard for small models, which see a patch through one linear map.
+      jitter: how far an object may be from the middle of its cell, as a share of the space around
+        it. Large values are hard for small models, which see a patch through one linear map.
       noise: standard deviation of the pixel noise, grey levels of 0 to 255.
 
     Raises:
@@ -102,7 +86,7 @@ class World:
                 raise UserError(f"world.{name} is {value}; it must be from {low} to {high}")
 
     def choices(self) -> dict[str, list[str]]:
-        """Returns the concepts in use for every attribute an object or a scene has."""
+        """Returns the concepts that are used for each attribute of an object or a scene."""
         middle = self.cells == 3
         return {
             "shape": list(grammar.SHAPES)[: self.shapes],
@@ -117,9 +101,9 @@ class World:
 
 @dataclasses.dataclass(frozen=True)
 class Scene:
-    """What is in a picture. An object is a `Phrase` with nothing left out.
+    """What a picture shows. An object is a `Phrase` with all its fields.
 
-    `texture` is '' for all objects of a world without textures.
+    `texture` is '' for all objects if textures are not used.
     """
 
     objects: tuple[Phrase, ...]
@@ -136,35 +120,20 @@ class Scene:
         return cls(tuple(Phrase(**item) for item in data["objects"]), data["background"])
 
 
-@dataclasses.dataclass(frozen=True)
-class Judgement:
-    """What is to be said of a text about a scene.
-
-    Attributes:
-      true: it is of the grammar and everything it claims holds.
-      complete: it names every object with all its attributes, and the background (true or not).
-      claims: how many things it claims; 0 where it is not of the grammar.
-    """
-
-    true: bool
-    complete: bool
-    claims: int
-
-
-def _pick(options: list[str], rng: np.random.Generator) -> str:
+def pick(options: list[str], rng: np.random.Generator) -> str:
     return options[int(rng.integers(len(options)))]
 
 
-def draw_scene(rng: np.random.Generator, world: World) -> Scene:
-    """Returns a random scene: objects in distinct cells, in reading order, all else independent."""
+def sample_scene(rng: np.random.Generator, world: World) -> Scene:
+    """Returns a random scene: objects in different cells, in reading order, else independent."""
     choices = world.choices()
     count = int(rng.integers(world.min_objects, world.max_objects + 1))
     objects = []
     for cell in sorted(rng.permutation(world.cells**2)[:count].tolist()):
         row, column = divmod(cell, world.cells)
-        drawn = {name: _pick(choices[name], rng) for name in ("shape", "colour", "size", "texture")}
+        drawn = {name: pick(choices[name], rng) for name in ("shape", "colour", "size", "texture")}
         objects.append(Phrase(row=choices["row"][row], column=choices["column"][column], **drawn))
-    return Scene(tuple(objects), _pick(choices["background"], rng))
+    return Scene(tuple(objects), pick(choices["background"], rng))
 
 
 def render(scene: Scene, world: World, rng: np.random.Generator) -> np.ndarray:
@@ -179,7 +148,7 @@ def render(scene: Scene, world: World, rng: np.random.Generator) -> np.ndarray:
     for item in scene.objects:
         width = _SIDE[item.size] * cell
         slack = world.jitter * (cell - width) / 2
-        # The mask covers the object's cell alone; `corner` is where it lies.
+        # The mask covers only the object's cell; `corner` is its top left.
         corner = [
             int(choices[name].index(getattr(item, name)) * cell) for name in ("column", "row")
         ]
@@ -195,11 +164,11 @@ def render(scene: Scene, world: World, rng: np.random.Generator) -> np.ndarray:
     return np.clip(np.rint(picture), 0, 255).astype(np.uint8)
 
 
-def _statement(scene: Scene, rng: np.random.Generator, brief: bool) -> Statement:
-    if not brief:
+def sample_statement(scene: Scene, rng: np.random.Generator, short: bool) -> Statement:
+    if not short:
         order = rng.permutation(len(scene.objects))
         return Statement(tuple(scene.objects[i] for i in order), scene.background)
-    # A brief text always leaves something out: it never has size and position and background.
+    # A short text always omits something: it never has size, position and background together.
     item = scene.objects[int(rng.integers(len(scene.objects)))]
     extra = ("", "", "size", "position", "background")[int(rng.integers(5))]
     phrase = Phrase(
@@ -212,97 +181,12 @@ def _statement(scene: Scene, rng: np.random.Generator, brief: bool) -> Statement
     return Statement((phrase,), scene.background if extra == "background" else "")
 
 
-def describe(scene: Scene, rng: np.random.Generator, brief: bool = False) -> str:
+def describe(scene: Scene, rng: np.random.Generator, short: bool = False) -> str:
     """Returns a true text about the scene.
 
     Args:
-      brief: False names every object with size, colour, texture (if the world has any), shape
-        and position, and the background: 17 words at most for two objects without texture.
-        True names one object by colour and shape and at most one thing more.
+      short: False names every object with size, colour, texture (if used), shape
+        and position, and the background: at most 17 words for two objects without texture.
+        True names one object by colour and shape, and at most one more attribute.
     """
-    return grammar.say(_statement(scene, rng, brief), rng)
-
-
-def _holds(statement: Statement, scene: Scene) -> bool:
-    """Whether distinct objects of the scene can be found for all phrases, and the background."""
-    if statement.background not in ("", scene.background):
-        return False
-
-    def fits(phrase: Phrase, item: Phrase) -> bool:
-        said = dataclasses.asdict(phrase)
-        return all(value in ("", getattr(item, name)) for name, value in said.items())
-
-    return any(
-        all(map(fits, statement.phrases, objects))
-        for objects in itertools.permutations(scene.objects, len(statement.phrases))
-    )
-
-
-def judge(text: str, scene: Scene) -> Judgement:
-    """Judges any text, for instance a model's output, against the scene. See `Judgement`."""
-    statement = grammar.read(text)
-    if statement is None:
-        return Judgement(False, False, 0)
-    textured = bool(scene.objects[0].texture)
-    wanted = ("shape", "colour", "size", "row") + (("texture",) if textured else ())
-    complete = (
-        bool(statement.background)
-        and len(statement.phrases) == len(scene.objects)
-        and all(getattr(phrase, name) for phrase in statement.phrases for name in wanted)
-    )
-    return Judgement(_holds(statement, scene), complete, statement.claims())
-
-
-def _alter(statement: Statement, world: World, rng: np.random.Generator) -> Statement:
-    """Returns the statement with another value for one thing it says."""
-    which = int(rng.integers(len(statement.phrases)))
-    phrase = statement.phrases[which]
-    said = [name for name, value in dataclasses.asdict(phrase).items() if value]
-    name = _pick(said + ["background"] * bool(statement.background), rng)
-    owner = statement if name == "background" else phrase
-    others = [value for value in world.choices()[name] if value != getattr(owner, name)]
-    changed = dataclasses.replace(owner, **{name: _pick(others, rng)})
-    if owner is statement:
-        return changed
-    phrases = (*statement.phrases[:which], changed, *statement.phrases[which + 1 :])
-    return dataclasses.replace(statement, phrases=phrases)
-
-
-def _half_true(scene: Scene, world: World, rng: np.random.Generator, brief: bool) -> Statement:
-    while True:
-        # The statement is kept while alterations are tried: redrawing it each time would make
-        # half-true texts differ from true ones in what they mention.
-        statement = _statement(scene, rng, brief)
-        for _ in range(100):
-            altered = _alter(statement, world, rng)
-            if not _holds(altered, scene):
-                return altered
-
-
-def make_noise(
-    kind: str, scene: Scene, world: World, rng: np.random.Generator, brief: bool = False
-) -> str:
-    """Returns a web text that does not describe the scene.
-
-    Args:
-      kind: "mismatch" (a text of another scene, untrue of this one), "boilerplate", "filename",
-        or "half_true" (one attribute wrong).
-      brief: as in `describe`; mismatched and half-true texts are as brief or as full as true
-        ones, or a filter would learn fullness in place of truth.
-
-    Raises:
-      ValueError: no such kind.
-    """
-    if kind == "mismatch":
-        while True:
-            statement = _statement(draw_scene(rng, world), rng, brief)
-            if not _holds(statement, scene):
-                return grammar.say(statement, rng)
-    if kind == "half_true":
-        return grammar.say(_half_true(scene, world, rng, brief), rng)
-    if kind == "boilerplate":
-        return _pick(list(BOILERPLATE), rng)
-    if kind == "filename":
-        stem, ending = _pick(["img", "dsc", "photo"], rng), _pick(["jpg", "png"], rng)
-        return f"{stem} {rng.integers(1000, 10000)} {ending}"
-    raise ValueError(f"noise kind is {kind!r}; it must be one of {', '.join(NOISE_KINDS)}")
+    return grammar.render_text(sample_statement(scene, rng, short), rng)

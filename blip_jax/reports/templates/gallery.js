@@ -1,13 +1,13 @@
 "use strict";
-// The choice: which texts of which images, in which order. No page is needed for it.
+// Filters and sorts the texts; independent of the page.
 
 function fits(text, wanted) {
   if (wanted.origin && text.origin !== wanted.origin) return false;
   if (wanted.by && text.by !== wanted.by) return false;
-  if (wanted.decision === "kept" && text.verdict !== 0) return false;
-  if (wanted.decision === "dropped" && text.verdict === 0) return false;
+  if (wanted.decision === "kept" && text.decision !== 0) return false;
+  if (wanted.decision === "dropped" && text.decision === 0) return false;
   if (wanted.decision === "wrong" && !mistake(text)) return false;
-  if (/^\d+$/.test(wanted.decision) && text.verdict !== Number(wanted.decision)) return false;
+  if (/^\d+$/.test(wanted.decision) && text.decision !== Number(wanted.decision)) return false;
   const whole = wanted.from <= 0 && wanted.to >= 1;
   if (!whole && (text.p === null || text.p < wanted.from || text.p > wanted.to)) return false;
   const lower = text.text.toLowerCase();
@@ -15,7 +15,7 @@ function fits(text, wanted) {
 }
 
 function mistake(text) {
-  if (text.true === null || text.true === (text.verdict === 0)) return "";
+  if (text.true === null || text.true === (text.decision === 0)) return "";
   return text.true ? "dropped, but true" : "kept, but not true";
 }
 
@@ -54,7 +54,7 @@ function element(name, classes, text) {
 }
 
 function picture(image) {
-  if (!image.thumb) return element("div", "missing", "this picture cannot be shown");
+  if (!image.thumb) return element("div", "missing", "this picture cannot be displayed");
   const shown = element("img", Math.max(...image.size) < 160 ? "small" : "");
   [shown.width, shown.height] = image.size;
   shown.loading = "lazy";
@@ -63,9 +63,9 @@ function picture(image) {
   return shown;
 }
 
-function verdictLine(text, verdicts) {
-  const line = element("p", "verdict");
-  line.append(element("span", "decision", text.verdict === 0 ? "✓ kept" : "✕ dropped"));
+function decisionLine(text, decisions) {
+  const line = element("p", "decision-line");
+  line.append(element("span", "decision", text.decision === 0 ? "✓ kept" : "✕ dropped"));
   line.append(element("span", "origin", text.by || text.origin));
   const score = element("span", "score");
   score.title = `P(match) ${text.p}, cosine ${text.cosine}`;
@@ -78,7 +78,7 @@ function verdictLine(text, verdicts) {
   return line;
 }
 
-function card(entry, verdicts) {
+function card(entry, decisions) {
   const { image, texts } = entry;
   const made = element("figure", "card");
   const caption = element("figcaption");
@@ -90,9 +90,9 @@ function card(entry, verdicts) {
   } else caption.textContent = image.key;
   const list = element("ul");
   for (const text of texts) {
-    const item = element("li", `text ${text.verdict === 0 ? "kept" : "dropped"}`);
-    item.append(verdictLine(text), element("p", "words", text.text || "(no text)"));
-    if (text.verdict) item.append(element("p", "reason", verdicts[text.verdict]));
+    const item = element("li", `text ${text.decision === 0 ? "kept" : "dropped"}`);
+    item.append(decisionLine(text), element("p", "words", text.text || "(no text)"));
+    if (text.decision) item.append(element("p", "reason", decisions[text.decision]));
     if (mistake(text)) item.append(element("p", "mistake", `⚠ ${mistake(text)}`));
     list.append(item);
   }
@@ -103,7 +103,7 @@ function card(entry, verdicts) {
 function start() {
   const form = document.querySelector("#wanted");
   const cards = document.querySelector("#cards");
-  const verdicts = JSON.parse(form.dataset.verdicts);
+  const decisions = JSON.parse(form.dataset.decisions);
   const size = Number(form.dataset.page);
   let found = [];
   let page = 0;
@@ -124,11 +124,11 @@ function start() {
     const writers = [...new Set(texts.map((text) => text.by).filter(Boolean))].sort();
     for (const name of writers) option(form.by, name, name, count((text) => text.by === name));
     form.by.closest("label").hidden = writers.length < 2;
-    option(form.decision, "kept", "kept", count((text) => text.verdict === 0));
-    option(form.decision, "dropped", "dropped", count((text) => text.verdict !== 0));
+    option(form.decision, "kept", "kept", count((text) => text.decision === 0));
+    option(form.decision, "dropped", "dropped", count((text) => text.decision !== 0));
     option(form.decision, "wrong", "⚠ against the truth", count(mistake));
-    verdicts.forEach((name, code) => {
-      if (code) option(form.decision, code, `dropped: ${name}`, count((text) => text.verdict === code));
+    decisions.forEach((name, code) => {
+      if (code) option(form.decision, code, `dropped: ${name}`, count((text) => text.decision === code));
     });
   }
 
@@ -136,7 +136,7 @@ function start() {
     const pages = Math.max(Math.ceil(found.length / size), 1);
     page = Math.min(Math.max(page, 0), pages - 1);
     const shown = found.slice(page * size, (page + 1) * size);
-    cards.replaceChildren(...shown.map((entry) => card(entry, verdicts)));
+    cards.replaceChildren(...shown.map((entry) => card(entry, decisions)));
     const texts = found.reduce((sum, entry) => sum + entry.texts.length, 0);
     document.querySelector("#count").textContent =
       `${texts.toLocaleString("en")} texts of ${found.length.toLocaleString("en")} images`;
@@ -164,7 +164,7 @@ function start() {
     show();
   }
 
-  // What is in the address behind # is chosen from the start: a view of the data can be linked.
+  // The filters can be given in the address after #, so that a selection can be linked to.
   function read() {
     for (const [name, value] of new URLSearchParams(location.hash.slice(1))) {
       if (form.elements[name]) form.elements[name].value = value;

@@ -12,42 +12,32 @@ from typing import Any
 import jax
 import numpy as np
 from jax.sharding import SingleDeviceSharding
-from ml_collections import ConfigDict
 
 from blip_jax import nn
-from blip_jax.data.tokenizer import Tokenizer
+from blip_jax.data.tokenizer import TokenIds, Tokenizer
 from blip_jax.decoding import Decoding
 from blip_jax.models import Model, functions
 from blip_jax.nn import flops
-from blip_jax.tasks import MODEL_TYPES
-from blip_jax.train import config as run_config
+from blip_jax.runtime.config import replace
 from blip_jax.train.aot import hlo, memory_traffic, topology
-from blip_jax.train.loop import Run
+from blip_jax.train.aot.roofline import Roofline, roofline
+from blip_jax.train.config import TrainConfig, captioning, retrieval
 from blip_jax.train.mesh import batch_sharding
+from blip_jax.train.setup import TrainSetup
 
 GIB = 2**30
 IMAGES, TEXTS = 64, 2  # of a CapFilt batch on one chip: images, and texts scored for each
 
 
-class Vocabulary:
-    """bert-base-uncased's ids, which are all that a program knows of a tokenizer."""
-
-    pad, cls, sep, dec, enc, vocab_size = 0, 101, 102, 30522, 30523, 30524
-
-    def prompt(self, text: str) -> np.ndarray:
-        """int32 [P]: a token a word, as which BLIP's prompts are written."""
-        return np.array([self.dec, *(self.cls for _ in text.split())], np.int32)
-
-
-def vocabulary(name: str) -> Tokenizer | Vocabulary:
-    """A tokenizer to compile with: bert-base-uncased is not downloaded for it."""
+def vocabulary(name: str) -> Tokenizer | TokenIds:
+    """Returns a tokenizer to compile with; bert-base-uncased is not downloaded for it."""
     if name.split("/")[-1] == "bert-base-uncased" and not os.path.isdir(name):
-        return Vocabulary()
+        return TokenIds()
     return Tokenizer.load(name)
 
 
 @dataclasses.dataclass(frozen=True)
-class Found:
+class CompiledCost:
     """What a program needs of one chip.
 
     Attributes:
@@ -56,7 +46,7 @@ class Found:
       batch: pairs or images of all these chips, each time.
       arguments, temporaries, peak: bytes of HBM. Arguments are what lies there between steps;
         peak is the most at any time, the program itself included.
-      flops: by formula (`cost`); compiled: of the products in the compiled program.
+      flops: by formula (nn/flops.py); compiled: of the products in the compiled program.
       hbm: bytes to and from HBM.
       ici: bytes received from other chips, by kind of collective.
       roofline: of these, for its chip.
@@ -72,7 +62,7 @@ class Found:
     compiled: float
     hbm: int
     ici: dict[str, int]
-    roofline: flops.Roofline
+    roofline: Roofline
 
     @property
     def rate(self) -> float:
@@ -80,7 +70,7 @@ class Found:
         return self.batch / self.roofline.seconds
 
 
-class DoesNotFit(Exception):
+class OutOfMemory(Exception):
     """A program needs more memory than a chip has.
 
     Attributes:
@@ -92,94 +82,88 @@ class DoesNotFit(Exception):
         self.program, self.peak = program, peak
 
 
-def step(config: ConfigDict, where: str) -> Found:
+def step(config: TrainConfig, where: str) -> CompiledCost:
     """The step that `train` runs with this config, for all chips of the topology `where`.
 
     Raises:
       UserError: the config does not go with the topology.
-      DoesNotFit: it needs more memory than a chip has.
+      OutOfMemory: it needs more memory than a chip has.
     """
-    run = Run(config, topology.devices(where), vocabulary(config.tokenizer))
-    size, length, batch = run.model.vit.image_size, config.max_length, config.batch_size
-    shapes = {
-        "image": ((batch, size, size, 3), np.uint8),
-        "ids": ((batch, length), np.int32),
-        "mask": ((batch, length), bool),
-        "valid": ((batch,), bool),
-        "group": ((batch,), np.int32),
-        "text_group": ((batch,), np.int32),
+    setup = TrainSetup(config, topology.devices(where), vocabulary(config.tokenizer))
+    placed = batch_sharding(setup.mesh)
+    batch = {
+        name: jax.ShapeDtypeStruct(spec.shape, spec.dtype, sharding=placed)
+        for name, spec in setup.task.batch_spec(config.batch_size).items()
     }
-    placed = batch_sharding(run.mesh)
-    inputs = {name: jax.ShapeDtypeStruct(*shape, sharding=placed) for name, shape in shapes.items()}
-    key = jax.eval_shape(lambda: jax.random.key(0))
-    program = run.program
-    total = flops.step(run.model, program.task.objectives, batch, length)
-    return compiled("step", where, program.step, (program.shapes, inputs, key), batch, total)
+    arguments = setup.functions.state, batch, jax.eval_shape(lambda: jax.random.key(0))
+    total = setup.task.flops(config.batch_size)
+    return compiled("step", where, setup.functions.step, arguments, config.batch_size, total)
 
 
-def captioner(config: ConfigDict, where: str) -> Found:
+def captioner(config: TrainConfig, where: str) -> CompiledCost:
     """CapFilt's captioner with this config's network, for one chip; as `step`."""
-    config = fine_tuned(config, "captioner")
+    config = fine_tuned(config, captioning())
     model, options = abstract(config), Decoding()
     size, prompt = model.image_size, len(functions.prompt_tokens(model))
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), (IMAGES, 1)))
+    params = jax.eval_shape(lambda: options.params(IMAGES))
     inputs = (
         jax.ShapeDtypeStruct((IMAGES, size, size, 3), np.uint8),
         keys,
+        params,
         jax.ShapeDtypeStruct((IMAGES, prompt), np.int32),
     )
     total = IMAGES * flops.captioning(model.config, prompt, options.max_length)
     turns = options.max_length - prompt - 1  # the first token behind the prompt comes with it
-    write = functions.writer(model, options)
+    write = functions.caption_function(model, options.shape(prompt))
     return mapped("captioner", where, write, model, inputs, total, turns)
 
 
-def matcher(config: ConfigDict, where: str) -> Found:
+def matcher(config: TrainConfig, where: str) -> CompiledCost:
     """CapFilt's filter with this config's network, for one chip; as `step`."""
-    config = fine_tuned(config, "filter")
+    config = fine_tuned(config, retrieval())
     model = abstract(config)
-    size, shape = model.image_size, (IMAGES, TEXTS, config.max_length)
+    size, shape = model.image_size, (IMAGES, TEXTS, config.task.max_length)
     inputs = (
         jax.ShapeDtypeStruct((IMAGES, size, size, 3), np.uint8),
         jax.ShapeDtypeStruct(shape, np.int32),
         jax.ShapeDtypeStruct(shape, bool),
     )
-    total = IMAGES * flops.matching(model.config, config.max_length, TEXTS)
+    total = IMAGES * flops.matching(model.config, config.task.max_length, TEXTS)
     return mapped("matcher", where, functions.match_function(model), model, inputs, total)
 
 
-PROGRAMS: dict[str, Callable[[ConfigDict, str], Found]] = {
+PROGRAMS: dict[str, Callable[[TrainConfig, str], CompiledCost]] = {
     "step": step, "captioner": captioner, "matcher": matcher,
 }  # fmt: skip
 
 
-def fine_tuned(config: ConfigDict, task: str) -> ConfigDict:
-    """The recipe of `task` with the network of `config`, or that itself where it is the task's.
+def fine_tuned(config: TrainConfig, recipe: TrainConfig) -> TrainConfig:
+    """`recipe` with the network of `config`, or `config` itself if it trains the recipe's task.
 
-    Images have the recipe's size, unless the network of `config` differs from its preset's.
+    Images have the recipe's size if those of `config` have pre-training's.
     """
-    if config.task == task:
+    if type(config.task) is type(recipe.task):
         return config
-    recipe = run_config.defaults(task).unlock()
-    theirs, ours = run_config.changes(recipe), run_config.changes(config)
-    vit = {**theirs.get("vit", {}), **ours.get("vit", {})}
-    recipe.model.changes = {**theirs, **ours, "vit": vit}
-    recipe.model.preset, recipe.tokenizer = config.model.preset, config.tokenizer
-    positions = run_config.model_config(recipe, Vocabulary.vocab_size).med.max_length
-    recipe.max_length = min(recipe.max_length, positions)
-    return recipe
+    model = config.model
+    if model.vit.image_size == TrainConfig().model.vit.image_size:
+        model = replace(model, **{"vit.image_size": recipe.model.vit.image_size})
+    length = min(recipe.task.max_length, model.med.max_length)
+    return replace(recipe, model=model, tokenizer=config.tokenizer, **{"task.max_length": length})
 
 
-def abstract(config: ConfigDict) -> Model:
+def abstract(config: TrainConfig) -> Model:
     """The model that a training of `config` leaves, as shapes."""
-    tokenizer = vocabulary(config.tokenizer)
-    model, model_type = (
-        run_config.model_config(config, tokenizer.vocab_size),
-        MODEL_TYPES[config.task],
+    tokenizer, task = vocabulary(config.tokenizer), config.task
+    model = replace(config.model, **{"med.vocab_size": tokenizer.ids.vocab_size})
+    return Model(
+        nn.param_shapes(model, task.model_type),
+        model,
+        tokenizer,
+        model_type=task.model_type,
+        prompt=task.lm.prompt if task.lm else "",
+        max_length=task.max_length,
     )
-    params = nn.param_shapes(model, model_type)
-    options = {"model_type": model_type, "prompt": config.prompt, "max_length": config.max_length}
-    return Model(params, model, tokenizer, **options)
 
 
 def mapped(
@@ -190,18 +174,18 @@ def mapped(
     inputs: tuple,
     flops: int,
     *turns,
-) -> Found:
+) -> CompiledCost:
     """`compiled` of what one chip runs of a mapped program."""
     chip = SingleDeviceSharding(topology.devices(where)[0])
     place = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=chip)  # noqa: E731
-    arguments = jax.tree.map(place, (model.params, inputs))
+    arguments = jax.tree.map(place, (model.params, (), inputs))
     jitted = jax.jit(program.per_device, out_shardings=chip)
     return compiled(name, where, jitted, arguments, IMAGES, flops, *turns)
 
 
 def compiled(
     name: str, where: str, jitted: Any, arguments: tuple, batch: int, flops: int, turns: int = 1
-) -> Found:
+) -> CompiledCost:
     """Compiles and reads the result.
 
     Args:
@@ -210,7 +194,7 @@ def compiled(
       turns: of a loop that ends by what it finds.
 
     Raises:
-      DoesNotFit: the compiler cannot place it.
+      OutOfMemory: the compiler cannot place it.
     """
     chip, _ = topology.parse(where)
     lowered = jitted.trace(*arguments).lower(lowering_platforms=("tpu",))
@@ -219,16 +203,16 @@ def compiled(
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        raise DoesNotFit(name, needed(str(error))) from error
+        raise OutOfMemory(name, needed(str(error))) from error
     memory = executable.memory_analysis()
     peak = memory.peak_memory_in_bytes + memory.generated_code_size_in_bytes
     if peak > chip.hbm * GIB:
-        raise DoesNotFit(name, peak)
+        raise OutOfMemory(name, peak)
     program = hlo.HloModule(executable.as_text())
     ici, moved = program.collectives(turns), memory_traffic.hbm_bytes(program, turns)
     chips = program.partitions
     flops_a_chip = flops / chips
-    return Found(
+    return CompiledCost(
         program=name,
         chips=chips,
         batch=batch,
@@ -239,7 +223,7 @@ def compiled(
         compiled=memory_traffic.matrix_flops(program, turns),
         hbm=moved,
         ici=ici,
-        roofline=flops.roofline(chip, flops_a_chip, moved, sum(ici.values())),
+        roofline=roofline(chip, flops_a_chip, moved, sum(ici.values())),
     )
 
 

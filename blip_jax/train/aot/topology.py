@@ -5,45 +5,14 @@ machine types count differently: **v4-32 and v5p-64 count TensorCores, two a chi
 chips), v5e-64 and v6e-64 count chips.
 """
 
-import dataclasses
 import importlib.util
 import math
 import os
 import re
 
 from blip_jax.runtime.errors import UserError
+from blip_jax.train.chips import CHIPS, Chip
 
-
-@dataclasses.dataclass(frozen=True)
-class Chip:
-    """One chip's peak rates and memory, as Google states them.
-
-    Source: "System architecture" of each generation, docs.cloud.google.com/tpu/docs/v4, v5e, v5p
-    and v6e.
-
-    Attributes:
-      flops: peak bfloat16 FLOP/s.
-      hbm: GiB of memory. The compiler reserves some of it, and refuses a program that does not fit.
-      bandwidth: GB/s of that memory (1e9 bytes).
-      ici: GB/s out of a chip over all its links to other chips together, one direction.
-      axes: of the torus.
-      cores: by which the machine types' names count.
-    """
-
-    flops: float
-    hbm: float
-    bandwidth: float
-    ici: float
-    axes: int
-    cores: int = 1
-
-
-CHIPS = {
-    "v4": Chip(275e12, 32, 1200, 300, axes=3, cores=2),
-    "v5e": Chip(197e12, 16, 819, 200, axes=2),
-    "v5p": Chip(459e12, 95, 2765, 600, axes=3, cores=2),
-    "v6e": Chip(918e12, 32, 1640, 400, axes=2),
-}
 # The shapes of which machines are made, by their number of chips.
 SHAPES = {
     2: {4: "2x2", 8: "2x4", 16: "4x4", 32: "4x8", 64: "8x8", 128: "8x16", 256: "16x16"},

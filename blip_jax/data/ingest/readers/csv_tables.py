@@ -1,7 +1,7 @@
-"""CSV and TSV: a header line with the fields' names, then a row a record.
+"""CSV and TSV: a header line with the fields' names, then a row for each record.
 
-Fields of a CSV may be quoted and then hold line ends; those of a TSV are taken as they stand, since
-the lists of Conceptual Captions have single quotes in them.
+Fields of a CSV may be quoted and then contain line ends; those of a TSV are read literally, since
+the lists of Conceptual Captions contain unpaired quotes.
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ import itertools
 from collections.abc import Iterator
 
 from blip_jax.data.ingest.config import IngestConfig
-from blip_jax.data.ingest.readers.image_files import opened
-from blip_jax.data.ingest.readers.json_lines import cuts
-from blip_jax.data.ingest.records import Columns, Fault, Raw
+from blip_jax.data.ingest.readers.image_files import open_buffered
+from blip_jax.data.ingest.readers.json_lines import chunk_offsets
+from blip_jax.data.ingest.records import FieldMapping, RawRecord, RejectedRecord
 from blip_jax.runtime.errors import UserError
 
-LONGEST = 1 << 20  # characters of a field; a quote that is never closed ends there
+LONGEST = 1 << 20  # characters of a field; limits a quote that is never closed
 
 
 class _Rows:
-    """The rows of a file from byte `offset` on; `offset` moves to where the next one starts."""
+    """The rows of a file from byte `offset` on; `offset` becomes that of the next row."""
 
     def __init__(self, file, delimiter: str, offset: int):
         self.offset = offset
@@ -34,19 +34,19 @@ class _Rows:
             self.offset += len(line)
             yield line.decode("utf-8", "surrogateescape")
 
-    def __iter__(self) -> Iterator[list[str] | Fault]:
+    def __iter__(self) -> Iterator[list[str] | RejectedRecord]:
         while True:
             try:
                 row = next(self._rows)
             except StopIteration:
                 return
             except csv.Error as error:
-                row = Fault("broken row", str(error))
+                row = RejectedRecord("broken row", str(error))
             if row:
                 yield row
 
-    def starts(self) -> Iterator[int]:
-        """Where each row starts (perhaps at blank lines before it)."""
+    def row_offsets(self) -> Iterator[int]:
+        """Yields the offset of each row (or of blank lines before it)."""
         start = self.offset
         for _ in self:
             yield start
@@ -54,45 +54,47 @@ class _Rows:
 
 
 def plan(path: str, settings: IngestConfig) -> Iterator[tuple[int, int, int]]:
-    """The units of a file: byte offset, number of the first record, how many records.
+    """Yields the units of a file: byte offset, number of the first record, number of records.
 
     Raises:
       UserError: the header has no image or text.
     """
-    with opened(path) as file:
+    with open_buffered(path) as file:
         names, delimiter, start = _header(file, path, settings)
-        Columns(settings).check(names, path)
-        yield from cuts(_Rows(file, delimiter, start).starts(), settings.records_per_unit)
+        FieldMapping(settings).check(names, path)
+        yield from chunk_offsets(
+            _Rows(file, delimiter, start).row_offsets(), settings.records_per_unit
+        )
 
 
-def read(unit, settings: IngestConfig) -> Iterator[Raw]:
-    """The records of a unit."""
-    columns = Columns(settings)
-    with opened(unit.path) as file:
+def read(unit, settings: IngestConfig) -> Iterator[RawRecord]:
+    """Yields the records of a unit."""
+    columns = FieldMapping(settings)
+    with open_buffered(unit.path) as file:
         names, delimiter, _ = _header(file, unit.path, settings)
         rows = itertools.islice(_Rows(file, delimiter, unit.start), unit.records)
         for number, row in enumerate(rows, unit.first):
             name = f"{number:09d}"
-            if isinstance(row, Fault):
-                yield Raw(name, fault=row)
+            if isinstance(row, RejectedRecord):
+                yield RawRecord(name, rejection=row)
             elif len(row) != len(names):
-                found = f"{len(row)} fields where {len(names)} have a name"
-                yield Raw(name, fault=Fault("broken row", found))
+                found = f"{len(row)} fields, expected {len(names)}"
+                yield RawRecord(name, rejection=RejectedRecord("broken row", found))
             else:
                 yield columns.record(dict(zip(names, row)), name)
 
 
 def _header(file, path: str, settings: IngestConfig) -> tuple[list[str], str, int]:
-    """(fields' names, delimiter, where the first record starts)."""
+    """Returns (fields' names, delimiter, offset of the first record)."""
     line = file.readline(LONGEST).removeprefix(b"\xef\xbb\xbf")
     delimiter = "\t" if path.endswith(".tsv") else max(",;\t|", key=line.decode("latin-1").count)
     if settings.header:
         return settings.header.split(","), delimiter, 0
     rows = _Rows(file, delimiter, 0)
     names = next(iter(rows), [])
-    if isinstance(names, Fault):
+    if isinstance(names, RejectedRecord):
         raise UserError(f"{path} does not start with the names of its fields: {names.detail}")
     names = [name.lstrip("\ufeff").strip() for name in names]
     if len(set(names)) != len(names):
-        raise UserError(f"{path} has two fields of one name: {', '.join(names)}")
+        raise UserError(f"{path} has two fields of the same name ({', '.join(names)}); rename one")
     return names, delimiter, rows.offset

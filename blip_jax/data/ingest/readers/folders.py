@@ -1,6 +1,6 @@
-"""Folders of image files, at any depth, with texts in side-cars of the same name.
+"""Folders of image files, at any depth, with texts in sidecar files of the same name.
 
-x.txt holds a text a line, x.json fields as those of any record.
+x.txt has a text in each line, x.json fields as in any record.
 """
 
 from __future__ import annotations
@@ -14,12 +14,20 @@ from etils import epath
 
 from blip_jax.data.ingest.config import IngestConfig
 from blip_jax.data.ingest.readers.image_files import load
-from blip_jax.data.ingest.readers.json_lines import cuts, lines
-from blip_jax.data.ingest.records import IMAGES, Columns, Fault, Raw, add_texts, as_texts
+from blip_jax.data.ingest.readers.json_lines import chunk_offsets, lines
+from blip_jax.data.ingest.records import (
+    IMAGES,
+    FieldMapping,
+    RawRecord,
+    RejectedRecord,
+    add_texts,
+    as_texts,
+)
+from blip_jax.runtime.files import atomic_write
 
 
 def images(folder: str) -> Iterator[str]:
-    """Paths of the images below a folder, relative to it, in order; hidden ones left out."""
+    """Yields the paths of the images below a folder, relative to it, sorted; skips hidden ones."""
     root = epath.Path(folder)
     for here, folders, files in root.walk():
         folders[:] = sorted(name for name in folders if not name.startswith("."))
@@ -28,29 +36,29 @@ def images(folder: str) -> Iterator[str]:
                 yield os.path.relpath(os.path.join(here, name), root)
 
 
-def listed(folder: str, listing: epath.Path) -> None:
-    """Writes the list of a folder's images, a JSON text a line, unless it is there already.
+def write_file_list(folder: str, file_list: epath.Path) -> None:
+    """Writes the list of a folder's images, a JSON text in each line, unless it exists already.
 
-    What is added to the folder later does not move the units.
+    Images that are added to the folder later do not change the units.
     """
-    if listing.exists():
+    if file_list.exists():
         return
-    temporary = listing.parent / f"incomplete-{os.getpid()}-{listing.name}"
-    with temporary.open("w") as file:
+    with atomic_write(file_list) as file:
         file.writelines(json.dumps(path) + "\n" for path in images(folder))
-    temporary.rename(listing)
 
 
 def plan(path: str, settings: IngestConfig) -> Iterator[tuple[int, int, int]]:
-    """The units of a listing: byte offset, number of the first image, how many images."""
+    """Yields the units of a file list: byte offset, number of the first image, number of images."""
     with epath.Path(path).open("rb") as file:
-        yield from cuts((offset for offset, _ in lines(file, 0)), settings.records_per_unit)
+        yield from chunk_offsets(
+            (offset for offset, _ in lines(file, 0)), settings.records_per_unit
+        )
 
 
-def read(unit, settings: IngestConfig) -> Iterator[Raw]:
-    """The records of a unit."""
-    columns = Columns(settings)
-    with epath.Path(unit.listing).open("rb") as file:
+def read(unit, settings: IngestConfig) -> Iterator[RawRecord]:
+    """Yields the records of a unit."""
+    columns = FieldMapping(settings)
+    with epath.Path(unit.file_list).open("rb") as file:
         file.seek(unit.start)
         for line in itertools.islice(file, unit.records):
             path = json.loads(line)
@@ -59,17 +67,19 @@ def read(unit, settings: IngestConfig) -> Iterator[Raw]:
                 fields = json.loads(_sidecar(unit.path, f"{stem}.json") or "{}")
                 fields = fields if isinstance(fields, dict) else {"json": fields}
             except (ValueError, RecursionError) as error:
-                yield Raw(stem, fault=Fault("broken JSON", f"{stem}.json: {error}"))
+                yield RawRecord(
+                    stem, rejection=RejectedRecord("broken JSON", f"{stem}.json: {error}")
+                )
                 continue
             raw = columns.record(fields, stem, kinds=("text", "url"))
-            raw.place = path
+            raw.image_path = path
             add_texts(raw, as_texts(_sidecar(unit.path, f"{stem}.txt").splitlines()))
             yield raw
 
 
 def _sidecar(folder: str, name: str) -> str:
-    """What a side-car holds; "" if there is none."""
+    """Returns the content of a sidecar file; "" if there is none."""
     try:
         return load(name, folder, folder).decode("utf-8-sig", "surrogateescape")
-    except Fault:
+    except RejectedRecord:
         return ""

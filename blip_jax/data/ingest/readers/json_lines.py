@@ -1,6 +1,6 @@
-"""JSON lists, as the original's, and JSON lines: an object a record, its image a path or a URL.
+"""JSON lists, as the original's, and JSON lines: an object for each record, with a path or URL.
 
-Both are read from any byte on, so that a large file is several units.
+Both can be read from any record on, so that a large file is divided into several units.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from blip_jax.data.ingest.config import IngestConfig
-from blip_jax.data.ingest.readers.image_files import opened
-from blip_jax.data.ingest.records import Columns, Fault, Raw
+from blip_jax.data.ingest.readers.image_files import open_buffered
+from blip_jax.data.ingest.records import FieldMapping, RawRecord, RejectedRecord
 from blip_jax.runtime.errors import UserError
 
 CHUNK = 1 << 20
@@ -24,8 +24,8 @@ BETWEEN = " \t\r\n,"
 DECODER = json.JSONDecoder(strict=False)
 
 
-def cuts(offsets: Iterable[int], rows: int) -> Iterator[tuple[int, int, int]]:
-    """Cuts a file into runs of `rows` records: (offset of the first, its number, how many)."""
+def chunk_offsets(offsets: Iterable[int], rows: int) -> Iterator[tuple[int, int, int]]:
+    """Yields chunks of `rows` records: (offset of the first, its number, number of records)."""
     start = count = 0
     for number, offset in enumerate(offsets):
         if number % rows == 0:
@@ -39,23 +39,23 @@ def cuts(offsets: Iterable[int], rows: int) -> Iterator[tuple[int, int, int]]:
 
 
 def plan(path: str, settings: IngestConfig) -> Iterator[tuple[int, int, int]]:
-    """The units of a file: byte offset, number of the first record, how many records.
+    """Yields the units of a file: byte offset, number of the first record, number of records.
 
     Raises:
-      UserError: the file is no JSON, or its first record has no image or text.
+      UserError: the file is not JSON, or its first record has no image or text.
     """
-    with opened(path) as file:
+    with open_buffered(path) as file:
         start, listed = _head(file)
         file.seek(start)
         found = _elements(file, path, start, inside=False) if listed else lines(file, start)
-        offsets = (offset for offset, _ in _checked(found, Columns(settings), path))
-        yield from cuts(offsets, settings.records_per_unit)
+        offsets = (offset for offset, _ in _checked(found, FieldMapping(settings), path))
+        yield from chunk_offsets(offsets, settings.records_per_unit)
 
 
-def read(unit, settings: IngestConfig) -> Iterator[Raw]:
-    """The records of a unit."""
-    columns = Columns(settings)
-    with opened(unit.path) as file:
+def read(unit, settings: IngestConfig) -> Iterator[RawRecord]:
+    """Yields the records of a unit."""
+    columns = FieldMapping(settings)
+    with open_buffered(unit.path) as file:
         _, listed = _head(file)
         file.seek(unit.start)
         if listed:
@@ -67,39 +67,45 @@ def read(unit, settings: IngestConfig) -> Iterator[Raw]:
             if isinstance(value, dict):
                 yield columns.record(value, name)
             else:
-                fault = value if isinstance(value, Fault) else Fault("broken JSON", "no object")
-                yield Raw(name, fault=fault)
+                rejection = (
+                    value
+                    if isinstance(value, RejectedRecord)
+                    else RejectedRecord("broken JSON", "not an object")
+                )
+                yield RawRecord(name, rejection=rejection)
 
 
-def _checked(found: Iterator[tuple[int, Any]], columns: Columns, path: str) -> Iterator:
-    """The same, once the first is seen to have images and texts."""
+def _checked(found: Iterator[tuple[int, Any]], columns: FieldMapping, path: str) -> Iterator:
+    """Yields the same, after checking that the first has images and texts."""
     for number, (offset, value) in enumerate(found):
         if not number:
             value = _parsed(value) if isinstance(value, bytes) else value
             if isinstance(value, dict):
                 columns.check(value, path)
             elif path.endswith(".json"):
-                raise UserError(f"{path} is neither a JSON list of objects nor an object a line")
+                raise UserError(
+                    f"{path} is neither a JSON list of objects nor JSON lines of objects"
+                )
         yield offset, value
 
 
 def _head(file: io.BufferedIOBase) -> tuple[int, bool]:
-    """Where the first value is looked for, and whether the file is a list."""
+    """Returns the offset at which the first value is searched, and whether the file is a list."""
     head = file.read(CHUNK)
     start = len(codecs.BOM_UTF8) if head.startswith(codecs.BOM_UTF8) else 0
     return start, head[start:].lstrip()[:1] == b"["
 
 
 def _parsed(line: bytes) -> Any:
-    """The line's value; a Fault if it is no JSON."""
+    """Returns the line's value; a RejectedRecord if it is not JSON."""
     try:
         return json.loads(line.decode("utf-8", "surrogateescape"), strict=False)
     except (ValueError, RecursionError) as error:
-        return Fault("broken JSON", str(error))
+        return RejectedRecord("broken JSON", str(error))
 
 
 def lines(file, offset: int) -> Iterator[tuple[int, bytes]]:
-    """(offset, line) of the lines that are not blank."""
+    """Yields (offset, line) of the lines that are not blank."""
     for line in file:
         if line.strip():
             yield offset, line
@@ -107,21 +113,21 @@ def lines(file, offset: int) -> Iterator[tuple[int, bytes]]:
 
 
 def _elements(file, path: str, offset: int, inside: bool = True) -> Iterator[tuple[int, Any]]:
-    """(byte offset, value) of a list's elements.
+    """Yields (byte offset, value) of a list's elements.
 
-    `file` stands at byte `offset`, `inside` the list at an element, or before the list's [.
+    `file` is at byte `offset`: at an element if `inside` the list, else before the list's [.
     """
     decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
     text, place, ended = "", 0, False
     while True:
         while text[place : place + 1] and text[place] in (BETWEEN if inside else BEFORE):
             inside = inside or text[place] == "["
-            place, offset = place + 1, offset + 1  # all of these are one byte
+            place, offset = place + 1, offset + 1  # each of these is one byte
         if text[place : place + 1] == "]":
             return
         try:
             value, end = DECODER.raw_decode(text, place)
-            whole = ended or end < len(text)  # else a number might go on
+            whole = ended or end < len(text)  # else a number might continue
         except (ValueError, RecursionError) as error:
             whole = False
             if len(text) - place > LONGEST or (ended and place < len(text)):

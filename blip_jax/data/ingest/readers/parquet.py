@@ -10,10 +10,10 @@ import pyarrow.parquet
 from etils import epath
 
 from blip_jax.data.ingest.config import IngestConfig
-from blip_jax.data.ingest.records import Columns, Fault, Raw
+from blip_jax.data.ingest.records import FieldMapping, RawRecord, RejectedRecord
 from blip_jax.runtime.errors import UserError
 
-BATCH = 16  # rows decoded at once; they may hold images
+BATCH = 16  # rows decoded at once; they may contain images
 
 
 @contextlib.contextmanager
@@ -27,29 +27,33 @@ def _opened(path: str) -> Iterator[pyarrow.parquet.ParquetFile]:
 
 
 def plan(path: str, settings: IngestConfig) -> Iterator[tuple[int, int, int]]:
-    """The units of a file: (0, number of the first row, how many rows).
+    """Yields the units of a file: (0, number of the first row, number of rows).
 
     Raises:
       UserError: the file is damaged, or has no column of images or texts.
     """
     with _opened(path) as table:
-        Columns(settings).check(table.schema_arrow.names, path)
+        FieldMapping(settings).check(table.schema_arrow.names, path)
         total = table.metadata.num_rows
     for first in range(0, total, settings.records_per_unit):
         yield 0, first, min(settings.records_per_unit, total - first)
 
 
-def read(unit, settings: IngestConfig) -> Iterator[Raw]:
-    """The records of a unit."""
-    columns = Columns(settings)
+def read(unit, settings: IngestConfig) -> Iterator[RawRecord]:
+    """Yields the records of a unit."""
+    columns = FieldMapping(settings)
     with _opened(unit.path) as table:
         for number, row in _rows(table, unit.first, unit.first + unit.records):
             name = f"{number:09d}"
-            yield Raw(name, fault=row) if isinstance(row, Fault) else columns.record(row, name)
+            yield (
+                RawRecord(name, rejection=row)
+                if isinstance(row, RejectedRecord)
+                else columns.record(row, name)
+            )
 
 
-def _rows(table, start: int, stop: int) -> Iterator[tuple[int, dict | Fault]]:
-    """(number, row) from `start` to before `stop`; a Fault for a row whose text is not UTF-8."""
+def _rows(table, start: int, stop: int) -> Iterator[tuple[int, dict | RejectedRecord]]:
+    """Yields (number, row) from `start` to before `stop`; rejects rows that are not UTF-8."""
     number = 0
     for group in range(table.num_row_groups):
         rows = table.metadata.row_group(group).num_rows
@@ -61,7 +65,7 @@ def _rows(table, start: int, stop: int) -> Iterator[tuple[int, dict | Fault]]:
                 try:
                     yield number + place, batch.slice(place, 1).to_pylist()[0]
                 except UnicodeDecodeError as error:
-                    yield number + place, Fault("text not UTF-8", str(error))
+                    yield number + place, RejectedRecord("text not UTF-8", str(error))
             number += batch.num_rows
             if number >= stop:
                 break

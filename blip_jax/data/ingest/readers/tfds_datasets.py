@@ -1,6 +1,6 @@
-"""TFDS datasets: a folder with features.json, or the name of one that is prepared on this machine.
+"""TFDS datasets: a folder with features.json, or the name of one prepared on this machine.
 
-File format ArrayRecord, so that TensorFlow is not needed.
+Their file format must be ArrayRecord, which needs no TensorFlow.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ import tensorflow_datasets as tfds
 from etils import epath
 
 from blip_jax.data.ingest.config import IngestConfig
-from blip_jax.data.ingest.records import Columns, Raw, as_text
+from blip_jax.data.ingest.records import FieldMapping, RawRecord, as_text
 from blip_jax.runtime.errors import UserError
 
 
-def _open(path: str, split: str, columns: Columns):
-    """(rows of a split as dicts with encoded images, the features' names)."""
+def _open(path: str, split: str, columns: FieldMapping):
+    """Returns (rows of a split as dicts with encoded images, the features' names)."""
     try:
         if (epath.Path(path) / "features.json").exists():
             builder = tfds.builder_from_directory(path)
@@ -39,21 +39,21 @@ def _open(path: str, split: str, columns: Columns):
 
 
 def plan(path: str, settings: IngestConfig) -> Iterator[tuple[int, int, int]]:
-    """The units of a split: (0, number of the first row, how many rows).
+    """Yields the units of a split: (0, number of the first row, number of rows).
 
     Raises:
       UserError: there is no such dataset or split, or it has no image or text.
     """
-    columns = Columns(settings)
+    columns = FieldMapping(settings)
     rows, names = _open(path, settings.split, columns)
     columns.check(names, path)
     for first in range(0, len(rows), settings.records_per_unit):
         yield 0, first, min(settings.records_per_unit, len(rows) - first)
 
 
-def read(unit, settings: IngestConfig) -> Iterator[Raw]:
-    """The records of a unit."""
-    columns = Columns(settings)
+def read(unit, settings: IngestConfig) -> Iterator[RawRecord]:
+    """Yields the records of a unit."""
+    columns = FieldMapping(settings)
     rows, _ = _open(unit.path, settings.split, columns)
     for number in range(unit.first, unit.first + unit.records):
         record = dict(rows[number])
@@ -67,7 +67,7 @@ def read(unit, settings: IngestConfig) -> Iterator[Raw]:
 
 
 def _plain(value: Any) -> Any:
-    """What TFDS read, as values of JSON; large arrays as their shapes."""
+    """Returns a value that TFDS read as JSON; of large arrays only type and shape."""
     if isinstance(value, dict):
         return {name: _plain(item) for name, item in value.items()}
     if isinstance(value, bytes):
@@ -82,7 +82,7 @@ def _plain(value: Any) -> Any:
 
 
 def _unpack(fields: dict[str, Any]) -> None:
-    """Lays open the fields that an earlier import has packed into one."""
+    """Unpacks the fields that an earlier import has stored in one."""
     try:
         packed = json.loads(fields.get("fields", ""))
     except (TypeError, ValueError):

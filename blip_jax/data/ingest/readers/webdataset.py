@@ -1,6 +1,6 @@
-"""Tars of webdataset and img2dataset: members of one name and several suffixes are a record.
+"""Tars of webdataset and img2dataset: members with the same name but for the suffix are a record.
 
-Read as a stream, packed or not; nothing is ever written to disk under a member's name.
+They are read as a stream, compressed or not; no member is written to disk.
 """
 
 from __future__ import annotations
@@ -15,15 +15,23 @@ from etils import epath
 
 from blip_jax.data.ingest.config import IngestConfig
 from blip_jax.data.ingest.readers.image_files import is_unsafe
-from blip_jax.data.ingest.records import IMAGES, MAX_BYTES, Columns, Fault, Raw, add_texts, as_texts
+from blip_jax.data.ingest.records import (
+    IMAGES,
+    MAX_BYTES,
+    FieldMapping,
+    RawRecord,
+    RejectedRecord,
+    add_texts,
+    as_texts,
+)
 
-TEXTS = ("txt", "text", "caption")  # suffixes of members that are a text
+TEXTS = ("txt", "text", "caption")  # suffixes of text members
 DAMAGE = (tarfile.TarError, EOFError, zlib.error)  # an OSError is the disk's or the network's
-SMALL = 1 << 16  # bytes up to which another member is kept as a field
+SMALL = 1 << 16  # bytes up to which other members are kept as fields
 
 
 class _Header(tarfile.TarInfo):
-    """A damaged header in the middle of a file, which tarfile would take for its end, raises."""
+    """Raises for a damaged header in the middle of a file, which tarfile would take for its end."""
 
     @classmethod
     def fromtarfile(cls, tar):
@@ -34,13 +42,13 @@ class _Header(tarfile.TarInfo):
 
 
 def plan(path: str, settings: IngestConfig) -> Iterator[tuple[int, int, int]]:
-    """One unit a file: (0, 0, -1)."""
+    """Yields one unit for the file: (0, 0, -1)."""
     yield 0, 0, -1
 
 
-def read(unit, settings: IngestConfig) -> Iterator[Raw]:
-    """The records of a tar; where it is damaged, a last one says so."""
-    columns = Columns(settings)
+def read(unit, settings: IngestConfig) -> Iterator[RawRecord]:
+    """Yields the records of a tar; if it is damaged, the last one is rejected for that."""
+    columns = FieldMapping(settings)
     name, members = "", {}
     try:
         for prefix, suffix, data in _members(unit.path):
@@ -50,51 +58,59 @@ def read(unit, settings: IngestConfig) -> Iterator[Raw]:
             name, members[suffix] = prefix, data
     except DAMAGE as error:
         if members:  # its last member may be missing
-            yield Raw(name, fault=Fault("broken archive", "the record it broke off in"))
-        yield Raw("", fault=Fault("broken archive", f"{type(error).__name__}: {error}"))
+            yield RawRecord(name, rejection=RejectedRecord("broken archive", "its last record"))
+        yield RawRecord(
+            "", rejection=RejectedRecord("broken archive", f"{type(error).__name__}: {error}")
+        )
         return
     if members:
         yield _record(name, members, columns)
 
 
-def _members(path: str) -> Iterator[tuple[str, str, bytes | Fault]]:
-    """(name without suffixes, suffixes, content) of each file in it."""
+def _members(path: str) -> Iterator[tuple[str, str, bytes | RejectedRecord]]:
+    """Yields (name without suffixes, suffixes, content) of each file in the tar."""
     with (
         epath.Path(path).open("rb") as file,
         tarfile.open(fileobj=file, mode="r|*", tarinfo=_Header, errorlevel=2) as tar,
     ):
         for member in tar:
-            tar.members = []  # or it would remember all of them
+            tar.members = []  # else it would keep all of them
             if member.isdir():
                 continue
             folder, slash, base = member.name.rpartition("/")
             stem, dot, suffix = base.partition(".")
             prefix = folder + slash + stem
             if is_unsafe(member.name):
-                yield prefix, suffix, Fault("unsafe name", member.name)
-            elif not stem or not dot:  # hidden, or of no kind
-                yield prefix + base, "", Fault("file of no record", member.name)
+                yield prefix, suffix, RejectedRecord("unsafe name", member.name)
+            elif not stem or not dot:  # hidden, or without suffix
+                yield prefix + base, "", RejectedRecord("file of no record", member.name)
             elif not member.isfile():
-                yield prefix, suffix, Fault("missing image", f"{member.name} is a link")
+                yield prefix, suffix, RejectedRecord("missing image", f"{member.name} is a link")
             elif member.size > MAX_BYTES:
-                yield prefix, suffix, Fault("too many bytes", f"{member.size} in {member.name}")
+                yield (
+                    prefix,
+                    suffix,
+                    RejectedRecord("too many bytes", f"{member.size} in {member.name}"),
+                )
             else:
                 yield prefix, suffix, tar.extractfile(member).read()
 
 
-def _record(name: str, members: dict[str, bytes | Fault], columns: Columns) -> Raw:
-    """The record of the members, by suffix."""
+def _record(
+    name: str, members: dict[str, bytes | RejectedRecord], columns: FieldMapping
+) -> RawRecord:
+    """Returns the record of the members, which are given by suffix."""
     for content in members.values():
-        if isinstance(content, Fault):
-            return Raw(name, fault=content)
+        if isinstance(content, RejectedRecord):
+            return RawRecord(name, rejection=content)
     suffixes = [suffix for suffix in members if f".{suffix}".lower().endswith(IMAGES)]
-    image = columns.own("image") or next(iter(suffixes), None)
+    image = columns.given("image") or next(iter(suffixes), None)
     try:
         fields = _fields(members, image)
     except (ValueError, RecursionError) as error:
-        return Raw(name, fault=Fault("broken JSON", str(error)))
+        return RawRecord(name, rejection=RejectedRecord("broken JSON", str(error)))
     raw = columns.record(fields, name, kinds=("text", "url"))
-    raw.place = ""  # the URL it once was loaded from
+    raw.image_path = ""  # the URL is only where it was downloaded from
     for suffix in TEXTS:
         add_texts(raw, as_texts(members.get(suffix)))
     raw.image = members.get(image)
@@ -102,10 +118,10 @@ def _record(name: str, members: dict[str, bytes | Fault], columns: Columns) -> R
 
 
 def _fields(members: dict[str, bytes], image: str | None) -> dict[str, Any]:
-    """What the members say beside image and text.
+    """Returns the fields in the members other than image and text.
 
     Raises:
-      ValueError, RecursionError: the JSON is none.
+      ValueError, RecursionError: the JSON is invalid.
     """
     fields = {}
     for suffix, data in members.items():

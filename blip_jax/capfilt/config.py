@@ -1,0 +1,172 @@
+"""The settings of CapFilt and of assembling its result; the defaults are the paper's."""
+
+import dataclasses
+from typing import Literal
+
+from blip_jax.capfilt.work_queue import LEASE_SECONDS
+from blip_jax.decoding import Decoding
+from blip_jax.runtime.config import required
+from blip_jax.runtime.errors import UserError
+
+DEFAULT_TOP_K = 50  # of the method "top_k" where decoding.top_k is 0
+
+
+@dataclasses.dataclass(frozen=True)
+class ScoringConfig:
+    """What is captioned and how, for `run`.
+
+    Attributes:
+      dataset: the input: a dataset's folder, or the mixture file of an earlier round (inputs.py).
+      split: of the dataset.
+      output: folder of the scored dataset.
+      decodings: how each captioner generates; each gives `num_captions` texts.
+      batch_size: images on each device at a time.
+      shard_rows: rows of the input in a shard.
+      seed: of sampling.
+      command: the command line, for the dataset card.
+      lease_seconds: seconds after which other hosts take over the shard of a silent host.
+    """
+
+    dataset: str
+    split: str
+    output: str
+    decodings: tuple[Decoding, ...] = (Decoding(),)
+    batch_size: int = 64
+    shard_rows: int = 1024
+    seed: int = 0
+    command: str = ""
+    lease_seconds: float = LEASE_SECONDS
+
+
+@dataclasses.dataclass(frozen=True)
+class CapFiltConfig:
+    """What is captioned and scored, and by which models.
+
+    Raises:
+      UserError: a value is out of range.
+    """
+
+    # The dataset to clean: its folder, with features.json, or the mixture file of an earlier round.
+    dataset: str = required("FOLDER")
+    split: str = "train"  # of the dataset
+    # Models that write captions: workdirs, checkpoints or hub ids, by commas, NAME=MODEL to name
+    # one; "" writes none and scores the texts that are there.
+    captioners: str = ""
+    filters: str = required("MODEL")  # models that score texts, given as captioners are
+    # How each captioner writes, by commas: METHOD or METHOD*NUMBER, as in nucleus*2,top_k,beam;
+    # replaces decoding.method and decoding.num_captions.
+    decoding_methods: str = "nucleus"
+    decoding: Decoding = Decoding()
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"  # of computing
+    image_size: int = 0  # pixels a side, for all models; 0: what each was trained with
+    batch_size: int = 64  # images a device at a time
+    shard_rows: int = 1024  # rows of the dataset in a shard, the unit of work
+    seed: int = 0  # of the texts that are drawn
+    threshold: float = 0.5  # least P(match) of a text in the mixture; all texts keep their scores
+    human_dataset: str = ""  # folder of the human pairs of the mixture; "" writes no mixture
+    human_fraction: float = 0.25  # human pairs of each training batch
+
+    def __post_init__(self):
+        self.decodings()
+        for name in ("batch_size", "shard_rows"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} is {getattr(self, name)}; it must be 1 or more")
+
+    def decodings(self) -> tuple[Decoding, ...]:
+        """How each captioner writes: "nucleus*2,beam" is two samples and the best of a search.
+
+        Raises:
+          UserError: decoding_methods is malformed, or an option is out of range.
+        """
+        found = []
+        for part in filter(None, (part.strip() for part in self.decoding_methods.split(","))):
+            method, _, count = part.partition("*")
+            if count and not count.isdecimal():
+                raise UserError(
+                    f"decoding_methods has {part!r}; expected METHOD*NUMBER, as in nucleus*2"
+                )
+            changes = {"method": method, "num_captions": int(count or 1)}
+            if method == "nucleus":
+                changes["method"] = "sample"
+            if method == "top_k":
+                top_k = self.decoding.top_k or DEFAULT_TOP_K
+                changes |= {"method": "sample", "top_p": 1.0, "top_k": top_k}
+            found.append(dataclasses.replace(self.decoding, **changes))
+        return tuple(found)
+
+    def scoring(self, output: str, command: str = "") -> ScoringConfig:
+        """What `capfilt.run` does with this config; see ScoringConfig."""
+        return ScoringConfig(
+            dataset=self.dataset,
+            split=self.split,
+            output=output,
+            decodings=self.decodings(),
+            batch_size=self.batch_size,
+            shard_rows=self.shard_rows,
+            seed=self.seed,
+            command=command,
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class ThresholdConfig:
+    """Least P(match) of a text that is kept, by origin."""
+
+    web: float = 0.5  # of texts that came with the images
+    synthetic: float = 0.5  # of texts that a captioner wrote
+
+
+@dataclasses.dataclass(frozen=True)
+class SelectionConfig:
+    """Which texts are kept."""
+
+    thresholds: ThresholdConfig = ThresholdConfig()
+    max_texts_per_image: int = 0  # those of the highest P(match); 0: all
+    min_cosine: float = -1.0  # least cosine of the image's and text's ITC features; -1: any
+    filter_reduction: str = "mean"  # of several filters: "mean" or "min" over all, or one's name
+    # Of images: keep all, or the first of those with the same bytes ("exact"), or of those that
+    # look the same, too ("near").
+    duplicates: Literal["keep", "exact", "near"] = "keep"
+    # How often a text of a source is drawn, against 1 of the others: "laion=0.5,cc12m=2".
+    source_weights: str = ""
+    # What P(match) means: "" as the filter says; "fit" as often as it is right where the truth is
+    # known; or a statistics.json from which to take such a fit.
+    calibration: str = ""
+
+    def __post_init__(self):
+        self.weights()
+
+    def weights(self) -> dict[str, float]:
+        """`source_weights` by source.
+
+        Raises:
+          UserError: they are malformed.
+        """
+        weights = {}
+        for entry in filter(None, self.source_weights.split(",")):
+            source, _, weight = entry.rpartition("=")
+            try:
+                weights[source.strip()] = float(weight)
+            except ValueError:
+                raise UserError(
+                    f"source_weights has {entry!r}; expected SOURCE=NUMBER, as in laion=0.5"
+                ) from None
+        return weights
+
+
+@dataclasses.dataclass(frozen=True)
+class AssembleConfig:
+    """What is assembled from stored scores."""
+
+    scores: str = required("FOLDER")  # that `capfilt` wrote, with features.json
+    dataset: str = ""  # folder of its images; "": as its provenance.json says
+    split: str = ""  # of the dataset; "": as there
+    human_dataset: str = ""  # folder of human pairs to mix in; "": none
+    human_fraction: float = 0.25  # human pairs of each training batch
+    origins: tuple[str, ...] = ("web", "synthetic")  # texts to select from
+    selection: SelectionConfig = SelectionConfig()
+    threshold_sweep: tuple[float, ...] = ()  # other thresholds to count by, as in 0.3,0.7
+    gallery_images: int = 2000  # images in report/index.html; 0: no report
+    seed: int = 0  # which images they are
+    title: str = "Image-text pairs by CapFilt"  # of the dataset card and the report
+    license: str = ""  # Hugging Face's name; "": as the images' index says

@@ -1,0 +1,80 @@
+"""Checks texts, for instance a model's output, against the scene that an image shows."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+
+import numpy as np
+
+from blip_jax.data.synthetic import grammar
+from blip_jax.data.synthetic.grammar import Phrase, Statement
+from blip_jax.data.synthetic.scenes import Scene
+
+
+@dataclasses.dataclass(frozen=True)
+class Assessment:
+    """What is known of a text about a scene.
+
+    Attributes:
+      true: it is of the grammar and all its claims are true.
+      complete: it names every object with all its attributes, and the background (true or not).
+      num_claims: the number of claims; 0 if it is not of the grammar.
+    """
+
+    true: bool
+    complete: bool
+    num_claims: int
+
+
+def is_true_of(statement: Statement, scene: Scene) -> bool:
+    """Whether each phrase has an object of its own in the scene, and the background is right."""
+    if statement.background not in ("", scene.background):
+        return False
+
+    def fits(phrase: Phrase, item: Phrase) -> bool:
+        said = dataclasses.asdict(phrase)
+        return all(value in ("", getattr(item, name)) for name, value in said.items())
+
+    return any(
+        all(map(fits, statement.phrases, objects))
+        for objects in itertools.permutations(scene.objects, len(statement.phrases))
+    )
+
+
+def check(text: str, scene: Scene) -> Assessment:
+    """Returns what is known of any text about the scene."""
+    statement = grammar.parse_text(text)
+    if statement is None:
+        return Assessment(False, False, 0)
+    textured = bool(scene.objects[0].texture)
+    wanted = ("shape", "colour", "size", "row") + (("texture",) if textured else ())
+    complete = (
+        bool(statement.background)
+        and len(statement.phrases) == len(scene.objects)
+        and all(getattr(phrase, name) for phrase in statement.phrases for name in wanted)
+    )
+    return Assessment(is_true_of(statement, scene), complete, statement.num_claims())
+
+
+def truthfulness(texts: list[str], truths: list[str]) -> dict[str, float]:
+    """Returns the percentages of texts that are true, complete, and both ("right").
+
+    Args:
+      texts: of images, for instance a model's output.
+      truths: the field `truth` of each image's record; the result is {} if one is "".
+    """
+    if not texts or not all(truths):
+        return {}
+    found = [check(text, scene_of(truth)) for text, truth in zip(texts, truths, strict=True)]
+    return {
+        "caption_truth": 100 * float(np.mean([x.true for x in found])),
+        "caption_completeness": 100 * float(np.mean([x.complete for x in found])),
+        "caption_exact": 100 * float(np.mean([x.true and x.complete for x in found])),
+    }
+
+
+def scene_of(truth: str) -> Scene:
+    """Returns the scene in the field `truth` of a record."""
+    return Scene.from_dict(json.loads(truth)["scene"])

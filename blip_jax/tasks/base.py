@@ -1,0 +1,269 @@
+"""What a task is: its fields, its data, its loss, its predictions, its metrics.
+
+B rows of a global batch, b of a micro-batch. The order inside a training step (train/step.py):
+
+    params = task.constrain(params)
+    constants, extra = task.prepare(params, extra, batch, step, key)     # whole batch, no gradient
+    grads = sum of grad(task.loss)(params, micro_batch, constants, rows, key) over micro-batches
+    params, opt_state = optimizer(grads)
+
+Because `prepare` sees the whole batch and computes every normaliser once, accumulated gradients
+equal those of the batch in one piece.
+"""
+
+import abc
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+
+import jax
+import numpy as np
+from flax import traverse_util
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from blip_jax import nn
+from blip_jax.data.augment import AugmentConfig
+from blip_jax.data.pipeline import SKIP_REASONS, InvalidRecord
+from blip_jax.runtime.errors import UserError
+
+if TYPE_CHECKING:
+    from blip_jax.models import Model
+    from blip_jax.tasks.eval_dataset import EvalDataset
+
+__all__ = [
+    "SKIP_REASONS",
+    "Batch",
+    "EvaluationTask",
+    "Extra",
+    "InvalidRecord",
+    "Params",
+    "Prediction",
+    "Task",
+    "TaskConfig",
+]
+
+Params = dict[str, Any]  # nested dict of float32 arrays
+Extra = dict[str, Any]  # pytree that the task owns in the state; {} if none
+Batch = dict[str, jax.Array]  # every array has leading axis B
+Prediction = dict[str, Any]  # JSON values; "key" names the record
+C = TypeVar("C", bound="TaskConfig")
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskConfig(abc.ABC):
+    """A task's hyper-parameters: one frozen dataclass a task, a comment for each field.
+
+    `make` is the only way to a Task, so that no registry of names is needed: a config file builds
+    the config object, training calls `config.task.make(...)`.
+    """
+
+    model_type: ClassVar[str]  # of nn.MODEL_TYPES: what a run of the task leaves
+
+    max_length: int = 30  # tokens of a text; longer ones are cut
+
+    @property
+    def name(self) -> str:
+        """What messages and metadata call the task: "pretraining" of PretrainingConfig."""
+        return type(self).__name__.removesuffix("Config").lower()
+
+    @abc.abstractmethod
+    def make(
+        self,
+        model: nn.BlipConfig,
+        tokenizer: Any,
+        mesh: Mesh | None = None,
+        augment: AugmentConfig | None = None,
+    ) -> "Task":
+        """Returns the task for a network.
+
+        Args:
+          tokenizer: a `Tokenizer`; for programs that are only compiled, its ids are enough.
+          mesh: devices that the step runs on; None: wherever its arrays are.
+          augment: of training images; None: BLIP's.
+        """
+
+
+class EvaluationTask(abc.ABC):
+    """What a loaded model is evaluated on: predictions of records, and their metrics."""
+
+    primary_metric: str = ""  # what `keep_best` compares unless it names another, "": none
+
+    @abc.abstractmethod
+    def predict(self, model: "Model", dataset: "EvalDataset") -> list[Prediction]:
+        """Returns the predictions: one a record, or one a query.
+
+        Work is shared among processes by `dataset.share`, and all get all predictions. They hold
+        JSON values only: this is predictions.jsonl.
+        """
+
+    @abc.abstractmethod
+    def evaluate(
+        self, predictions: Sequence[Prediction], records: Sequence[Mapping[str, Any]]
+    ) -> dict[str, float]:
+        """Returns metrics of predictions, without a model or a device.
+
+        `blip-jax evaluate --config.predictions=FILE` calls this alone.
+        """
+
+
+class Task(EvaluationTask, Generic[C]):
+    """A TaskConfig bound to a network, a tokenizer and a mesh.
+
+    Attributes:
+      config, model, tokenizer, mesh: as given to `TaskConfig.make`.
+      network: the Flax module of `config.model_type`.
+      transform: augmentation of training images.
+      group_size: neighbouring rows that must be in one micro-batch (ITM's negatives); 1: any.
+        Divides B.
+    """
+
+    group_size: int = 1
+
+    def __init__(
+        self,
+        config: C,
+        model: nn.BlipConfig,
+        tokenizer: Any,
+        mesh: Mesh | None = None,
+        augment: AugmentConfig | None = None,
+    ):
+        self.config, self.model, self.tokenizer, self.mesh = config, model, tokenizer, mesh
+        self.network = nn.network(model, config.model_type)
+        self.transform = (augment or AugmentConfig()).transform(model.vit.image_size)
+        if config.max_length > model.med.max_length:
+            raise UserError(
+                f"task.max_length is {config.max_length}, model.med.max_length "
+                f"{model.med.max_length}; make the latter at least as long"
+            )
+
+    @property
+    def program_key(self) -> tuple:
+        """What the functions of the device depend on; tasks of one key share compiled steps."""
+        return type(self), self.config, self.model, self.mesh
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Task) and self.program_key == other.program_key
+
+    def __hash__(self) -> int:
+        return hash(self.program_key)
+
+    # Host side, NumPy, inside grain's threads
+
+    @abc.abstractmethod
+    def example(self, record: Mapping[str, Any], rng: np.random.Generator) -> dict[str, Any]:
+        """Returns one record, decoded and augmented; all randomness comes from `rng`.
+
+        Raises:
+          InvalidRecord: the record cannot be used; it is counted by its reason.
+        """
+
+    @abc.abstractmethod
+    def empty_example(self) -> dict[str, Any]:
+        """Returns an example to use for an invalid record: right shapes, no content.
+
+        The pipeline marks its row as not valid.
+        """
+
+    @abc.abstractmethod
+    def collate(self, examples: Sequence[dict[str, Any]]) -> dict[str, np.ndarray]:
+        """Returns arrays [b, ...] with the shapes of `batch_spec`, texts tokenised.
+
+        Without "valid", which the pipeline adds.
+        """
+
+    @abc.abstractmethod
+    def batch_spec(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
+        """Returns shapes and dtypes of a batch, "valid" bool [B] included."""
+
+    # Device side, traced under jit; shardings come from the caller
+
+    def init_params(self, key: jax.Array) -> Params:
+        """Returns fresh parameters of the network."""
+        return nn.init(self.model, key, self.config.model_type)
+
+    def adapt_params(self, params: Params, source: nn.BlipConfig, fresh: Params) -> Params:
+        """Returns parameters to start from, made of those of another run. Host side.
+
+        By default the part that `fresh` has, with positions resized to its image size.
+
+        Args:
+          params, source: of the other run.
+          fresh: the parameters of this task, or their shapes.
+
+        Raises:
+          KeyError: the other run lacks a part; it names the part.
+        """
+        position = nn.resize_position_embedding(params["vit"]["position"], self.model.vit.tokens)
+        params = {**params, "vit": {**params["vit"], "position": position}}
+        return select(params, fresh)
+
+    def init_extra(self, params: Params, key: jax.Array) -> Extra:
+        """Returns what the task keeps in the state in addition to the parameters."""
+        return {}
+
+    def constrain(self, params: Params) -> Params:
+        """Returns the parameters as a step uses them, projected to where they may be."""
+        return params
+
+    @abc.abstractmethod
+    def prepare(
+        self,
+        params: Params,
+        extra: Extra,
+        batch: Batch,
+        step: jax.Array,
+        key: jax.Array | None,
+    ) -> tuple[Any, Extra]:
+        """Returns (constants, extra), once a step, of the whole batch and without gradient.
+
+        Momentum weights move here, and counts to divide by are taken. What all devices need
+        whole goes through `self.replicate`. `constants` is any pytree.
+        """
+
+    @abc.abstractmethod
+    def loss(
+        self,
+        params: Params,
+        batch: Batch,
+        constants: Any,
+        rows: jax.Array,
+        key: jax.Array | None,
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """Returns this micro-batch's part of the summed loss, and of each metric.
+
+        "loss" is among the metrics.
+
+        Args:
+          rows: int32 [b], the position of these rows in the whole batch.
+          key: None: no dropout.
+        """
+
+    def flops(self, batch_size: int) -> int:
+        """Returns FLOPs of one training step by formula (nn/flops.py); 0: unknown."""
+        return 0
+
+    def replicate(self, tree: Any) -> Any:
+        """Returns a tree of arrays with a copy on every device of the mesh."""
+        if self.mesh is None:
+            return tree
+        whole = NamedSharding(self.mesh, PartitionSpec())
+        return jax.lax.with_sharding_constraint(tree, whole)
+
+    def apply(
+        self, params: Params, method: str, *args: Any, key: jax.Array | None = None, **kwargs: Any
+    ) -> Any:
+        """Returns `method` of the network; with a key in train mode (dropout, drop path)."""
+        if key is not None:
+            kwargs.update(train=True, rngs={"dropout": key})
+        return self.network.apply({"params": params}, *args, method=method, **kwargs)
+
+
+def select(params: Params, like: Params) -> Params:
+    """Returns the part of `params` that has the structure of `like`.
+
+    Raises:
+      KeyError: a part is missing; it names the path.
+    """
+    flat = traverse_util.flatten_dict(params, sep="/")
+    names = traverse_util.flatten_dict(like, sep="/")
+    return traverse_util.unflatten_dict({name: flat[name] for name in names}, sep="/")

@@ -1,0 +1,96 @@
+"""Captioning: the decoder fine-tuned to write captions; CapFilt's captioner.
+
+Recipe: configs/caption_coco.yaml of the original.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+
+from blip_jax.data.pipeline import crc32_hash
+from blip_jax.data.synthetic.oracle import truthfulness
+from blip_jax.decoding import Decoding
+from blip_jax.metrics.captioning import caption_scores
+from blip_jax.models import Model
+from blip_jax.models.functions import captioner, example_keys, prompt_tokens
+from blip_jax.tasks.base import Prediction, TaskConfig
+from blip_jax.tasks.eval_dataset import EvalDataset
+from blip_jax.tasks.pairs import LmConfig, PairTask
+
+PROMPT = "a picture of "
+# How captions are written for evaluation: fast while pre-training, as the paper's when fine-tuned.
+GREEDY = Decoding(method="greedy", repetition_penalty=1.0)
+BEAM = Decoding(method="beam", repetition_penalty=1.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class CaptioningConfig(TaskConfig):
+    """Language modelling with a prompt."""
+
+    model_type: ClassVar[str] = "captioner"
+    itc: ClassVar[None] = None
+    itm: ClassVar[None] = None
+
+    max_length: int = 40  # tokens of a text, the prompt counted; longer ones are cut
+    lm: LmConfig = LmConfig(prompt=PROMPT)
+    decoding: Decoding = BEAM  # how captions are written for evaluation
+
+    def make(self, model, tokenizer, mesh=None, augment=None) -> "Captioning":
+        return Captioning(self, model, tokenizer, mesh, augment)
+
+
+class Captioning(PairTask):
+    """Trains the decoder; predicts a caption an image."""
+
+    primary_metric = "cider"
+
+    def predict(self, model: Model, dataset: EvalDataset) -> list[Prediction]:
+        """{"key", "caption"} of each image."""
+        return predict_captions(model, dataset, self.config.decoding)
+
+    def evaluate(
+        self, predictions: Sequence[Prediction], records: Sequence[Mapping[str, Any]]
+    ) -> dict[str, float]:
+        """BLEU-4, CIDEr, ROUGE-L; of datasets that know the truth also `caption_truth` …"""
+        return evaluate_captions(predictions, records)
+
+
+def predict_captions(model: Model, dataset: EvalDataset, decoding: Decoding) -> list[Prediction]:
+    """Returns {"key", "caption"} of each image."""
+    decoding = dataclasses.replace(decoding, num_captions=1)
+    hashes = np.array([crc32_hash(record["key"]) for record in dataset.records])
+    keys = example_keys(0, hashes)[:, None]
+    write = captioner(model, [decoding])
+    tokens = dataset.share(
+        lambda images, keys: write(images, [keys]), dataset.images, keys, title="captions"
+    )[0]
+    texts = model.tokenizer.decode(tokens[:, 0, len(prompt_tokens(model)) :])
+    return [
+        {"key": record["key"], "caption": text}
+        for record, text in zip(dataset.records, texts, strict=True)
+    ]
+
+
+def evaluate_captions(
+    predictions: Sequence[Prediction], records: Sequence[Mapping[str, Any]]
+) -> dict[str, float]:
+    """Returns metrics in percent.
+
+    `bleu4`, `cider`, `rouge_l`; and for datasets that know the truth `caption_truth` and
+    `caption_completeness`, the shares of captions that say nothing false and that leave nothing
+    out, and `caption_exact`, both.
+    """
+    captions = {p["key"]: p["caption"] for p in predictions if "caption" in p}
+    rows = [record for record in records if record["key"] in captions]
+    if not rows:
+        return {}
+    texts = [captions[record["key"]] for record in rows]
+    scores = caption_scores(texts, [record["texts"] for record in rows])
+    return scores | truthfulness(texts, [record.get("truth", "") for record in rows])
+
+
+def config(**changes: Any) -> CaptioningConfig:
+    """Returns the recipe of the original for COCO."""
+    return CaptioningConfig(**changes)

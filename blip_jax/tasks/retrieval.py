@@ -1,0 +1,169 @@
+"""Image-text retrieval: ITC and ITM fine-tuned with images as positives; CapFilt's filter.
+
+Recipe: configs/retrieval_coco.yaml of the original. I images, T texts, K of recall at k.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+
+from blip_jax.data.text import clean_caption
+from blip_jax.metrics import retrieval
+from blip_jax.models import Model
+from blip_jax.models.functions import (
+    encode_image_function,
+    encode_text_function,
+    rerank_function,
+)
+from blip_jax.tasks.base import Prediction, TaskConfig
+from blip_jax.tasks.eval_dataset import EvalDataset
+from blip_jax.tasks.pairs import ItcConfig, ItmConfig, PairTask
+
+TOP = 10  # candidates of a query that predictions.jsonl names
+
+
+@dataclasses.dataclass(frozen=True)
+class RetrievalConfig(TaskConfig):
+    """ITC and ITM; the texts of one image are positives of each other."""
+
+    model_type: ClassVar[str] = "retrieval"
+    lm: ClassVar[None] = None
+
+    max_length: int = 35  # tokens of a text; longer ones are cut
+    itc: ItcConfig = ItcConfig(positives="image", alpha_warmup_steps=2215)
+    itm: ItmConfig = ItmConfig(group_size=32, floor=0.0)
+    rerank_k: int = 256  # candidates of a query that ITM scores in evaluation; 0: ITC alone
+    gallery_size: int = 0  # images of a gallery in evaluation; 0: one gallery of all images
+
+    def make(self, model, tokenizer, mesh=None, augment=None) -> "Retrieval":
+        return Retrieval(self, model, tokenizer, mesh, augment)
+
+
+class Retrieval(PairTask):
+    """Trains the encoders; predicts which texts belong to an image, and the reverse."""
+
+    primary_metric = "itc/r@1"
+
+    def predict(self, model: Model, dataset: EvalDataset) -> list[Prediction]:
+        """One prediction a query; see `predict_matches`."""
+        return predict_matches(model, dataset, self.config.rerank_k, self.config.gallery_size)
+
+    def evaluate(
+        self, predictions: Sequence[Prediction], records: Sequence[Mapping[str, Any]]
+    ) -> dict[str, float]:
+        """`itc/tr@1` …, and `itm/tr@1` … where ITM re-ranked; in percent."""
+        return evaluate_matches(predictions)
+
+
+def predict_matches(
+    model: Model, dataset: EvalDataset, rerank_k: int, gallery_size: int
+) -> list[Prediction]:
+    """Returns what ITC finds for each image and each text, and ITM among ITC's best candidates.
+
+    Each is {"key", "direction": "i2t" | "t2i", "gallery": its number, "text": of a text query,
+    "itc": {"hit@1": …, "top": [...], "scores": [...]}, "itm": the same or absent}. "hit@k" is the
+    probability that one of the first k candidates is right when tied candidates are shuffled.
+    Texts in "top" are "KEY#NUMBER", images are keys.
+    """
+    records = dataset.records
+    texts = [clean_caption(text) for record in records for text in record["texts"]]
+    counts = [len(record["texts"]) for record in records]
+    owner = np.repeat(np.arange(len(counts)), counts)
+    ids, mask = model.tokenizer.encode(texts, model.max_length)
+    tokens, image = dataset.run(encode_image_function(model), dataset.images, title="images")
+    (text,) = dataset.run(encode_text_function(model), ids, mask, title="texts")
+    similarity = image @ text.T
+
+    score_fn = None
+    if rerank_k:
+        match = rerank_function(model)
+
+        def logit(i: np.ndarray, t: np.ndarray) -> np.ndarray:
+            return match(tokens[i], ids[t], mask[t])[:, 1]
+
+        def score_fn(i: np.ndarray, t: np.ndarray) -> np.ndarray:
+            return dataset.share(logit, i, t)[0]
+
+    image_names = np.array([record["key"] for record in records])
+    text_names = np.array(
+        [
+            f"{record['key']}#{number}"
+            for record in records
+            for number in range(len(record["texts"]))
+        ]
+    )
+    predictions: list[Prediction] = []
+    size = gallery_size or len(similarity)
+    for number, (images, rows) in enumerate(retrieval.galleries(owner, len(similarity), size)):
+        found = {"itc": (similarity[np.ix_(images, rows)], similarity[np.ix_(images, rows)].T)}
+        if score_fn is not None:
+            found["itm"] = retrieval.rerank(
+                found["itc"][0], rerank_k, lambda i, t, im=images, tx=rows: score_fn(im[i], tx[t])
+            )
+        local_owner, local_images = owner[rows] - images[0], np.arange(len(images))
+        sides = (
+            ("i2t", 0, local_images, local_owner, image_names[images], text_names[rows]),
+            ("t2i", 1, local_owner, local_images, text_names[rows], image_names[images]),
+        )
+        for direction, side, query_label, label, names, candidates in sides:
+            hits = {
+                head: retrieval.hits(scores[side], query_label, label)
+                for head, scores in found.items()
+            }
+            for query, name in enumerate(names):
+                if np.isnan(hits["itc"][query, 0]):
+                    continue  # an image without texts asks nothing
+                predictions.append(
+                    {
+                        "key": str(name),
+                        "direction": direction,
+                        "gallery": number,
+                        **{
+                            head: _ranking(hits[head][query], scores[side][query], candidates)
+                            for head, scores in found.items()
+                        },
+                    }
+                )
+    return predictions
+
+
+def _ranking(hits: np.ndarray, scores: np.ndarray, candidates: np.ndarray) -> dict[str, Any]:
+    best = np.argsort(-scores, kind="stable")[:TOP]
+    best = best[scores[best] > retrieval.UNSCORED]
+    return {
+        **{f"hit@{k}": float(hit) for k, hit in zip(retrieval.KS, hits, strict=True)},
+        "top": candidates[best].tolist(),
+        "scores": [float(score) for score in scores[best]],
+    }
+
+
+def evaluate_matches(predictions: Sequence[Prediction]) -> dict[str, float]:
+    """Returns recall at k in percent, both ways and their mean, averaged over galleries."""
+    queries = [p for p in predictions if "direction" in p]
+    metrics: dict[str, float] = {}
+    for head in ("itc", "itm"):
+        if not all(head in p for p in queries) or not queries:
+            continue
+        galleries = []
+        for gallery in sorted({p["gallery"] for p in queries}):
+            sides = [
+                np.array(
+                    [
+                        [p[head][f"hit@{k}"] for k in retrieval.KS]
+                        for p in queries
+                        if p["gallery"] == gallery and p["direction"] == direction
+                    ]
+                )
+                for direction in ("i2t", "t2i")
+            ]
+            galleries.append(retrieval.recall_of_hits(*sides))
+        for name in galleries[0]:
+            metrics[f"{head}/{name}"] = float(np.mean([g[name] for g in galleries]))
+    return metrics
+
+
+def config(**changes: Any) -> RetrievalConfig:
+    """Returns the recipe of the original for COCO."""
+    return RetrievalConfig(**changes)

@@ -1,0 +1,53 @@
+"""Parameters that a training run starts from, of other runs and of published encoders."""
+
+import contextlib
+import dataclasses
+
+import jax
+
+from blip_jax.checkpoints import pretrained_encoders
+from blip_jax.checkpoints.sources import local_copy, read
+from blip_jax.nn import BlipConfig
+from blip_jax.runtime.errors import UserError
+from blip_jax.tasks.base import Params, Task
+
+# Fields that may differ between a run and the one it starts from: they change no parameter's shape.
+_FREE = ("_std", "dropout", "drop_path", "image_size", "eps")
+
+
+def load_init_params(source: str, task: Task) -> Params:
+    """Returns the parameters for `task` of another model, by `task.adapt_params`.
+
+    Args:
+      source: what `models.load` takes: a workdir, a Hugging Face folder or id, a .pth file.
+
+    Raises:
+      UserError: it holds another network, or lacks a part that the task needs.
+    """
+    checkpoint = read(source, training_state=False)
+    for name in ("vit", "med"):
+        theirs, ours = getattr(checkpoint.config, name), getattr(task.model, name)
+        for field in dataclasses.fields(ours):
+            values = getattr(theirs, field.name), getattr(ours, field.name)
+            if values[0] != values[1] and not field.name.endswith(_FREE):
+                raise UserError(
+                    f"init.run {source} has model.{name}.{field.name} {values[0]}, the config "
+                    f"{values[1]}; make them equal"
+                )
+    fresh = jax.eval_shape(task.init_params, jax.random.key(0))
+    try:
+        return task.adapt_params(checkpoint.params, checkpoint.config, fresh)
+    except KeyError as error:
+        raise UserError(
+            f"init.run {source} holds a {checkpoint.model_type} model without {error}, which "
+            f"{task.config.name} needs; start from a pre-training run"
+        ) from error
+
+
+def load_pretrained_encoders(
+    params: Params, model: BlipConfig, vit: str, text_encoder: str
+) -> Params:
+    """Returns fresh parameters with published encoders in their place (paper, section 4.1)."""
+    with contextlib.ExitStack() as stack:
+        paths = [path and stack.enter_context(local_copy(path)) for path in (vit, text_encoder)]
+        return pretrained_encoders.load_pretrained_encoders(params, model, *paths)
