@@ -2,8 +2,8 @@
 
 import functools
 import os
-from types import SimpleNamespace
 import pathlib
+from types import SimpleNamespace
 
 import jax
 import numpy as np
