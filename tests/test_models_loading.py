@@ -162,8 +162,9 @@ def test_a_hugging_face_id(world, model, tmp_path, monkeypatch, online):
 )
 def test_a_hugging_face_id_that_cannot_be_loaded(monkeypatch, error, message):
     import huggingface_hub
+    from huggingface_hub import errors
 
-    kind = getattr(huggingface_hub.errors, error)
+    kind = getattr(errors, error)
 
     def model_info(self, name, timeout):
         raise kind.__new__(kind)  # its arguments differ among versions
