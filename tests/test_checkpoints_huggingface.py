@@ -1,5 +1,6 @@
 """Hugging Face's BLIP, in both directions: names, configuration, numbers."""
 
+import dataclasses
 import logging
 import warnings
 
