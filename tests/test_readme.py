@@ -62,9 +62,8 @@ def salesforce(tmp_path_factory):
 
 def run_python(file: str, title: str, number: int = 0) -> dict:
     """Runs a chapter's code and returns its variables."""
-    names: dict = {"__name__": f"example_{number}"}
+    names: dict = {"__name__": "example"}
     code = documented.code_of(file, title, "python")[number]
-    sys.modules[names["__name__"]] = types.ModuleType(names["__name__"])
     exec(compile(code, file, "exec"), names)  # noqa: S102 - ours
     return names
 
