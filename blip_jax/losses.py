@@ -13,9 +13,10 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 
 # Far below any similarity over the smallest temperature (1 / 0.001), and still finite.
-MASKED = -1e9
+MASKED_LOGIT = -1e9
 
 
 class Queue(NamedTuple):
@@ -24,7 +25,7 @@ class Queue(NamedTuple):
     Attributes:
       image, text: float32 [Q, E], unit length.
       group: int32 [Q], what marks rows as positives of each other (see `itc_loss`).
-      valid: bool [Q], False where nothing has been written yet or the pair was set aside.
+      valid: bool [Q], False where nothing has been written yet or the pair was skipped.
       pointer: int32 [], where the next pair goes.
     """
 
@@ -35,19 +36,19 @@ class Queue(NamedTuple):
     pointer: jax.Array
 
 
-def init_queue(size: int, embed: int, key: jax.Array, random_start: bool = False) -> Queue:
+def init_queue(size: int, embed_dim: int, key: jax.Array, random_init: bool = False) -> Queue:
     """An empty queue.
 
-    With `random_start` it begins as the original's does: random unit vectors, taken as negatives.
+    With `random_init` it begins as the original's does: random unit vectors, taken as negatives.
     """
     image_key, text_key = jax.random.split(key)
-    image = jax.random.normal(image_key, (size, embed))
-    text = jax.random.normal(text_key, (size, embed))
+    image = jax.random.normal(image_key, (size, embed_dim))
+    text = jax.random.normal(text_key, (size, embed_dim))
     return Queue(
         image / jnp.linalg.norm(image, axis=-1, keepdims=True),
         text / jnp.linalg.norm(text, axis=-1, keepdims=True),
         jnp.full((size,), -1, jnp.int32),
-        jnp.full((size,), random_start),
+        jnp.full((size,), random_init),
         jnp.zeros((), jnp.int32),
     )
 
@@ -75,8 +76,8 @@ def enqueue(
 
 
 def itc_loss(
-    feature: jax.Array,
-    teacher: jax.Array,
+    features: jax.Array,
+    target_features: jax.Array,
     keys: jax.Array,
     positive: jax.Array,
     valid: jax.Array,
@@ -85,13 +86,13 @@ def itc_loss(
 ) -> jax.Array:
     """One direction of the contrast, a value a row.
 
-    Targets are soft: alpha times what the momentum encoder finds, the rest spread evenly over the
-    positives. Source: `BLIP_Pretrain.forward`, models/blip_pretrain.py, and, for several
+    Targets are soft: alpha times the momentum encoder's distribution, the rest spread evenly over
+    the positives. Source: `BLIP_Pretrain.forward`, models/blip_pretrain.py, and, for several
     positives, models/blip_retrieval.py of the original.
 
     Args:
-      feature: float32 [B, E], online features of one modality, unit length.
-      teacher: float32 [B, E], momentum features of the same.
+      features: float32 [B, E], online features of one modality, unit length.
+      target_features: float32 [B, E], momentum features of the same.
       keys: float32 [K, E], momentum features of the other modality.
       positive: bool [B, K], True where the key belongs to the row; at least one a row.
       valid: bool [K], keys that take part.
@@ -102,36 +103,37 @@ def itc_loss(
       its positive, temperature 1, alpha 0: log(1 + e^-1) = 0.3133.
     """
     # The targets are constants: no gradient, neither to the features nor to the temperature.
-    logits = jnp.where(valid, teacher @ keys.T / temperature, MASKED)
+    logits = jnp.where(valid, target_features @ keys.T / temperature, MASKED_LOGIT)
     hard = positive & valid
     hard = hard / jnp.maximum(hard.sum(axis=-1, keepdims=True), 1)
     soft = jax.nn.softmax(logits, axis=-1)
     targets = jax.lax.stop_gradient(alpha * soft + (1 - alpha) * hard)
-    logits = jnp.where(valid, feature @ keys.T / temperature, MASKED)
-    return -jnp.sum(targets * jax.nn.log_softmax(logits, axis=-1), axis=-1)
+    logits = jnp.where(valid, features @ keys.T / temperature, MASKED_LOGIT)
+    return optax.softmax_cross_entropy(logits, targets)
 
 
 def draw_hard_negatives(
-    key: jax.Array, similarity: jax.Array, possible: jax.Array, floor: float = 1e-4
+    key: jax.Array, similarity: jax.Array, valid_negatives: jax.Array, floor: float = 1e-4
 ) -> jax.Array:
-    """For each row one column, drawn by softmax(similarity) + floor among the possible ones.
+    """For each row one column, drawn by softmax(similarity) + floor among its valid negatives.
 
     The original (models/blip_pretrain.py) draws by `torch.multinomial`, which fails when a row
-    has no candidate; here such a row gets index 0 and its loss no weight (`possible.any(-1)`).
+    has no candidate; here such a row gets index 0 and its loss no weight
+    (`valid_negatives.any(-1)`).
 
     Args:
       similarity: float32 [G, b, b], divided by the temperature.
-      possible: bool [G, b, b], False on the diagonal and wherever the two belong together.
-      floor: keeps unlike pairs in play. The retrieval recipe has 0.
+      valid_negatives: bool [G, b, b], False on the diagonal and where the two belong together.
+      floor: gives pairs that are unlike a chance too. The retrieval recipe has 0.
 
     Returns: int32 [G, b], index within the group.
     """
     weights = jax.nn.softmax(similarity, axis=-1) + floor
-    # Bounded below, so that a weight that underflows is still preferred to what is impossible.
-    logits = jnp.where(possible, jnp.log(jnp.maximum(weights, 1e-30)), -jnp.inf)
-    logits = jnp.where(possible.any(-1, keepdims=True), logits, 0.0)
+    # Bounded below, so that a weight that underflows is still preferred to an invalid one.
+    logits = jnp.where(valid_negatives, jnp.log(jnp.maximum(weights, 1e-30)), -jnp.inf)
+    logits = jnp.where(valid_negatives.any(-1, keepdims=True), logits, 0.0)
     drawn = jax.random.categorical(key, logits, axis=-1)
-    return jnp.where(possible.any(-1), drawn, 0).astype(jnp.int32)
+    return jnp.where(valid_negatives.any(-1), drawn, 0).astype(jnp.int32)
 
 
 def itm_loss(logits: jax.Array, label: jax.Array) -> jax.Array:
@@ -143,8 +145,7 @@ def itm_loss(logits: jax.Array, label: jax.Array) -> jax.Array:
 
     Returns: float32 [...]. Logits (0, 0) give log 2 = 0.6931 whatever the label.
     """
-    logp = jax.nn.log_softmax(logits, axis=-1)
-    return -jnp.take_along_axis(logp, label[..., None], axis=-1)[..., 0]
+    return optax.softmax_cross_entropy_with_integer_labels(logits, label)
 
 
 def lm_loss(
@@ -163,11 +164,12 @@ def lm_loss(
       ids: int [B, T]; mask: bool [B, T], False at pads, which are not predicted.
       prompt_length: tokens at the head of every text, [DEC] counted, that are given and so not
         learned.
-      smoothing: share of the target that is spread evenly over the vocabulary.
+      smoothing: part of the target that is spread evenly over the vocabulary.
 
     Returns: (float32 [B, T - 1], weight float32 [B, T - 1]): the losses and which of them count.
       Even logits over V words give log V.
     """
+    # Not optax.smooth_labels: that needs a one-hot target of [B, T, V].
     logp = jax.nn.log_softmax(logits[:, :-1], axis=-1)
     target = jnp.take_along_axis(logp, ids[:, 1:, None], axis=-1)[..., 0]
     loss = -(1 - smoothing) * target - smoothing * logp.mean(axis=-1)

@@ -66,7 +66,7 @@ def on_machine(config: TrainConfig, machine: str) -> TrainConfig:
     Raises:
       UserError: there is no such machine, or the batch cannot be divided among its chips.
     """
-    chips = topology.chips(topology.named(machine))
+    chips = topology.chips(topology.resolve(machine))
     model, batch = config.model, config.batch_size
     heads = math.gcd(model.vit.heads, model.med.heads)
     for tensor in (1, 2, 4, 8):

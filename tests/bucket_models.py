@@ -35,7 +35,8 @@ def main(folder: str) -> None:
     captions = []
     for source in places:
         own = {"tokenizer": words} if source.endswith(".safetensors") else {}
-        captions.append(models.load(source, **own).caption(image, prompt="a photo"))
+        (caption,) = models.load(source, **own).caption(image, prompt="a photo")
+        captions.append(caption.text)
     assert captions.count(captions[0]) == len(places), captions
     try:
         models.load("gs://bucket/nowhere")

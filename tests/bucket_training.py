@@ -11,15 +11,15 @@ import numpy as np
 import processes
 from etils import epath
 
+from blip_jax.runtime.config import replace
 from blip_jax.train import loop
 
 
 def train(world, workdir: str, steps: int):
-    spec = importlib.util.spec_from_file_location("captioner", f"{world}/captioner.py")
+    spec = importlib.util.spec_from_file_location("captioning", f"{world}/captioning.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    config = module.get_config()
-    config.update(steps=steps, save_every=2, keep_every=2)
+    config = replace(module.get_config(), steps=steps, checkpoints={"every": 2, "keep_every": 2})
     return jax.device_get(loop.train(config, workdir, jax.devices()[:1]))
 
 

@@ -14,12 +14,12 @@ import sys
 import time
 
 from blip_jax.cli.main import main
-from blip_jax.train import loop
+from blip_jax.train import setup
 
 
 def watched(jobs):
     """`train_batches` that notes what it gives, and takes its time."""
-    make = loop.train_batches
+    make = setup.train_batches
 
     def batches(*args, start, rows, **settings):
         file = pathlib.Path(jobs["seen"]) / f"{os.getpid()}.jsonl"
@@ -34,7 +34,7 @@ def watched(jobs):
 
 
 def run(jobs, flags):
-    loop.train_batches = watched(jobs)
+    setup.train_batches = watched(jobs)
     for argv in jobs["runs"]:
         verb = ["train"] if argv[0].startswith("-") else []
         if status := main([*verb, *argv, *flags]):

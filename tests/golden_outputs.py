@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from blip_jax.tasks.objectives import Objectives
 from golden_file import Golden, image
 
 from blip_jax import losses, nn
@@ -17,13 +16,15 @@ from blip_jax.decoding import Decoding
 from blip_jax.decoding.logits import process_logits, seen_tokens
 from blip_jax.models import functions
 from blip_jax.models.model import ANSWER
-from blip_jax.tasks.pairs import ImageText
+from blip_jax.tasks.pairs import ItcConfig, ItmConfig, LmConfig
+from blip_jax.tasks.pretraining import PretrainingConfig
 from blip_jax.train.state import TrainState
 from blip_jax.train.step import make_step
 
 Outputs = dict[str, np.ndarray]
 # Moves nothing, and keeps the gradients where they can be read.
 STILL = optax.chain(optax.trace(0.0), optax.scale(0.0))
+LM = LmConfig()
 BEAM = re.compile(r"beam(\d+)_max(\d+)_min(\d+)_rep([\d.]+)")
 
 
@@ -75,7 +76,7 @@ def pretrain(golden: Golden) -> Outputs:
     if several:
         optimizer = optax.adamw(float(inputs["lr"]), weight_decay=float(inputs["weight_decay"]))
     names = ("itc", "itm", "lm")
-    step, state = stepper(golden, names, optimizer)
+    step, state = stepper(golden, optimizer)
     lost = []
     for number in range(inputs["image"].shape[0] if several else 1):
         pick = (lambda x, i=number: x[i]) if several else (lambda x: x)
@@ -93,8 +94,8 @@ def pretrain(golden: Golden) -> Outputs:
 def retrieval(golden: Golden) -> Outputs:
     """The recipe of the filter, and the scores of the original's blip_itm.py."""
     inputs, mask = golden.inputs, golden.mask()
-    options = {"positives": "image", "negative_floor": 0.0}
-    step, state = stepper(golden, ("itc", "itm"), STILL, **options)
+    options = {"positives": "image", "floor": 0.0, "lm": None}
+    step, state = stepper(golden, STILL, **options)
     state, metrics = step(state, batch(golden, lambda x: x), inputs["alpha"])
     apply, _ = network(golden, "cls_for_enc")
     tokens = apply("encode_image", image(inputs["image"]))
@@ -110,20 +111,23 @@ def retrieval(golden: Golden) -> Outputs:
     }
 
 
-def stepper(golden: Golden, names: tuple[str, ...], optimizer, **options):
+def stepper(golden: Golden, optimizer, positives="pair", floor=1e-4, lm=LM):
     """A jitted training step, and the state that the file's weights and queues make."""
-    config, queue = golden.config(), golden.cfg["queue"]
+    model = golden.config()
+    size = {"queue_size": golden.cfg["queue"], "alpha_warmup_steps": 0, "positives": positives}
 
     @jax.jit
     def step(state, batch, alpha):
         # alpha is an input of each step here; in training it follows from the step's number.
-        size = {"queue": queue, "negative_group": batch["ids"].shape[0]}
-        objectives = Objectives(names, **size, alpha=alpha, **options)
-        return make_step(ImageText(config, objectives), optimizer)(state, batch, None)
+        rows, length = batch["ids"].shape
+        itc, itm = ItcConfig(alpha=alpha, **size), ItmConfig(group_size=rows, floor=floor)
+        task = PretrainingConfig(max_length=length, itc=itc, itm=itm, lm=lm)
+        return make_step(task.make(model, golden.special), optimizer)(state, batch, None)
 
     weights = golden.weights
     params = jax.tree.map(jnp.asarray, weights.params)
-    state = TrainState(np.int32(0), params, *weights[1:], optimizer.init(params))
+    extra = {"momentum": weights.momentum, "queue": weights.queue}
+    state = TrainState(np.int32(0), params, extra, optimizer.init(params))
     return step, jax.tree.map(jnp.asarray, state)
 
 
@@ -142,7 +146,8 @@ def batch(golden: Golden, pick) -> dict[str, jax.Array]:
 
 def saved(golden: Golden, state: TrainState) -> Outputs:
     """Parameters, momentum weights and queues of a state, under the original's names."""
-    weights = original.Weights(*jax.device_get((state.params, state.momentum, state.queue)))
+    extra = state.extra["momentum"], state.extra["queue"]
+    weights = original.Weights(*jax.device_get((state.params, *extra)))
     return original.save(weights, golden.config(), golden.model_type)
 
 

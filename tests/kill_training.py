@@ -57,7 +57,7 @@ def main() -> int:
     draw = random.Random(options.seed)
     folder = pathlib.Path(tempfile.mkdtemp())
     world = processes.build(folder / "world")
-    config = [f"--config={world}/captioner.py", f"--config.save_every={SAVE_EVERY}"]
+    config = [f"--config={world}/captioning.py", f"--config.checkpoints.every={SAVE_EVERY}"]
     config.append(f"--config.steps={3 * SAVE_EVERY * options.kills}")
     workdir, folders = folder / "killed", []
     for number in range(options.kills):

@@ -8,8 +8,9 @@ import optax
 import tiny
 
 from blip_jax import losses, nn
-from blip_jax.tasks.objectives import Objectives
-from blip_jax.tasks.pairs import ImageText
+from blip_jax.data.tokenizer import TokenIds
+from blip_jax.runtime.config import replace
+from blip_jax.tasks.pretraining import PretrainingConfig
 from blip_jax.train.mesh import batch_sharding, make_mesh, put_batch
 from blip_jax.train.sharding import path_name, shardings
 from blip_jax.train.state import TrainState
@@ -23,12 +24,11 @@ STILL = optax.chain(optax.trace(0.0), optax.scale(0.0))
 KEY = jax.random.key(11)
 
 
-def make_task(config=None, **changes):
-    values = {
-        "queue": QUEUE, "momentum": MOMENTUM, "negative_group": GROUP, "positives": "image",
-        **changes,
-    }  # fmt: skip
-    return ImageText(config or tiny.config(), Objectives(NAMES, **values))
+def make_task(config=None, mesh=None, **changes):
+    """A pre-training; `changes` are of its config: itm={"group_size": 4}, lm=None."""
+    itc = {"queue_size": QUEUE, "momentum": MOMENTUM, "positives": "image", "alpha_warmup_steps": 0}
+    task = replace(PretrainingConfig(max_length=tiny.LENGTH), itc=itc, itm={"group_size": GROUP})
+    return replace(task, **changes).make(config or tiny.config(), TokenIds(), mesh)
 
 
 def make_state(task, optimizer):
@@ -37,11 +37,12 @@ def make_state(task, optimizer):
     Not seed 0: there the devices' gradients of itm_head, up to 0.30, cancel to 0.007, of which
     float32's spacing at 0.30 is 4e-6. How they are added up then shows past 1e-5.
     """
-    params = tiny.init(task.config, seed=1)
+    params = tiny.init(task.model, seed=1)
     momentum = tiny.noisy(nn.momentum_params(params), 7, 0.05)
-    queue = losses.init_queue(QUEUE, task.config.embed_dim, jax.random.key(2), random_start=True)
+    queue = losses.init_queue(QUEUE, task.model.embed_dim, jax.random.key(2), random_init=True)
     queue = queue._replace(valid=np.arange(QUEUE) < 8, pointer=np.int32(9))
-    state = TrainState(np.int32(3), params, momentum, queue, optimizer.init(params))
+    extra = {"momentum": momentum, "queue": queue}
+    state = TrainState(np.int32(3), params, extra, optimizer.init(params))
     return jax.tree.map(np.asarray, state)
 
 

@@ -187,7 +187,7 @@ def test_a_checkpoint_keeps_heads_prompt_momentum_and_queue(suffix, tmp_path):
     if suffix == "pth":
         pytest.importorskip("torch")
     config, params = tiny.config(), tiny.init(tiny.config())
-    queue = losses.init_queue(5, config.embed_dim, jax.random.key(0), random_start=True)
+    queue = losses.init_queue(5, config.embed_dim, jax.random.key(0), random_init=True)
     queue = losses.Queue(*map(np.asarray, queue))
     momentum = nn.momentum_params(params)
     path = str(tmp_path / f"x.{suffix}")

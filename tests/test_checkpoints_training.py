@@ -8,20 +8,21 @@ import optax
 import pytest
 
 from blip_jax.checkpoints.training import Metadata, TrainingCheckpoints
+from blip_jax.runtime.errors import UserError
 from blip_jax.train.state import TrainState
 
-META = Metadata({}, "captioner", "", 12)
+METADATA = Metadata(model_type="captioner", model={}, prompt="", max_length=12)
 
 
 def state(step):
     params = {"weight": jnp.full((2, 3), step, jnp.float32)}
-    return TrainState(jnp.int32(step), params, None, None, optax.sgd(0.1, 0.9).init(params))
+    return TrainState(jnp.int32(step), params, {}, optax.sgd(0.1, 0.9).init(params))
 
 
 def save(folder, steps, **options):
     with TrainingCheckpoints(str(folder), **options) as checkpoints:
         for step in steps:
-            checkpoints.save(state(step), META)
+            checkpoints.save(state(step), METADATA)
 
 
 def names(folder):
@@ -65,3 +66,25 @@ def test_state_and_position_come_back_together(tmp_path):
 def test_there_may_be_none(tmp_path):
     with TrainingCheckpoints(str(tmp_path)) as checkpoints:
         assert checkpoints.restore(state(0)) is None
+
+
+def test_the_best_stays_too(tmp_path):
+    recalls = {1: 20.0, 2: 60.0, 3: 40.0, 5: 50.0}
+    with TrainingCheckpoints(str(tmp_path), keep_best="itc/r@1") as checkpoints:
+        for step in range(1, 7):
+            metrics = {"itc/r@1": recalls[step], "loss": 1.0} if step in recalls else None
+            checkpoints.save(state(step), METADATA, metrics)
+    assert names(tmp_path) == ["2", "6"]
+    with TrainingCheckpoints(str(tmp_path), keep_best="itc/r@1", keep_every=4) as checkpoints:
+        assert checkpoints.restore(state(0))[1] == 6
+        checkpoints.save(state(8), METADATA, {"itc/r@1": 70.0})
+        checkpoints.save(state(9), METADATA)
+    assert names(tmp_path) == ["8", "9"]
+
+
+def test_a_metric_that_no_evaluation_has_is_named(tmp_path):
+    with (
+        TrainingCheckpoints(str(tmp_path), keep_best="r@1") as checkpoints,
+        pytest.raises(UserError, match=r"keep_best is 'r@1'; the evaluation has bleu4, itc/r@1"),
+    ):
+        checkpoints.save(state(1), METADATA, {"itc/r@1": 1.0, "bleu4": 2.0})

@@ -110,7 +110,8 @@ def test_captions_are_those_of_the_model_in_the_order_of_the_files(
     assert [row["image"] for row in rows] == names(folder) and not err
     assert all(list(row) == ["image", "caption"] for row in rows)
     found = trained.caption(names(folder), min_length=1, max_length=16)
-    assert [row["caption"] for row in rows] == found and len(set(found)) > 1
+    texts = [caption.text for caption in found]
+    assert [row["caption"] for row in rows] == texts and len(set(texts)) > 1
 
 
 def test_folders_files_and_stdin_in_the_order_given(capsys, workdir, folder, monkeypatch):
@@ -157,10 +158,9 @@ def test_drawing_follows_the_seed_and_gives_scores(capsys, trained, workdir, fol
     argv = ["caption", folder, "--model", workdir, *LENGTHS, "--top-p=0.9", "--num-captions=3"]
     rows, _ = call(capsys, *argv, "--scores", "--seed=5")
     assert list(rows[0]) == ["image", "captions", "scores"] and len(rows[0]["captions"]) == 3
-    found = trained.caption(
-        names(folder), top_p=0.9, num_captions=3, min_length=1, max_length=16, seed=5,
-        return_scores=True,
-    )  # fmt: skip
+    found = trained.captions(
+        names(folder), top_p=0.9, num_captions=3, min_length=1, max_length=16, seed=5
+    )
     assert [row["captions"] for row in rows] == [[x.text for x in texts] for texts in found]
     scores = [[x.score for x in texts] for texts in found]
     np.testing.assert_allclose([row["scores"] for row in rows], scores, rtol=1e-5)
@@ -177,7 +177,7 @@ def test_options_reach_the_model(capsys, trained, workdir, folder):
     resized = models.load(workdir, image_size=32)
     (found,) = resized.caption(
         str(folder / "0.png"), num_beams=4, max_new_tokens=3, length_penalty=0.5,
-        repetition_penalty=1.5, prompt="a red", return_scores=True,
+        repetition_penalty=1.5, prompt="a red",
     )  # fmt: skip
     assert row["caption"] == found.text
     np.testing.assert_allclose(row["score"], found.score, rtol=1e-5)
@@ -215,7 +215,7 @@ def test_out_holds_the_rows_and_is_not_overwritten(capsys, workdir, folder):
     assert "été 犬 🐕.png" in out.read_text("utf-8")
     out.write_text("mine\n")
     line = fails(capsys, *argv, "--out", out)
-    assert line == f"blip-jax caption: {out} exists already: give --overwrite to replace it"
+    assert line == f"blip-jax caption: {out} exists already; --overwrite replaces it"
     assert out.read_text() == "mine\n"
     assert call(capsys, *argv, "--out", out, "--overwrite", "--batch-size=8") == ([], [])
     assert [json.loads(line) for line in out.read_text("utf-8").splitlines()] == expected
@@ -229,7 +229,7 @@ def test_side_cars_of_captions_are_what_match_reads(capsys, trained, workdir, fo
         text = pathlib.Path(row["image"]).with_suffix(".txt").read_text("utf-8")
         assert text == "".join(f"{caption}\n" for caption in row["captions"])
     line = fails(capsys, *argv, "--sidecars")
-    assert f"{folder}/0.txt exists already (and 10 more): give --overwrite" in line
+    assert f"{folder}/0.txt exists already (and 10 more); --overwrite" in line
     assert call(capsys, *argv, "--sidecars", "--out=x.jsonl", "--overwrite") == ([], [])
     assert len(pathlib.Path("x.jsonl").read_text("utf-8").splitlines()) == 11
 
@@ -255,19 +255,19 @@ def test_side_cars_of_captions_are_what_match_reads(capsys, trained, workdir, fo
 def test_images_that_would_share_a_side_car_are_refused(capsys, folder):
     picture(folder / "0.jpg", 1)
     line = fails(capsys, "caption", folder, "--model=none", "--sidecars")
-    assert f"the captions of {folder}/0.jpg and {folder}/0.png would share a side-car" in line
+    assert f"the captions of {folder}/0.jpg and {folder}/0.png would share a sidecar file" in line
     assert not list(folder.glob("*.txt"))
 
 
 def test_ctrl_c_leaves_the_batches_that_are_done(capsys, workdir, folder, monkeypatch):
-    caption = Model.caption
+    captions = Model.captions
 
-    def interrupted(self, images, *, first, **options):
-        if first:
+    def interrupted(self, images, decoding, *, start_index, **options):
+        if start_index:
             raise KeyboardInterrupt
-        return caption(self, images, first=first, **options)
+        return captions(self, images, decoding, start_index=start_index, **options)
 
-    monkeypatch.setattr(Model, "caption", interrupted)
+    monkeypatch.setattr(Model, "captions", interrupted)
     argv = ["caption", folder, "--model", workdir, *LENGTHS, "--batch-size=8", "--out=x.jsonl"]
     _, err = call(capsys, *argv, status=130)
     assert err == ["blip-jax caption: stopped after 8 of 11 images"]
@@ -298,18 +298,18 @@ def test_answers_are_written_or_chosen(capsys, vqa, folder, tmp_path):
     rows, _ = call(capsys, *argv)
     assert [row["image"] for row in rows] == names(folder)
     assert all(list(row) == ["image", "question", "answer", "score"] for row in rows)
-    written = model.answer(names(folder), [question] * 11, return_scores=True)
+    written = model.answer(names(folder), [question] * 11)
     answers = ["a red square", "two", "three circles", "blue"]
     file = tmp_path / "answers.txt"
     file.write_text("\n".join([*answers, "", "two"]))
     chosen, _ = call(capsys, *argv, f"--candidates={file}", "--k=3")
-    picked = model.answer(names(folder), [question] * 11, answers, k=3, return_scores=True)
+    picked = model.answer(names(folder), [question] * 11, answers, k=3)
     for found, direct in ((rows, written), (chosen, picked)):
         assert [(row["question"], row["answer"]) for row in found] == [
-            (question, answer) for answer, _ in direct
+            (question, answer.text) for answer in direct
         ]
         scores = [row["score"] for row in found]
-        np.testing.assert_allclose(scores, [x for _, x in direct], rtol=1e-5)
+        np.testing.assert_allclose(scores, [answer.score for answer in direct], rtol=1e-5)
     assert {row["answer"] for row in chosen} <= set(answers)
 
 
@@ -319,13 +319,13 @@ def test_answers_are_written_or_chosen(capsys, vqa, folder, tmp_path):
 @pytest.mark.parametrize("size", [8, 32])
 def test_one_shape_for_all_batches(capsys, workdir, folder, monkeypatch, size):
     shapes = []
-    caption = Model.caption
+    captions = Model.captions
 
-    def noted(self, images, **options):
+    def noted(self, images, decoding, **options):
         shapes.append((len(images), options["batch_size"]))
-        return caption(self, images, **options)
+        return captions(self, images, decoding, **options)
 
-    monkeypatch.setattr(Model, "caption", noted)
+    monkeypatch.setattr(Model, "captions", noted)
     call(capsys, "caption", folder, "--model", workdir, *LENGTHS, f"--batch-size={size}")
     assert shapes == ([(8, 8)] * 2 if size == 8 else [(16, 16)])  # 11 images; 16 is enough
 
@@ -342,30 +342,30 @@ def test_one_shape_for_all_batches(capsys, workdir, folder, monkeypatch, size):
         (["caption", "FOLDER", "--model=x", "--batch-size=0"], "0 is not above 0"),
         (["caption", "FOLDER", "--model=x", "--top-p=much"], "--top-p: invalid float value"),
         (["caption", "FOLDER", "--model=x", "--top-p=0.9", "--num-beams=3"],
-         "--num-beams is of searching; not with --top-p or --top-k"),
-        (["caption", "FOLDER", "--model=x", "--temperature=2"],
-         "--temperature is of drawing; give --top-p or --top-k"),
+         "--num-beams cannot be combined with --top-p (sampling)"),
+        (["caption", "FOLDER", "--model=x", "--temperature=2", "--method=greedy"],
+         "--temperature needs sampling, but --method is 'greedy'"),
         (["caption", "FOLDER/none.png", "--model=x"], "FOLDER/none.png does not exist"),
         (["caption", "FOLDER/empty", "--model=x"], "folder FOLDER/empty holds no image file"),
-        (["caption", "-", "--model=x"], "no path came on stdin"),
+        (["caption", "-", "--model=x"], "stdin has no path"),
         (["caption", "FOLDER", "--model=/none"], "/none does not exist"),
         (["caption", "FOLDER", "--model=x", "--out=FOLDER"], "--out FOLDER is a folder"),
         (["caption", "FOLDER", "--model=x", "--out=no/x.jsonl"], "the folder no does not exist"),
         (["match", "FOLDER", "--model=x"], "one of the arguments --text --sidecars is required"),
         (["match", "FOLDER", "--model=x", "--text=a", "--sidecars"], "not allowed with"),
         (["match", "FOLDER", "--model=x", "--text= "], "--text is empty"),
-        (["match", "FOLDER", "--model=x", "--sidecars"], "no image has a text beside it"),
+        (["match", "FOLDER", "--model=x", "--sidecars"], "no image has a sidecar file with texts"),
         (["answer", "FOLDER", "--model=x"], "required: --question"),
         (["answer", "FOLDER", "--model=x", "--question= "], "--question is empty"),
-        (["answer", "FOLDER", "--model=x", "--question=why", "--k=3"], "give --candidates"),
+        (["answer", "FOLDER", "--model=x", "--question=why", "--k=3"], "--k needs --candidates"),
         (["answer", "FOLDER", "--model=x", "--question=why", "--candidates=none.txt"],
          "--candidates none.txt: no such file or directory"),
         (["answer", "FOLDER", "--model=x", "--question=why", "--candidates=FOLDER/blank.txt"],
-         "blank.txt holds no answer"),
+         "blank.txt has no answer"),
         (["answer", "FOLDER", "--model=MODEL", "--question=why"],
-         "a pretrain model is none that answers questions"),
-        (["caption", "FOLDER", "--model=MODEL", "--top-p=3"], "top_p is 3.0"),
-        (["caption", "FOLDER", "--model=MODEL", "--num-captions=4"], "captions is 4"),
+         "a pretrain model cannot answer"),
+        (["caption", "FOLDER", "--model=MODEL", "--top-p=3"], "--top-p is 3.0"),
+        (["caption", "FOLDER", "--model=MODEL", "--num-captions=4"], "--num-captions is 4"),
         (["caption", "FOLDER", "--model=MODEL", "--image-size=17"], "17"),
         (["caption", "FOLDER", "--model=MODEL", "--quirk=none"], "unknown quirk 'none'"),
     ],
@@ -391,7 +391,7 @@ def test_usage_lists_the_verbs(capsys):
     assert main(["--help"]) == 0
     out = capsys.readouterr().out
     for verb, work in COMMANDS.items():
-        assert f"  {verb:10} {work.__doc__}" in out
+        assert f"  {verb:10} {work}" in out
 
 
 @pytest.mark.parametrize("verb", COMMANDS)
@@ -404,7 +404,7 @@ def test_help_of_a_verb(capsys, verb):
 def test_help_imports_no_jax():
     code = (
         "import sys; from blip_jax.__main__ import main\n"
-        "assert main(['caption', '--help']) == 0 and 'jax' not in sys.modules"
+        "assert main(['match', '--help']) == 0 and 'jax' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, capture_output=True)
 

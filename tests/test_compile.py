@@ -66,7 +66,7 @@ def pretrain(variant):
     ],
 )
 def test_machines_have_the_chips_that_their_names_count(machine, wanted, chips):
-    assert topology.named(machine) == wanted
+    assert topology.resolve(machine) == wanted
     assert topology.chips(wanted) == chips
 
 
@@ -84,7 +84,7 @@ def test_machines_have_the_chips_that_their_names_count(machine, wanted, chips):
 )
 def test_an_unknown_topology_is_a_line_with_the_known_ones(name, message):
     with pytest.raises(UserError, match=message) as error:
-        topology.named(name)
+        topology.resolve(name)
     assert "\n" not in str(error.value)
 
 
@@ -109,7 +109,7 @@ def test_presets_are_the_papers_runs_and_go_with_their_machines(model, machine):
     large = model == "vit_l"
     assert (run.batch_size, run.model.vit.width) == ((2400, 1024) if large else (2880, 768))
     assert run.optimizer.schedule.peak_lr == (2e-4 if large else 3e-4)
-    chips = topology.chips(topology.named(run.topology))
+    chips = topology.chips(topology.resolve(run.topology))
     assert chips == CHIPS[machine]
     shards = chips // run.mesh.tensor
     group = run.task.itm.group_size

@@ -5,10 +5,14 @@ import textwrap
 import pytest
 import tiny
 
+from blip_jax.data.tokenizer import TokenIds
 from blip_jax.nn import flops
-from blip_jax.tasks.objectives import Objectives
+from blip_jax.tasks.captioning import CaptioningConfig
+from blip_jax.tasks.pairs import ItcConfig, LmConfig
+from blip_jax.tasks.pretraining import PretrainingConfig
 from blip_jax.train.aot import hlo, memory_traffic
-from blip_jax.train.aot.topology import CHIPS
+from blip_jax.train.aot.roofline import roofline
+from blip_jax.train.chips import CHIPS
 
 # The formula: `tiny` has N = 5 image tokens (patch 8, 16 pixels), V = W = 16, F = 32, L = 2, E = 8
 
@@ -17,9 +21,9 @@ def test_a_vit_by_hand():
     found = flops.vit(tiny.config().vit)
     qkv, out, mlp = 2 * 5 * 16 * 48, 2 * 5 * 16 * 16, 2 * (2 * 5 * 16 * 64)
     scores = values = 2 * 5 * 5 * 16
-    assert found.dense == 2 * (qkv + out + mlp) == 61_440
-    assert found.mixing == 2 * (scores + values) == 3_200
-    assert found.rest == 2 * 4 * (8 * 8 * 3) * 16 == 24_576
+    assert found.matmul == 2 * (qkv + out + mlp) == 61_440
+    assert found.attention == 2 * (scores + values) == 3_200
+    assert found.outside_layers == 2 * 4 * (8 * 8 * 3) * 16 == 24_576
     assert found.forward == 89_216
     # Remat computes the layers again, but for each one's last product: 2 * 5 * 64 * 16 twice.
     assert found.trained("none") == 3 * 89_216
@@ -30,12 +34,12 @@ def test_a_vit_by_hand():
 def test_texts_by_hand():
     med = tiny.config().med
     alone = flops.text(med, 7)
-    assert alone.dense == 2 * (2 * 7 * 16 * (48 + 16) + 2 * (2 * 7 * 16 * 32)) == 57_344
-    assert alone.mixing == 2 * (2 * (2 * 7 * 7 * 16)) == 6_272
+    assert alone.matmul == 2 * (2 * 7 * 16 * (48 + 16) + 2 * (2 * 7 * 16 * 32)) == 57_344
+    assert alone.attention == 2 * (2 * (2 * 7 * 7 * 16)) == 6_272
     grounded = flops.text(med, 7, image_tokens=5)
-    assert grounded.dense - alone.dense == 2 * (2 * (2 * 7 * 16 * 16)) == 14_336
-    assert grounded.mixing - alone.mixing == 2 * (2 * (2 * 7 * 5 * 16)) == 4_480
-    assert flops.context(tiny.config()).forward == 2 * 2 * (2 * 5 * 16 * 16) == 10_240
+    assert grounded.matmul - alone.matmul == 2 * (2 * (2 * 7 * 16 * 16)) == 14_336
+    assert grounded.attention - alone.attention == 2 * (2 * (2 * 7 * 5 * 16)) == 4_480
+    assert flops.image_context(tiny.config()).forward == 2 * 2 * (2 * 5 * 16 * 16) == 10_240
     assert flops.lm_head(med, 7).forward == 2 * 7 * 16 * 16 + 2 * 7 * 16 * 32 == 10_752
     assert flops.heads(tiny.config()).forward == 2 * (2 * 16 * 8) == 512
 
@@ -43,18 +47,19 @@ def test_texts_by_hand():
 def test_a_step_by_hand():
     """89,216 an image, 63,616 a text, 82,432 one that reads an image; backward is twice that."""
     config = tiny.config()
-    lm = Objectives(("lm",), queue=12)
+    captioning = CaptioningConfig(max_length=7, lm=LmConfig())
     pixels = 24_576  # nothing is derived by them
     captioner = 3 * (89_216 + 82_432 + 10_752 + 10_240) - pixels
-    assert flops.step(config, lm, batch=4, length=7) == 4 * captioner
-    every = Objectives(("itc", "itm", "lm"), queue=12)
+    assert captioning.make(config, TokenIds()).flops(4) == 4 * captioner
+    every = PretrainingConfig(max_length=7, itc=ItcConfig(queue_size=12))
     teacher = 89_216 + 63_616 + 512
     keys = 2 * 3 * (2 * 8 * (4 + 12))
     once, back = 10_240, 2 * 2 * 10_240  # both passes read one projection
     online = 3 * (89_216 + 63_616 + 512 + 4 * 82_432 + 10_752) + once + back - pixels
-    assert flops.step(config, every, batch=4, length=7) == 4 * (teacher + keys + online)
+    found = every.make(config, TokenIds()).flops(4)
+    assert found == 4 * (teacher + keys + online)
     apart = tiny.config(med={"sharing": "none"})
-    assert flops.step(apart, every, 4, 7) - flops.step(config, every, 4, 7) == 4 * once
+    assert every.make(apart, TokenIds()).flops(4) - found == 4 * once
 
 
 def test_capfilt_by_hand():
@@ -71,12 +76,12 @@ def test_capfilt_by_hand():
 
 def test_the_roofline_is_the_longest_of_three():
     chip = CHIPS["v5e"]  # 197 TFLOP/s, 819 GB/s, 200 GB/s
-    found = flops.roofline(chip, flops=197e12, hbm=819e9 / 2, ici=200e9 / 4)
+    found = roofline(chip, flops=197e12, hbm=819e9 / 2, ici=200e9 / 4)
     assert found == pytest.approx((1.0, 0.5, 0.25))
     assert (found.seconds, found.limit) == (1.0, "compute")
-    assert flops.roofline(chip, 1e12, 819e9, 0).limit == "HBM"
-    assert flops.roofline(chip, 1e12, 819e9, 400e9).limit == "ICI"
-    assert flops.roofline(chip, 1e12, 819e9, 400e9).seconds == pytest.approx(2.0)
+    assert roofline(chip, 1e12, 819e9, 0).limit == "HBM"
+    assert roofline(chip, 1e12, 819e9, 400e9).limit == "ICI"
+    assert roofline(chip, 1e12, 819e9, 400e9).seconds == pytest.approx(2.0)
 
 
 # The text of a program: a loop of 12 turns with an all-reduce, others before it, a fusion in both.
@@ -136,13 +141,13 @@ X = 16 * 64 * 4  # bytes of x
 
 @pytest.fixture
 def program():
-    return hlo.Program(TEXT)
+    return hlo.HloModule(TEXT)
 
 
 def test_what_is_in_a_loop_counts_as_often_as_it_turns(program):
     assert (program.entry, program.partitions) == ("main", 8)
-    assert program.runs() == {"main": 1, "turn": 12, "picking": 12}
-    assert program.runs(fusions=False) == {"main": 1, "turn": 12}
+    assert program.execution_counts() == {"main": 1, "turn": 12, "picking": 12}
+    assert program.execution_counts(fusions=False) == {"main": 1, "turn": 12}
 
 
 def test_bytes_of_collectives(program):
@@ -156,10 +161,10 @@ def test_bytes_of_collectives(program):
 
 def test_a_loop_that_ends_by_what_it_finds_turns_as_often_as_said():
     text = TEXT.replace("compare(%i.1, %twelve), direction=LT", "not(%found)")
-    program = hlo.Program(text)
-    assert program.runs(unknown=5)["turn"] == 5
+    program = hlo.HloModule(text)
+    assert program.execution_counts(default_trip_count=5)["turn"] == 5
     known = text.replace("body=%turn", 'body=%turn, backend_config={"known_trip_count":{"n":"7"}}')
-    assert hlo.Program(known).runs(unknown=5)["turn"] == 7
+    assert hlo.HloModule(known).execution_counts(default_trip_count=5)["turn"] == 7
 
 
 @pytest.mark.parametrize(
@@ -215,7 +220,7 @@ def test_updates_in_place_cost_what_they_write():
         """)
     row = 8 * 4
     assert (
-        memory_traffic.hbm_bytes(hlo.Program(text)) == row + 4 + row + row
+        memory_traffic.hbm_bytes(hlo.HloModule(text)) == row + 4 + row + row
     )  # read b and i, write both
 
 
@@ -255,7 +260,7 @@ def test_flops_of_matrix_products(program):
     ],
 )
 def test_products_however_they_are_written(line, shapes, flops):
-    instruction = hlo.read(f'  ROOT %x = {line}, metadata={{op_name="a(b"}}')
+    instruction = hlo.parse_instruction(f'  ROOT %x = {line}, metadata={{op_name="a(b"}}')
     assert instruction.root and instruction.operands == ("a", "b")
     count = memory_traffic.dot if instruction.opcode == "dot" else memory_traffic.convolution
     assert count(instruction, *shapes) == flops

@@ -167,11 +167,11 @@ ANSWERS = ["red", "a large blue square", "two", "yes", "no", "left of the circle
 
 def test_answers_are_written(model):
     vqa = model("vqa")
-    found = vqa.answer(FILES, QUESTIONS * 2, return_scores=True)
-    texts = vqa.answer(FILES, QUESTIONS * 2, batch_size=8)
-    assert [text for text, _ in found] == texts and all(isinstance(x, str) for x in texts)
-    assert len(set(texts)) > 1 and all(score < 0 for _, score in found)
-    assert vqa.answer(FILES[3], QUESTIONS[3]) == texts[3:4]
+    found = vqa.answer(FILES, QUESTIONS * 2)
+    texts = [str(x) for x in vqa.answer(FILES, QUESTIONS * 2, batch_size=8)]
+    assert [answer.text for answer in found] == texts
+    assert len(set(texts)) > 1 and all(answer.score < 0 for answer in found)
+    assert [str(x) for x in vqa.answer(FILES[3], QUESTIONS[3])] == texts[3:4]
     # One beam begins with the likeliest token, by the network on one device.
     greedy = vqa.answer(FILES[:5], QUESTIONS, num_beams=1)
     ids, mask = encoded(vqa, QUESTIONS)
@@ -184,7 +184,7 @@ def test_answers_are_written(model):
         vqa, "lm_logits", np.zeros((5, 1), np.int32), np.ones((5, 1), bool), context
     )
     first = vqa.tokenizer.decode(np.asarray(logits).argmax(-1))
-    assert all(text.startswith(token) for text, token in zip(greedy, first)) and all(first)
+    assert all(x.text.startswith(token) for x, token in zip(greedy, first)) and all(first)
 
 
 def encoded(vqa, texts):
@@ -209,12 +209,13 @@ def likelihoods(vqa):
 def test_answers_are_chosen_by_their_likelihood(model):
     vqa = model("vqa")
     whole, first = likelihoods(vqa)
-    found = vqa.answer(FILES[:5], QUESTIONS, ANSWERS, return_scores=True)
-    assert [text for text, _ in found] == [ANSWERS[i] for i in whole.argmax(-1)]
-    np.testing.assert_allclose([score for _, score in found], whole.max(-1), atol=1e-5)
+    found = vqa.answer(FILES[:5], QUESTIONS, ANSWERS)
+    assert [x.text for x in found] == [ANSWERS[i] for i in whole.argmax(-1)]
+    np.testing.assert_allclose([x.score for x in found], whole.max(-1), atol=1e-5)
     for k in (1, 2):
         few = vqa.answer(FILES[:5], QUESTIONS, ANSWERS, k=k)
         kept = np.argsort(-first, axis=-1, kind="stable")[:, :k]
         best = [row[whole[number, row].argmax()] for number, row in enumerate(kept)]
-        assert few == [ANSWERS[i] for i in best]
-    assert vqa.answer(FILES[:5], QUESTIONS, ANSWERS, k=1) != [text for text, _ in found]
+        assert [x.text for x in few] == [ANSWERS[i] for i in best]
+    one = vqa.answer(FILES[:5], QUESTIONS, ANSWERS, k=1)
+    assert [x.text for x in one] != [x.text for x in found]

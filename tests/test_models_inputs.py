@@ -51,10 +51,9 @@ def test_what_a_kind_cannot_do_is_said_before_anything_is_loaded(model_type):
         if model_type in model_types:
             continue
         message = refused(getattr(nothing, method), *args)
-        assert message.startswith(f"a {model_type} model is none that ")
-        assert (
-            set(re.findall(r"\w+", message.rpartition("of model_type")[2])) - {"or"} == model_types
-        )
+        assert message.startswith(f"a {model_type} model cannot ")
+        able = set(re.findall(r"\w+", message.partition("load a")[2])) - {"or", "model"}
+        assert able == model_types
 
 
 # Images that are none
@@ -66,10 +65,13 @@ def test_what_a_kind_cannot_do_is_said_before_anything_is_loaded(model_type):
         (b"no image", "image number 2: not an image PIL can identify"),
         (b"", "image number 2: no bytes"),
         (FILES[0][:100], r"image number 2: .*\(\w+\)"),
-        (np.zeros((16, 16, 3), np.float32), r"image number 2: an array float32 \[16, 16, 3\], .*"),
-        (np.zeros((16, 16, 7), np.uint8), r"image number 2: an array uint8 \[16, 16, 7\], .*"),
-        (np.zeros((0, 16, 3), np.uint8), r"image number 2: an array uint8 \[0, 16, 3\], .*"),
-        (np.zeros(16, np.uint8), r"image number 2: an array uint8 \[16\], .*"),
+        (np.full((16, 16, 3), 255.0), r"image number 2: a float array from 255 to 255; scale .*"),
+        (np.full((16, 16, 3), np.nan), r"image number 2: a float array from nan to nan; scale .*"),
+        (np.zeros((16, 16, 3), np.int32), r"image number 2: an array of int32; give uint8.*"),
+        (np.zeros((16, 16, 7), np.uint8), r"image number 2: .* shape \[16, 16, 7\] is no image.*"),
+        (np.zeros((0, 16, 3), np.uint8), r"image number 2: .* shape \[0, 16, 3\] is no image.*"),
+        (np.zeros(16, np.uint8), r"image number 2: .* shape \[16\] is no image; give a path.*"),
+        ("https://x.org/dog.jpg", "image https://x.org/dog.jpg: URLs are not downloaded; save .*"),
         ("/nowhere/dog.jpg", "image /nowhere/dog.jpg: no such file or directory"),
         (pathlib.Path("/nowhere/dog.jpg"), "image /nowhere/dog.jpg: no such file or directory"),
         (None, "image number 2: .*NoneType.*"),
@@ -95,10 +97,25 @@ def test_a_picture_that_is_cut_short_is_named(model, tmp_path):
     assert refused(model("retrieval").encode_image, path).startswith(f"image {path}: ")
 
 
-def test_float_arrays_are_refused_whole(model):
-    images = np.zeros((3, 16, 16, 3), np.float32)
-    message = refused(model("retrieval").encode_image, images)
-    assert message.startswith("image number 0: an array float32 [16, 16, 3]")
+def test_what_is_no_sequence_of_images_is_refused(model):
+    for images in (None, 3):
+        message = refused(model("retrieval").encode_image, images)
+        assert message.startswith(f"images is {type(images).__name__}; give a path, bytes, an open")
+
+
+def test_images_that_cannot_be_read_can_be_skipped(model):
+    images = [*FILES[:2], b"no image", *FILES[2:4]]
+    with pytest.warns(UserWarning, match="image number 2: not an image"):
+        features = model("retrieval").encode_image(images, on_error="skip")
+    assert np.isnan(features).all(axis=1).tolist() == [False, False, True, False, False]
+    whole = model("retrieval").encode_image(FILES[:4])
+    np.testing.assert_allclose(features[[0, 1, 3, 4]], whole, atol=1e-6)
+    with pytest.warns(UserWarning):
+        captions = model("captioner").caption(images, on_error="skip", **SHORT)
+    assert [caption is None for caption in captions] == [False, False, True, False, False]
+    assert refused(model("retrieval").encode_image, images, on_error="no") == (
+        "on_error is 'no'; supported: raise, skip"
+    )
 
 
 # Counts
@@ -107,28 +124,32 @@ def test_float_arrays_are_refused_whole(model):
 @pytest.mark.parametrize(
     ("model_type", "method", "args", "message"),
     [
-        ("retrieval", "match", (FILES[:2], TEXTS[:3]), "2 images and 3 texts: give one an image"),
-        ("retrieval", "match", (FILES[:2], "a dog"), "2 images and 1 texts: give one an image"),
-        ("retrieval", "match", (FILES[:2], [["a"]]), "2 images and 1 texts: give one an image"),
-        ("retrieval", "match", (FILES[:2], [["a"], []]), "texts are lists of different lengths"),
-        ("retrieval", "match", (FILES[:2], [[], []]), "texts are lists of different lengths"),
-        ("retrieval", "match", ([], []), "no images: give one at least"),
-        ("retrieval", "encode_image", ([],), "no images: give one at least"),
-        ("retrieval", "encode_text", ([],), "no texts: give one at least"),
+        (
+            "retrieval",
+            "match",
+            (FILES[:2], TEXTS[:3]),
+            "3 texts and 2 images; give one image for all",
+        ),
+        ("retrieval", "match", (FILES[:2], [["a"]]), "2 images and lists of 1 texts; give each"),
+        ("retrieval", "match", (FILES[:2], [["a"], []]), "2 images and lists of 1, 0 texts; give"),
+        ("retrieval", "match", (FILES[:2], [[], []]), "2 images and lists of 0, 0 texts; give"),
+        ("retrieval", "match", (FILES[:2], [3, 4]), "texts has int; give a string or a list"),
+        ("retrieval", "match", ([], []), "no images; give at least one"),
+        ("retrieval", "encode_image", ([],), "no images; give at least one"),
+        ("retrieval", "encode_text", ([],), "no texts; give at least one"),
         (
             "pretrain",
             "hidden_states",
-            (FILES[:2], TEXTS[:1]),
-            "2 images and 1 texts: give one an image",
+            (FILES[:2], TEXTS[:3]),
+            "3 texts and 2 images; give one image for all, or one for each",
         ),
-        ("pretrain", "hidden_states", (), "states of what? give images, texts or both"),
-        ("pretrain", "hidden_states", (None, []), "no texts: give one at least"),
-        ("vqa", "answer", (FILES[:2], "why?"), "2 images and 1 questions: give one an image"),
-        ("vqa", "answer", (FILES[:1], "why?", []), "candidates is empty; give the answers"),
-        ("vqa", "answer", ([], []), "no images: give one at least"),
-        ("nlvr", "verify", (FILES[:2], FILES[:2], "a"), "2 images and 1 statements: give one an"),
-        ("nlvr", "verify", (FILES[:1], FILES[:2], "a"), "2 images and 1 statements: give one an"),
-        ("nlvr", "verify", ([], [], []), "no images: give one at least"),
+        ("pretrain", "hidden_states", (), "give images, texts, or both"),
+        ("pretrain", "hidden_states", (None, []), "no texts; give at least one"),
+        ("vqa", "answer", (FILES[:2], TEXTS[:3]), "3 questions and 2 images; give one image"),
+        ("vqa", "answer", (FILES[:1], "why?", []), "no candidates; give at least one"),
+        ("vqa", "answer", ([], []), "no images; give at least one"),
+        ("nlvr", "verify", (FILES[:3], FILES[:2], "a"), "3 first images and 2 second images; give"),
+        ("nlvr", "verify", ([], [], []), "no first images; give at least one"),
     ],
 )
 def test_counts_that_do_not_go_together(model, model_type, method, args, message):
@@ -138,17 +159,26 @@ def test_counts_that_do_not_go_together(model, model_type, method, args, message
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"prompt": ["a", "b", "c"]}, "3 prompts for 2 images: give one, or one an image"),
-        ({"max_length": 25}, "max_length of captions is 25; .* at most the model's 24"),
+        ({"prompt": ["a", "b", "c"]}, "3 prompts for 2 images; give one for all, or one each"),
+        ({"max_length": 25}, "max_length is 25; .* at most the model's 24"),
         (
             {"prompt": "a picture of ", "max_length": 4, "min_length": 1},
-            ".* above the prompt's 10 ",
+            ".* exceed the prompt's 10 tokens",
         ),
-        ({"max_new_tokens": 24}, "max_length of captions is 25"),
+        ({"max_new_tokens": 24}, "max_length is 25"),
         ({"num_captions": 4}, "num_captions is 4; .* at most 3"),
         ({"top_p": 0.0}, "top_p is 0.0"),
         ({"num_beams": 0}, "num_beams is 0; it must be at least 1"),
         ({"batch_size": 0}, "batch_size is 0; it must be at least 1"),
+        ({"num_beams": 3, "top_p": 0.9}, r"num_beams cannot be combined with top_p \(sampling\)"),
+        ({"method": "greedy", "temperature": 2.0}, "temperature needs sampling, but method is"),
+        (
+            {"do_sample": True},
+            "caption has no option 'do_sample'; give top_p, top_k or temperature",
+        ),
+        ({"num_return_sequences": 3}, "caption has no option .*; use num_captions"),
+        ({"top_pp": 0.9}, "caption has no option 'top_pp'; did you mean 'top_p'"),
+        ({"decoding": Decoding(), "top_k": 3}, "decoding and top_k are both given"),
     ],
 )
 def test_options_of_captions_that_make_no_sense(model, options, message):
@@ -158,7 +188,7 @@ def test_options_of_captions_that_make_no_sense(model, options, message):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"k": 0}, "k is 0; it must lie between 1 and the number of candidates, 2"),
+        ({"k": 0}, "k is 0; it must be from 1 to the number of candidates, 2"),
         ({"batch_size": -1}, "batch_size is -1; it must be at least 1"),
     ],
 )
@@ -166,8 +196,28 @@ def test_options_of_answers_that_make_no_sense(model, options, message):
     assert refused(model("vqa").answer, FILES[:1], "why", ["a", "b"], **options) == message
 
 
-def test_no_images_have_no_captions(model):
-    assert model("captioner").caption([], **SHORT) == []
+def test_no_images_are_refused_everywhere(model):
+    assert refused(model("captioner").caption, [], **SHORT) == "no images; give at least one"
+
+
+def test_one_image_goes_with_many_texts_and_the_reverse(model):
+    retrieval, texts = model("retrieval"), ["a red circle", "two dogs", "a green square"]
+    one = retrieval.match(FILES[0], texts)
+    wanted = retrieval.match([FILES[0]] * 3, texts)
+    np.testing.assert_allclose(one.probability, wanted.probability, atol=1e-6)
+    many = retrieval.match(FILES[:3], texts[0])
+    wanted = retrieval.match(FILES[:3], [texts[0]] * 3)
+    np.testing.assert_allclose(many.cosine, wanted.cosine, atol=1e-6)
+    questions = ["how many?", "why?", "where is it?"]
+    answers = model("vqa").answer(FILES[0], questions)
+    each = [model("vqa").answer(FILES[0], question)[0] for question in questions]
+    assert [a.text for a in answers] == [a.text for a in each]
+
+
+def test_the_repr_says_what_a_model_is_and_can_do(model):
+    text = repr(model("captioner"))
+    assert text.startswith("Model(captioner, ViT 16x2 @16px, text 16x2, ")
+    assert text.endswith(" parameters, float32): caption")
 
 
 # What is done once
@@ -219,8 +269,8 @@ def test_a_second_call_compiles_nothing(world, model_type, traces):
 
 def test_parameters_are_placed_once(model):
     retrieval = model("retrieval")
-    placed = retrieval.placed
-    assert placed is retrieval.placed is retrieval.params
+    placed = retrieval.device_params
+    assert placed is retrieval.device_params is retrieval.params
     devices = set(jax.local_devices())
     for leaf in jax.tree.leaves(placed):
         assert leaf.sharding.is_fully_replicated and leaf.devices() == devices
@@ -239,5 +289,25 @@ def test_options_in_one_object_are_the_options(model):
     options = Decoding(
         method="beam", num_beams=1, repetition_penalty=1.0, min_length=2, max_length=14
     )
-    written = captioner.write(FILES[:3], options)
-    assert [row[0].text for row in written] == captioner.caption(FILES[:3], **SHORT)
+    for method in (captioner.caption, captioner.captions):
+        wanted = [str(x) for x in method(FILES[:3], options)]
+        assert wanted == [str(x) for x in method(FILES[:3], **SHORT)]
+
+
+def test_other_options_compile_nothing(world, traces):
+    """Temperatures, top-p, penalties, lengths within a bucket, prompts and seeds are data."""
+    fresh = tiny_dataset.trained(world, 5, "", "captioner")
+    prompts = ["a", "the red", "a picture", "a b", "the", "it is", "a big", "two", "a small", "no"]
+    for number in range(10):
+        fresh.caption(
+            FILES[:3], temperature=0.5 + number / 10, top_p=0.5 + number / 20, top_k=number,
+            repetition_penalty=1 + number / 10, min_length=2 + number // 3,
+            max_length=14 - number % 5, prompt=prompts[number], seed=number,
+        )  # fmt: skip
+    assert len(traces) == 1
+    for number in range(10):
+        fresh.caption(
+            FILES[:3], num_beams=3, length_penalty=number / 5, repetition_penalty=1 + number / 10,
+            max_length=14 - number % 5, early_stopping=number % 2 == 0, prompt=prompts[number],
+        )  # fmt: skip
+    assert len(traces) == 2

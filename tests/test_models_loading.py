@@ -3,6 +3,7 @@
 import functools
 import os
 import pathlib
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -13,6 +14,11 @@ from network_calls import FILES, refused
 from blip_jax import checkpoints, models, nn
 
 SHORT = {"max_length": 14, "min_length": 2, "num_beams": 1}
+
+
+def texts(model, count):
+    """Texts of captions of the first images."""
+    return [caption.text for caption in model.caption(FILES[:count], **SHORT)]
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +54,7 @@ def test_a_workdir_is_the_model_that_was_trained(world, workdir, form):
     assert found.tokenizer.ids.vocab_size == world.tokenizer.ids.vocab_size
     jax.tree.map(np.testing.assert_array_equal, found.params, wanted.params)
     if form is str:
-        assert found.caption(FILES[:3], **SHORT) == wanted.caption(FILES[:3], **SHORT)
+        assert texts(found, 3) == texts(wanted, 3)
 
 
 def test_loading_at_another_size(world, workdir):
@@ -70,9 +76,9 @@ def test_loading_with_a_dtype_and_quirks(workdir):
     found = models.load(workdir, dtype="bfloat16", quirks=["cls_for_enc"])
     assert (found.config.dtype, found.config.quirks) == ("bfloat16", ("cls_for_enc",))
     assert {leaf.dtype for leaf in jax.tree.leaves(found.params)} == {np.dtype("float32")}
-    half = found.caption(FILES[:3], return_scores=True, **SHORT)
-    whole = models.load(workdir).caption(FILES[:3], return_scores=True, **SHORT)
-    pairs = [(one.log_probabilities[0], two.log_probabilities[0]) for one, two in zip(half, whole)]
+    half = found.caption(FILES[:3], **SHORT)
+    whole = models.load(workdir).caption(FILES[:3], **SHORT)
+    pairs = [(one.log_probs[0], two.log_probs[0]) for one, two in zip(half, whole)]
     assert all(0 < abs(one - two) < 0.1 for one, two in pairs)
     assert "'cls'" in refused(models.load, workdir, quirks=["cls"])
 
@@ -86,7 +92,8 @@ def test_a_checkpoint_of_the_original(world, model, tmp_path):
     found = models.load(tmp_path / "model.safetensors", tokenizer=f"{world.folder}/tokenizer")
     assert (found.model_type, found.prompt) == ("captioner", "a ")
     given = dict(SHORT, prompt="", batch_size=8)
-    assert found.caption(FILES[:3], **given) == captioner.caption(FILES[:3], **given)
+    texts = [[str(x) for x in m.caption(FILES[:3], **given)] for m in (found, captioner)]
+    assert texts[0] == texts[1]
     unknown = models.load(tmp_path / "model.safetensors")
     assert "tokenizer=" in refused(unknown.caption, FILES[:3])
 
@@ -128,22 +135,43 @@ def test_a_hugging_face_id(world, model, tmp_path, monkeypatch, online):
     checkpoints.write(written, str(tmp_path / "snapshot"), "hf")
     asked = []
 
-    def list_files(name):
+    def model_info(self, name, timeout):
         if not online:
             raise huggingface_hub.errors.OfflineModeIsEnabled("offline")
-        return ["config.json", "model.safetensors", "pytorch_model.bin"]
+        files = "config.json", "model.safetensors", "pytorch_model.bin"
+        return SimpleNamespace(siblings=[SimpleNamespace(rfilename=file) for file in files])
 
-    def download(name, allow_patterns, ignore_patterns):
-        asked.append((name, "*.safetensors" in allow_patterns, ignore_patterns))
+    def download(name, allow_patterns, ignore_patterns=None, local_files_only=False):
+        asked.append((name, "*.safetensors" in allow_patterns, ignore_patterns, local_files_only))
         return str(tmp_path / "snapshot")
 
-    monkeypatch.setattr(huggingface_hub, "list_repo_files", list_files)
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", model_info)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     found = models.load("team/captioner")
-    assert asked == [("team/captioner", True, ["*.bin"] if online else [])]
-    assert found.caption(FILES[:2], **SHORT) == own.caption(FILES[:2], **SHORT)
+    assert asked == [("team/captioner", True, ["*.bin"] if online else None, not online)]
+    assert texts(found, 2) == texts(own, 2)
 
 
-def test_a_hugging_face_id_that_is_none():
-    message = refused(models.load, "team/nothing")
-    assert message.startswith("team/nothing is neither a path here nor an id")
+@pytest.mark.parametrize(
+    "error, message",
+    [
+        ("GatedRepoError", "access to team/nothing is restricted"),
+        ("RepositoryNotFoundError", "team/nothing is neither a path here nor a model on"),
+        ("OfflineModeIsEnabled", "team/nothing is no path here and Hugging Face cannot be reached"),
+    ],
+)
+def test_a_hugging_face_id_that_cannot_be_loaded(monkeypatch, error, message):
+    import huggingface_hub
+    from huggingface_hub import errors
+
+    kind = getattr(errors, error)
+
+    def model_info(self, name, timeout):
+        raise kind.__new__(kind)  # its arguments differ among versions
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", model_info)
+    assert refused(models.load, "team/nothing").startswith(message)
+
+
+def test_a_bare_name_suggests_a_published_model():
+    assert "did you mean Salesforce/blip-vqa-base?" in refused(models.load, "blip-vqa-bas")

@@ -35,12 +35,12 @@ def together(world, tmp_path_factory):
     """Folder of the runs of 2 processes x 4 devices that nothing stopped."""
     folder = tmp_path_factory.mktemp("together")
     runs = [
-        [f"--config={world}/pretrain.py", f"--workdir={folder}/data"],
+        [f"--config={world}/pretraining.py", f"--workdir={folder}/data"],
         *(
-            [f"--config={world}/pretrain.py", f"--workdir={folder}/{name}", *flags]
+            [f"--config={world}/pretraining.py", f"--workdir={folder}/{name}", *flags]
             for name, flags in MESHES.items()
         ),
-        [f"--config={world}/captioner.py", f"--workdir={folder}/captioner"],
+        [f"--config={world}/captioning.py", f"--workdir={folder}/captioner"],
     ]
     statuses = processes.end(processes.start(folder, runs))
     assert statuses == [0, 0], processes.printed(folder)
@@ -49,7 +49,7 @@ def together(world, tmp_path_factory):
 
 def alone(world, workdir, devices):
     """The same training on some devices of one process."""
-    spec = importlib.util.spec_from_file_location("pretrain", world / "pretrain.py")
+    spec = importlib.util.spec_from_file_location("pretrain", world / "pretraining.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     loop.train(module.get_config(), str(workdir), jax.devices()[:devices])
@@ -106,7 +106,7 @@ def test_a_checkpoint_goes_on_elsewhere(together, world, tmp_path, devices):
 def test_stopped_and_killed_and_whole_in_the_end(together, world, tmp_path):
     """SIGTERM to one process; then, going on by SLURM's variables, SIGKILL at a random moment."""
     workdir = tmp_path / "run"
-    run = [[f"--config={world}/captioner.py", f"--workdir={workdir}"]]
+    run = [[f"--config={world}/captioning.py", f"--workdir={workdir}"]]
     steps = [tmp_path / name for name in ("terminated", "killed", "finished")]
 
     running = processes.start(steps[0], run, pause=0.4)
@@ -115,7 +115,7 @@ def test_stopped_and_killed_and_whole_in_the_end(together, world, tmp_path):
     assert processes.end(running) == [0, 0], processes.printed(steps[0])
     stopped = len(processes.reports(workdir))
     assert 3 <= stopped < STEPS
-    text = f"blip-jax train: stopped at step {stopped}; the same command goes on there"
+    text = f"blip-jax train: stopped at step {stopped}; rerun the same command to resume"
     assert processes.printed(steps[0]).count(text) == 2
     assert str(stopped) in os.listdir(workdir / "checkpoints")
 
@@ -148,16 +148,15 @@ def test_two_processes_clean_and_measure_as_one(tmp_path):
         clean = [
             f"--config.dataset={world.web}", f"--config.captioners={model}",
             f"--config.filters={model}", "--config.batch_size=1", "--config.shard_rows=9",
-            f"--config.human_dataset={world.human}",
+            f"--config.human_dataset={world.human}", "--config.decoding.max_length=16",
         ]  # fmt: skip
         measure = [
-            f"--config.dataset={world.human}", f"--config.model={model}", "--config.rerank=3",
-            "--config.limit=7",
+            f"--config.dataset={world.human}", f"--config.model={model}", "--config.limit=7",
+            "--config.task.rerank_k=3", "--config.task.decoding.max_length=16",
         ]  # fmt: skip
         both = {"capfilt": clean, "evaluate": measure}
         return [
             [verb, f"--config={configs / verb}.py", f"--workdir={folder / verb}", *flags]
-            + ["--config.decoding.max_length=16"]
             for verb, flags in both.items()
         ]
 
@@ -179,7 +178,7 @@ def test_two_processes_clean_and_measure_as_one(tmp_path):
         json.loads((tmp_path / name / "evaluate" / "metrics.json").read_text())
         for name in ("two", "one")
     ]
-    assert metrics[0] == pytest.approx(metrics[1]) and "itm tr@1" in metrics[0]
+    assert metrics[0] == pytest.approx(metrics[1]) and "itm/tr@1" in metrics[0]
     second = (tmp_path / "two" / "printed-1").read_text()
     assert "metric" not in second and "kept" not in second
 
@@ -201,7 +200,7 @@ def test_two_processes_clean_and_measure_as_one(tmp_path):
 )
 @pytest.mark.parametrize("verb", ["train", "capfilt", "evaluate"])
 def test_flags_that_start_nothing_are_one_line(capsys, world, verb, flags, named):
-    assert main([verb, f"--config={world}/pretrain.py", "--workdir=x", *flags]) == 2
+    assert main([verb, f"--config={world}/pretraining.py", "--workdir=x", *flags]) == 2
     err = capsys.readouterr().err
     assert err.startswith(f"blip-jax {verb}: ") and named in err and err.count("\n") == 1
 

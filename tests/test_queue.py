@@ -27,7 +27,7 @@ def test_queue_starts_empty_or_with_random_unit_vectors():
     empty = losses.init_queue(5, 4, jax.random.key(0))
     assert not empty.valid.any() and empty.pointer == 0
     assert np.asarray(empty.group).tolist() == [-1] * 5
-    random = losses.init_queue(5, 4, jax.random.key(0), random_start=True)
+    random = losses.init_queue(5, 4, jax.random.key(0), random_init=True)
     assert random.valid.all()
     for side in (random.image, random.text):
         np.testing.assert_allclose(np.linalg.norm(side, axis=-1), np.ones(5), rtol=1e-6)

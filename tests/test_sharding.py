@@ -11,7 +11,7 @@ from jax.sharding import PartitionSpec as P
 from blip_jax import losses, nn
 from blip_jax.runtime.errors import UserError
 from blip_jax.train.mesh import make_mesh
-from blip_jax.train.sharding import path_name, shardings, spec_of, table
+from blip_jax.train.sharding import describe_shardings, path_name, shardings, spec_of
 from blip_jax.train.state import TrainState
 
 
@@ -22,8 +22,8 @@ def state_of(config):
         params = nn.init(config, key)
         queue = losses.init_queue(64, config.embed_dim, key)
         opt_state = optax.adamw(1e-3).init(params)
-        momentum = nn.momentum_params(params)
-        return TrainState(jnp.int32(0), params, momentum, queue, opt_state)
+        extra = {"momentum": nn.momentum_params(params), "queue": queue}
+        return TrainState(jnp.int32(0), params, extra, opt_state)
 
     return jax.eval_shape(start, jax.random.key(0))
 
@@ -55,7 +55,7 @@ def test_every_array_has_a_rule(name, mesh):
     assert len(parameters) == len(jax.tree.leaves(state.params))
     # Moments and momentum weights lie where their parameter lies.
     for path, spec in where.items():
-        for before in ("opt_state/0/mu/", "opt_state/0/nu/", "momentum/"):
+        for before in ("opt_state/0/mu/", "opt_state/0/nu/", "extra/momentum/"):
             if path.startswith(before):
                 assert spec == parameters[path.removeprefix(before)], path
     assert sum(path.startswith("opt_state/0/mu/") for path in where) == len(parameters)
@@ -78,7 +78,7 @@ def test_specs_of_the_main_kinds():
         None, "fsdp", None, "tensor", None
     )
     assert spec_of("opt_state/0/mu/med/encoder_embeddings/word") == P("tensor", "fsdp")
-    assert spec_of("momentum/vit/blocks/mlp_out/kernel") == P(None, "tensor", "fsdp")
+    assert spec_of("extra/momentum/vit/blocks/mlp_out/kernel") == P(None, "tensor", "fsdp")
     assert spec_of("params/vit/blocks/norm1/scale") == P()
 
 
@@ -105,9 +105,9 @@ def test_an_axis_that_does_not_divide_is_left_out(mesh):
     assert even["embeddings"]["word"].spec == P("tensor", None)
 
 
-def test_table_has_a_line_each(mesh):
+def test_the_description_has_a_line_each(mesh):
     state = state_of(tiny.config())
-    lines = table(state, mesh).splitlines()
+    lines = describe_shardings(state, mesh).splitlines()
     assert len(lines) == len(jax.tree.leaves(state))
     assert any("params/vit/cls" in line and "1x1x16" in line for line in lines)
 

@@ -1,7 +1,5 @@
 """The training step: the same on every mesh and in micro-batches, and what it does to the state."""
 
-import dataclasses
-
 import jax
 import numpy as np
 import pytest
@@ -77,7 +75,7 @@ def test_negatives_over_more_than_a_micro_batch_are_refused():
     # Then a pair's hard negative could lie in another micro-batch, which is not there to be read.
     mesh = make_mesh({"data": 1}, jax.devices()[:1])
     check_batch(16, 2, 8, mesh)
-    with pytest.raises(UserError, match="negative_group 16 does not divide .* of 8 pairs"):
+    with pytest.raises(UserError, match="micro-batch of 8 rows is no multiple of .*group_size 16"):
         check_batch(16, 2, 16, mesh)
 
 
@@ -87,7 +85,7 @@ def test_a_batch_that_cannot_be_cut_is_refused():
     for size, accumulate in ((12, 1), (24, 2), (16, 3)):
         with pytest.raises(UserError, match=f"batch_size {size} .* multiple of {8 * accumulate}"):
             check_batch(size, accumulate, 2, mesh)
-    for named, accumulate, group in (("accumulate is 0", 0, 2), ("negative_group is 0", 1, 0)):
+    for named, accumulate, group in (("accumulate_steps is 0", 0, 2), ("group_size is 0", 1, 0)):
         with pytest.raises(UserError, match=named):
             check_batch(32, accumulate, group, mesh)
 
@@ -96,7 +94,7 @@ def test_a_batch_that_cannot_be_cut_is_refused():
 
 
 def random_task():
-    return make_task(random_config(), negative_group=4)
+    return make_task(random_config(), itm={"group_size": 4})
 
 
 @pytest.fixture(scope="module")
@@ -136,28 +134,30 @@ def test_temperature_is_clamped_before_the_step(single, before, after):
 
 
 def test_momentum_weights_move_towards_the_steps_weights(single, wanted):
-    params, momentum = single.state.params, single.state.momentum
+    params, momentum = single.state.params, single.state.extra["momentum"]
     expected = jax.tree.map(
         lambda slow, w: MOMENTUM * slow + (1 - MOMENTUM) * w,
         momentum,
         nn.momentum_params(params),
     )
-    found = wanted[0].momentum
+    found = wanted[0].extra["momentum"]
     assert jax.tree.structure(found) == jax.tree.structure(expected)
     for got, want in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(got, want, rtol=1e-6, atol=1e-7)
 
 
 def test_momentum_encoder_leaves_out_decoder_and_heads(single):
-    names = {path_name(p) for p, _ in jax.tree_util.tree_leaves_with_path(single.state.momentum)}
+    names = {
+        path_name(p) for p, _ in jax.tree_util.tree_leaves_with_path(single.state.extra["momentum"])
+    }
     parts = {part for name in names for part in name.split("/")}
     assert {"vit", "encoder_self_attention", "embeddings", "vision_proj", "text_proj"} <= parts
     assert not parts & {"decoder_self_attention", "lm_head", "itm_head", "temperature"}
 
 
 def test_queue_takes_the_momentum_features(single, wanted):
-    task, batch, queue = make_task(), make_batch(), wanted[0].queue
-    image, text = jax.jit(task.features)(wanted[0].momentum, batch, None)
+    task, batch, queue = make_task(), make_batch(), wanted[0].extra["queue"]
+    image, text = jax.jit(task.features)(wanted[0].extra["momentum"], batch, None)
     at = (9 + np.arange(PAIRS - QUEUE, PAIRS)) % QUEUE  # the last of the batch fill it all
     for found, feature in ((queue.image, image), (queue.text, text)):
         np.testing.assert_allclose(found[at], feature[PAIRS - QUEUE :], atol=1e-5)
@@ -177,9 +177,10 @@ def test_pairs_skipped_change_nothing(single, wanted):
 
 
 def test_alpha_ramps_from_0():
-    task = make_task(alpha=0.4, alpha_steps=8)
+    task = make_task(itc={"alpha": 0.4, "alpha_warmup_steps": 8})
     state, batch = make_state(task, STILL), make_batch()
-    prepare = jax.jit(lambda state: task.prepare(state, batch, None)[0].alpha)
+    prepare = jax.jit(
+        lambda step: task.prepare(state.params, state.extra, batch, step, None)[0].alpha
+    )
     for step, alpha in ((0, 0.0), (2, 0.1), (8, 0.4), (50, 0.4)):
-        found = prepare(dataclasses.replace(state, step=np.int32(step)))
-        assert found == pytest.approx(alpha, abs=1e-7)
+        assert prepare(np.int32(step)) == pytest.approx(alpha, abs=1e-7)

@@ -8,10 +8,8 @@ import optax
 import pytest
 import tiny
 from step_fixture import (
-    GROUP,
     KEY,
     NAMES,
-    QUEUE,
     STILL,
     assert_finite,
     make_batch,
@@ -21,9 +19,6 @@ from step_fixture import (
     undrawn,
 )
 
-from blip_jax import losses, nn
-from blip_jax.tasks.objectives import Objectives
-from blip_jax.tasks.pairs import ImageText
 from blip_jax.train.sharding import path_name
 from blip_jax.train.state import TrainState
 from blip_jax.train.step import make_step
@@ -42,8 +37,8 @@ FOUR = {
 
 def edge_stepper(config, group):
     """AdamW and drawn negatives; pairs of one caption are positives of each other."""
-    options = {"negative_group": group, "positives": "text", "negative_floor": 0.0}
-    task = make_task(config, **options)
+    itm = {"group_size": group, "floor": 0.0}
+    task = make_task(config, itc={"positives": "text"}, itm=itm)
     return stepper({"data": 1}, task=task, optimizer=optax.adamw(1e-3))
 
 
@@ -76,13 +71,11 @@ def test_a_single_pair_is_finite():
 
 @pytest.mark.parametrize("names", [("lm",), ("itc", "itm")], ids=str)
 def test_tasks_of_fewer_losses(names):
-    task = ImageText(tiny.config(), Objectives(names, queue=QUEUE, negative_group=GROUP))
-    params = tiny.init(task.config)
-    momentum = queue = None
-    if task.objectives.contrast:
-        momentum = nn.momentum_params(params)
-        queue = losses.init_queue(QUEUE, 8, jax.random.key(0))
-    state = TrainState(np.int32(0), params, momentum, queue, STILL.init(params))
+    task = make_task(**dict.fromkeys(set(NAMES) - set(names)))
+    params = tiny.init(task.model)
+    extra = task.init_extra(params, jax.random.key(0))
+    assert set(extra) == ({"momentum", "queue"} if "itc" in names else set())
+    state = TrainState(np.int32(0), params, extra, STILL.init(params))
     state, metrics = jax.device_get(jax.jit(make_step(task, STILL))(state, make_batch(), None))
     assert_finite((state, metrics))
     assert set(names) == set(metrics) & set(NAMES)

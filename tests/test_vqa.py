@@ -73,14 +73,15 @@ def test_pads_of_an_answer_change_nothing(params):
 def written(params, question, quirks=()):
     """Answers by beam search."""
     config = tiny.config(med={"sharing": "none"}, quirks=quirks)
-    model = SimpleNamespace(config=config, tokenizer=SPECIAL)
+    model = SimpleNamespace(config=config, tokenizer=SimpleNamespace(ids=SPECIAL))
     states, _ = read(params, *question)
 
     def apply(method, *args):
         return nn.Vqa(config).apply({"params": params}, *args, method=method)
 
+    size = OPTIONS.shape(1), OPTIONS.params(len(states))
     generate = jax.jit(
-        lambda states, mask: functions.generate_answers(apply, model, states, mask, OPTIONS)
+        lambda states, mask: functions.generate_answers(apply, model, states, mask, *size)
     )
     return generate(states, question[1])
 
@@ -198,7 +199,7 @@ def test_ranked_answers_are_the_likeliest_in_full(params):
         def apply(method, *args):
             return nn.Vqa(config).apply({"params": params}, *args, method=method)
 
-        candidates = jnp.asarray(ids), jnp.asarray(mask)
+        candidates = jnp.asarray(ids), jnp.asarray(mask), jnp.ones(len(ids), bool)
         return jax.jit(
             lambda states: functions.rank_answers(apply, model, states, QUESTIONS[1], candidates, k)
         )(states)

@@ -29,7 +29,7 @@ class Metadata:
       model: `to_json` of the network's BlipConfig.
       prompt: text that its captions begin with; "" for none.
       max_length: tokens of its training texts.
-      tokenizer: a name to load it by; "": the folder `tokenizer` beside the checkpoints.
+      tokenizer: a name to load it by; "": the folder `tokenizer` of the same workdir.
       task: name of the task that trained it; "" where no run here did.
       trained_on: [{"dataset", "split"}, …] of the mixture.
     """
@@ -129,7 +129,7 @@ class TrainingCheckpoints:
                 f"checkpoints.keep_best is {self._keep_best!r}; the evaluation has "
                 f"{', '.join(sorted(metrics))}"
             )
-        if is_multiprocess():  # Orbax's own sums must not run beside those of a step
+        if is_multiprocess():  # Orbax's own sums must not run at the same time as those of a step
             jax.block_until_ready(state)
         with self._writing():
             self._manager.save(

@@ -1,7 +1,47 @@
-"""The verb `answer`."""
+"""The verb `answer`: answers a question about image files."""
 
-from blip_jax.cli import files
+import argparse
+from typing import TYPE_CHECKING
+
+from blip_jax.cli.image_files import ImageJob, image_parser, positive_int, read_lines, reason
+from blip_jax.cli.image_files import run as run_on_images
+from blip_jax.runtime.errors import UserError
+from blip_jax.runtime.files import float32_number
+
+if TYPE_CHECKING:
+    from blip_jax.models import Model
 
 
-def run(argv):
-    return files.run("answer", argv)
+def run(argv: list[str]) -> int:
+    """Answers a question; see image_files.run."""
+    parser = image_parser("answer", "Answers a question about each image file.")
+    add = parser.add_argument
+    add("--question", required=True, metavar="TEXT")
+    add("--candidates", metavar="FILE", help="answers to choose from, one a line")
+    add("--k", type=positive_int, help="candidates that are scored in full [128]")
+    return run_on_images("answer", parser.parse_args(argv), make_job)
+
+
+def make_job(args: argparse.Namespace, paths: list[str]) -> ImageJob:
+    """Returns what `answer` does with the images."""
+    options = {} if args.k is None else {"k": args.k}
+    if not args.question.strip():
+        raise UserError("--question is empty")
+    if args.candidates:
+        try:
+            options["candidates"] = list(dict.fromkeys(read_lines(args.candidates)))
+        except OSError as error:
+            raise UserError(f"--candidates {args.candidates}: {reason(error)}") from error
+        if not options["candidates"]:
+            raise UserError(f"--candidates {args.candidates} has no answer; give one a line")
+    elif options:
+        raise UserError("--k needs --candidates")
+
+    def work(model: "Model", images: list, start: int) -> list[list[dict]]:
+        answers = model.answer(images, args.question, batch_size=len(images), **options)
+        return [
+            [{"question": args.question, "answer": a.text, "score": float32_number(a.score)}]
+            for a in answers
+        ]
+
+    return ImageJob(paths, work)

@@ -76,7 +76,7 @@ def run(argv: list[str]) -> int:
     where = arguments.topology or config.topology
     if not where:
         raise UserError("--topology NAME is missing, and config.topology is empty")
-    where = topology.named(where)
+    where = topology.resolve(where)
     topology.devices(where)  # refuses what cannot be, before anything is printed
     print(f"{where}, {topology.chips(where)} chips", file=sys.stderr)
     fits = programs(config, where, arguments.programs)

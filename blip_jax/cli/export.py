@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from blip_jax.cli import Parser
-from blip_jax.cli.paths import reason
+from blip_jax.cli.image_files import reason
 from blip_jax.runtime.errors import UserError
 
 FORMATS = {

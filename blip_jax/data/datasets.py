@@ -6,6 +6,10 @@ A dataset is named by the directory that holds its features.json. Its records ar
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
 import tensorflow_datasets as tfds
 from etils import epath
 
@@ -52,3 +56,19 @@ def open_dataset(directory: str, split: str):
 def to_text(value) -> str:
     """Returns a text that TFDS read back as bytes; bytes that are not UTF-8 become U+FFFD."""
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+
+
+def plain_value(value: Any) -> Any:
+    """Returns a field that TFDS read, with str for bytes, lists for arrays, numbers for NumPy's.
+
+    A sequence of records is a dict of lists.
+    """
+    if isinstance(value, Mapping):
+        return {name: plain_value(entry) for name, entry in value.items()}
+    if isinstance(value, np.ndarray):
+        return plain_value(value.tolist())
+    if isinstance(value, list | tuple):
+        return [plain_value(entry) for entry in value]
+    if isinstance(value, bytes):
+        return to_text(value)
+    return value.item() if isinstance(value, np.generic) else value

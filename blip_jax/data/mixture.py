@@ -12,7 +12,7 @@ import math
 import numpy as np
 from etils import epath
 
-from blip_jax.data.datasets import open_dataset, to_text
+from blip_jax.data.datasets import open_dataset, plain_value, to_text
 from blip_jax.runtime.errors import UserError
 from blip_jax.runtime.files import absolute_path, write_json
 
@@ -90,10 +90,11 @@ def save_mixture(path: str, components: list[Component]) -> None:
 
 
 class RecordSource:
-    """Random access to a component's records: {'key': str, 'image': bytes, 'texts': list[str]}.
+    """Random access to a component's records, as dicts of plain values; 'image' is bytes.
 
-    If the component has `selected`, record i is entry i of that file and has that one text;
-    otherwise record i is row i with all its texts.
+    They have 'key' str, usually 'texts' list[str], and the dataset's other fields. If the
+    component has `selected`, record i is entry i of that file and has that one text; otherwise
+    record i is row i with all its texts.
     """
 
     def __init__(self, component: Component):
@@ -130,16 +131,16 @@ class RecordSource:
         if self._selected is not None:
             row, chosen = self._selected[index].tolist()
         record = self._rows[row]
-        key, texts = to_text(record["key"]), record["texts"]
+        fields = {name: x if name == "image" else plain_value(x) for name, x in record.items()}
+        key, texts = to_text(record["key"]), fields.get("texts")
         if self._scores is not None:
             scores = self._scores[row]
-            texts = scores["texts"]["text"]
+            texts = [to_text(text) for text in scores["texts"]["text"]]
             if to_text(scores["key"]) != key:
                 raise UserError(
                     f"component {self.component.name!r}: row {row} is {key!r} in the dataset and "
                     f"{to_text(scores['key'])!r} in its scores; score this very dataset"
                 )
-        texts = [to_text(text) for text in texts]
         if chosen is not None:
             if not 0 <= chosen < len(texts):
                 raise UserError(
@@ -147,7 +148,9 @@ class RecordSource:
                     f"{chosen} of row {row}, which has {len(texts)}"
                 )
             texts = [texts[chosen]]
-        return {"key": key, "image": record["image"], "texts": texts}
+        if texts is not None:
+            fields["texts"] = texts
+        return {**fields, "key": key}
 
 
 def load_selected(component: Component, rows: int) -> np.ndarray:

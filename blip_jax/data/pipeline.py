@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import grain
 import numpy as np
 
-from blip_jax.data.datasets import open_dataset, to_text
+from blip_jax.data.datasets import open_dataset, plain_value
 from blip_jax.data.images import ImageError, decode, resize
 from blip_jax.data.mixture import Component, RecordSource, load_mixture
 from blip_jax.runtime.errors import UserError
@@ -154,11 +154,7 @@ class _Evaluate:
             image, valid = resize(decode(record["image"]), size), True
         except ImageError:
             image, valid = np.zeros((size, size, 3), np.uint8), False
-        kept = {
-            "key": to_text(record["key"]),
-            "texts": [to_text(text) for text in record.get("texts", ())],
-            "truth": to_text(record.get("truth", "")),
-        }
+        kept = {name: plain_value(value) for name, value in record.items() if name != "image"}
         return {"image": image, "index": index, "valid": valid, "record": kept}
 
 
@@ -171,12 +167,12 @@ def eval_batches(
       directory, split: as for `datasets.open_dataset`.
       batch_size: B; the last batch is filled up with rows that are not valid.
       image_size: S, pixels.
-      limit: only so many images from the start.
+      limit: only this many images, from the start.
 
     Yields:
       'image' uint8 [B, S, S, 3]; 'index' int32 [B], the row in the split, -1 for filling;
       'valid' bool [B], False for filling and for images that do not decode (black here);
-      'records' list of {'key': str, 'texts': list[str], 'truth': str}, none for filling.
+      'records' list of the records' other fields as plain values, none for filling.
 
     Raises:
       UserError: there is no such dataset or split.

@@ -21,11 +21,11 @@ class KVCache(NamedTuple):
 
 
 class CrossAttentionContext(NamedTuple):
-    """What cross-attention reads: keys and values, projected beforehand.
+    """What cross-attention reads: keys and values, projected before the layers run.
 
     Attributes:
       key, value: [C, H, N, K] (stacked over layers: [L, C, H, N, K]). Heads come first, so that
-        writing a text does not turn them round for each token.
+        generation does not transpose them for each token.
       mask: bool [C, N], True = may be attended to; None: all.
     """
 
@@ -53,6 +53,8 @@ def attend(
 
     Returns: [B, T, H, K] in the dtype of `value`.
     """
+    # Not `jax.nn.dot_product_attention`: it has no dropout of the probabilities, and a second path
+    # without dropout would round differently from this one.
     scores = jnp.einsum("bthk,bnhk->bhtn", query, key, preferred_element_type=jnp.float32)
     scores = scores * query.shape[-1] ** -0.5
     if mask is not None:
@@ -109,7 +111,7 @@ class SelfAttention(MultiHead):
 
 
 class CrossAttention(MultiHead):
-    """Attention over what `med.ContextProjection` made of image tokens or question states."""
+    """Attention to keys and values that `med.ContextProjection` computes."""
 
     @nn.compact
     def __call__(
@@ -141,7 +143,7 @@ class CrossAttention(MultiHead):
 def gather_rows(x: jax.Array, rows: jax.Array) -> jax.Array:
     """Picks rows within groups: the leading axis of `x` falls into G equal groups, in order.
 
-    On a mesh, groups that lie whole on a device are gathered without any exchange.
+    On a mesh, groups that are whole on one device are gathered without communication.
 
     Args:
       x: [C, ...]; rows: int32 [G, n], each in 0 … C / G - 1.

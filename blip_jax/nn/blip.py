@@ -14,8 +14,8 @@ from blip_jax.nn.layers import dense
 from blip_jax.nn.med import Med
 from blip_jax.nn.vit import ViT
 
-# What the momentum encoder keeps a slow copy of: all that computes the ITC features. The text
-# encoder's cross-attention comes along unused, as in the original, so that checkpoints match.
+# Names outside the momentum encoder, which has all that computes the ITC features. The text
+# encoder's unused cross-attention is part of it, as in the original, so that checkpoints match.
 NOT_IN_MOMENTUM = ("decoder_", "lm_head", "itm_head", "temperature")
 
 
@@ -91,7 +91,7 @@ class Blip(nn.Module):
     def decode_step(
         self, ids: jax.Array, context: CrossAttentionContext, cache: KVCache, index: jax.Array
     ) -> tuple[jax.Array, KVCache]:
-        """ids int [B, t] behind the `index` tokens that the cache holds -> (logits, cache)."""
+        """ids int [B, t] that follow the cache's `index` tokens -> (logits, cache)."""
         return self.med.decode(ids, context, cache=cache, index=index)
 
 
@@ -119,7 +119,7 @@ def init_cache(config: BlipConfig, batch: int, length: int) -> KVCache:
 
 
 def momentum_params(params: dict) -> dict:
-    """The part of `params` that the momentum encoder mirrors."""
+    """Returns the part of `params` of which the momentum encoder keeps a slow copy."""
     kept = {}
     for name, value in params.items():
         if name.startswith(NOT_IN_MOMENTUM):

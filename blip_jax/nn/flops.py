@@ -1,8 +1,7 @@
-"""What a step costs by formula: FLOPs of the model, and the least time that a chip needs.
+"""FLOPs of the model by formula, and the least time that a chip needs for them.
 
 A product of [m, k] by [k, n] is 2 m k n FLOPs; nothing else counts. Its backward pass is two such
-products, so that what is trained costs three forward passes, and one more of what is computed
-again (remat).
+products, so that training costs three forward passes, plus one more of what is recomputed (remat).
 
 N image tokens, T text tokens, V image width, W text width, F text MLP, L layers, E embedding, K
 keys of ITC. A layer, forward:
@@ -24,76 +23,81 @@ class Flops:
     """Of a forward pass.
 
     Attributes:
-      dense: products with the weights of layers.
-      mixing: attention's own products.
-      rest: outside of the layers, and so never computed again.
-      last: part of `dense` of which no derivative needs the result: it goes into a sum alone.
+      matmul: products with the weights of layers.
+      attention: attention's own products.
+      outside_layers: products outside of the layers, which are never recomputed.
+      not_recomputed: part of `matmul` that full remat does not compute again, as its result is
+        only added and no derivative needs it.
     """
 
-    dense: int = 0
-    mixing: int = 0
-    rest: int = 0
-    last: int = 0
+    matmul: int = 0
+    attention: int = 0
+    outside_layers: int = 0
+    not_recomputed: int = 0
 
     @property
     def forward(self) -> int:
-        return self.dense + self.mixing + self.rest
+        return self.matmul + self.attention + self.outside_layers
 
     def trained(self, remat: str) -> int:
-        """Forward, backward, and again what `remat` ("none", "dots", "full") did not keep."""
-        layers = self.dense + self.mixing - self.last
-        return 3 * self.forward + {"none": 0, "dots": self.mixing, "full": layers}[remat]
+        """Forward, backward, and what `remat` ("none", "dots", "full") recomputes."""
+        layers = self.matmul + self.attention - self.not_recomputed
+        return 3 * self.forward + {"none": 0, "dots": self.attention, "full": layers}[remat]
 
 
 def vit(config: ViTConfig) -> Flops:
-    """One image. The first product, of patches, is `rest`: 2 (N - 1) 3 patch^2 V.
+    """One image. The first product, of patches, is `outside_layers`: 2 (N - 1) 3 patch^2 V.
 
-    `last` is the MLP's second product: the layer ends by adding it.
+    `not_recomputed` is the MLP's second product: the layer ends by adding it.
     """
     n, v = config.tokens, config.width
     return Flops(
-        dense=config.depth * 24 * n * v * v,
-        mixing=config.depth * 4 * n * n * v,
-        rest=2 * (n - 1) * 3 * config.patch_size**2 * v,
-        last=config.depth * 8 * n * v * v,
+        matmul=config.depth * 24 * n * v * v,
+        attention=config.depth * 4 * n * n * v,
+        outside_layers=2 * (n - 1) * 3 * config.patch_size**2 * v,
+        not_recomputed=config.depth * 8 * n * v * v,
     )
 
 
 def text(config: MedConfig, length: int, image_tokens: int = 0) -> Flops:
-    """One text of `length` tokens; with `image_tokens` it attends to so many."""
+    """One text of `length` tokens; it attends to `image_tokens` image tokens."""
     t, w = length, config.width
-    dense, mixing = 8 * t * w * w + 4 * t * w * config.mlp_dim, 4 * t * t * w
+    matmul, attention = 8 * t * w * w + 4 * t * w * config.mlp_dim, 4 * t * t * w
     if image_tokens:
-        dense, mixing = dense + 4 * t * w * w, mixing + 4 * t * image_tokens * w
-    return Flops(config.depth * dense, config.depth * mixing)
+        matmul, attention = matmul + 4 * t * w * w, attention + 4 * t * image_tokens * w
+    return Flops(config.depth * matmul, config.depth * attention)
 
 
-def context(config: BlipConfig) -> Flops:
+def image_context(config: BlipConfig) -> Flops:
     """Keys and values of one image for all layers: 4 N V W each."""
     return Flops(
-        rest=config.med.depth * 4 * config.vit.tokens * config.vit.width * config.med.width
+        outside_layers=config.med.depth
+        * 4
+        * config.vit.tokens
+        * config.vit.width
+        * config.med.width
     )
 
 
 def lm_head(config: MedConfig, length: int) -> Flops:
-    return Flops(rest=2 * length * config.width * (config.width + config.vocab_size))
+    return Flops(outside_layers=2 * length * config.width * (config.width + config.vocab_size))
 
 
 def heads(config: BlipConfig) -> Flops:
     """The projections to E of one image and one text."""
-    return Flops(rest=2 * config.embed_dim * (config.vit.width + config.med.width))
+    return Flops(outside_layers=2 * config.embed_dim * (config.vit.width + config.med.width))
 
 
 def captioning(config: BlipConfig, prompt: int, length: int, captions: int = 1) -> int:
     """FLOPs to write `captions` texts of `length` tokens, the prompt counted, for one image.
 
-    The prompt goes in once an image, then a token a turn; attention reads all of the cache.
+    The prompt is read once per image, then one token at a time; attention reads the whole cache.
     """
     med = config.med
     one = text(med, 1, config.vit.tokens)
     token = one.forward + med.depth * 4 * (length - 1) * med.width + lm_head(med, 1).forward
     turns = prompt + captions * (length - 1 - prompt)
-    return vit(config.vit).forward + context(config).forward + turns * token
+    return vit(config.vit).forward + image_context(config).forward + turns * token
 
 
 def matching(config: BlipConfig, length: int, texts: int) -> int:
@@ -101,5 +105,5 @@ def matching(config: BlipConfig, length: int, texts: int) -> int:
     med, embed = config.med, config.embed_dim
     read = text(med, length, config.vit.tokens).forward + text(med, length).forward
     read += 2 * med.width * (embed + 2)
-    image = vit(config.vit).forward + context(config).forward + 2 * config.vit.width * embed
+    image = vit(config.vit).forward + image_context(config).forward + 2 * config.vit.width * embed
     return image + texts * read

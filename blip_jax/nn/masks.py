@@ -21,7 +21,7 @@ def padding(mask: jax.Array) -> jax.Array:
 
 
 def causal(length: int) -> jax.Array:
-    """A query sees itself and what stands before it. bool [1, 1, length, length]."""
+    """A query sees itself and what comes before it. bool [1, 1, length, length]."""
     return jnp.tri(length, dtype=bool)[None, None]
 
 
@@ -33,7 +33,7 @@ def decoder(mask: jax.Array) -> jax.Array:
 def cached(index: jax.Array, queries: int, length: int) -> jax.Array:
     """Queries at positions index … index + queries - 1 over a cache of `length` positions.
 
-    With index 2, two queries and five places:
+    With index 2, two queries and five positions:
 
         1 1 1 0 0
         1 1 1 1 0

@@ -40,7 +40,7 @@ class Med(nn.Module):
 
     def setup(self):
         config, dtype = self.config.med, jnp.dtype(self.config.dtype)
-        for role in ("encoder", "decoder"):  # a shared part is set once, under its common name
+        for role in ("encoder", "decoder"):  # a shared part is created once, under its common name
             name = param_group_name(config, "embeddings", role)
             if not hasattr(self, name):
                 setattr(self, name, Embeddings(config, dtype))
@@ -53,7 +53,7 @@ class Med(nn.Module):
     def project_context(
         self, tokens: jax.Array, role: str, mask: jax.Array | None = None, index: int = 0
     ) -> CrossAttentionContext:
-        """[C, N, any width], mask bool [C, N] -> what cross-attention `number` of `role` reads."""
+        """[C, N, any width], mask bool [C, N] -> what cross-attention `index` of `role` reads."""
         name = cross_attentions(self.config.med, role, self.num_images)[index]
         return CrossAttentionContext(*getattr(self, f"{name}_context")(tokens), mask)
 
@@ -89,7 +89,7 @@ class Med(nn.Module):
         """Causal: ids int [B, T] -> (next-token logits float32 [B, T, V], cache).
 
         Either `mask` (bool [B, T], whole texts) or `cache` with `index`, the number of tokens
-        that it holds already. `context_index`: see `attention.CrossAttention`.
+        that it already holds. `context_index`: see `attention.CrossAttention`.
         """
         embeddings = self._embeddings("decoder")
         if cache is None:
@@ -155,7 +155,7 @@ class ContextProjection(nn.Module):
             shape = (config.depth, tokens.shape[-1], *heads)
             kernel = self.param(f"{name}_kernel", normal, shape).astype(self.dtype)
             bias = self.param(f"{name}_bias", nn.initializers.zeros, (config.depth, *heads))
-            # Turned round after the product: on CPU a product that gives `lchnk` is slower.
+            # Transposed after the product: on CPU a product that gives `lchnk` is slower.
             y = jnp.einsum("cnd,ldhk->cnlhk", tokens.astype(self.dtype), kernel)
             projected.append((y + bias.astype(self.dtype)).transpose(2, 0, 3, 1, 4))
         return tuple(projected)

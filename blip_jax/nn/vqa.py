@@ -1,4 +1,4 @@
-"""Visual question answering: the states of an image-grounded question are a decoder's context.
+"""Visual question answering: a decoder reads the hidden states of an image-grounded question.
 
 C images and questions, B answers, S pixels a side, N image tokens, Q question tokens, T answer
 tokens, V vocabulary.
@@ -34,12 +34,12 @@ class Vqa(nn.Module):
     def question_hidden_states(
         self, tokens: jax.Array, ids: jax.Array, mask: jax.Array, train: bool = False
     ) -> jax.Array:
-        """Image tokens, ids int [C, Q], mask bool [C, Q] -> states [C, Q, D]."""
+        """Image tokens, ids int [C, Q], mask bool [C, Q] -> hidden states [C, Q, D]."""
         context = self.med.project_context(tokens, "encoder")
         return self.med.encode(with_enc_token(ids, self.config), mask, (context,), train=train)
 
     def question_context(self, hidden_states: jax.Array, mask: jax.Array) -> CrossAttentionContext:
-        """Question states [C, Q, D] and their mask -> what answers read."""
+        """A question's hidden states [C, Q, D] and mask -> what answers read."""
         return self.med.project_context(hidden_states, "decoder", mask)
 
     def lm_logits(
@@ -60,5 +60,5 @@ class Vqa(nn.Module):
     def decode_step(
         self, ids: jax.Array, context: CrossAttentionContext, cache: KVCache, index: jax.Array
     ) -> tuple[jax.Array, KVCache]:
-        """ids int [B, t] behind the `index` tokens that the cache holds -> (logits, cache)."""
+        """ids int [B, t] that follow the cache's `index` tokens -> (logits, cache)."""
         return self.med.decode(ids, context, cache=cache, index=index)

@@ -28,7 +28,7 @@ from blip_jax.runtime.errors import UserError
 
 if TYPE_CHECKING:
     from blip_jax.models import Model
-    from blip_jax.tasks.evaluate import EvalDataset
+    from blip_jax.tasks.eval_dataset import EvalDataset
 
 __all__ = [
     "SKIP_REASONS",
@@ -51,13 +51,15 @@ C = TypeVar("C", bound="TaskConfig")
 
 @dataclasses.dataclass(frozen=True)
 class TaskConfig(abc.ABC):
-    """A task's hyper-parameters: one frozen dataclass a task, a comment behind each field.
+    """A task's hyper-parameters: one frozen dataclass a task, a comment for each field.
 
     `make` is the only way to a Task, so that no registry of names is needed: a config file builds
     the config object, training calls `config.task.make(...)`.
     """
 
     model_type: ClassVar[str]  # of nn.MODEL_TYPES: what a run of the task leaves
+
+    max_length: int = 30  # tokens of a text; longer ones are cut
 
     @property
     def name(self) -> str:
@@ -157,7 +159,7 @@ class Task(EvaluationTask, Generic[C]):
 
     @abc.abstractmethod
     def empty_example(self) -> dict[str, Any]:
-        """Returns what stands in for an invalid record: right shapes, no content.
+        """Returns an example to use for an invalid record: right shapes, no content.
 
         The pipeline marks its row as not valid.
         """
@@ -193,12 +195,10 @@ class Task(EvaluationTask, Generic[C]):
         """
         position = nn.resize_position_embedding(params["vit"]["position"], self.model.vit.tokens)
         params = {**params, "vit": {**params["vit"], "position": position}}
-        flat = traverse_util.flatten_dict(params, sep="/")
-        needed = traverse_util.flatten_dict(fresh, sep="/")
-        return traverse_util.unflatten_dict({name: flat[name] for name in needed}, sep="/")
+        return select(params, fresh)
 
     def init_extra(self, params: Params, key: jax.Array) -> Extra:
-        """Returns what the task keeps in the state beside the parameters."""
+        """Returns what the task keeps in the state in addition to the parameters."""
         return {}
 
     def constrain(self, params: Params) -> Params:
@@ -229,7 +229,7 @@ class Task(EvaluationTask, Generic[C]):
         rows: jax.Array,
         key: jax.Array | None,
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """Returns this micro-batch's PART of the summed loss, and of each metric.
+        """Returns this micro-batch's part of the summed loss, and of each metric.
 
         "loss" is among the metrics.
 
@@ -256,3 +256,14 @@ class Task(EvaluationTask, Generic[C]):
         if key is not None:
             kwargs.update(train=True, rngs={"dropout": key})
         return self.network.apply({"params": params}, *args, method=method, **kwargs)
+
+
+def select(params: Params, like: Params) -> Params:
+    """Returns the part of `params` that has the structure of `like`.
+
+    Raises:
+      KeyError: a part is missing; it names the path.
+    """
+    flat = traverse_util.flatten_dict(params, sep="/")
+    names = traverse_util.flatten_dict(like, sep="/")
+    return traverse_util.unflatten_dict({name: flat[name] for name in names}, sep="/")

@@ -88,7 +88,7 @@ def evaluate_captions(
         return {}
     texts = [captions[record["key"]] for record in rows]
     scores = caption_scores(texts, [record["texts"] for record in rows])
-    return scores | truthfulness(texts, [record["truth"] for record in rows])
+    return scores | truthfulness(texts, [record.get("truth", "") for record in rows])
 
 
 def config(**changes: Any) -> CaptioningConfig:

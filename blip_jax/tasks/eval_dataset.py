@@ -21,7 +21,7 @@ class EvalDataset:
 
     Attributes:
       images: uint8 [N, S, S, 3].
-      records: N dicts {"key": str, "texts": list[str], "truth": str}.
+      records: N dicts of the other fields of the dataset, "key" among them, as plain values.
     """
 
     images: np.ndarray

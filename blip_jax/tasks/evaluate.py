@@ -13,7 +13,7 @@ import jax
 from etils import epath
 
 from blip_jax import nn
-from blip_jax.data.datasets import open_dataset, to_text
+from blip_jax.data.datasets import open_dataset, plain_value
 from blip_jax.data.tokenizer import TokenIds
 from blip_jax.models import Model, load
 from blip_jax.runtime.config import replace, required
@@ -111,12 +111,8 @@ def read_predictions(path: str) -> list[Prediction]:
 
 
 def read_records(dataset: str, split: str) -> list[dict[str, Any]]:
-    """Returns the records of a split without their images."""
+    """Returns the records of a split without their images, as plain values."""
     return [
-        {
-            "key": to_text(record["key"]),
-            "texts": [to_text(text) for text in record.get("texts", ())],
-            "truth": to_text(record.get("truth", "")),
-        }
+        {name: plain_value(value) for name, value in record.items() if name != "image"}
         for record in open_dataset(dataset, split)
     ]

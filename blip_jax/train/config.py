@@ -56,7 +56,9 @@ class CheckpointConfig:
     every: int = 1000  # steps between checkpoints
     keep: int = 1  # newest checkpoints that are kept
     keep_every: int = 0  # also keep those at multiples of this many steps; 0: none
-    keep_best: str = ""  # also keep the one with the highest value of this metric, as itc/r@1
+    # Also keep the one with the highest value of this metric of the evaluation, as itc/r@1, or of
+    # the task's own (primary).
+    keep_best: str = ""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -43,11 +43,13 @@ def train(config: TrainConfig, workdir: str, devices: list | None = None) -> Tra
     setup = TrainSetup(config, devices)
     config, is_main = setup.config, jax.process_index() == 0
     keep = config.checkpoints
+    is_primary = keep.keep_best == "primary"
+    best_metric = setup.task.primary_metric if is_primary else keep.keep_best
     trained_on = tuple({"dataset": c.dataset, "split": c.split} for c in mixture if c.weight)
     metadata = metadata_of(setup, trained_on)
     evaluator = Evaluator(setup, workdir) if config.eval.every else None
     with (
-        TrainingCheckpoints(workdir, keep.keep, keep.keep_every, keep.keep_best) as checkpoints,
+        TrainingCheckpoints(workdir, keep.keep, keep.keep_every, best_metric) as checkpoints,
         SignalHandler(synchronized=is_multiprocess()) as signals,
     ):
         restored = checkpoints.restore(setup.functions.state)
@@ -86,7 +88,7 @@ def train(config: TrainConfig, workdir: str, devices: list | None = None) -> Tra
                     logger.log(done, {f"eval/{k}": v for k, v in evaluation.items()})
                     throughput.restart(done)
                 stop = signals.should_stop(done)
-                is_candidate = evaluation is not None and bool(keep.keep_best)
+                is_candidate = evaluation is not None and bool(best_metric)
                 if done % keep.every == 0 or last or stop or is_candidate:
                     checkpoints.save(state, metadata, evaluation if is_candidate else None)
                 if stop:

@@ -1,11 +1,12 @@
-"""The device mesh and how batches lie on it.
+"""The device mesh, and how batches are placed on it.
 
-Axes: `data` (whole copies of the model), `fsdp` (parameters and their moments cut up, gathered
-layer by layer), `tensor` (heads, MLP and vocabulary cut up). A batch is cut over `data` and `fsdp`.
+Axes: `data` (whole copies of the model), `fsdp` (parameters and their moments split, gathered
+layer by layer), `tensor` (heads, MLP and vocabulary split). A batch is split over `data` and
+`fsdp`.
 
-`data` is the outermost: with as many as there are hosts or slices, only gradients and features
-travel between these, and parameters inside (HSDP). Where there are several TPU slices, `fsdp` and
-`tensor` never reach past one.
+`data` is the outermost axis: if it has as many as there are hosts or slices, only gradients and
+features are exchanged between these, and parameters inside (HSDP). Where there are several TPU
+slices, `fsdp` and `tensor` are always inside one.
 """
 
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Where every array of the state lies: one table of (regex, PartitionSpec), first match wins."""
+"""The placement of every array of the state: (regex, PartitionSpec), the first match wins."""
 
 import re
 from typing import Any
@@ -10,7 +10,7 @@ from jax.sharding import PartitionSpec as P
 from blip_jax.runtime.errors import UserError
 
 # Paths are searched, not matched whole, so that the moments of the optimizer and the momentum
-# weights, whose paths end like their parameter's, lie where it lies. The leading None of what is
+# weights, whose paths end like their parameter's, are placed as it is. The leading None of what is
 # in a layer is the axis of layers.
 RULES = [
     (r"qkv/kernel$", P(None, "fsdp", None, "tensor", None)),
@@ -32,8 +32,9 @@ RULES = [
     (r"(scale|bias)$", P()),
     (r"(vit/cls|position|temperature)$", P()),
     (r"(vision_proj|text_proj|itm_head|classifier_out)/kernel$", P()),
-    (r"^extra/queue/(image|text|group|valid|pointer)$", P()),
     (r"(^step|count)$", P()),
+    # What else a task keeps in the state, as the queue of past features, is whole on each device.
+    (r"^extra/", P()),
 ]
 
 

@@ -14,7 +14,7 @@ class TrainState:
     Attributes:
       step: int32 [], steps done.
       params: the model's, float32.
-      extra: what the task keeps beside them (momentum weights, queue); {} if nothing.
+      extra: what the task keeps in addition (momentum weights, queue); {} if nothing.
       opt_state: optax's.
     """
 

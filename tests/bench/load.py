@@ -74,7 +74,7 @@ def written(folder: pathlib.Path, model_type: str, preset: str) -> list[pathlib.
         from blip_jax import losses
 
         momentum = nn.momentum_params(params)
-        queue = losses.init_queue(57600, config.embed_dim, jax.random.key(0), random_start=True)
+        queue = losses.init_queue(57600, config.embed_dim, jax.random.key(0), random_init=True)
         queue = jax.tree.map(np.asarray, queue)
     checkpoint = checkpoints.Checkpoint(model_type, config, params, momentum, queue)
     paths = {"original": folder / "model.pth", "hf": folder / "huggingface"}

@@ -68,7 +68,7 @@ def row(name: str, run, where: str) -> dict[str, object]:
 
 def preset(name: str) -> dict[str, object]:
     run = config(name)
-    return row(name, run, topology.named(run.topology))
+    return row(name, run, topology.resolve(run.topology))
 
 
 def weak(where: str) -> dict[str, object]:

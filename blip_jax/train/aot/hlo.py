@@ -1,7 +1,7 @@
-"""What a compiled program moves and multiplies, read from its text (`compiled.as_text()`).
+"""A compiled program's instructions and communication, read from its text (`compiled.as_text()`).
 
-XLA's own `cost_analysis` counts the body of a loop once; here it counts as often as the loop
-turns, so that twelve scanned layers are twelve.
+XLA's own `cost_analysis` counts the body of a loop once; here it counts once per iteration, so that
+twelve scanned layers are twelve.
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ CALLS = re.compile(r"\b(?:calls|to_apply|body|true_computation|false_computation
 
 @dataclasses.dataclass(frozen=True)
 class Array:
-    """One array of an instruction: its type, its shape, and the memory it lies in (0: HBM)."""
+    """One array of an instruction: its type, its shape, and its memory space (0: HBM)."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -38,7 +38,7 @@ class Array:
 
 @dataclasses.dataclass(frozen=True)
 class Instruction:
-    """`%name = results opcode(operands), attributes`; `literal` is what stands in a constant."""
+    """`%name = results opcode(operands), attributes`; `literal` is the value of a constant."""
 
     name: str
     opcode: str
@@ -49,8 +49,8 @@ class Instruction:
     root: bool
 
 
-class Program:
-    """A module's computations.
+class HloModule:
+    """The computations of an HLO module.
 
     Attributes:
       computations: by name, each its instructions by name, in order.
@@ -69,15 +69,15 @@ class Program:
                 current = self.computations[head[2]] = {}
                 self.entry = head[2] if head[1] else self.entry
             elif line.startswith("  ") and " = " in line:
-                instruction = read(line)
+                instruction = parse_instruction(line)
                 current[instruction.name] = instruction
 
-    def runs(self, unknown: int = 1, fusions: bool = True) -> dict[str, int]:
-        """How often each computation runs.
+    def execution_counts(self, default_trip_count: int = 1, fusions: bool = True) -> dict[str, int]:
+        """Returns how often each computation runs.
 
         Args:
-          unknown: turns of loops of which the text does not tell the number.
-          fusions: those inside fusions too.
+          default_trip_count: iterations of loops whose number is not in the text.
+          fusions: count those inside fusions too.
         """
         counts: Counter = Counter()
 
@@ -86,17 +86,22 @@ class Program:
             for instruction in self.computations[name].values():
                 if instruction.opcode == "fusion" and not fusions:
                     continue
-                for called, turns in self.called(instruction, unknown):
-                    visit(called, times * turns)
+                for called, count in self.called_computations(instruction, default_trip_count):
+                    visit(called, times * count)
 
         visit(self.entry, 1)
         return dict(counts)
 
-    def called(self, instruction: Instruction, unknown: int) -> Iterator[tuple[str, int]]:
-        """The computations that an instruction runs, and how often. Reducers are left out."""
+    def called_computations(
+        self, instruction: Instruction, default_trip_count: int
+    ) -> Iterator[tuple[str, int]]:
+        """Yields the computations that an instruction runs, and how often; no reducers."""
         opcode, attributes = instruction.opcode, instruction.attributes
         if opcode == "while":
-            yield CALLS.search(attributes)[1], self.turns(instruction) or unknown
+            yield (
+                CALLS.search(attributes)[1],
+                self.loop_trip_count(instruction) or default_trip_count,
+            )
         elif opcode == "conditional":
             branches = re.search(r"branch_computations=\{([^}]*)\}", attributes)
             names = branches[1].split(",") if branches else CALLS.findall(attributes)
@@ -106,8 +111,8 @@ class Program:
             for name in CALLS.findall(attributes):
                 yield name, 1
 
-    def turns(self, loop: Instruction) -> int | None:
-        """How often a loop turns that counts from 0 by 1, as those of scans do; None: unknown."""
+    def loop_trip_count(self, loop: Instruction) -> int | None:
+        """Iterations of a loop that counts from 0 by 1, as those of scans do; None: unknown."""
         if known := re.search(r"known_trip_count\W+n\W+(\d+)", loop.attributes):
             return int(known[1])
         condition = self.computations[re.search(r"condition=%?([\w.-]+)", loop.attributes)[1]]
@@ -117,14 +122,14 @@ class Program:
         compares = "direction=LT" in last.attributes or last.opcode == "fusion"
         return int(whole[0].literal) if compares and len(whole) == 1 == len(constants) else None
 
-    def collectives(self, unknown: int = 1) -> dict[str, int]:
-        """Bytes that one device receives, by kind of collective, if each goes around a ring.
+    def collectives(self, default_trip_count: int = 1) -> dict[str, int]:
+        """Returns the bytes that one device receives, by collective, if each is a ring algorithm.
 
         Of n devices: all-gather (n - 1) x operand, all-reduce 2 (n - 1) / n x operand,
         reduce-scatter and all-to-all (n - 1) / n x operand, collective-permute its operand.
         """
         total: Counter = Counter()
-        for name, times in self.runs(unknown).items():
+        for name, times in self.execution_counts(default_trip_count).items():
             computation = self.computations[name]
             for instruction in computation.values():
                 kind = instruction.opcode.removesuffix("-start")
@@ -143,7 +148,7 @@ class Program:
 
 
 def group_size(attributes: str) -> int | None:
-    """Devices that take part in a collective together; None: all.
+    """Returns the number of devices in each group of a collective; None: all devices.
 
     Groups are written as `{{0,1},{2,3}}`, `[2,2]<=[4]` (groups, members), or by a mesh's axes:
     `mesh['a'=4,'b'=2] {'a'}`, of an axis' part `{'a':(1)2}`.
@@ -160,13 +165,13 @@ def group_size(attributes: str) -> int | None:
     return None
 
 
-def read(line: str) -> Instruction:
+def parse_instruction(line: str) -> Instruction:
     """One line of a computation."""
     name, _, rest = line.strip().partition(" = ")
-    end = closing(rest, 0) if rest.startswith("(") else rest.index(" ")
+    end = closing_bracket(rest, 0) if rest.startswith("(") else rest.index(" ")
     results, rest = rest[:end], rest[end:].lstrip()
     opcode, _, _ = rest.partition("(")
-    end = closing(rest, len(opcode))
+    end = closing_bracket(rest, len(opcode))
     inside = rest[len(opcode) + 1 : end - 1]
     return Instruction(
         name=name.removeprefix("ROOT ").lstrip("%"),
@@ -179,8 +184,8 @@ def read(line: str) -> Instruction:
     )
 
 
-def closing(text: str, start: int) -> int:
-    """The place behind the bracket that closes the one at `start`."""
+def closing_bracket(text: str, start: int) -> int:
+    """Returns the position after the bracket that closes the one at `start`."""
     depth = 0
     for place in re.finditer(r"[()]", text[start:]):
         depth += 1 if place[0] == "(" else -1

@@ -1,45 +1,49 @@
-"""Of a compiled program: bytes to and from HBM, and FLOPs of its matrix products.
+"""Bytes that a compiled program reads and writes in HBM, and FLOPs of its matrix products.
 
 What XLA fuses is one pass over its operands and results; what it keeps on the chip (memory space
-S(1) and up) moves nothing.
+S(1) and up) counts nothing.
 """
 
 import math
 import re
 
-from blip_jax.train.aot.hlo import Array, Instruction, Program
+from blip_jax.train.aot.hlo import Array, HloModule, Instruction
 
-# Moves nothing itself: names of what is there, or done where its -start is counted.
-FREE = {
+# No traffic of their own: names of existing arrays, or counted elsewhere (by their -start).
+NO_TRAFFIC = {
     "parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional",
     "call", "async-start", "after-all", "partition-id", "replica-id", "opt-barrier",
 }  # fmt: skip
-PICKS = {"dynamic-slice", "slice", "gather"}
+SLICES = {"dynamic-slice", "slice", "gather"}
 
 
-def hbm_bytes(program: Program, unknown: int = 1) -> int:
+def hbm_bytes(module: HloModule, default_trip_count: int = 1) -> int:
     """Bytes that one run reads from and writes to HBM, without the layouts' padding.
 
-    A slice counts as much as it takes, and an update in place as much as it writes.
+    A slice counts the bytes that it reads, and an update in place those that it writes.
 
     Args:
-      unknown: turns of loops of which the text does not tell the number.
+      default_trip_count: iterations of loops whose number is not in the text.
     """
     total = 0
-    for name, times in program.runs(unknown, fusions=False).items():
-        computation = program.computations[name]
-        total += times * sum(moved(program, computation, x) for x in computation.values())
+    for name, times in module.execution_counts(default_trip_count, fusions=False).items():
+        computation = module.computations[name]
+        total += times * sum(
+            instruction_bytes(module, computation, x) for x in computation.values()
+        )
     return total
 
 
-def moved(program: Program, computation: dict[str, Instruction], x: Instruction) -> int:
+def instruction_bytes(
+    module: HloModule, computation: dict[str, Instruction], x: Instruction
+) -> int:
     """Bytes of one run of one instruction."""
-    if x.opcode in FREE or x.opcode.endswith(("-done", "-update")):
+    if x.opcode in NO_TRAFFIC or x.opcode.endswith(("-done", "-update")):
         return 0
     given = [computation[operand].results for operand in x.operands]
     if x.opcode == "fusion":
-        return fused(program, inside(program, x), given, x.results)
-    if x.opcode in PICKS:
+        return fusion_bytes(module, fused_computation(module, x), given, x.results)
+    if x.opcode in SLICES:
         return 2 * hbm(x.results)
     if x.opcode == "dynamic-update-slice":
         return 2 * hbm(given[1])
@@ -49,60 +53,60 @@ def moved(program: Program, computation: dict[str, Instruction], x: Instruction)
     return sum(hbm(arrays) for arrays in given) + hbm(results)
 
 
-def fused(
-    program: Program, body: dict[str, Instruction], given: list[tuple], results: tuple[Array, ...]
+def fusion_bytes(
+    module: HloModule, body: dict[str, Instruction], given: list[tuple], results: tuple[Array, ...]
 ) -> int:
     """Bytes of a fusion; of what is in it only parameters and root touch memory."""
     total = 0
     for number, arrays in enumerate(given):
         if whole := hbm(arrays):
-            total += taken(program, body, parameter(body, number), whole)
+            total += bytes_read(module, body, parameter(body, number), whole)
     root = root_of(body)
     while root.opcode == "fusion":
-        body = inside(program, root)
+        body = fused_computation(module, root)
         root = root_of(body)
     names = root.operands if root.opcode == "tuple" else (root.name,)
     if len(names) != len(results):  # one instruction of several results, such as a sort
         return total + hbm(results)
     for name, array in zip(names, results, strict=True):
-        total += hbm((array,)) and written(program, body, name, array.bytes)
+        total += hbm((array,)) and bytes_written(module, body, name, array.bytes)
     return total
 
 
-def taken(program: Program, body: dict[str, Instruction], name: str, whole: int) -> int:
-    """Bytes that a fusion reads of its parameter `name`: the parts it picks, or the whole."""
+def bytes_read(module: HloModule, body: dict[str, Instruction], name: str, whole: int) -> int:
+    """Bytes that a fusion reads of its parameter `name`: its slices, or the whole."""
     total = 0
     for x in body.values():
         for place, operand in enumerate(x.operands):
             if operand != name:
                 continue
             if x.opcode == "bitcast" and not x.root:
-                total += taken(program, body, x.name, whole)
+                total += bytes_read(module, body, x.name, whole)
             elif x.opcode == "fusion":
-                inner = inside(program, x)
-                total += taken(program, inner, parameter(inner, place), whole)
-            elif x.opcode in PICKS and place == 0:
+                inner = fused_computation(module, x)
+                total += bytes_read(module, inner, parameter(inner, place), whole)
+            elif x.opcode in SLICES and place == 0:
                 total += sum(array.bytes for array in x.results)
             elif x.opcode != "dynamic-update-slice" or place:  # what is overwritten is not read
                 return whole
     return min(total, whole)
 
 
-def written(program: Program, body: dict[str, Instruction], name: str, whole: int) -> int:
+def bytes_written(module: HloModule, body: dict[str, Instruction], name: str, whole: int) -> int:
     """Bytes that a fusion writes as its result `name`: of an update in place the update."""
     x = body[name]
     if x.opcode == "bitcast":
-        return written(program, body, x.operands[0], whole)
+        return bytes_written(module, body, x.operands[0], whole)
     if x.opcode == "dynamic-update-slice":
         return sum(array.bytes for array in body[x.operands[1]].results)
     if x.opcode == "fusion" and len(x.results) == 1:
-        inner = inside(program, x)
-        return written(program, inner, root_of(inner).name, whole)
+        inner = fused_computation(module, x)
+        return bytes_written(module, inner, root_of(inner).name, whole)
     return whole
 
 
-def inside(program: Program, fusion: Instruction) -> dict[str, Instruction]:
-    return program.computations[next(name for name, _ in program.called(fusion, 1))]
+def fused_computation(module: HloModule, fusion: Instruction) -> dict[str, Instruction]:
+    return module.computations[next(name for name, _ in module.called_computations(fusion, 1))]
 
 
 def root_of(body: dict[str, Instruction]) -> Instruction:
@@ -117,19 +121,19 @@ def parameter(body: dict[str, Instruction], number: int) -> str:
 
 
 def hbm(arrays: tuple[Array, ...]) -> int:
-    """Bytes of those that lie in HBM."""
+    """Bytes of the arrays that are in HBM."""
     return sum(x.bytes for x in arrays if x.space == 0)
 
 
-def matrix_flops(program: Program, unknown: int = 1) -> int:
+def matrix_flops(module: HloModule, default_trip_count: int = 1) -> int:
     """FLOPs of all matrix products, two a multiply-add; on TPUs they are written as convolutions.
 
     Args:
-      unknown: turns of loops of which the text does not tell the number.
+      default_trip_count: iterations of loops whose number is not in the text.
     """
     total = 0
-    for name, times in program.runs(unknown).items():
-        computation = program.computations[name]
+    for name, times in module.execution_counts(default_trip_count).items():
+        computation = module.computations[name]
         for x in computation.values():
             if x.opcode in ("convolution", "dot"):
                 shapes = [computation[operand].results[0].shape for operand in x.operands]

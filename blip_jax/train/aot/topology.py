@@ -1,7 +1,7 @@
-"""TPU chips and how they are put together, for compiling without one.
+"""TPU chips and topologies, for compiling without a TPU.
 
 A topology is `v5p:4x4x4`: a generation, and chips along each axis of its torus. Google's names of
-machine types count otherwise: **v4-32 and v5p-64 count TensorCores, two a chip** (16 and 32
+machine types count differently: **v4-32 and v5p-64 count TensorCores, two a chip** (16 and 32
 chips), v5e-64 and v6e-64 count chips.
 """
 
@@ -21,8 +21,8 @@ SHAPES = {
         512: "8x8x8",
     },
 }  # fmt: skip
-# What the TPU compiler wants to see on a machine that has no TPU. The accelerator's type is a
-# formality: the topology says what is compiled for. The last lets several processes compile.
+# What the TPU compiler requires on a machine without a TPU. The accelerator's type is a
+# formality: the topology decides the target. The last lets several processes compile.
 ENVIRONMENT = {
     "JAX_PLATFORMS": "cpu",
     "TPU_SKIP_MDS_QUERY": "1",
@@ -37,8 +37,8 @@ def prepare() -> None:
     os.environ.update(ENVIRONMENT)
 
 
-def of_machine(name: str) -> str:
-    """The topology of a machine type: "v5p-64" -> "v5p:2x4x4", "v5e-64" -> "v5e:8x8".
+def topology_of_machine(name: str) -> str:
+    """Returns the topology of a machine type: "v5p-64" -> "v5p:2x4x4", "v5e-64" -> "v5e:8x8".
 
     Raises:
       UserError: no such generation, or no machine of that size.
@@ -57,22 +57,22 @@ def of_machine(name: str) -> str:
     return f"{found[1]}:{shapes[chips]}"
 
 
-def named(name: str) -> str:
-    """A topology, given as one or by its machine type.
+def resolve(name: str) -> str:
+    """Returns the topology that `name` is, or that of the machine type `name`.
 
     Raises:
       UserError: it is neither.
     """
-    name = name if ":" in name else of_machine(name)
+    name = name if ":" in name else topology_of_machine(name)
     parse(name)
     return name
 
 
 def parse(topology: str) -> tuple[Chip, tuple[int, ...]]:
-    """The chip, and chips along each axis.
+    """Returns the chip, and the number of chips along each axis.
 
     Raises:
-      UserError: it is not written as one, or it has no such chip or the wrong number of axes.
+      UserError: malformed, an unknown chip, or the wrong number of axes.
     """
     name, _, shape = topology.partition(":")
     if name not in CHIPS or not re.fullmatch(r"[1-9]\d*(x[1-9]\d*)*", shape):
@@ -87,7 +87,7 @@ def parse(topology: str) -> tuple[Chip, tuple[int, ...]]:
 
 
 def examples() -> str:
-    """Topologies that there are, two of each generation."""
+    """Returns example topologies for a message, two of each generation."""
     return ", ".join(
         f"{name}:{SHAPES[chip.axes][size]}" for name, chip in CHIPS.items() for size in (16, 64)
     )
@@ -98,7 +98,7 @@ def chips(topology: str) -> int:
 
 
 def devices(topology: str) -> list:
-    """The chips as jax devices, to make meshes and shardings of; nothing runs on them.
+    """Returns the chips as jax devices, for meshes and shardings; nothing can run on them.
 
     Raises:
       UserError: the topology is unknown, or the TPU compiler is not installed.
@@ -115,10 +115,10 @@ def devices(topology: str) -> list:
     options = {"chip_config_name": "megacore"} if topology.startswith("v4:") else {}
     try:
         found = topologies.get_topology_desc(platform="tpu", topology_name=topology, **options)
-    except Exception as error:  # the compiler's own, of no kind in particular
+    except Exception as error:  # the compiler raises several types
         reason = str(error).strip().splitlines()[-1:]
         raise UserError(
-            f"the TPU compiler refuses topology {topology!r} ({''.join(reason)[:120]}); "
+            f"libtpu does not know topology {topology!r} ({''.join(reason)[:120]}); "
             f"known: {examples()}"
         ) from error
     return found.devices
