@@ -128,7 +128,7 @@ def cleaned(tmp_path_factory):
 
 def test_from_tars_to_a_training(cleaned):
     manifest = json.loads((cleaned / "data/mine/manifest.json").read_text())
-    assert manifest["inputs"] == manifest["rows"] + sum(manifest["skipped"].values())
+    assert manifest["records_read"] == manifest["rows"] + sum(manifest["skipped"].values())
     assert manifest["rows"] > 100 and manifest["skipped"]
     found = json.loads((cleaned / "runs/mine/statistics.json").read_text())
     assert found["images"]["count"] == manifest["rows"]
