@@ -188,7 +188,7 @@ def test_options_of_captions_that_make_no_sense(model, options, message):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"k": 0}, "k is 0; it must be from 1 to the number of candidates, 2"),
+        ({"k": 0}, "k is 0; it must be 1 or more"),
         ({"batch_size": -1}, "batch_size is -1; it must be at least 1"),
     ],
 )
