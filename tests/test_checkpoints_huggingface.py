@@ -1,5 +1,6 @@
 """Hugging Face's BLIP, in both directions: names, configuration, numbers."""
 
+import dataclasses
 import logging
 import warnings
 
@@ -162,7 +163,7 @@ def test_retrieval_numbers_are_equal(exported, batch):
     checkpoint, model, _ = exported("retrieval")
     images, ids, mask = batch
     # Hugging Face leaves [CLS] at position 0.
-    config = nn.preset("tiny", **nn.to_dict(checkpoint.config) | {"quirks": ("cls_for_enc",)})
+    config = dataclasses.replace(checkpoint.config, quirks=("cls_for_enc",))
     params = checkpoint.params
 
     def numbers(network):

@@ -110,7 +110,8 @@ def test_captions_are_those_of_the_model_in_the_order_of_the_files(
     assert [row["image"] for row in rows] == names(folder) and not err
     assert all(list(row) == ["image", "caption"] for row in rows)
     found = trained.caption(names(folder), min_length=1, max_length=16)
-    assert [row["caption"] for row in rows] == found and len(set(found)) > 1
+    texts = [caption.text for caption in found]
+    assert [row["caption"] for row in rows] == texts and len(set(texts)) > 1
 
 
 def test_folders_files_and_stdin_in_the_order_given(capsys, workdir, folder, monkeypatch):
@@ -214,7 +215,7 @@ def test_out_holds_the_rows_and_is_not_overwritten(capsys, workdir, folder):
     assert "été 犬 🐕.png" in out.read_text("utf-8")
     out.write_text("mine\n")
     line = fails(capsys, *argv, "--out", out)
-    assert line == f"blip-jax caption: {out} exists already: give --overwrite to replace it"
+    assert line == f"blip-jax caption: {out} exists already; --overwrite replaces it"
     assert out.read_text() == "mine\n"
     assert call(capsys, *argv, "--out", out, "--overwrite", "--batch-size=8") == ([], [])
     assert [json.loads(line) for line in out.read_text("utf-8").splitlines()] == expected
@@ -390,7 +391,7 @@ def test_usage_lists_the_verbs(capsys):
     assert main(["--help"]) == 0
     out = capsys.readouterr().out
     for verb, work in COMMANDS.items():
-        assert f"  {verb:10} {work.__doc__}" in out
+        assert f"  {verb:10} {work}" in out
 
 
 @pytest.mark.parametrize("verb", COMMANDS)

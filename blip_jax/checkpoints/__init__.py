@@ -113,7 +113,7 @@ def write(checkpoint: Checkpoint, path: str, to: str) -> None:
     """Writes a checkpoint for the original code or for Hugging Face.
 
     Args:
-      path: for "original" a file, .pth or .safetensors, with the configuration beside the
+      path: for "original" a file, .pth or .safetensors, with the configuration next to the
         weights; for "hf" a folder.
       to: "original" or "hf" (which has no momentum, no queue and no temperature).
 

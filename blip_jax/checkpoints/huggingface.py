@@ -26,7 +26,7 @@ class HuggingFaceClass(NamedTuple):
 
     Attributes:
       name: of the class.
-      parts: its parts beside the ViT, by the first component of their tensors' names.
+      parts: its parts besides the ViT, by the first component of their tensors' names.
       embed_field: of the configuration, the size of the aligned features.
       embed_default: that size where the field is absent.
     """

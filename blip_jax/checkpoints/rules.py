@@ -2,7 +2,7 @@
 
 A rule pairs a tensor's name with our path. "*" in the name stands for a layer's number: ours are
 stacked on a leading axis. PyTorch keeps a dense kernel as [out, in]; ours are [in, out], with
-heads apart, and the three of a self-attention in one array.
+heads separate, and the three of a self-attention in one array.
 """
 
 import math
@@ -53,7 +53,7 @@ class Rule(NamedTuple):
 
     Attributes:
       name: of the tensor, with "*" for the layer.
-      path: ours, keys joined by "/". "[1]" behind it: entry 1 of the third axis from the end,
+      path: ours, keys joined by "/". "[1]" after it: entry 1 of the third axis from the end,
         where queries, keys and values lie.
       first: number of the layer that our first one is.
       tied: may be absent if a tensor that fills the same place is there.
@@ -140,7 +140,7 @@ def load(
     """Parameters from a file's tensors, strictly: all of the file, all of the model.
 
     Each tensor is read once, and the leaves alone are allocated: with tensors that are read when
-    asked for, memory beside the file is that of the parameters.
+    asked for, memory besides the file is that of the parameters.
 
     Args:
       tensors: by name, of any float dtype.

@@ -32,7 +32,7 @@ class Tensors(Mapping):
 
     Attributes:
       shapes: by name, known without reading.
-      extras: what else lay beside the tensors: plain values, by name.
+      extras: other values of the file, by name.
     """
 
     def __init__(

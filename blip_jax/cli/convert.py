@@ -72,9 +72,9 @@ def run(argv: list[str]) -> int:
 
     arrays = [np.asarray(x) for x in jax.tree.leaves(found.params)]
     vit, med = found.config.vit, found.config.med
-    beside = [name for name in ("momentum", "queue") if getattr(found, name) is not None]
+    present = [name for name in ("momentum", "queue") if getattr(found, name) is not None]
     rows = {
-        "model_type": found.model_type + "".join(f", {name}" for name in beside),
+        "model_type": found.model_type + "".join(f", {name}" for name in present),
         "image": f"{vit.image_size} x {vit.image_size}, patch {vit.patch_size}",
         "vision": f"{vit.depth} layers, {vit.width} wide, {vit.heads} heads",
         "text": f"{med.depth} layers, {med.width} wide, {med.heads} heads, {med.vocab_size} tokens",

@@ -128,7 +128,7 @@ class Decoding:
 
         A sampling option (top_p, top_k, temperature) samples, with a repetition penalty of 1.1 and
         from all tokens unless top_p says otherwise; else beam search with 3 beams and no penalty,
-        as in the original. None stands for the default.
+        as in the original. None means the default.
 
         Raises:
           UserError: an unknown option, or options that do not go together.

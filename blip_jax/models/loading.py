@@ -27,7 +27,7 @@ def load(
         the checkpoint's.
       dtype: compute dtype; "bfloat16" halves time and activations on TPUs and GPUs, and gives up
         digits. Parameters stay float32.
-      tokenizer: the folder or Hugging Face id of one; None: the one beside the checkpoint, else
+      tokenizer: the folder or Hugging Face id of one; None: the checkpoint's own, else
         bert-base-uncased. It is loaded when a text is first read.
       quirks: of `models.QUIRKS`, faults of the original to repeat.
       heads: {"vit": …, "med": …}, attention heads of an original checkpoint of an unusual width.

@@ -12,7 +12,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from blip_jax.data.text import clean_caption, clean_question
-from blip_jax.data.tokenizer import Tokenizer
 from blip_jax.decoding import Decoding, Generated
 from blip_jax.decoding.config import TRANSFORMERS_OPTIONS
 from blip_jax.models import batching, functions
@@ -26,7 +25,7 @@ from blip_jax.models.inputs import (
     encode_bucketed,
     encode_prompts,
 )
-from blip_jax.models.results import Answer, Caption, Match
+from blip_jax.models.results import Answer, Caption, Match, captions_of
 from blip_jax.runtime.config import accepts
 from blip_jax.runtime.errors import UserError
 
@@ -97,9 +96,7 @@ class Model(Base):
             images, _decoding(decoding, options), prompt, seed, batch_size, start_index, on_error
         )
 
-    def _captions(
-        self, images, decoding, prompt, seed, batch_size, start_index, on_error
-    ) -> list[list[Caption] | None]:
+    def _captions(self, images, decoding, prompt, seed, batch_size, start_index, on_error):
         self.require("caption")
         images = as_images(images)
         check_not_empty(images, "images")
@@ -116,8 +113,8 @@ class Model(Base):
         arrays = jnp.stack(keys, axis=1), decoding.params(len(images)), prompts
         if prompt is not None:
             arrays += (lengths,)
-        beams = f", beam {shape.num_beams}" if shape.method == "beam" else f", {shape.method}"
-        title = f"caption{beams}, up to {shape.total_length} tokens"
+        method = f"beam {shape.num_beams}" if shape.method == "beam" else shape.method
+        title = f"caption, {method}, up to {shape.total_length} tokens"
         results = self._run(function, images, arrays, batch_size, on_error, title)
         found = captions_of(Generated(*results), lengths, self.tokenizer)
         skipped = np.asarray(results[1])[:, 0] == 0  # a text has one token at least
@@ -187,9 +184,8 @@ class Model(Base):
         self.require("answer")
         if isinstance(candidates, str):
             raise UserError("candidates is one string; give a list of answers")
-        images, questions = broadcast(
-            as_images(images), as_texts(questions, "questions"), names=("images", "questions")
-        )
+        questions = as_texts(questions, "questions")
+        images, questions = broadcast(as_images(images), questions, names=("images", "questions"))
         arrays = self._encode(questions, clean_question if clean else None)
         if candidates is None:
             decoding = dataclasses.replace(ANSWER, num_beams=num_beams)
@@ -278,9 +274,8 @@ class Model(Base):
         if images is None and texts is None:
             raise UserError("give images, texts, or both")
         if images is not None and texts is not None:
-            images, texts = broadcast(
-                as_images(images), as_texts(texts, "texts"), names=("images", "texts")
-            )
+            texts = as_texts(texts, "texts")
+            images, texts = broadcast(as_images(images), texts, names=("images", "texts"))
         given = {"image": images, "text": texts}
         of = tuple(name for name, values in given.items() if values is not None)
         function = self._function(functions.hidden_states_function, of)
@@ -306,21 +301,3 @@ def _decoding(decoding: Decoding | None, options: dict[str, Any]) -> Decoding:
     if options:
         raise UserError(f"decoding and {next(iter(options))} are both given; give one of them")
     return decoding
-
-
-def captions_of(
-    generated: Generated, prompts: np.ndarray, tokenizer: Tokenizer
-) -> list[list[Caption]]:
-    """Returns captions of generated texts [B, N, T] that follow prompts of this many tokens."""
-    captions = []
-    for row, start in enumerate(prompts):
-        texts = tokenizer.decode(generated.tokens[row, :, start:])
-        parts = [slice(start, end) for end in generated.length[row]]
-        captions.append([
-            Caption(text, float(score), tokens[part], logs[part])
-            for text, score, tokens, logs, part in zip(
-                texts, generated.score[row], generated.tokens[row],
-                generated.log_probabilities[row], parts, strict=True,
-            )
-        ])  # fmt: skip
-    return captions

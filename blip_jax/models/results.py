@@ -4,6 +4,9 @@ import dataclasses
 
 import numpy as np
 
+from blip_jax.data.tokenizer import Tokenizer
+from blip_jax.decoding import Generated
+
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Caption:
@@ -60,3 +63,21 @@ class Answer:
 
     def __repr__(self) -> str:
         return f"Answer({self.text!r}, score={self.score:.4g})"
+
+
+def captions_of(
+    generated: Generated, prompts: np.ndarray, tokenizer: Tokenizer
+) -> list[list[Caption]]:
+    """Returns captions of generated texts [B, N, T] that follow prompts of this many tokens."""
+    captions = []
+    for row, start in enumerate(prompts):
+        texts = tokenizer.decode(generated.tokens[row, :, start:])
+        parts = [slice(start, end) for end in generated.length[row]]
+        captions.append([
+            Caption(text, float(score), tokens[part], logs[part])
+            for text, score, tokens, logs, part in zip(
+                texts, generated.score[row], generated.tokens[row],
+                generated.log_probabilities[row], parts, strict=True,
+            )
+        ])  # fmt: skip
+    return captions

@@ -1,6 +1,6 @@
 """Settings as frozen dataclasses: changed by name, listed with their help, stored as JSON.
 
-The dataclass is the only list of fields, and a field's help is the comment behind or above it.
+The dataclass is the only list of fields, and a field's help is the comment after or above it.
 How the command line sets them is in overrides.py.
 """
 
@@ -28,7 +28,7 @@ def required(example: str) -> Any:
     It is "" until then, so that --help can show it; `check_required` refuses that.
 
     Args:
-      example: what stands for a value in messages and in --help.
+      example: placeholder of a value in messages and in --help.
     """
     return dataclasses.field(default="", metadata={"required": example})
 
@@ -224,7 +224,7 @@ class FieldRow(NamedTuple):
       type: as "int" or "none | dots | full".
       value: of this config.
       help: its comment; "" without its source.
-      example: what stands for the value of a field that has to be given; else "".
+      example: placeholder of the value of a field that has to be given; else "".
     """
 
     path: str
@@ -283,7 +283,7 @@ def type_name(annotation: Any) -> str:
 
 @functools.cache
 def field_help(cls: type, name: str) -> str:
-    """The comment behind a field of a dataclass, or above it, on one line; "" without source."""
+    """The comment after a field of a dataclass, or above it, on one line; "" without source."""
     from simple_parsing.docstring import get_attribute_docstring  # not at every start
 
     try:

@@ -1,4 +1,4 @@
-"""Placement of every array of the state: a table of (regex, PartitionSpec), first match wins."""
+"""The placement of every array of the state: (regex, PartitionSpec), the first match wins."""
 
 import re
 from typing import Any

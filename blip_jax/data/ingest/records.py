@@ -48,7 +48,7 @@ class RawRecord:
       image_path: path or URL of the image, as the record has it; "" if the bytes are here.
       texts, url, truth: of the record. fields: all other fields.
       rejection: why it cannot be used, if that is known already.
-      records: number of input records it stands for.
+      records: number of input records that it represents.
       merged_fields: of each record merged with it, the fields that differ.
     """
 

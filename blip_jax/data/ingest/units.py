@@ -141,7 +141,7 @@ class _Files:
         return path_of(self._folder, self._unit, kind)
 
     def add(self, values: dict, licence: str | None, records: int, row_warnings: Counter) -> None:
-        """Writes a row that stands for `records` input records."""
+        """Writes a row that represents `records` input records."""
         example = SERIALIZE(values)
         self._writer.write(example)
         self._bytes += len(example)

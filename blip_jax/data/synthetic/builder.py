@@ -1,4 +1,4 @@
-"""TFDS builder of the Shapes dataset: `human` stands for COCO, `web` for CC12M and LAION.
+"""TFDS builder of the Shapes dataset: `human` in place of COCO, `web` of CC12M and LAION.
 
 It writes ArrayRecord files, and needs neither TensorFlow nor network. Records are stored in the
 order of their index, so row i is record i, and each depends only on its own seed.

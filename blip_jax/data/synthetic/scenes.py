@@ -1,7 +1,7 @@
 """Scenes of the Shapes dataset, their pictures, and true statements about them.
 
-The dataset stands for all datasets of the paper, so that all of BLIP runs without a download. Only
-numpy and PIL are needed. All randomness comes from the generator that is passed in.
+The dataset takes the place of all datasets of the paper, so that all of BLIP runs without a
+download. Only numpy and PIL are needed. All randomness comes from the generator that is passed in.
 """
 
 from __future__ import annotations

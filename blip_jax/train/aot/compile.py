@@ -114,7 +114,7 @@ def captioner(config: TrainConfig, where: str) -> CompiledCost:
         jax.ShapeDtypeStruct((IMAGES, prompt), np.int32),
     )
     total = IMAGES * flops.captioning(model.config, prompt, options.max_length)
-    turns = options.max_length - prompt - 1  # the first token behind the prompt comes with it
+    turns = options.max_length - prompt - 1  # the prompt's prefill gives the first token
     write = functions.caption_function(model, options.shape(prompt))
     return mapped("captioner", where, write, model, inputs, total, turns)
 
