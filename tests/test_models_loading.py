@@ -3,6 +3,7 @@
 import functools
 import os
 import pathlib
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -134,22 +135,43 @@ def test_a_hugging_face_id(world, model, tmp_path, monkeypatch, online):
     checkpoints.write(written, str(tmp_path / "snapshot"), "hf")
     asked = []
 
-    def list_files(name):
+    def model_info(self, name, timeout):
         if not online:
             raise huggingface_hub.errors.OfflineModeIsEnabled("offline")
-        return ["config.json", "model.safetensors", "pytorch_model.bin"]
+        files = "config.json", "model.safetensors", "pytorch_model.bin"
+        return SimpleNamespace(siblings=[SimpleNamespace(rfilename=file) for file in files])
 
-    def download(name, allow_patterns, ignore_patterns):
-        asked.append((name, "*.safetensors" in allow_patterns, ignore_patterns))
+    def download(name, allow_patterns, ignore_patterns=None, local_files_only=False):
+        asked.append((name, "*.safetensors" in allow_patterns, ignore_patterns, local_files_only))
         return str(tmp_path / "snapshot")
 
-    monkeypatch.setattr(huggingface_hub, "list_repo_files", list_files)
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", model_info)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     found = models.load("team/captioner")
-    assert asked == [("team/captioner", True, ["*.bin"] if online else [])]
+    assert asked == [("team/captioner", True, ["*.bin"] if online else None, not online)]
     assert texts(found, 2) == texts(own, 2)
 
 
-def test_a_hugging_face_id_that_is_none():
-    message = refused(models.load, "team/nothing")
-    assert message.startswith("team/nothing is neither a path here nor an id")
+@pytest.mark.parametrize(
+    "error, message",
+    [
+        ("GatedRepoError", "access to team/nothing is restricted"),
+        ("RepositoryNotFoundError", "team/nothing is neither a path here nor a model on"),
+        ("OfflineModeIsEnabled", "team/nothing is no path here and Hugging Face cannot be reached"),
+    ],
+)
+def test_a_hugging_face_id_that_cannot_be_loaded(monkeypatch, error, message):
+    import huggingface_hub
+    from huggingface_hub import errors
+
+    kind = getattr(errors, error)
+
+    def model_info(self, name, timeout):
+        raise kind.__new__(kind)  # its arguments differ among versions
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", model_info)
+    assert refused(models.load, "team/nothing").startswith(message)
+
+
+def test_a_bare_name_suggests_a_published_model():
+    assert "did you mean Salesforce/blip-vqa-base?" in refused(models.load, "blip-vqa-bas")

@@ -1,13 +1,15 @@
-"""The README's examples, run as they are written on models with random weights."""
+"""The examples of the documentation, run as they are written on models with random weights."""
 
 import dataclasses
 import json
 import os
 import pathlib
-import re
 import subprocess
 import sys
+import types
 
+import documented
+import jax
 import malformed_files
 import numpy as np
 import processes
@@ -15,22 +17,20 @@ import pytest
 import tiny
 from PIL import Image
 
-from blip_jax import checkpoints
-from blip_jax.data.tokenizer import train_wordpiece
+from blip_jax import checkpoints, nn
+from blip_jax.data.tokenizer import TokenIds, train_wordpiece
 
 ROOT = pathlib.Path(__file__).parents[1]
 VISION = {"image_size": 32, "patch_size": 8}
 WORDS = "a photo of the colour is it sunny what doing yes sleeping dog asleep beach at noon picture"
-# What a training on two cores is made smaller by; the rest of its line stays as it is written.
-SMALL = """--config.model.preset=tiny --config.tokenizer=words --config.batch_size=8
-    --config.steps=2 --config.objectives.negative_group=8 --config.objectives.queue=16
-    --config.optimizer.steps_per_epoch=1"""
-
-
-def chapter(title: str, language: str) -> str:
-    """The first code of that language in a chapter of the README."""
-    text = (ROOT / "README.md").read_text("utf-8").split(f"## {title}\n")[1]
-    return re.search(rf"```{language}\n(.*?)```", text, re.DOTALL)[1]
+# What makes training small enough for two cores; the rest of its line stays as it is written.
+SMALL = """--config.model.vit.image_size=32 --config.model.vit.patch_size=16
+    --config.model.vit.width=64 --config.model.vit.depth=2 --config.model.vit.heads=4
+    --config.model.med.width=64 --config.model.med.depth=2 --config.model.med.heads=4
+    --config.model.med.mlp_dim=256 --config.model.med.max_length=32 --config.model.embed_dim=64
+    --config.tokenizer=words --config.batch_size=8 --config.steps=2
+    --config.task.itm.group_size=8 --config.task.itc.queue_size=16
+    --config.optimizer.schedule.steps_per_epoch=1 --config.optimizer.schedule.warmup_steps=1"""
 
 
 def write_model(model_type: str, folder: pathlib.Path, tokenizer) -> None:
@@ -44,20 +44,65 @@ def write_model(model_type: str, folder: pathlib.Path, tokenizer) -> None:
     checkpoints.write(checkpoint, str(folder), "hf")
 
 
-def test_in_python(tmp_path, monkeypatch, capsys):
-    tokenizer = train_wordpiece([WORDS], str(tmp_path / "words"), 120)
+MODELS = {"captioner": "image-captioning-base", "retrieval": "itm-base-coco", "vqa": "vqa-base"}
+
+
+@pytest.fixture(scope="module")
+def salesforce(tmp_path_factory):
+    """A folder with images and models of the names that the examples have."""
+    folder = tmp_path_factory.mktemp("examples")
+    tokenizer = train_wordpiece([WORDS], str(folder / "words"), 120)
     rng = np.random.default_rng(0)
     for name in ("dog.jpg", "beach.png"):
-        Image.fromarray(rng.integers(0, 256, (50, 60, 3), dtype=np.uint8)).save(tmp_path / name)
-    for model_type in ("captioner", "retrieval", "vqa"):
-        write_model(model_type, tmp_path / f"blip-{model_type}", tokenizer)
-    monkeypatch.chdir(tmp_path)
-    names: dict = {}
-    exec(compile(chapter("In Python", "python"), "README.md", "exec"), names)  # noqa: S102 - ours
-    assert len(capsys.readouterr().out.splitlines()) >= 8
+        Image.fromarray(rng.integers(0, 256, (50, 60, 3), dtype=np.uint8)).save(folder / name)
+    for model_type, name in MODELS.items():
+        write_model(model_type, folder / "Salesforce" / f"blip-{name}", tokenizer)
+    return folder
+
+
+def run_python(file: str, title: str, number: int = 0) -> dict:
+    """Runs a chapter's code and returns its variables."""
+    names: dict = {"__name__": f"example_{number}"}
+    code = documented.code_of(file, title, "python")[number]
+    sys.modules[names["__name__"]] = types.ModuleType(names["__name__"])
+    exec(compile(code, file, "exec"), names)  # noqa: S102 - ours
+    return names
+
+
+def test_python_of_the_readme(salesforce, monkeypatch, capsys):
+    monkeypatch.chdir(salesforce)
+    names = run_python("README.md", "In Python")
+    assert len(capsys.readouterr().out.splitlines()) == 3
+    assert names["similarity"].shape == (2, 2)
+
+
+def test_python_of_models(salesforce, monkeypatch, capsys):
+    monkeypatch.chdir(salesforce)
+    names = run_python("blip_jax/models/README.md", "In Python")
+    assert len(capsys.readouterr().out.splitlines()) >= 10
     assert names["similarity"].shape == (2, 3)
-    assert np.all((names["found"].probability > 0) & (names["found"].probability < 1))
-    assert names["config"].vit.image_size == 32 and names["judge"].image_size == 64
+    assert np.all((names["match"].probability > 0) & (names["match"].probability < 1))
+    assert names["config"].vit.image_size == 32 and names["retrieval"].image_size == 64
+
+
+def test_python_of_configs():
+    config = run_python("configs/README.md", "A file of your own")["get_config"]()
+    assert config.batch_size == 1024 and config.task.lm is None
+    assert config.task.itm.group_size == 64 and not config.data.augment.randaugment
+
+
+def test_python_of_tasks(monkeypatch):
+    module = types.ModuleType("my_task")
+    monkeypatch.setitem(sys.modules, "my_task", module)
+    vars(module).update(run_python("blip_jax/tasks/README.md", "Adding a task"))
+    config = run_python("blip_jax/tasks/README.md", "Adding a task", 1)["get_config"]()
+    task = dataclasses.replace(config.task, max_length=tiny.LENGTH).make(tiny.config(), TokenIds())
+    batch, params = task.batch_spec(4), nn.param_shapes(tiny.config(), task.config.model_type)
+    key, rows = jax.eval_shape(lambda: jax.random.key(0)), np.arange(4)
+    constants, extra = jax.eval_shape(task.prepare, params, {}, batch, 0, key)
+    loss, metrics = jax.eval_shape(task.loss, params, batch, constants, rows, key)
+    assert extra == {} and loss.shape == () and metrics["loss"].shape == ()
+    assert task.empty_example()["image"].shape == batch["image"].shape[1:]
 
 
 @pytest.fixture(scope="module")
@@ -66,13 +111,11 @@ def cleaned(tmp_path_factory):
     folder = tmp_path_factory.mktemp("cleaned")
     tokenizer = train_wordpiece([WORDS], str(folder / "words"), 120)
     malformed_files.write_shards(folder / "shards", 2, 60)
-    for model_type, name in (
-        ("captioner", "image-captioning-base"),
-        ("retrieval", "itm-base-coco"),
-    ):
-        write_model(model_type, folder / "Salesforce" / f"blip-{name}", tokenizer)
+    for model_type in ("captioner", "retrieval"):
+        write_model(model_type, folder / "Salesforce" / f"blip-{MODELS[model_type]}", tokenizer)
     (folder / "configs").symlink_to(ROOT / "configs")
-    lines = chapter("Clean and re-caption your own data", "bash").strip()
+    file, title = "blip_jax/capfilt/README.md", "Clean and re-caption your own data"
+    lines = documented.code_of(file, title, "bash")[0].strip()
     assert lines.splitlines()[-1].startswith("blip-jax train ")
     paths = [str(pathlib.Path(sys.executable).parent), os.environ["PATH"]]
     environment = processes.environment(1) | {"PATH": os.pathsep.join(paths)}

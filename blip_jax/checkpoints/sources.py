@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import difflib
 import os
 import re
 import tempfile
@@ -25,6 +26,14 @@ HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 TOKENIZER = "tokenizer"  # a workdir's folder for it
 # The files of a Hugging Face repository that are read; other frameworks' weights are not fetched.
 HUB_FILES = ["*.json", "*.safetensors", "pytorch_model*.bin", "vocab.txt"]
+HUB_TIMEOUT_SECONDS = 4
+PUBLISHED = tuple(
+    f"Salesforce/blip-{name}"
+    for name in (
+        "image-captioning-base", "image-captioning-large", "vqa-base", "vqa-capfilt-large",
+        "itm-base-coco", "itm-large-coco", "itm-base-flickr", "itm-large-flickr",
+    )
+)  # fmt: skip
 SUFFIXES = (".pth", ".pt", ".bin", ".safetensors", ".npz")
 
 
@@ -148,7 +157,13 @@ def local_copy(source: str | os.PathLike) -> Iterator[str]:
     elif HUB_ID.fullmatch(name) and not name.endswith(SUFFIXES):
         yield _download_from_hub(name)
     else:
-        raise UserError(f"{name} does not exist")
+        raise UserError(f"{name} does not exist{_hub_suggestion(name)}")
+
+
+def _hub_suggestion(name: str) -> str:
+    """Returns "; did you mean Salesforce/…?" for a bare name like one of the published models."""
+    close = difflib.get_close_matches(name, [x.split("/")[1] for x in PUBLISHED], 1)
+    return f"; did you mean Salesforce/{close[0]}?" if close and "/" not in name else ""
 
 
 def _download(place: epath.Path, folder: str) -> str:
@@ -160,20 +175,36 @@ def _download(place: epath.Path, folder: str) -> str:
 
 
 def _download_from_hub(name: str) -> str:
-    """Returns the folder of a snapshot, which is downloaded once and then kept in a cache."""
-    import huggingface_hub
+    """Returns the folder of a snapshot, which is downloaded once and then kept in a cache.
 
-    files: list[str] = []
+    Raises:
+      UserError: there is no such repository, access to it is restricted, or it is not in the cache
+        and the hub cannot be reached.
+    """
+    import huggingface_hub
+    from huggingface_hub import errors
+
+    options = {"allow_patterns": HUB_FILES}
     try:
-        with contextlib.suppress(Exception):  # offline: the cache is used
-            files = huggingface_hub.list_repo_files(name)
-        has_safetensors = any(file.endswith(".safetensors") for file in files)
-        unwanted = ["*.bin"] if has_safetensors else []  # the same weights in another format
-        return huggingface_hub.snapshot_download(
-            name, allow_patterns=HUB_FILES, ignore_patterns=unwanted
-        )
-    except Exception as error:  # its own types, and those of several HTTP libraries
+        # One request with a time limit, without retries, tells what is wrong before any download.
+        info = huggingface_hub.HfApi().model_info(name, timeout=HUB_TIMEOUT_SECONDS)
+        if any(file.rfilename.endswith(".safetensors") for file in info.siblings or ()):
+            options["ignore_patterns"] = ["*.bin"]  # the same weights in another format
+        return huggingface_hub.snapshot_download(name, **options)
+    except errors.GatedRepoError as error:  # a kind of RepositoryNotFoundError
         raise UserError(
-            f"{name} is neither a path here nor an id that Hugging Face gave "
-            f"({type(error).__name__})"
+            f"access to {name} is restricted; request it on huggingface.co and set HF_TOKEN"
         ) from error
+    except errors.RepositoryNotFoundError as error:
+        raise UserError(
+            f"{name} is neither a path here nor a model on Hugging Face; check its name, or set "
+            "HF_TOKEN if it is private"
+        ) from error
+    except Exception as error:  # its own types, and those of several HTTP libraries
+        try:
+            return huggingface_hub.snapshot_download(name, local_files_only=True, **options)
+        except Exception:
+            raise UserError(
+                f"{name} is no path here and Hugging Face cannot be reached "
+                f"({type(error).__name__}); check the network, or give a downloaded folder"
+            ) from error

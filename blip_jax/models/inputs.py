@@ -54,6 +54,8 @@ def _read(path: str | os.PathLike) -> bytes:
         raise ImageError("URLs are not downloaded; save the file and give its path")
     try:
         return epath.Path(path).read_bytes()
+    except KeyError as error:  # of etils: a scheme it does not know
+        raise ImageError("the scheme of this URL is not supported; give a path") from error
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or type(error).__name__
         raise ImageError(reason.lower()) from error

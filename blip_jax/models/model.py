@@ -138,7 +138,9 @@ class Model(Base):
         """
         self.require("match")
         images = as_images(images)
-        is_nested = not isinstance(texts, str) and any(not isinstance(t, str) for t in texts)
+        if not isinstance(texts, str) and hasattr(texts, "__iter__"):
+            texts = list(texts)
+        is_nested = isinstance(texts, list) and any(not isinstance(t, str) for t in texts)
         if is_nested:
             nested = [as_texts(row, "texts") for row in texts]
             if len(nested) != len(images) or len({len(row) for row in nested}) > 1 or not nested[0]:
