@@ -130,7 +130,7 @@ def written(tensors: dict, folder, name: str = "model.safetensors") -> str:
     if name.endswith(".npz"):
         np.savez(path, **tensors)
     else:
-        tensors.write(tensors, path, {})
+        tensor_files.write(tensors, path, {})
     return path
 
 
