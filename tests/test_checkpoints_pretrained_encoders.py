@@ -10,6 +10,7 @@ from flax.traverse_util import flatten_dict
 
 from blip_jax import nn
 from blip_jax.checkpoints import original
+from blip_jax.checkpoints import tensors as tensor_files
 from blip_jax.checkpoints.pretrained_encoders import load_pretrained_encoders
 from blip_jax.runtime.errors import UserError
 
