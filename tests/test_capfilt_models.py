@@ -93,7 +93,7 @@ def test_it_says_what_it_was_made_with(settings, models, scored):
     assert [entry["path"] for entry in found["filters"]] == ["c", "d"]
     hashes = {entry["sha256"] for entry in found["captioners"] + found["filters"]}
     assert len(hashes) == 4 and all(len(value) == 64 for value in hashes)
-    assert [way["method"] for way in found["decoding"]] == ["nucleus", "beam", "nucleus"]
+    assert [way["method"] for way in found["decoding"]] == ["sample", "beam", "sample"]
     manifest = json.load(open(f"{scored}/manifest.json"))
     assert (
         manifest["rows"] == sum(shard["rows"] for shard in manifest["shards"]) == tiny_dataset.ROWS
@@ -185,9 +185,9 @@ def test_a_view_without_scores_is_refused(world, tmp_path):
 @pytest.mark.parametrize(
     ("said", "meant"),
     [
-        ("nucleus", [("nucleus", 1, 0)]),
-        ("nucleus*3, beam*2", [("nucleus", 3, 0), ("beam", 2, 0)]),
-        ("top_k*2", [("nucleus", 2, 50)]),
+        ("nucleus", [("sample", 1, 0)]),
+        ("nucleus*3, beam*2", [("sample", 3, 0), ("beam", 2, 0)]),
+        ("top_k*2", [("sample", 2, 50)]),
         ("greedy,", [("greedy", 1, 0)]),
     ],
 )
@@ -200,7 +200,7 @@ def test_ways_of_writing(said, meant):
     ("said", "named"),
     [
         ("nucleus*x", "'nucleus[*]x'; expected METHOD[*]NUMBER"),
-        ("sung", "method 'sung' is unknown"),
+        ("sung", "method is 'sung'; supported: sample, greedy, beam"),
         ("greedy*2", "gives at most 1"),
         ("nucleus*0", "num_captions is 0"),
     ],

@@ -75,10 +75,10 @@ def test_a_configuration_of_another_model_is_refused(changes, message, tmp_path)
 
 
 def test_folders_that_are_not_complete(tmp_path):
-    with pytest.raises(UserError, match="config.json is no Hugging Face configuration$"):
+    with pytest.raises(UserError, match="config.json is not a Hugging Face configuration$"):
         checkpoints.read(str(tmp_path))
     (tmp_path / "config.json").write_text("[1]")
-    with pytest.raises(UserError, match="config.json is no Hugging Face configuration$"):
+    with pytest.raises(UserError, match="config.json is not a Hugging Face configuration$"):
         checkpoints.read(str(tmp_path))
     write_config(tmp_path)
     with pytest.raises(UserError, match="holds no weights; looked for model.safetensors"):

@@ -180,7 +180,8 @@ def test_alpha_ramps_from_0():
     task = make_task(itc={"alpha": 0.4, "alpha_warmup_steps": 8})
     state, batch = make_state(task, STILL), make_batch()
     prepare = jax.jit(
-        lambda step: task.prepare(state.params, state.extra, batch, step, None)[0].alpha
+        lambda params, extra, step: task.prepare(params, extra, batch, step, None)[0].alpha
     )
     for step, alpha in ((0, 0.0), (2, 0.1), (8, 0.4), (50, 0.4)):
-        assert prepare(np.int32(step)) == pytest.approx(alpha, abs=1e-7)
+        found = prepare(state.params, state.extra, np.int32(step))
+        assert found == pytest.approx(alpha, abs=1e-7)
