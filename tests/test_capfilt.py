@@ -253,7 +253,7 @@ def test_a_missing_shard_is_named(tmp_path):
 
 @pytest.mark.parametrize(("length", "least"), [(tiny_dataset.LENGTH + 1, 5), (4, 0)])
 def test_captions_longer_than_the_model_or_shorter_than_the_prompt(models, length, least):
-    with pytest.raises(UserError, match=f"is {length}; .* tokens and at most the model's 24"):
+    with pytest.raises(UserError, match=f"is {length}; .* tokens and be at most the model's 24"):
         captioner(models[0]["writer"][1], [Decoding(max_length=length, min_length=least)])
 
 

@@ -10,6 +10,7 @@ from flax.traverse_util import flatten_dict
 
 from blip_jax import nn
 from blip_jax.checkpoints import original
+from blip_jax.checkpoints import tensors as tensor_files
 from blip_jax.checkpoints.pretrained_encoders import load_pretrained_encoders
 from blip_jax.runtime.errors import UserError
 
@@ -130,7 +131,7 @@ def written(tensors: dict, folder, name: str = "model.safetensors") -> str:
     if name.endswith(".npz"):
         np.savez(path, **tensors)
     else:
-        tensors.write(tensors, path, {})
+        tensor_files.write(tensors, path, {})
     return path
 
 

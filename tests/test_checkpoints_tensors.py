@@ -12,7 +12,8 @@ import tiny
 from test_checkpoints import HEADS, golden
 
 from blip_jax import checkpoints, losses, nn
-from blip_jax.checkpoints import original, tensors
+from blip_jax.checkpoints import original
+from blip_jax.checkpoints import tensors as tensor_files
 from blip_jax.runtime.errors import UserError
 
 ARRAYS = {
@@ -38,8 +39,8 @@ def test_what_is_written_is_read(name, tmp_path):
     if not name.endswith(".safetensors"):
         pytest.importorskip("torch")
     path = str(tmp_path / "folder" / name)
-    tensors.write(ARRAYS, path, {"blip_jax": {"n": 3}})
-    found = tensors.read(path)
+    tensor_files.write(ARRAYS, path, {"blip_jax": {"n": 3}})
+    found = tensor_files.read(path)
     same(found, ARRAYS)
     assert found.extras == {"blip_jax": {"n": 3}}
     assert os.listdir(tmp_path / "folder") == [name]
@@ -47,7 +48,7 @@ def test_what_is_written_is_read(name, tmp_path):
 
 def test_npz(tmp_path):
     np.savez(tmp_path / "x.npz", **ARRAYS)
-    same(tensors.read(str(tmp_path / "x.npz")), ARRAYS)
+    same(tensor_files.read(str(tmp_path / "x.npz")), ARRAYS)
 
 
 @pytest.mark.parametrize("key", ["model", "state_dict", ""])
@@ -57,7 +58,7 @@ def test_forms_of_pytorch_files(key, zipped, torch, tmp_path):
     content = {key: state, "epoch": 3} if key else state
     path = tmp_path / "x.pt"
     torch.save(content, path, _use_new_zipfile_serialization=zipped)
-    found = tensors.read(str(path))
+    found = tensor_files.read(str(path))
     same(found, ARRAYS)
     assert found.extras == ({"epoch": 3} if key else {})
 
@@ -70,7 +71,7 @@ def test_halves_become_float32(name, dtype, torch, tmp_path):
     state = {"a": torch.tensor([1.5, -0.25], dtype=getattr(torch, dtype))}
     save = safetensors.torch.save_file if name.endswith("safetensors") else torch.save
     save(state, tmp_path / name)
-    same(tensors.read(str(tmp_path / name)), {"a": np.array([1.5, -0.25], np.float32)})
+    same(tensor_files.read(str(tmp_path / name)), {"a": np.array([1.5, -0.25], np.float32)})
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
@@ -80,20 +81,20 @@ def test_shards(name, tmp_path):
     stem, _, suffix = name.rpartition(".")
     where = {"a": f"{stem}-1.{suffix}", "b": f"{stem}-2.{suffix}"}
     for key, file in where.items():
-        tensors.write({key: ARRAYS[key]}, str(tmp_path / file), {})
+        tensor_files.write({key: ARRAYS[key]}, str(tmp_path / file), {})
     index = tmp_path / f"{name}.index.json"
     index.write_text(json.dumps({"weight_map": where}))
-    same(tensors.read(str(tmp_path)), ARRAYS)
+    same(tensor_files.read(str(tmp_path)), ARRAYS)
     index.write_text(json.dumps({"weight_map": where | {"c": where["a"]}}))
     with pytest.raises(UserError, match=f"names c, which {where['a']} does not hold$"):
-        tensors.read(str(tmp_path))
+        tensor_files.read(str(tmp_path))
     index.write_text("[]")
     with pytest.raises(UserError, match="index.json is not an index of shards$"):
-        tensors.read(str(tmp_path))
+        tensor_files.read(str(tmp_path))
     index.write_text(json.dumps({"weight_map": where}))
     (tmp_path / where["b"]).unlink()
     with pytest.raises(UserError, match=f"{where['b']} does not exist$"):
-        tensors.read(str(tmp_path))
+        tensor_files.read(str(tmp_path))
 
 
 @pytest.mark.parametrize("suffix", ["safetensors", "npz", "pth"])
@@ -105,11 +106,11 @@ def test_a_file_that_is_cut_short_is_named(suffix, left, tmp_path):
         np.savez(path, **many)
     else:
         pytest.importorskip("torch")
-        tensors.write(many, str(path), {})
+        tensor_files.write(many, str(path), {})
     data = path.read_bytes()
     path.write_bytes(data[: int(left * len(data))])
     with pytest.raises(UserError) as caught:
-        tensors.read(str(path))
+        tensor_files.read(str(path))
     message = str(caught.value)
     assert message.startswith(str(path)) and "cut short" in message and "\n" not in message
 
@@ -121,7 +122,7 @@ def test_text_is_no_checkpoint(suffix, tmp_path):
     if suffix == "pth":
         pytest.importorskip("torch")
     with pytest.raises(UserError, match="^.*x.* is not a"):
-        tensors.read(str(path))
+        tensor_files.read(str(path))
 
 
 class Code:
@@ -136,13 +137,13 @@ def test_code_in_a_pickle_is_not_run(torch, tmp_path):
     path = tmp_path / "x.pth"
     torch.save({"model": {"a": torch.ones(1)}, "more": Code(tmp_path / "run")}, path)
     with pytest.raises(UserError, match="x.pth holds pickled code, which is not run; if you"):
-        tensors.read(str(path))
+        tensor_files.read(str(path))
     path.write_bytes(pickle.dumps(Code(tmp_path / "run"), protocol=2))
     with pytest.raises(UserError, match="x.pth"):
-        tensors.read(str(path))
+        tensor_files.read(str(path))
     np.savez(tmp_path / "x.npz", a=np.array([Code(tmp_path / "run")], object))
     with pytest.raises(UserError, match="x.npz is not an .npz file of arrays"):
-        tensors.read(str(tmp_path / "x.npz"))
+        tensor_files.read(str(tmp_path / "x.npz"))
     assert not (tmp_path / "run").exists()
 
 
@@ -151,7 +152,7 @@ def test_a_pytorch_file_without_a_state_dict(torch, tmp_path):
     for content in (torch.ones(2), {"model": 3}, {}, {"epoch": 1}):
         torch.save(content, path)
         with pytest.raises(UserError, match="x.pth holds no state dict, neither bare nor under"):
-            tensors.read(path)
+            tensor_files.read(path)
 
 
 def test_without_pytorch_the_message_says_how_to_get_it(monkeypatch, tmp_path):
@@ -160,21 +161,21 @@ def test_without_pytorch_the_message_says_how_to_get_it(monkeypatch, tmp_path):
     path.write_bytes(b"x")
     mend = r'x.pth needs PyTorch: pip install "blip-jax\[torch\]"$'
     with pytest.raises(UserError, match="^reading .*" + mend):
-        tensors.read(str(path))
+        tensor_files.read(str(path))
     with pytest.raises(UserError, match="^writing .*" + mend):
-        tensors.write(ARRAYS, str(path), {})
+        tensor_files.write(ARRAYS, str(path), {})
 
 
 def test_other_paths(tmp_path):
     with pytest.raises(UserError, match="nowhere.pth does not exist$"):
-        tensors.read(str(tmp_path / "nowhere.pth"))
+        tensor_files.read(str(tmp_path / "nowhere.pth"))
     with pytest.raises(UserError, match="holds no weights; looked for model.safetensors, "):
-        tensors.read(str(tmp_path))
+        tensor_files.read(str(tmp_path))
     (tmp_path / "x.txt").write_text("x")
     with pytest.raises(UserError, match="x.txt is no file of weights; known: .safetensors, .npz"):
-        tensors.read(str(tmp_path / "x.txt"))
+        tensor_files.read(str(tmp_path / "x.txt"))
     with pytest.raises(UserError, match="must end in .safetensors or .pth$"):
-        tensors.write(ARRAYS, str(tmp_path / "x.txt"), {})
+        tensor_files.write(ARRAYS, str(tmp_path / "x.txt"), {})
 
 
 def trees_equal(found, want):
@@ -214,13 +215,13 @@ def test_an_original_captioner(torch, tmp_path):
 def test_errors_name_the_file(tmp_path):
     tensors, _ = golden("captioner")
     path = str(tmp_path / "x.safetensors")
-    tensors.write(tensors | {"more": np.zeros(1, np.float32)}, path, {})
+    tensor_files.write(tensors | {"more": np.zeros(1, np.float32)}, path, {})
     with pytest.raises(UserError, match="x.safetensors: no place for tensor more$"):
         checkpoints.read(path, HEADS)
-    tensors.write(tensors, path, {"blip_jax": {"config": 3}})
+    tensor_files.write(tensors, path, {"blip_jax": {"config": 3}})
     with pytest.raises(UserError, match="x.safetensors: what it says of itself under 'blip_jax'"):
         checkpoints.read(path)
-    tensors.write(ARRAYS, path, {})
+    tensor_files.write(ARRAYS, path, {})
     with pytest.raises(UserError, match="x.safetensors: not a BLIP checkpoint"):
         checkpoints.read(path)
 

@@ -11,7 +11,7 @@ import time
 import pytest
 import tiny_dataset
 
-from blip_jax.checkpoints.training import load_params
+from blip_jax.checkpoints.training import load_state_items
 from blip_jax.cli import train
 from blip_jax.cli.main import main
 from blip_jax.runtime.errors import UserError
@@ -268,4 +268,4 @@ def test_ctrl_c_in_training_saves_and_the_same_command_goes_on(config, tmp_path)
     assert main(argv) == 0
     logged = [json.loads(row)["step"] for row in open(workdir / "metrics.jsonl")]
     assert logged == list(range(1, stopped + 3))  # each step once
-    assert load_params(str(workdir))[1].model_type == "pretrain"
+    assert load_state_items(str(workdir), ("params",))[1].model_type == "pretrain"

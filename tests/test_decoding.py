@@ -230,7 +230,8 @@ def test_one_program_serves_prompts_of_all_lengths():
     def write(prompt, lengths):
         traces.append(prompt.shape)
         step = lambda ids, cache, index: (jax.nn.one_hot(ids + 1, VOCAB), cache)  # noqa: E731
-        return generate(step, (), prompt, None, GREEDY, (EOS, PAD), lengths).tokens
+        size = GREEDY.shape(prompt.shape[1]), GREEDY.params(len(prompt))
+        return generate(step, (), prompt, None, *size, (EOS, PAD), lengths).tokens
 
     for lengths in ([4, 2, 1, 3], [1, 1, 4, 2]):
         tokens = write(PROMPTS, np.int32(lengths))
@@ -245,7 +246,7 @@ def test_a_penalty_that_outweighs_all_lets_no_token_come_twice():
     options = dataclasses.replace(GREEDY, repetition_penalty=1e6, min_length=6)
     found = generate(
         lambda ids, cache, index: (jnp.tile(logits, (*ids.shape, 1)), cache),
-        (), jnp.array([[62, 2]]), None, options, (EOS, PAD),
+        (), jnp.array([[62, 2]]), None, options.shape(2), options.params(1), (EOS, PAD),
     )  # fmt: skip
     assert found.tokens[0, 0].tolist() == [62, 2, 1, 4, 5, 6, EOS] + [PAD] * 5
 

@@ -90,6 +90,18 @@ def test_images_leave_out_what_does_not_decode(world, model, small):
     assert len(EvalDataset.load(world.web, "train", model.image_size, limit=9).records) == 8
 
 
+def test_images_of_a_large_split_are_decoded_when_used(world, model, small, monkeypatch):
+    whole = EvalDataset.load(world.web, "train", model.image_size)
+    monkeypatch.setattr(eval_dataset, "MAX_IMAGE_BYTES", 20 * 3 * model.image_size**2)
+    lazy = EvalDataset.load(world.web, "train", model.image_size)
+    assert isinstance(lazy.images, eval_dataset.LazyImages) and lazy.records == whole.records
+    assert len(lazy.images) == len(whole.images)
+    numbers = np.arange(len(whole.images))
+    for dataset in (whole, lazy):
+        (found,) = dataset.share(lambda x, n: x[:, 0, 0, 0] + 1000 * n, dataset.images, numbers)
+        np.testing.assert_array_equal(found, whole.images[:, 0, 0, 0] + 1000 * numbers)
+
+
 def test_no_image_that_decodes_is_named(world, model, tmp_path):
     broken = [{**record, "image": b"no image"} for record in records()]
     directory = tiny_dataset.write(str(tmp_path / "web"), broken)

@@ -183,7 +183,7 @@ def test_two_processes_clean_and_measure_as_one(tmp_path):
     assert "metric" not in second and "kept" not in second
 
 
-# What a person can mend.
+# User errors.
 
 
 @pytest.mark.parametrize(
@@ -200,7 +200,12 @@ def test_two_processes_clean_and_measure_as_one(tmp_path):
 )
 @pytest.mark.parametrize("verb", ["train", "capfilt", "evaluate"])
 def test_flags_that_start_nothing_are_one_line(capsys, world, verb, flags, named):
-    assert main([verb, f"--config={world}/pretraining.py", "--workdir=x", *flags]) == 2
+    config = {
+        "train": [f"--config={world}/pretraining.py"],
+        "capfilt": ["--config=capfilt", "--config.dataset=x", "--config.filters=y"],
+        "evaluate": ["--config=evaluate", "--config.dataset=x", "--config.model=y"],
+    }[verb]
+    assert main([verb, *config, "--workdir=x", *flags]) == 2
     err = capsys.readouterr().err
     assert err.startswith(f"blip-jax {verb}: ") and named in err and err.count("\n") == 1
 

@@ -145,4 +145,4 @@ def _modern(tensors: tensor_files.Tensors) -> tensor_files.Tensors:
         for name in tensors
     }  # fmt: skip
     shapes = {new: tensors.shapes[old] for new, old in renamed.items()}
-    return tensors.Tensors(shapes, lambda name: tensors[renamed[name]])
+    return tensor_files.Tensors(shapes, lambda name: tensors[renamed[name]])

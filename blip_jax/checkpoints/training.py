@@ -239,16 +239,6 @@ def save_model(
         )
 
 
-def load_params(workdir: str) -> tuple[dict[str, Any], Metadata]:
-    """Returns the parameters alone of a workdir's newest checkpoint, on the default device.
-
-    Raises:
-      UserError: there is no checkpoint.
-    """
-    items, metadata = load_state_items(workdir, ("params",))
-    return items["params"], metadata
-
-
 def load_state_items(workdir: str, names: tuple[str, ...]) -> tuple[dict[str, Any], Metadata]:
     """Returns parts of a workdir's newest checkpoint, by their names in the state.
 

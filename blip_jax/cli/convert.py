@@ -10,7 +10,7 @@ from blip_jax.runtime.errors import UserError
 FORMATS = {
     "original": "a .pth file of the original PyTorch code",
     "hf": "a Hugging Face folder, for transformers' from_pretrained",
-    "jax": "a workdir of this project, for --model and --config.init_from",
+    "jax": "a workdir of this project, for --model and --config.init.run",
 }
 
 

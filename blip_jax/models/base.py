@@ -146,12 +146,12 @@ class Base:
     def _compile_message(self, function: Callable, arguments: Any, title: str) -> Iterator[None]:
         """Says on a terminal or in a notebook what is compiled, at the first call of a shape."""
         shapes = tuple(np.shape(x) for x in jax.tree.leaves(arguments))
-        key = id(function), shapes
+        key = title, shapes
         interactive = sys.stderr.isatty() or "ipykernel" in sys.modules
         if key in self._compiled or not interactive:
             yield
             return
-        message = f"compiling {title} ({self.image_size} px, batches of {shapes[0][0]}), once"
+        message = f"compiling {title}, once"
         timer = threading.Timer(
             SLOW_COMPILE_SECONDS, print, [message], {"file": sys.stderr, "flush": True}
         )

@@ -208,7 +208,7 @@ def rank_answers(
     Args:
       states, mask: of the questions, [B, T, D] and bool [B, T].
       candidates: ids and mask of the answers, [C, A], and which of them are no padding, bool [C].
-      k: candidates that are scored in full, by the likelihood of their first token.
+      k: candidates that are scored in full, by the likelihood of their first token; at most C.
 
     Returns: index int32 [B] of the candidate and its log-probability float32 [B].
     """
@@ -223,6 +223,7 @@ def rank_answers(
         picked = top_candidates(first, ids[:, 1], k, valid)[0]
         logits = apply("lm_logits", ids[picked], answer_mask[picked], context)
         scores = log_likelihood(logits, ids[picked], answer_mask[picked], smoothing)
+        scores = jnp.where(valid[picked], scores, -jnp.inf)
         return picked[scores.argmax()], scores.max()
 
     return jax.lax.map(best_answer, (states, mask))

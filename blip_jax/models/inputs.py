@@ -18,6 +18,7 @@ from blip_jax.runtime.errors import UserError
 
 LENGTH_BUCKET = 16  # texts are padded to a multiple of this many tokens: few programs
 PROMPT_BUCKET = 4  # and prompts to a multiple of this many
+CANDIDATE_BUCKET = 64  # lists of candidate answers are padded to a multiple of this many
 
 # A path (local or gs://), a file's bytes, an open file, a PIL image, or an array (NumPy, JAX,
 # PyTorch): uint8 or float 0 … 1, [H, W], [H, W, 1 | 3 | 4] or [3, H, W].
@@ -65,6 +66,7 @@ def _as_numpy(array: Any) -> np.ndarray:
     """NumPy, JAX and PyTorch arrays, the latter on any device and with gradients, as NumPy."""
     if hasattr(array, "detach"):
         array = array.detach().cpu()
+        array = array.float() if array.is_floating_point() else array  # NumPy has no bfloat16
     return np.asarray(array)
 
 
@@ -165,6 +167,20 @@ def encode_bucketed(
     return ids[:, :length], mask[:, :length]
 
 
+def encode_candidates(
+    tokenizer: Tokenizer, candidates: list[str], max_length: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns ids int32 [C, T], mask bool [C, T] and which are no padding, bool [C].
+
+    C is a multiple of 64, the padding comes last.
+    """
+    check_not_empty(candidates, "candidates")
+    ids, mask = encode_bucketed(tokenizer, candidates, max_length)
+    padding = -len(ids) % CANDIDATE_BUCKET
+    padded = [np.pad(x, ((0, padding), (0, 0))) for x in (ids, mask)]
+    return *padded, np.arange(len(ids) + padding) < len(ids)
+
+
 def encode_prompts(
     tokenizer: Tokenizer, prompt: str | Sequence[str], count: int
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -177,7 +193,8 @@ def encode_prompts(
     Raises:
       UserError: there are more or fewer than `count`.
     """
-    texts = [prompt] * count if isinstance(prompt, str) else list(prompt)
+    texts = as_texts(prompt, "prompt")
+    texts = texts * count if len(texts) == 1 else texts
     if len(texts) != count:
         raise UserError(f"{len(texts)} prompts for {count} images; give one for all, or one each")
     rows = {text: tokenizer.prompt(text) for text in set(texts)}

@@ -22,7 +22,7 @@ from blip_jax.models.inputs import (
     as_texts,
     broadcast,
     check_not_empty,
-    encode_bucketed,
+    encode_candidates,
     encode_prompts,
 )
 from blip_jax.models.results import Answer, Caption, Match, captions_of
@@ -31,7 +31,6 @@ from blip_jax.runtime.errors import UserError
 
 BATCH = 32  # images a batch at most, unless the caller says otherwise
 ANSWER = Decoding(method="beam", repetition_penalty=1.0, min_length=1, max_length=10)
-CANDIDATE_BUCKET = 64  # lists of candidate answers are padded to a multiple of this many
 
 
 class Model(Base):
@@ -114,7 +113,7 @@ class Model(Base):
         if prompt is not None:
             arrays += (lengths,)
         method = f"beam {shape.num_beams}" if shape.method == "beam" else shape.method
-        title = f"caption, {method}, up to {shape.total_length} tokens"
+        title = f"caption ({method}, {shape.total_length} tokens, {self.image_size} px)"
         results = self._run(function, images, arrays, batch_size, on_error, title)
         found = captions_of(Generated(*results), lengths, self.tokenizer)
         skipped = np.asarray(results[1])[:, 0] == 0  # a text has one token at least
@@ -201,7 +200,10 @@ class Model(Base):
                 for row, length in zip(written, results[1], strict=True)
             ]
         candidates = as_texts(candidates, "candidates")
-        shared, k = self._candidates(candidates), min(k, len(candidates))
+        shared = encode_candidates(self.tokenizer, candidates, self.config.med.max_length)
+        if k < 1:
+            raise UserError(f"k is {k}; it must be 1 or more")
+        k = min(k, len(shared[0]))
         function = self._function(functions.rank_function, k)
         index, score = self._run(
             function, images, arrays, batch_size, on_error, "answer", shared=shared
@@ -287,14 +289,6 @@ class Model(Base):
             return batching.run_in_batches(function, rows, *arrays)[0]
         title = "hidden states"
         return self._run(function, as_images(images), arrays, batch_size, "raise", title)[0]
-
-    def _candidates(self, candidates: list[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """ids, mask and validity of candidate answers, padded to few shapes."""
-        check_not_empty(candidates, "candidates")
-        ids, mask = encode_bucketed(self.tokenizer, candidates, self.config.med.max_length)
-        padding = -len(ids) % CANDIDATE_BUCKET
-        padded = [np.pad(x, ((0, padding), (0, 0))) for x in (ids, mask)]
-        return *padded, np.arange(len(ids) + padding) < len(ids)
 
 
 def _decoding(decoding: Decoding | None, options: dict[str, Any]) -> Decoding:

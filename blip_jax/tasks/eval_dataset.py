@@ -1,18 +1,63 @@
 """The images of a split with their records, and how processes share the work on them."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
 import numpy as np
 
+from blip_jax.data.datasets import open_dataset
+from blip_jax.data.images import decode, resize
 from blip_jax.data.pipeline import eval_batches
 from blip_jax.models.batching import run_in_batches
 from blip_jax.runtime.errors import UserError
 from blip_jax.runtime.processes import all_gather
 
 ROWS_PER_DEVICE = 128
+# Decoded images of up to this size stay in memory; those of a larger split are decoded when used.
+MAX_IMAGE_BYTES = 2**30
+
+
+class LazyImages:
+    """uint8 [N, S, S, 3], decoded when rows are read; indexed by an array of rows.
+
+    Args:
+      dataset, split: of which all `rows` can be decoded.
+      image_size: S.
+    """
+
+    def __init__(self, dataset: str, split: str, rows: np.ndarray, image_size: int):
+        self._place, self._rows, self._image_size = (dataset, split), rows, image_size
+
+    @functools.cached_property
+    def _source(self) -> Any:
+        return open_dataset(*self._place)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, rows: np.ndarray) -> np.ndarray:
+        def load(row: int) -> np.ndarray:
+            return resize(decode(self._source[row]["image"]), self._image_size)
+
+        with ThreadPoolExecutor(4) as pool:
+            return np.stack(list(pool.map(load, self._rows[rows].tolist())))
+
+
+class RowsOf:
+    """Some rows of an array, read when they are indexed."""
+
+    def __init__(self, array: Any, rows: np.ndarray):
+        self._array, self._rows = array, rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, rows: np.ndarray) -> np.ndarray:
+        return self._array[self._rows[rows]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,18 +65,18 @@ class EvalDataset:
     """The decodable images of a split; every process has all of them.
 
     Attributes:
-      images: uint8 [N, S, S, 3].
+      images: uint8 [N, S, S, 3], or as `LazyImages` where they would take much memory.
       records: N dicts of the other fields of the dataset, "key" among them, as plain values.
     """
 
-    images: np.ndarray
+    images: np.ndarray | LazyImages
     records: list[Mapping[str, Any]]
 
     @classmethod
     def load(
         cls, dataset: str, split: str, image_size: int, limit: int | None = None
     ) -> "EvalDataset":
-        """Reads and resizes the images of a split.
+        """Reads the records of a split, and resizes its images.
 
         Args:
           limit: only this many images, from the start.
@@ -39,26 +84,32 @@ class EvalDataset:
         Raises:
           UserError: there is no such dataset or split, or no image of it decodes.
         """
-        images, records = [], []
+        images, records, rows = [], [], []
+        in_memory = MAX_IMAGE_BYTES // (3 * image_size**2)
         for batch in eval_batches(dataset, split, cls.batch_size(), image_size, limit):
             valid = batch["valid"][: len(batch["records"])]
-            images.append(batch["image"][: len(valid)][valid])
             usable = zip(batch["records"], valid, strict=True)
             records += [record for record, good in usable if good]
+            rows.append(batch["index"][: len(valid)][valid])
+            images.append(batch["image"][: len(valid)][valid])
+            if len(records) > in_memory:
+                images.clear()
         if not records:
             raise UserError(f"no image of {dataset}, split {split}, can be decoded")
-        return cls(np.concatenate(images), records)
+        if len(records) <= in_memory:
+            return cls(np.concatenate(images), records)
+        return cls(LazyImages(dataset, split, np.concatenate(rows), image_size), records)
 
     @staticmethod
     def batch_size() -> int:
         """Rows of a batch over all local devices."""
         return ROWS_PER_DEVICE * jax.local_device_count()
 
-    def run(self, function: Callable, *arrays: np.ndarray, title: str = "") -> list[np.ndarray]:
+    def run(self, function: Callable, *arrays: Any, title: str = "") -> list[np.ndarray]:
         """Returns `function` of arrays [R, ...] in batches, on every process all rows."""
         return run_in_batches(function, self.batch_size(), *arrays, title=title)
 
-    def share(self, function: Callable, *arrays: np.ndarray, title: str = "") -> list[np.ndarray]:
+    def share(self, function: Callable, *arrays: Any, title: str = "") -> list[np.ndarray]:
         """Returns as `run`; each process computes its part of the rows, and all get the whole.
 
         Parts have one length: the last ones repeat the last row.
@@ -66,5 +117,5 @@ class EvalDataset:
         total = len(arrays[0])
         local = -(-total // jax.process_count())
         rows = np.minimum(np.arange(local) + jax.process_index() * local, total - 1)
-        results = self.run(function, *(array[rows] for array in arrays), title=title)
+        results = self.run(function, *(RowsOf(array, rows) for array in arrays), title=title)
         return [np.concatenate(all_gather(x))[:total] for x in results]

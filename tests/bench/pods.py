@@ -1,4 +1,6 @@
-"""Compiles the paper's runs for TPU pods and prints the README's tables. Needs the `tpu` extra.
+"""Compiles the paper's runs for TPU pods and prints the tables of blip_jax/train/README.md.
+
+Needs the `tpu` extra.
 
     python tests/bench/pods.py presets                 the eight of configs/pretrain.py
     python tests/bench/pods.py weak                    ViT-B, 64 pairs a chip, on 16 to 256 chips
