@@ -126,3 +126,17 @@ def test_resized_position_keeps_cls_and_constants():
     assert found.shape == (1, 50, 3) and found.dtype == np.float32
     np.testing.assert_array_equal(found[0, 0], [5, 6, 7])
     np.testing.assert_allclose(found[0, 1:], 1, atol=1e-6)
+
+
+def test_the_gradient_through_a_bfloat16_norm_is_that_of_float32_rounded():
+    """Its terms cancel, so that their sum in bfloat16 would keep few digits."""
+    x = (jax.random.normal(jax.random.key(0), (3, 5, 32)) + 20).astype(jnp.bfloat16)
+    weight = jax.random.normal(jax.random.key(1), x.shape)
+
+    def gradient(x, dtype):
+        norm = layer_norm(1e-6)
+        params = norm.init(jax.random.key(2), x)
+        return jax.grad(lambda x: (weight * norm.apply(params, x)).sum())(x).astype(dtype)
+
+    want = gradient(x.astype(jnp.float32), jnp.bfloat16)
+    np.testing.assert_array_equal(gradient(x, jnp.bfloat16), want)

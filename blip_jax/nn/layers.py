@@ -35,14 +35,24 @@ def dense(
     )
 
 
-def layer_norm(eps: float, dtype: jnp.dtype = jnp.float32, **module: Any) -> nn.LayerNorm:
+class LayerNorm(nn.LayerNorm):
+    """flax's LayerNorm on float32 inputs; its output has `dtype`."""
+
+    # E[x^2] - E[x]^2, the fast variance, loses the digits that parity with PyTorch needs.
+    use_fast_variance: bool = False
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        # Of a bfloat16 input flax would sum the gradient's terms, which cancel, in bfloat16.
+        return super().__call__(x.astype(jnp.float32))
+
+
+def layer_norm(eps: float, dtype: jnp.dtype = jnp.float32, **module: Any) -> LayerNorm:
     """Returns a LayerNorm over the last axis: float32 inside, its output in `dtype`.
 
     Args:
       module: flax's `name` and `parent`.
     """
-    # E[x^2] - E[x]^2, flax's default, loses the digits that parity with PyTorch needs.
-    return nn.LayerNorm(epsilon=eps, dtype=dtype, use_fast_variance=False, **module)
+    return LayerNorm(epsilon=eps, dtype=dtype, **module)
 
 
 def scan_layers(layer: type[nn.Module], config: BlipConfig, depth: int, inputs: tuple) -> type:
