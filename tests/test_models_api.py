@@ -54,6 +54,9 @@ def test_match_is_what_the_network_gives(model):
     assert np.std(found.probability) > 1e-3 and np.std(found.cosine) > 1e-3
 
 
+MATCH = ("probability", "cosine", "logits")
+
+
 def test_several_texts_an_image(model):
     retrieval = model("retrieval")
     nested = [[TEXTS[row], TEXTS[row - 1], "a dog"] for row in range(5)]
@@ -62,7 +65,8 @@ def test_several_texts_an_image(model):
     assert found.logits.shape == (5, 3, 2)
     for column in range(3):
         pairs = retrieval.match(FILES[:5], [row[column] for row in nested])
-        for many, one in zip(found, pairs):
+        for name in MATCH:
+            many, one = getattr(found, name), getattr(pairs, name)
             np.testing.assert_allclose(many[:, column], one, atol=1e-5)
 
 
@@ -74,7 +78,8 @@ def test_a_texts_neighbours_do_not_matter(model):
     assert mask.sum(-1)[0] > 16 >= mask.sum(-1)[1]
     alone = retrieval.match(FILES[1], TEXTS[1])
     beside = retrieval.match(FILES[:2], [long, TEXTS[1]])
-    for one, two in zip(alone, beside):
+    for name in MATCH:
+        one, two = getattr(alone, name), getattr(beside, name)
         np.testing.assert_allclose(one[0], two[1], atol=1e-5)
     features = retrieval.encode_text([long, TEXTS[1]])
     np.testing.assert_allclose(features[1:], retrieval.encode_text(TEXTS[1]), atol=1e-5)
