@@ -105,10 +105,10 @@ def test_a_tokenizer_of_another_vocabulary_is_refused(world, workdir, tmp_path):
     (folder / "vocab.txt").write_text("\n".join(words[:-3]), "utf-8")
     message = refused(models.load(workdir, tokenizer=str(folder)).caption, FILES[:1])
     size = world.tokenizer.ids.vocab_size
-    assert message.startswith(f"the tokenizer {folder} has {size - 2} tokens, the model {size}:")
+    assert message.startswith(f"the tokenizer {folder} has {size - 2} tokens, the model {size};")
     given = type(world.tokenizer).load(str(folder))
     message = refused(models.load(workdir, tokenizer=given).caption, FILES[:1])
-    assert message.startswith(f"the tokenizer has {size - 2} tokens, the model {size}:")
+    assert message.startswith(f"the tokenizer has {size - 2} tokens, the model {size};")
 
 
 def test_what_is_no_model(tmp_path, workdir):
