@@ -19,7 +19,7 @@ from blip_jax.runtime.errors import UserError
 def main(folder: str) -> None:
     words = f"{folder}/words"
     tokenizer = train_wordpiece(["a photo of the colour dog beach"], words, 100)
-    config = tiny.config(med={"vocab_size": tokenizer.vocab_size, "max_length": 20})
+    config = tiny.config(med={"vocab_size": tokenizer.ids.vocab_size, "max_length": 20})
     params = tiny.init(config, model_type="captioner")
     checkpoint = checkpoints.Checkpoint("captioner", config, params, tokenizer=tokenizer)
     bucket = epath.Path("gs://bucket")

@@ -31,7 +31,7 @@ LARGE = {
 # As transformers 5 counts lengths; 20 tokens in all, as its max_new_tokens=19 behind [DEC].
 BEAM = Decoding(
     method="beam", num_beams=3, repetition_penalty=1.0, min_length=5, max_length=20,
-    prompt_in_length=False,
+    length_rule="transformers-5",
 )  # fmt: skip
 
 
@@ -104,7 +104,7 @@ def test_beam_search_writes_the_same_captions_at_base_size(captioner, full):
             pixel_values=pixels(count), input_ids=torch.tensor([[DEC, SEP]] * count),
             num_beams=3, max_new_tokens=19, min_new_tokens=4, do_sample=False,
         ).numpy()  # fmt: skip
-    got = ours.write(list(images(count)), BEAM, prompt="")
+    got = ours.captions(list(images(count)), BEAM, prompt="")
     for row, (caption,) in zip(want, got, strict=True):
         row = row[row != 0]
         np.testing.assert_array_equal(caption.tokens, row[1:] if row[0] == DEC else row)
