@@ -122,7 +122,7 @@ def compared(folder: pathlib.Path, images: str, records: int) -> dict[str, int]:
     assert keys == [to_text(source[i]["key"]) for i in range(len(rows))]
     assert len(set(keys)) == len(keys)
     manifest = json.loads((pathlib.Path(images) / "manifest.json").read_text())
-    assert manifest["inputs"] == records and manifest["rows"] == len(rows)
+    assert manifest["records_read"] == records and manifest["rows"] == len(rows)
     counts = {"rows": len(rows), **manifest["skipped"]}
     assert sum(counts.values()) == records, counts
     assert not list((killed / "scores").rglob(".incomplete-*"))

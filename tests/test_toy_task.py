@@ -119,8 +119,8 @@ def count_of(record):
 
 def toy_config(**changes):
     config = TrainConfig(task=CountingConfig(), model=tiny.config(med={"dropout": 0.1}))
-    settings = {"optimizer.schedule": Constant(1e-2), "mesh.data": 4, "mesh.fsdp": 2}
-    return replace(config, batch_size=8, steps=STEPS, log_every=1, **settings, **changes)
+    settings = {"optimizer.schedule": Constant(1e-2), "mesh.data": 4, "mesh.fsdp": 2} | changes
+    return replace(config, batch_size=8, steps=STEPS, log_every=1, **settings)
 
 
 def get_config():
