@@ -24,7 +24,7 @@ def copy(folder: str, target: str) -> None:
             (epath.Path(target) / file.name).write_bytes(file.read_bytes())
 
 
-def made(world: tiny_dataset.Minute, dataset: str, output: str, rows: int = 8) -> str:
+def made(world: tiny_dataset.TinyDataset, dataset: str, output: str, rows: int = 8) -> str:
     """Captions and scores `dataset` into `output`, in shards of `rows` rows."""
     models = [
         {name: (name, tiny_dataset.trained(world, seed, prompt))}
@@ -65,7 +65,7 @@ def main(folder: str) -> None:
     print("equal")
 
 
-def shared(world: tiny_dataset.Minute, here: str) -> None:
+def shared(world: tiny_dataset.TinyDataset, here: str) -> None:
     """Two hosts at once in the bucket, one of which dies: the other does what is left."""
     there = "gs://bucket/capfilt/shared/scores"
     shards = epath.Path(made(world, world.web, here, 4))

@@ -4,6 +4,7 @@ Variables and not `jax.config`, so that the processes a test starts inherit them
 gets another number of devices by `jax.config.update("jax_num_cpu_devices", n)`.
 """
 
+import functools
 import os
 
 import pytest
@@ -41,3 +42,21 @@ def compiled():
     import jax  # not above: the variables come first
 
     jax.clear_caches()
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """The tiny datasets and their tokenizer: `tiny_dataset.build` in a folder of the module."""
+    import tiny_dataset  # not above: it imports jax
+
+    return tiny_dataset.build(tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture(scope="module")
+def model(world):
+    """A function that returns a tiny model of a type, the same one at each call."""
+    import tiny_dataset
+
+    return functools.cache(
+        lambda model_type, seed=2: tiny_dataset.trained(world, seed, "", model_type)
+    )

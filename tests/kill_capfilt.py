@@ -43,7 +43,7 @@ def models(folder: pathlib.Path) -> list[str]:
     """Flags that name a captioner and a filter."""
     texts = [f"picture {number} word" for number in range(300)]
     words = train_wordpiece([tiny_dataset.PROMPT, *texts], str(folder / "words"), 200)
-    world = tiny_dataset.Minute(str(folder), "", "", words)
+    world = tiny_dataset.TinyDataset(str(folder), "", "", words)
     saved = [
         tiny_dataset.save(
             tiny_dataset.trained(world, seed, tiny_dataset.PROMPT), str(folder / name)

@@ -24,11 +24,6 @@ ROOT = pathlib.Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    return tiny_dataset.build(tmp_path_factory.mktemp("world"))
-
-
-@pytest.fixture(scope="module")
 def web(world):
     """The world's web, scored, in the folder of the world."""
     return scored_dataset.build(pathlib.Path(world.folder) / "scored")

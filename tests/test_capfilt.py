@@ -28,11 +28,6 @@ WEB_TEXT, SYNTHETIC = 0, 1  # places of a row's texts
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    return tiny_dataset.build(tmp_path_factory.mktemp("world"))
-
-
-@pytest.fixture(scope="module")
 def models(world):
     """A captioner and a filter as their trainings would have left them."""
     writer = tiny_dataset.trained(world, 0, tiny_dataset.PROMPT), f"{world.folder}/captioner"

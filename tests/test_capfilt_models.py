@@ -21,11 +21,6 @@ TOP_K = Decoding(top_p=1.0, top_k=5, max_length=16)
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    return tiny_dataset.build(tmp_path_factory.mktemp("world"))
-
-
-@pytest.fixture(scope="module")
 def models(world):
     """Two captioners and two filters; one of each sees larger images."""
     larger = {"vit": {"image_size": 48}}

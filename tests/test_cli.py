@@ -45,11 +45,6 @@ def get_config():
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    return tiny_dataset.build(tmp_path_factory.mktemp("world"))
-
-
-@pytest.fixture(scope="module")
 def config(world):
     components = [{"name": "human", "dataset": world.human}]
     folder = pathlib.Path(world.folder)

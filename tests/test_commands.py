@@ -20,11 +20,6 @@ LENGTHS = ["--min-length=1", "--max-length=16"]
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    return tiny_dataset.build(tmp_path_factory.mktemp("world"))
-
-
-@pytest.fixture(scope="module")
 def trained(world):
     return tiny_dataset.trained(world, 0, tiny_dataset.PROMPT)
 

@@ -28,11 +28,6 @@ TASK = PretrainingConfig(max_length=tiny_dataset.LENGTH, rerank_k=4, decoding=GR
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    return tiny_dataset.build(tmp_path_factory.mktemp("world"))
-
-
-@pytest.fixture(scope="module")
 def model(world):
     return tiny_dataset.trained(world, 2, tiny_dataset.PROMPT)
 

@@ -1,29 +1,12 @@
 """Matches, features, states, judgements and answers: by other ways and in other batches."""
 
-import functools
-
 import jax.numpy as jnp
 import network_calls
 import numpy as np
 import pytest
-import tiny_dataset
 from network_calls import FILES, PIXELS, TEXTS
 
 from blip_jax.decoding import log_likelihood
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    return tiny_dataset.build(tmp_path_factory.mktemp("world"))
-
-
-@pytest.fixture(scope="module")
-def model(world):
-    """Makes a model of a type once."""
-    return functools.cache(
-        lambda model_type, seed=2: tiny_dataset.trained(world, seed, "", model_type)
-    )
-
 
 # Matching
 

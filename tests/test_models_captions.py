@@ -1,6 +1,5 @@
 """Captions: by other ways, in other batches, of other forms of an image."""
 
-import functools
 import io
 
 import jax
@@ -16,19 +15,6 @@ from blip_jax.models import Caption
 
 SHORT = {"max_length": 12, "min_length": 3}
 DRAW = {"top_p": 0.95, "max_length": 12}
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    return tiny_dataset.build(tmp_path_factory.mktemp("world"))
-
-
-@pytest.fixture(scope="module")
-def model(world):
-    """Makes a model of a type once."""
-    return functools.cache(
-        lambda model_type, seed=2: tiny_dataset.trained(world, seed, "", model_type)
-    )
 
 
 # Captions

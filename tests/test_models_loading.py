@@ -1,6 +1,5 @@
 """What loads, and as what; what does not, and why."""
 
-import functools
 import os
 import pathlib
 from types import SimpleNamespace
@@ -19,19 +18,6 @@ SHORT = {"max_length": 14, "min_length": 2, "num_beams": 1}
 def texts(model, count):
     """Texts of captions of the first images."""
     return [caption.text for caption in model.caption(FILES[:count], **SHORT)]
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    return tiny_dataset.build(tmp_path_factory.mktemp("world"))
-
-
-@pytest.fixture(scope="module")
-def model(world):
-    """Makes a model of a type once."""
-    return functools.cache(
-        lambda model_type, seed=2: tiny_dataset.trained(world, seed, "", model_type)
-    )
 
 
 @pytest.fixture(scope="module")

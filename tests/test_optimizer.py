@@ -96,9 +96,10 @@ def test_the_temperature_has_a_learning_rate_of_its_own():
     params = {"temperature": jnp.float32(0.07), "head": {"temperature": jnp.float32(1.0)}}
     gradient = {"temperature": jnp.float32(2.0), "head": {"temperature": jnp.float32(2.0)}}
     updates, _ = tx.update(gradient, tx.init(params), params)
-    # AdamW's first step is the learning rate, whatever the gradient; only the top-level one scales.
-    assert float(updates["temperature"]) == pytest.approx(-0.025, rel=1e-4)
-    assert float(updates["head"]["temperature"]) == pytest.approx(-0.1, rel=1e-4)
+    # AdamW's first step is the learning rate, but for the rounding of 1 - b2 in float32 (7e-6).
+    # Only the temperature at the top level has its own.
+    assert float(updates["temperature"]) == pytest.approx(-0.025, rel=1e-5)
+    assert float(updates["head"]["temperature"]) == pytest.approx(-0.1, rel=1e-5)
 
 
 def test_clipping_bounds_the_norm_the_moments_see():

@@ -36,7 +36,7 @@ FEATURES = tfds.features.FeaturesDict({
 
 
 @dataclasses.dataclass(frozen=True)
-class Minute:
+class TinyDataset:
     """Directories of two datasets, and a tokenizer of their texts."""
 
     folder: str
@@ -45,7 +45,7 @@ class Minute:
     tokenizer: Tokenizer
 
 
-def build(folder) -> Minute:
+def build(folder) -> TinyDataset:
     """Builds the dataset in `folder`."""
     folder = str(folder)
     human = prepare(folder, HUMAN)
@@ -55,7 +55,7 @@ def build(folder) -> Minute:
     texts = [text for record in records for text in record["texts"]]
     texts += [t for row in range(12) for t in make_record(row, "train", HUMAN)["texts"]]
     tokenizer = train_wordpiece([PROMPT, *texts], f"{folder}/tokenizer", 200)
-    return Minute(folder, human, write(f"{folder}/web", records), tokenizer)
+    return TinyDataset(folder, human, write(f"{folder}/web", records), tokenizer)
 
 
 def write(directory: str, records: list[dict]) -> str:
@@ -81,7 +81,7 @@ def write(directory: str, records: list[dict]) -> str:
 
 
 def trained(
-    world: Minute, seed: int = 0, prompt: str = "", model_type: str = "pretrain", **changes
+    world: TinyDataset, seed: int = 0, prompt: str = "", model_type: str = "pretrain", **changes
 ) -> Model:
     """A model with random weights; `changes` are of its configuration."""
     med = {"vocab_size": world.tokenizer.ids.vocab_size, "max_length": LENGTH}

@@ -54,7 +54,7 @@ def padded_batch_size(rows: int, most: int) -> int:
 
 
 def load_images(images: Sequence[ImageLike], size: int) -> list[np.ndarray | ImageError]:
-    """Returns each as uint8 [S, S, 3], or why it is none; several are read at a time."""
+    """Returns uint8 [S, S, 3] for each image, or the error of reading it; reads in threads."""
 
     def load(image: ImageLike) -> np.ndarray | ImageError:
         try:

@@ -92,7 +92,7 @@ def _from_array(array: np.ndarray) -> np.ndarray:
 
 
 def image_name(image: ImageLike, number: int) -> str:
-    """Returns how an error names an image."""
+    """Returns the name of an image in error messages: its path or its number."""
     return os.fspath(image) if isinstance(image, (str, os.PathLike)) else f"number {number}"
 
 

@@ -20,7 +20,7 @@ from blip_jax.nn.configs import BlipConfig, MedConfig, ViTConfig
 
 @dataclasses.dataclass(frozen=True)
 class Flops:
-    """Of a forward pass.
+    """FLOPs of a forward pass, by kind of product.
 
     Attributes:
       matmul: products with the weights of layers.

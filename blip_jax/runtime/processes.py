@@ -125,7 +125,7 @@ def is_multiprocess() -> bool:
 
 
 def exit_process(status: int) -> None:
-    """Ends a process that failed; returns if there is no other.
+    """Ends this process after a failure; returns if the run has no other process.
 
     The others may have failed of the same cause and end too. If not, they wait for this one in a
     collective operation, and JAX's shutdown would wait for them: so this process ends after

@@ -202,7 +202,7 @@ class Task(EvaluationTask, Generic[C]):
         return {}
 
     def constrain(self, params: Params) -> Params:
-        """Returns the parameters as a step uses them, projected to where they may be."""
+        """Returns the parameters that a step uses: each within its allowed range."""
         return params
 
     @abc.abstractmethod

@@ -10,6 +10,7 @@
 Steps count from 0: step 0 is trained at `schedule(0)`, as in the original.
 """
 
+import abc
 import dataclasses
 from typing import Any
 
@@ -21,7 +22,7 @@ from blip_jax.runtime.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
-class Schedule:
+class Schedule(abc.ABC):
     """A learning rate for every step."""
 
     peak_lr: float = 3e-4  # highest learning rate
@@ -34,22 +35,21 @@ class Schedule:
             if value < 0:
                 raise UserError(f"{name} is {value}; it must be 0 or more")
 
+    @abc.abstractmethod
     def make(self, total_steps: int) -> optax.Schedule:
         """Returns a function from a step (int, or int32 scalar array) to a float32 scalar.
 
         Raises:
           UserError: the run is too short for it.
         """
-        raise NotImplementedError
 
 
 @dataclasses.dataclass(frozen=True)
 class StepDecay(Schedule):
     """The original's pre-training rate (pretrain.py, `step_lr_schedule`, `warmup_lr_schedule`).
 
-    There the warm-up is a matter of epoch 0 alone: one that is longer than the epoch is cut off
-    at its end, after one that is shorter the rate stays at `peak_lr`. Every later epoch has one
-    value.
+    The warm-up takes place in epoch 0 only: a longer one is cut off at the end of the epoch, and
+    after a shorter one the rate stays at `peak_lr`. Each later epoch has one value.
     """
 
     min_lr: float = 1e-6  # lowest learning rate after the warm-up

@@ -112,7 +112,7 @@ class HloModule:
                 yield name, 1
 
     def loop_trip_count(self, loop: Instruction) -> int | None:
-        """Iterations of a loop that counts from 0 by 1, as those of scans do; None: unknown."""
+        """Returns the trip count of a loop that counts from 0 by 1, as scans do; None: unknown."""
         if known := re.search(r"known_trip_count\W+n\W+(\d+)", loop.attributes):
             return int(known[1])
         condition = self.computations[re.search(r"condition=%?([\w.-]+)", loop.attributes)[1]]

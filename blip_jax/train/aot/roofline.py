@@ -27,5 +27,5 @@ class Roofline(NamedTuple):
 
 
 def roofline(chip: Chip, flops: float, hbm: float, ici: float) -> Roofline:
-    """Of one chip's FLOPs, bytes of HBM, and bytes received from other chips."""
+    """Returns the roofline of one chip's FLOPs, HBM bytes, and bytes from other chips."""
     return Roofline(flops / chip.flops, hbm / (chip.bandwidth * 1e9), ici / (chip.ici * 1e9))
