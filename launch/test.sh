@@ -21,4 +21,5 @@ use_venv "test${TPU:+,tpu}" ${TORCH:+"torch==$TORCH"}
 
 python -m ruff check .
 python -m ruff format --check .
+python -m vulture
 exec python -m pytest -n auto --maxprocesses 4 --dist loadfile "$@"

@@ -235,7 +235,9 @@ def test_full_size_names_and_shapes(model_type):
 
 
 def test_a_small_vocabulary_needs_its_tokenizer(tokenizer, tmp_path):
-    with pytest.raises(UserError, match="^a Hugging Face folder of a vocabulary of 32 needs the"):
+    with pytest.raises(
+        UserError, match="^a Hugging Face folder of 32 tokens needs a tokenizer; give"
+    ):
         huggingface.to_config(tiny.config(), "captioner")
     size = tokenizer[1].ids.vocab_size
     message = f"^the tokenizer has {size} tokens, the model's vocabulary 32$"

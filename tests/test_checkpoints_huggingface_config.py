@@ -49,9 +49,9 @@ def test_what_a_configuration_leaves_out_has_their_defaults(tmp_path):
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"model_type": "blip-2"}, "is of a model of type 'blip-2'; supported: 'blip'"),
-        ({"architectures": ["BlipTextModel"]}, "names the architectures .*; known: BlipFor"),
-        ({"architectures": None}, "names the architectures"),
+        ({"model_type": "blip-2"}, "has model_type 'blip-2'; supported: 'blip'"),
+        ({"architectures": ["BlipTextModel"]}, "has the architectures .*; supported: BlipFor"),
+        ({"architectures": None}, "has the architectures"),
         (
             {"vision_config__hidden_act": "relu"},
             "vision_config.hidden_act is 'relu'; supported: 'gelu'",
@@ -81,7 +81,7 @@ def test_folders_that_are_not_complete(tmp_path):
     with pytest.raises(UserError, match="config.json is not a Hugging Face configuration$"):
         checkpoints.read(str(tmp_path))
     write_config(tmp_path)
-    with pytest.raises(UserError, match="holds no weights; looked for model.safetensors"):
+    with pytest.raises(UserError, match="has no weights; expected one of model.safetensors"):
         checkpoints.read(str(tmp_path))
 
 
@@ -96,5 +96,5 @@ def test_kinds_that_it_does_not_have(model_type, tmp_path):
 
 def test_vqa_of_two_widths_has_no_place_there():
     large = nn.preset("large", med={"sharing": "none"})
-    with pytest.raises(UserError, match="one width for image and text; here they are 1024 and 768"):
+    with pytest.raises(UserError, match="same width .*; this model has 1024 and 768"):
         huggingface.to_config(large, "vqa")

@@ -225,11 +225,11 @@ def test_nothing_named_changes_nothing():
         ("vit", "norm.bias", None, "missing tensor norm.bias$"),
         ("vit", "pos_embed", None, "missing tensor pos_embed$"),
         ("vit", "pos_embed", (5,), r"wrong shape: pos_embed is \[5\]"),
-        ("vit", "blocks.2.norm1.bias", (16,), "no place for tensor blocks.2.norm1.bias$"),
+        ("vit", "blocks.2.norm1.bias", (16,), "unknown tensor blocks.2.norm1.bias$"),
         ("vit", "norm.bias", (3,), r"wrong shape: norm.bias is \[3\], the model's \[16\]$"),
         ("text", "bert.embeddings.word_embeddings.weight", (VOCAB, WIDTH), "wrong shape: bert.emb"),
         ("text", "bert.encoder.layer.1.output.dense.bias", None, "missing tensor bert.encoder"),
-        ("text", "bert.more", (2,), "no place for tensor bert.more$"),
+        ("text", "bert.more", (2,), "unknown tensor bert.more$"),
         ("text", "cls.predictions.bias", (2,), r"wrong shape: cls.predictions.bias is \[2\], the"),
     ],
 )

@@ -95,7 +95,7 @@ def test_tensors_that_do_not_fit(tmp_path, capsys):
     path = saved(tmp_path, "captioner", **{name: None})
     assert f"{path}: missing tensor {name}\n" in fails(capsys, path, out, HEADS)
     path = saved(tmp_path, "captioner", **{"visual_encoder.head.bias": torch.zeros(3)})
-    assert "no place for tensor visual_encoder.head.bias\n" in fails(capsys, path, out, HEADS)
+    assert "unknown tensor visual_encoder.head.bias\n" in fails(capsys, path, out, HEADS)
     path = saved(tmp_path, "captioner", **{name: torch.zeros(7)})
     assert f"{name} is [7], the model's [24]\n" in fails(capsys, path, out, HEADS)
     word = "text_decoder.cls.predictions.decoder.weight"

@@ -85,7 +85,7 @@ def fails(capsys, *argv):
 
 
 def broken(folder):
-    """A PNG cut short, a text by the name of a JPEG, and an empty file; returns their paths."""
+    """A truncated PNG, a text by the name of a JPEG, and an empty file; returns their paths."""
     whole = io.BytesIO()
     pixels = np.random.default_rng(3).integers(0, 256, (64, 64, 3), np.uint8)
     Image.fromarray(pixels).save(whole, "png")
@@ -184,7 +184,7 @@ def test_what_does_not_decode_is_named_and_skipped(capsys, workdir, folder):
     argv = ["caption", folder, "--model", workdir, *LENGTHS, "--batch-size=8"]
     rows, err = call(capsys, *argv, status=1)
     assert rows == whole
-    reasons = ["damaged or cut short", "not an image PIL can identify", "no bytes"]
+    reasons = ["damaged or truncated", "not an image PIL can identify", "no bytes"]
     for line, path, why in zip(err, bad, reasons):
         assert line.startswith(f"blip-jax caption: {path}: {why}")
     assert err[3:] == ["blip-jax caption: 3 of 14 images skipped"]

@@ -27,7 +27,8 @@ def lines(workdir):
     return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
 
 
-def test_one_line_a_report_with_the_speed_between_reports(tmp_path, clock):
+@pytest.mark.usefixtures("clock")
+def test_one_line_a_report_with_the_speed_between_reports(tmp_path):
     with Logger(tmp_path / "run", total_steps=100, images_per_step=8) as log:
         log.log(10, {"loss": jnp.float32(0.5), "lr": 1e-3})
         log.log(20, {"loss": 0.25, "lr": 1e-4})
@@ -37,7 +38,8 @@ def test_one_line_a_report_with_the_speed_between_reports(tmp_path, clock):
     ]
 
 
-def test_an_evaluation_does_not_slow_the_speed_down(tmp_path, clock):
+@pytest.mark.usefixtures("clock")
+def test_an_evaluation_does_not_slow_the_speed_down(tmp_path):
     with Logger(tmp_path, total_steps=100, images_per_step=8) as log:
         log.log(10, {"loss": 1.0})
         log.log(10, {"recall": 0.5})  # two seconds that are not training
@@ -92,7 +94,8 @@ def test_a_disabled_logger_writes_nothing(tmp_path, capsys):
     assert capsys.readouterr().err == ""
 
 
-def test_off_a_terminal_a_report_is_one_line(tmp_path, clock, capsys):
+@pytest.mark.usefixtures("clock")
+def test_off_a_terminal_a_report_is_one_line(tmp_path, capsys):
     with Logger(tmp_path, total_steps=100, images_per_step=8) as log:
         log.log(10, {"loss": 0.123456})
         log.log(20, {"loss": 0.5})

@@ -1,7 +1,7 @@
-"""TrainingCheckpoints of the original PyTorch code and of Hugging Face, in and out.
+"""Reads and writes checkpoints of the original PyTorch code and of Hugging Face.
 
-checkpoint = convert.read("model_base_caption_capfilt_large.pth")
-convert.write(checkpoint, "blip-base", to="hf")
+checkpoint = checkpoints.read("model_base_caption_capfilt_large.pth")
+checkpoints.write(checkpoint, "blip-base", to="hf")
 """
 
 from __future__ import annotations
@@ -33,10 +33,11 @@ class Checkpoint:
     Attributes:
       model_type: of `nn.MODEL_TYPES`.
       params: nested dict of float32 arrays.
-      momentum, queue: to go on training from; None where there are none.
-      tokenizer: one, or a folder or Hugging Face id; "" if it is not known.
-      prompt: what a captioner's texts begin with.
-      max_length: tokens of its training texts.
+      momentum: parameters of the momentum encoder; None where the checkpoint has none.
+      queue: momentum features of past batches; None where the checkpoint has none.
+      tokenizer: a tokenizer, or its folder or Hugging Face id; "" if unknown.
+      prompt: the text that a captioner's captions begin with.
+      max_length: longest text of its training, in tokens.
     """
 
     model_type: str
@@ -52,13 +53,13 @@ class Checkpoint:
 def read(
     path: str, heads: Mapping[str, int] | None = None, training_state: bool = True
 ) -> Checkpoint:
-    """A checkpoint of the original (.pth, .pt, .bin, .safetensors) or a Hugging Face folder.
+    """Reads a file of the original (.pth, .pt, .bin, .safetensors) or a Hugging Face folder.
 
-    Everything in it must be known and everything that the model needs must be there.
+    The tensors must be exactly those of the model: unknown and missing ones are errors.
 
     Args:
-      heads: {"vit": attention heads of the ViT, "med": of the text transformer}, where heads are
-        not 64 wide; a Hugging Face folder and a file that `write` made tell them.
+      heads: attention heads, {"vit": …, "med": …}, for a file of the original whose heads are not
+        64 wide; Hugging Face folders and files written by `write` store them.
       training_state: also read the momentum encoder and the queue, if there are any.
 
     Raises:
@@ -99,7 +100,7 @@ def _read_original(
         tokenizer = str(about.get("tokenizer", ""))
         length = int(about.get("max_length", defaults.max_length))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UserError("what it says of itself under 'blip_jax' cannot be read") from error
+        raise UserError("its entry 'blip_jax', the configuration, cannot be read") from error
     weights = original.load(tensors, config, model_type, training_state)
     tokenizer = tokenizer or _default_tokenizer(config)
     return Checkpoint(model_type, config, *weights, tokenizer, prompt, length)
@@ -113,12 +114,12 @@ def write(checkpoint: Checkpoint, path: str, to: str) -> None:
     """Writes a checkpoint for the original code or for Hugging Face.
 
     Args:
-      path: for "original" a file, .pth or .safetensors, with the configuration next to the
-        weights; for "hf" a folder.
-      to: "original" or "hf" (which has no momentum, no queue and no temperature).
+      path: for "original" a .pth or .safetensors file, which also stores the configuration; for
+        "hf" a folder.
+      to: "original" or "hf". The latter stores no momentum encoder, queue or temperature.
 
     Raises:
-      UserError: the format has no such model type, or the tokenizer is needed and unknown.
+      UserError: the format lacks the model type, or it needs the tokenizer, which is unknown.
     """
     if to not in FORMATS:
         raise UserError(f"unknown format {to!r}; known: {', '.join(FORMATS)}")

@@ -1,4 +1,4 @@
-"""Which model an original state dict holds, from its names and shapes alone."""
+"""Infers the model type and configuration of an original state dict from names and shapes."""
 
 import dataclasses
 import math
@@ -8,14 +8,14 @@ from collections.abc import Iterable, Mapping
 from blip_jax import nn
 from blip_jax.runtime.errors import UserError
 
-HEAD = 64  # width of a head, which no shape tells; that of all published models
+HEAD = 64  # width of an attention head in all published models; shapes do not tell it
 
 
 def detect_model_type(names: Iterable[str]) -> str:
-    """The model type that a state dict with these names holds.
+    """Returns the model type of a state dict with these tensor names.
 
     Raises:
-      UserError: none of the original's.
+      UserError: it is no model of the original.
     """
     heads = {name.split(".")[0] for name in names}
     has = {part: part in heads for part in ("text_encoder", "text_decoder", "itm_head")}
@@ -33,17 +33,16 @@ def detect_model_type(names: Iterable[str]) -> str:
 def infer_config(
     shapes: Mapping[str, tuple[int, ...]], heads: Mapping[str, int] | None = None
 ) -> nn.BlipConfig:
-    """The configuration that a state dict's shapes tell.
+    """Returns the configuration of a state dict with these shapes.
 
-    What they do not tell is taken from the preset "large" for an image width of 1024, else "base".
+    Fields that shapes do not tell are those of the preset "large" for a ViT 1024 wide, else "base".
 
     Args:
-      shapes: by original name.
-      heads: {"vit": attention heads of the ViT, "med": of the text transformer}; by default as
-        many as make heads of 64, at least one.
+      shapes: tensor shapes by name.
+      heads: attention heads, {"vit": …, "med": …}; default: as many as are 64 wide, at least one.
 
     Raises:
-      UserError: not a BLIP checkpoint, or a tensor that is needed is missing or has another rank.
+      UserError: it is no BLIP checkpoint, or a required tensor is missing or has another rank.
     """
     model_type = detect_model_type(shapes)
     text = "text_decoder.bert" if model_type == "captioner" else "text_encoder"
@@ -82,7 +81,7 @@ def _shape(shapes: Mapping[str, tuple[int, ...]], name: str, rank: int) -> tuple
     if name not in shapes:
         raise UserError(f"missing tensor {name}")
     if len(shapes[name]) != rank:
-        raise UserError(f"wrong shape: {name} is {list(shapes[name])}, of {rank} axes in BLIP")
+        raise UserError(f"wrong shape: {name} is {list(shapes[name])}; BLIP has {rank} axes")
     return tuple(shapes[name])
 
 

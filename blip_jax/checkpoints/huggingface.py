@@ -1,4 +1,4 @@
-"""Hugging Face's BLIP folders: config.json, names, and the files of its processor.
+"""Conversion rules and configuration files for BLIP folders of Hugging Face.
 
 Source: models/blip of transformers. Its text models have the original's names.
 """
@@ -48,7 +48,7 @@ CLASSES = {
 MED_EPS = 1e-12
 BERT = {"pad_token_id": 0, "sep_token_id": 102}  # of bert-base-uncased
 BERT_VOCAB = 30524
-# What its configurations leave out when it has the default value.
+# Fields that a config.json omits when they have these values.
 VISION_DEFAULTS = {
     "hidden_size": 768,
     "intermediate_size": 3072,
@@ -70,11 +70,11 @@ TEXT_DEFAULTS = {
     "layer_norm_eps": MED_EPS,
     "hidden_dropout_prob": 0.0,
 }
-_TIED = re.compile(r".*\.predictions\.decoder\.(weight|bias)")  # it makes these itself
+_TIED = re.compile(r".*\.predictions\.decoder\.(weight|bias)")  # transformers ties these itself
 
 
 def vision() -> list[Rule]:
-    """The table of `BlipVisionModel`."""
+    """Returns the rules of `BlipVisionModel`."""
     block, ours = "vision_model.encoder.layers.*", "vit/blocks"
     return [
         Rule("vision_model.embeddings.class_embedding", "vit/cls"),
@@ -91,10 +91,10 @@ def vision() -> list[Rule]:
 
 
 def rules(model_type: str, config: nn.BlipConfig) -> list[Rule]:
-    """The table of a model type's parameters.
+    """Returns the rules of a model type's parameters.
 
     Raises:
-      UserError: a model type that Hugging Face has no class for.
+      UserError: Hugging Face has no class for the model type.
     """
     _check_model_type(model_type)
     known, parts = original.rules("pretrain", config), CLASSES[model_type].parts
@@ -108,7 +108,7 @@ def rules(model_type: str, config: nn.BlipConfig) -> list[Rule]:
 
 
 def load(tensors: Mapping[str, np.ndarray], config: nn.BlipConfig, model_type: str) -> dict:
-    """The parameters; of a retrieval model, without a temperature.
+    """Returns the parameters; those of a retrieval model have no temperature.
 
     Raises:
       UserError: see `rules.load`.
@@ -119,9 +119,9 @@ def load(tensors: Mapping[str, np.ndarray], config: nn.BlipConfig, model_type: s
 
 
 def save(params: Mapping, config: nn.BlipConfig, model_type: str) -> dict[str, np.ndarray]:
-    """The tensors of its file, by name; the inverse of `load`.
+    """Returns the tensors of a weights file by name: the inverse of `load`.
 
-    A temperature has no place there and is left out.
+    The temperature is left out, as the format has none.
     """
     params = {name: value for name, value in params.items() if name != "temperature"}
     tensors = save_tree(params, rules(model_type, config))
@@ -129,10 +129,10 @@ def save(params: Mapping, config: nn.BlipConfig, model_type: str) -> dict[str, n
 
 
 def read_config(folder: str) -> tuple[nn.BlipConfig, str]:
-    """Configuration and model type of a folder's config.json.
+    """Returns the configuration and model type of a folder's config.json.
 
     Raises:
-      UserError: it is not BLIP's, or this code does not support its sizes.
+      UserError: it is not of BLIP, or its values are not supported.
     """
     file = pathlib.Path(folder) / "config.json"
     try:
@@ -141,12 +141,12 @@ def read_config(folder: str) -> tuple[nn.BlipConfig, str]:
     except (OSError, ValueError, AttributeError) as error:
         raise UserError(f"{file} is not a Hugging Face configuration") from error
     if model_type != "blip":
-        raise UserError(f"{file} is of a model of type {model_type!r}; supported: 'blip'")
+        raise UserError(f"{file} has model_type {model_type!r}; supported: 'blip'")
     names = values.get("architectures") or []
     model_types = [model_type for model_type, cls in CLASSES.items() if cls.name in names]
     if not model_types:
         known = ", ".join(cls.name for cls in CLASSES.values())
-        raise UserError(f"{file} names the architectures {names}; known: {known}")
+        raise UserError(f"{file} has the architectures {names}; supported: {known}")
     vision = VISION_DEFAULTS | (values.get("vision_config") or {})
     text = TEXT_DEFAULTS | (values.get("text_config") or {})
     _check_config(file, vision, text)
@@ -198,26 +198,26 @@ def _config(vision: Mapping, text: Mapping, values: Mapping, model_type: str) ->
 def to_config(
     config: nn.BlipConfig, model_type: str, tokenizer: Tokenizer | None = None
 ) -> dict[str, Any]:
-    """The values of config.json.
+    """Returns the values of config.json.
 
     Args:
       tokenizer: gives the ids of [PAD] and [SEP]; None: those of bert-base-uncased.
 
     Raises:
-      UserError: Hugging Face has no such model; or the vocabulary is another one than BERT's, and
-        its tokenizer is not given.
+      UserError: Hugging Face has no such model, or the tokenizer is needed, as the vocabulary is
+        not that of bert-base-uncased.
     """
     _check_model_type(model_type)
     vit, med = config.vit, config.med
     if model_type == "vqa" and vit.width != med.width:
         raise UserError(
-            f"Hugging Face's VQA model has one width for image and text; here they are "
+            f"Hugging Face's VQA model has the same width for image and text; this model has "
             f"{vit.width} and {med.width}"
         )
     if tokenizer is None and med.vocab_size != BERT_VOCAB:
         raise UserError(
-            f"a Hugging Face folder of a vocabulary of {med.vocab_size} needs the tokenizer: "
-            "name its folder"
+            f"a Hugging Face folder of {med.vocab_size} tokens needs a tokenizer; "
+            "give it with --tokenizer"
         )
     if tokenizer is not None and tokenizer.ids.vocab_size != med.vocab_size:
         raise UserError(
@@ -265,7 +265,7 @@ def to_config(
 def write_folder(
     folder: str, config: nn.BlipConfig, model_type: str, tokenizer: Tokenizer | None = None
 ) -> None:
-    """Writes config.json and what `BlipProcessor` reads: all but the weights."""
+    """Writes config.json and the files that `BlipProcessor` reads; not the weights."""
     values = to_config(config, model_type, tokenizer)
     place = pathlib.Path(folder).expanduser()
     place.mkdir(parents=True, exist_ok=True)

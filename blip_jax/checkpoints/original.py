@@ -1,4 +1,4 @@
-"""TrainingCheckpoints of the original PyTorch code (salesforce/BLIP): names, constants, queues."""
+"""Conversion rules for checkpoints of the original PyTorch code (salesforce/BLIP)."""
 
 import re
 from collections.abc import Mapping
@@ -24,7 +24,7 @@ from blip_jax.checkpoints.rules import load as load_tree
 from blip_jax.checkpoints.rules import save as save_tree
 from blip_jax.runtime.errors import UserError
 
-# The parts that each model_type's state dict has, by the original's attribute names.
+# The parts of each model type's state dict, by the original's attribute names.
 PARTS = {
     "pretrain": ("visual_encoder", "text_encoder", "text_decoder", "heads"),
     "captioner": ("visual_encoder", "text_decoder"),
@@ -49,7 +49,7 @@ QUEUES = {
 
 
 class Weights(NamedTuple):
-    """What a checkpoint holds; the last two in pre-training and retrieval alone, or None."""
+    """The arrays of a checkpoint; momentum and queue of pre-training and retrieval, else None."""
 
     params: dict
     momentum: dict | None = None
@@ -57,7 +57,7 @@ class Weights(NamedTuple):
 
 
 def vision(name: str, path: str = "vit") -> list[Rule]:
-    """The ViT under `name`; timm's names too."""
+    """Returns the rules of a ViT whose tensors begin with `name`; timm has the same names."""
     block, ours = f"{name}blocks.*", f"{path}/blocks"
     return [
         Rule(f"{name}cls_token", f"{path}/cls"),
@@ -74,13 +74,18 @@ def vision(name: str, path: str = "vit") -> list[Rule]:
 
 
 def text(name: str, role: str, config: nn.MedConfig, images: int = 1) -> list[Rule]:
-    """A text transformer under `name` in the role "encoder" or "decoder"."""
+    """Returns the rules of a text transformer in the role "encoder" or "decoder".
+
+    Args:
+      name: the beginning of its tensors' names.
+      images: images of an input; 2 for NLVR2, which has two cross-attentions.
+    """
     rules = [*embeddings(name, role, config), *self_attention(name, role, config)]
     rules += feed_forward(name, role, config)
     cross = nn.param_group_name(config, "cross_attention", role)
     theirs, ours = f"{name}encoder.layer.*.crossattention", f"med/layers/layer/{cross}"
     rules += norm(f"{theirs}.output.LayerNorm", f"{ours}_norm")
-    for number in range(images):  # two of them have numbers in the names
+    for number in range(images):  # of two, names have numbers
         twin, tail = (str(number), "_2" * number) if images > 1 else ("", "")
         context = f"med/{cross}{tail}_context"
         rules += dense(f"{theirs}.self{twin}.query", f"{ours}{tail}/query")
@@ -101,6 +106,7 @@ def text(name: str, role: str, config: nn.MedConfig, images: int = 1) -> list[Ru
 
 
 def embeddings(name: str, role: str, config: nn.MedConfig) -> list[Rule]:
+    """Returns the rules of the text embeddings."""
     path = f"med/{nn.param_group_name(config, 'embeddings', role)}"
     return [
         Rule(f"{name}embeddings.word_embeddings.weight", f"{path}/word", tied=True),
@@ -110,6 +116,7 @@ def embeddings(name: str, role: str, config: nn.MedConfig) -> list[Rule]:
 
 
 def self_attention(name: str, role: str, config: nn.MedConfig) -> list[Rule]:
+    """Returns the rules of self-attention in all layers."""
     layer = f"{name}encoder.layer.*.attention"
     ours = f"med/layers/layer/{nn.param_group_name(config, 'self_attention', role)}"
     rules = dense(f"{layer}.output.dense", f"{ours}/out", MERGE)
@@ -123,6 +130,7 @@ def self_attention(name: str, role: str, config: nn.MedConfig) -> list[Rule]:
 
 
 def feed_forward(name: str, role: str, config: nn.MedConfig) -> list[Rule]:
+    """Returns the rules of the feed-forward networks in all layers."""
     layer = f"{name}encoder.layer.*"
     ours = f"med/layers/layer/{nn.param_group_name(config, 'ffn', role)}"
     return [
@@ -133,7 +141,7 @@ def feed_forward(name: str, role: str, config: nn.MedConfig) -> list[Rule]:
 
 
 def lm_head(name: str, config: nn.MedConfig) -> list[Rule]:
-    """The prediction head under `name`; its output layer is tied to the word embedding."""
+    """Returns the rules of the LM head; its output layer is tied to the word embedding."""
     word = f"med/{nn.param_group_name(config, 'embeddings', 'decoder')}/word"
     return [
         *dense(f"{name}transform.dense", "med/lm_head/dense"),
@@ -145,10 +153,10 @@ def lm_head(name: str, config: nn.MedConfig) -> list[Rule]:
 
 
 def rules(model_type: str, config: nn.BlipConfig) -> list[Rule]:
-    """The table of a model type's parameters.
+    """Returns the rules of a model type's parameters.
 
     Raises:
-      UserError: a model type that the original does not have.
+      UserError: the original has no such model type.
     """
     if model_type not in PARTS:
         known = ", ".join(PARTS)
@@ -173,7 +181,7 @@ def rules(model_type: str, config: nn.BlipConfig) -> list[Rule]:
 
 
 def momentum_rules(config: nn.BlipConfig) -> list[Rule]:
-    """The table of the momentum encoder's parameters."""
+    """Returns the rules of the momentum encoder's parameters."""
     return [
         *vision("visual_encoder_m."),
         *text("text_encoder_m.", "encoder", config.med),
@@ -183,7 +191,7 @@ def momentum_rules(config: nn.BlipConfig) -> list[Rule]:
 
 
 def _table(model_type: str, config: nn.BlipConfig) -> list[Rule]:
-    """All of a file's rules, for a tree of parameters, momentum and queue."""
+    """Returns all rules of a file, for a tree with params, momentum and queue."""
     table = under("params", rules(model_type, config))
     if model_type in QUEUES:
         table += under("momentum", momentum_rules(config)) + under("queue", QUEUES[model_type])
@@ -196,10 +204,9 @@ def load(
     model_type: str,
     training_state: bool = True,
 ) -> Weights:
-    """The parameters, and the momentum encoder and queue if the file has them.
+    """Returns the parameters, and the momentum encoder and queue if the file has them.
 
-    Of a retrieval model there are files without these and without a temperature, for
-    models/blip_itm.py.
+    Retrieval models for the original's models/blip_itm.py have neither, and no temperature.
 
     Args:
       training_state: also read the momentum encoder and the queue, if there are any.
@@ -224,21 +231,21 @@ def load(
     queue = found.get("queue")
     if queue is not None:
         size = len(queue["image"])
-        # Random rows of the start are negatives in the original, so all rows are valid.
+        # The original uses the random initial rows as negatives, so all rows are valid.
         defaults = {"group": np.full(size, -1, np.int32), "valid": np.ones(size, bool)}
         queue = losses.Queue(**(defaults | queue))
     return Weights(found["params"], found.get("momentum"), queue)
 
 
 def _queue_like(size: int, embed: int, model_type: str) -> dict[str, np.ndarray]:
-    """What to fill: arrays that take no memory."""
+    """Returns a queue of arrays that use no memory, for shapes and dtypes."""
     features = np.broadcast_to(np.float32(0), (size, embed))
     like = {"image": features, "text": features, "pointer": np.zeros((), np.int32)}
     return like | ({"group": np.zeros(size, np.int32)} if model_type == "retrieval" else {})
 
 
 def save(weights: Weights, config: nn.BlipConfig, model_type: str) -> dict[str, np.ndarray]:
-    """The original's state dict, its constants included; the inverse of `load`."""
+    """Returns the original's state dict with its constant buffers: the inverse of `load`."""
     tree = {"params": weights.params}
     if weights.momentum is not None:
         tree["momentum"] = weights.momentum
@@ -252,17 +259,18 @@ def save(weights: Weights, config: nn.BlipConfig, model_type: str) -> dict[str, 
 
 
 def adapt_to_nlvr(params: Mapping, fresh: Mapping) -> dict:
-    """NLVR2's parameters at the start of fine-tuning, from pre-trained ones.
+    """Returns initial parameters for NLVR2 fine-tuning from pre-trained ones.
 
-    Both cross-attentions begin as copies of the one; merge layers and classifier stay fresh.
+    Both cross-attentions are copies of the pre-trained one; merge layers and classifier are those
+    of `fresh`.
     Source: `load_checkpoint` of the original's models/blip_nlvr.py.
 
     Args:
-      params: of model type "pretrain", "retrieval" or "features".
-      fresh: `models.init(config, key, "nlvr")`.
+      params: parameters of model type "pretrain", "retrieval" or "features".
+      fresh: random parameters of model type "nlvr".
 
     Raises:
-      UserError: shapes that differ (the position embedding is resized), or a missing parameter.
+      UserError: a parameter is missing or of another shape (the position embedding is resized).
     """
     source, started = flatten_dict(params, sep="/"), {}
     for path, leaf in flatten_dict(fresh, sep="/").items():
@@ -271,7 +279,7 @@ def adapt_to_nlvr(params: Mapping, fresh: Mapping) -> dict:
             started[path] = leaf
             continue
         if origin not in source:
-            raise UserError(f"the checkpoint to start from has no {origin}")
+            raise UserError(f"the pre-trained checkpoint has no parameter {origin}")
         value = np.asarray(source[origin])
         if path == "vit/position":
             value = nn.resize_position_embedding(value, leaf.shape[1])

@@ -1,7 +1,7 @@
-"""Weights that training starts from: an image model's ViT and a BERT.
+"""Initial weights of pre-training: a ViT of an image classifier, and a BERT.
 
 The paper (section 4.1) starts ViT-B from DeiT and ViT-L from the augreg ViT of ImageNet-21k, and
-the text transformer from bert-base-uncased; cross-attention starts fresh.
+the text transformer from bert-base-uncased; cross-attention is initialised at random.
 """
 
 import re
@@ -16,7 +16,7 @@ from blip_jax.checkpoints import tensors as tensor_files
 from blip_jax.checkpoints.rules import Layout, Rule, load
 from blip_jax.runtime.errors import UserError
 
-# Classifiers of the image models, DeiT's distillation head too.
+# Classifier heads of the image models, including DeiT's distillation head.
 _CLASSIFIER = re.compile(r"(head|head_dist|pre_logits)[./].*")
 _SHAPED = Layout(lambda w, shape: w.reshape(shape), lambda w: w)
 # [P, P, 3, D] <-> [P * P * 3, D]
@@ -33,7 +33,7 @@ _NEW_TOKENS = 2  # [DEC] and [ENC]
 
 
 def augreg() -> list[Rule]:
-    """The table of the original ViT's `.npz` files (google-research/vision_transformer)."""
+    """Returns the rules of augreg `.npz` files (google-research/vision_transformer)."""
     block, ours = "Transformer/encoderblock_*", "vit/blocks"
     attention = f"{block}/MultiHeadDotProductAttention_1"
     rules = [
@@ -65,19 +65,19 @@ def _pair(name: str, path: str, kernel: Layout = _SHAPED) -> list[Rule]:
 def load_pretrained_encoders(
     params: Mapping, config: nn.BlipConfig, vit: str = "", text: str = ""
 ) -> dict:
-    """`params` with the ViT and the text transformer of other models in their place.
+    """Returns `params` with the ViT and the text transformer replaced by pretrained ones.
 
     Args:
-      params: fresh ones, of any model_type.
-      vit: a file of timm's names (.pth, .safetensors: DeiT, augreg) or an augreg `.npz`; "": the
-        ViT stays fresh. The position embedding is resized to the model's image size.
-      text: a Hugging Face folder or file of a BERT, with its LM head or without (then that stays
-        fresh). The two tokens that BLIP adds stay fresh.
+      params: initial parameters of any model type.
+      vit: a DeiT or augreg file in timm's names (.pth, .safetensors) or an augreg `.npz`; "": the
+        ViT is not replaced. The position embedding is resized to the model's image size.
+      text: a Hugging Face folder or file of a BERT; "": the text transformer is not replaced. The
+        embeddings of BLIP's two added tokens, and an LM head that the BERT lacks, are kept.
 
-    Returns: a nested dict; what was replaced is float32 NumPy.
+    Returns: nested dict; replaced leaves are float32 NumPy arrays.
 
     Raises:
-      UserError: a tensor is missing, has no place, or has another shape.
+      UserError: a tensor is missing, unknown, or of another shape.
     """
     leaves = flatten_dict(params, sep="/")
     for path, read in ((vit, _vit), (text, _text)):
@@ -98,7 +98,7 @@ def _vit(path: str, leaves: Mapping, config: nn.BlipConfig) -> dict:
         rules, position = augreg(), "Transformer/posembed_input/pos_embedding"
     like = {name: leaf for name, leaf in leaves.items() if name.startswith("vit/")}
     shape = tensors.shapes.get(position, ())
-    if len(shape) == 3:  # of any length; another rank is refused as any wrong shape is
+    if len(shape) == 3:  # any length; `load` rejects another rank
         width = like["vit/position"].shape[-1]
         like["vit/position"] = np.broadcast_to(np.float32(0), (1, shape[1], width))
     found = flatten_dict(
@@ -109,21 +109,21 @@ def _vit(path: str, leaves: Mapping, config: nn.BlipConfig) -> dict:
 
 
 def _text(path: str, leaves: Mapping, config: nn.BlipConfig) -> dict:
-    tensors = _modern(tensor_files.read(path))
+    tensors = _rename_layer_norms(tensor_files.read(path))
     prefix = "bert." if any(name.startswith("bert.") for name in tensors) else ""
-    headed = any(name.startswith("cls.predictions.") for name in tensors)
+    has_lm_head = any(name.startswith("cls.predictions.") for name in tensors)
     rules: list[Rule] = []
     for role in ("encoder", "decoder"):
         for part in (original.embeddings, original.self_attention, original.feed_forward):
             rules += part(prefix, role, config.med)
-    # Roles that share a part have the same rules for it.
+    # Encoder and decoder have the same rules for shared parameters.
     rules = list(dict.fromkeys(rules))
-    if headed:
+    if has_lm_head:
         rules += original.lm_head("cls.predictions.", config.med)
     filled = {rule.path.partition("[")[0] for rule in rules} & leaves.keys()
     like = {name: leaves[name] for name in filled}
-    grown = [name for name in filled if name.endswith(("embeddings/word", "lm_head/bias"))]
-    for name in grown:
+    extended = [name for name in filled if name.endswith(("embeddings/word", "lm_head/bias"))]
+    for name in extended:
         size, *rest = leaves[name].shape
         like[name] = np.broadcast_to(np.float32(0), (size - _NEW_TOKENS, *rest))
 
@@ -132,13 +132,13 @@ def _text(path: str, leaves: Mapping, config: nn.BlipConfig) -> dict:
         return unused or _NOT_TEXT.fullmatch(name) is not None
 
     found = flatten_dict(load(tensors, unflatten_dict(like, sep="/"), rules, ignored), sep="/")
-    for name in grown:
+    for name in extended:
         found[name] = np.concatenate([found[name], np.asarray(leaves[name])[-_NEW_TOKENS:]])
     return found
 
 
-def _modern(tensors: tensor_files.Tensors) -> tensor_files.Tensors:
-    """With the names that LayerNorms have today; the published BERTs say gamma and beta."""
+def _rename_layer_norms(tensors: tensor_files.Tensors) -> tensor_files.Tensors:
+    """Renames LayerNorm's gamma and beta, as in the published BERTs, to weight and bias."""
     renamed = {
         re.sub(r"LayerNorm\.gamma$", "LayerNorm.weight",
                re.sub(r"LayerNorm\.beta$", "LayerNorm.bias", name)): name

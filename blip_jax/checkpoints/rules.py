@@ -1,8 +1,8 @@
-"""Conversion as a table: which tensor of a file goes where in our parameters, and in what layout.
+"""Conversion rules: which tensor of a file is which parameter, and in what layout.
 
-A rule pairs a tensor's name with our path. "*" in the name stands for a layer's number: ours are
-stacked on a leading axis. PyTorch keeps a dense kernel as [out, in]; ours are [in, out], with
-heads separate, and the three of a self-attention in one array.
+A rule pairs a tensor's name with a parameter's path. "*" in the name stands for the layer number,
+as our layers are stacked on a leading axis. PyTorch stores a dense kernel as [out, in]; ours are
+[in, out] with a separate axis for heads, and query, key and value are one array.
 """
 
 import math
@@ -18,14 +18,14 @@ from blip_jax.runtime.errors import UserError
 
 
 class Layout(NamedTuple):
-    """How one array changes on its way here, given the shape to have, and back."""
+    """A change of layout: `load` from a tensor to a parameter of the given shape, `save` back."""
 
     load: Callable[[np.ndarray, tuple[int, ...]], np.ndarray]
     save: Callable[[np.ndarray], np.ndarray]
 
 
 def _dense(inputs: int) -> Layout:
-    """[out, in] <-> [*in, *out], the first `inputs` axes being the inputs."""
+    """Returns the layout [out, in] <-> [*in, *out], where the first `inputs` axes are inputs."""
 
     def save(w: np.ndarray) -> np.ndarray:
         return w.reshape(math.prod(w.shape[:inputs]), -1).T
@@ -49,14 +49,14 @@ PATCH = Layout(
 
 
 class Rule(NamedTuple):
-    """One line of a table.
+    """The tensor of one parameter.
 
     Attributes:
-      name: of the tensor, with "*" for the layer.
-      path: ours, keys joined by "/". "[1]" after it: entry 1 of the third axis from the end,
-        where queries, keys and values lie.
-      first: number of the layer that our first one is.
-      tied: may be absent if a tensor that fills the same place is there.
+      name: name of the tensor, with "*" for the layer number.
+      path: path of the parameter, keys joined by "/". "[1]" after it: entry 1 of the third axis
+        from the end, which holds query, key and value.
+      first: layer number of the first stacked layer.
+      tied: whether the tensor may be absent when another rule fills the same parameter.
     """
 
     name: str
@@ -67,7 +67,7 @@ class Rule(NamedTuple):
 
 
 def dense(name: str, path: str, kernel: Layout = DENSE) -> list[Rule]:
-    """A dense layer with its bias."""
+    """Returns the rules of a dense layer with a bias."""
     return [
         Rule(f"{name}.weight", f"{path}/kernel", kernel),
         Rule(f"{name}.bias", f"{path}/bias", FLAT),
@@ -75,17 +75,17 @@ def dense(name: str, path: str, kernel: Layout = DENSE) -> list[Rule]:
 
 
 def norm(name: str, path: str) -> list[Rule]:
-    """A LayerNorm."""
+    """Returns the rules of a LayerNorm."""
     return [Rule(f"{name}.weight", f"{path}/scale"), Rule(f"{name}.bias", f"{path}/bias")]
 
 
 def under(prefix: str, rules: list[Rule]) -> list[Rule]:
-    """The same rules for a tree that lies under the key `prefix`."""
+    """Returns the rules with `prefix` before each path."""
     return [rule._replace(path=f"{prefix}/{rule.path}") for rule in rules]
 
 
 class _Place(NamedTuple):
-    """Where one tensor goes; path, layer and part are the same for tied ones."""
+    """The part of a parameter that one tensor fills; tied tensors have the same `key`."""
 
     path: str
     layer: int | None
@@ -97,17 +97,17 @@ class _Place(NamedTuple):
         return self[:3]
 
     def of(self, leaf: np.ndarray) -> np.ndarray:
-        """A mixture of the leaf."""
-        mixture = leaf[...] if self.layer is None else leaf[self.layer]
-        return mixture if self.part is None else mixture[..., self.part, :, :]
+        """Returns a view of that part of the parameter `leaf`."""
+        view = leaf[...] if self.layer is None else leaf[self.layer]
+        return view if self.part is None else view[..., self.part, :, :]
 
     def source_shape(self, leaf: Any) -> tuple[int, ...]:
-        blank = np.broadcast_to(np.zeros((), np.float32), leaf.shape)  # takes no memory
+        blank = np.broadcast_to(np.float32(0), leaf.shape)  # uses no memory
         return self.rule.layout.save(self.of(blank)).shape
 
 
 def _places(leaves: Mapping[str, Any], rules: list[Rule]) -> Iterator[tuple[str, _Place]]:
-    """(name, place) for all layers of all rules whose path is among the leaves."""
+    """Yields (tensor name, place) for each layer of each rule whose path is among the leaves."""
     for rule in rules:
         path, bracket, part = rule.path.partition("[")
         if path not in leaves:  # a model without this head
@@ -122,10 +122,10 @@ def _places(leaves: Mapping[str, Any], rules: list[Rule]) -> Iterator[tuple[str,
 
 
 def source_shapes(like: Mapping, rules: list[Rule]) -> dict[str, tuple[int, ...]]:
-    """What a file of this model holds: shapes by name.
+    """Returns the shapes of a file's tensors by name.
 
     Args:
-      like: nested dict of things with a shape.
+      like: the parameters, a nested dict of leaves with a shape.
     """
     leaves = flatten_dict(like, sep="/")
     return {name: place.source_shape(leaves[place.path]) for name, place in _places(leaves, rules)}
@@ -137,22 +137,23 @@ def load(
     rules: list[Rule],
     ignored: Callable[[str], object] = lambda name: False,
 ) -> dict:
-    """Parameters from a file's tensors, strictly: all of the file, all of the model.
+    """Returns the parameters that a file's tensors hold; names and shapes must match exactly.
 
-    Each tensor is read once, and the leaves alone are allocated: with tensors that are read when
-    asked for, memory besides the file is that of the parameters.
+    Each tensor is read once, and only the parameters are allocated, so tensors that are read on
+    demand need no further memory.
 
     Args:
-      tensors: by name, of any float dtype.
-      like: nested dict of things with shape and dtype; what to fill.
-      rules: a table; a name may occur twice, to fill two places.
-      ignored: says of a name that it may be there and is not wanted (`re.Pattern.fullmatch`).
+      tensors: tensors by name, of any float dtype.
+      like: the parameters to fill: a nested dict of leaves with shape and dtype.
+      rules: the conversion rules; a tensor may fill two parameters.
+      ignored: whether a tensor of this name may be present and is skipped, as
+        `re.Pattern.fullmatch` tells.
 
     Returns: nested dict of NumPy arrays with the shapes and dtypes of `like`.
 
     Raises:
-      UserError: a tensor is missing, has no place, has another shape, or differs in a bit from one
-        that it is tied to; or no tensor fills a parameter.
+      UserError: a tensor is missing, unknown, of another shape, or not bit-equal to a tensor that
+        it is tied to; or no rule fills a parameter.
     """
     leaves = flatten_dict(like, sep="/")
     places: dict[str, list[_Place]] = {}
@@ -161,10 +162,12 @@ def load(
     _check_names(tensors, places, ignored)
     filled = {place.path for several in places.values() for place in several}
     if leaves.keys() - filled:
-        raise UserError(f"no tensor of a file fills {_first(sorted(leaves.keys() - filled))}")
+        raise UserError(
+            f"no conversion rule fills the parameter {_first(sorted(leaves.keys() - filled))}"
+        )
     _check_shapes(tensors, places, leaves)
     found = {path: _empty(leaf.shape, leaf.dtype) for path, leaf in leaves.items()}
-    # Of the names of tied weights the first fills the place, and the others are held against it.
+    # The first of several tied tensors fills the parameter; the others are compared with it.
     first: dict[tuple, str] = {}
     fills, ties = [], []
     for name, several in places.items():
@@ -197,7 +200,7 @@ def load(
 
 
 def _empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    """As `np.empty`, at an address that JAX on CPUs takes over without a copy."""
+    """Returns np.empty aligned to 64 bytes, which JAX on CPU uses without a copy."""
     dtype, align = np.dtype(dtype), 64
     size = int(np.prod(shape)) * dtype.itemsize
     raw = np.empty(size + align, np.uint8)
@@ -230,7 +233,7 @@ def _check_names(tensors, places: Mapping[str, list[_Place]], ignored: Callable)
     if missing:
         complaints.append(f"missing tensor {_first(missing)}")
     if extra:
-        complaints.append(f"no place for tensor {_first(extra)}")
+        complaints.append(f"unknown tensor {_first(extra)}")
     if complaints:
         raise UserError("; ".join(complaints))
 
@@ -245,9 +248,9 @@ def _same_bits(a: np.ndarray, b: np.ndarray) -> bool:
 
 
 def save(params: Mapping, rules: list[Rule]) -> dict[str, np.ndarray]:
-    """The tensors of a file, by name; the inverse of `load`, bit for bit.
+    """Returns a file's tensors by name: the exact inverse of `load`.
 
-    Arrays are contiguous. Tied weights are under each of their names, as one array.
+    Arrays are contiguous. Tied tensors are the same array under each of their names.
     """
     leaves = {path: np.asarray(leaf) for path, leaf in flatten_dict(params, sep="/").items()}
     tensors, saved = {}, {}

@@ -1,4 +1,4 @@
-"""Files of named tensors: PyTorch's, safetensors and NumPy's, read when asked for, float32."""
+"""Reads and writes files of named tensors: PyTorch, safetensors and .npz."""
 
 import json
 import os
@@ -16,7 +16,7 @@ import safetensors.numpy
 from blip_jax.runtime.errors import UserError
 
 TORCH = (".pth", ".pt", ".bin")
-# What a Hugging Face folder may keep its weights in; the first that is there is read.
+# Weight files of a Hugging Face folder; the first that exists is read.
 WEIGHTS = (
     "model.safetensors",
     "model.safetensors.index.json",
@@ -24,15 +24,15 @@ WEIGHTS = (
     "pytorch_model.bin.index.json",
 )
 HALF = ("float16", "bfloat16")
-EXTRAS = "extras"  # the entry of a .safetensors file's metadata that holds ours, as JSON
+EXTRAS = "extras"  # metadata key of a .safetensors file, with JSON
 
 
 class Tensors(Mapping):
-    """Tensors by name, read from the file each time one is asked for.
+    """Tensors by name, each read from the file on access; float16 and bfloat16 become float32.
 
     Attributes:
-      shapes: by name, known without reading.
-      extras: other values of the file, by name.
+      shapes: shapes by name, known without reading.
+      extras: other values of the file by name.
     """
 
     def __init__(
@@ -60,18 +60,18 @@ class Tensors(Mapping):
 
 
 def read(path: str) -> Tensors:
-    """The tensors of a file, or of a folder that holds one of WEIGHTS.
+    """Opens the tensors of a file, or of a folder with one of WEIGHTS.
 
-    float16 and bfloat16 become float32. PyTorch files are unpickled without running code.
+    PyTorch files are unpickled without running code.
 
     Raises:
-      UserError: there is no such file, it is cut short, is of another format, or holds code.
+      UserError: the file does not exist, is truncated, is of another format, or contains code.
     """
     file = pathlib.Path(path).expanduser()
     if file.is_dir():
         found = [file / name for name in WEIGHTS if (file / name).is_file()]
         if not found:
-            raise UserError(f"{path} holds no weights; looked for {', '.join(WEIGHTS)}")
+            raise UserError(f"{path} has no weights; expected one of {', '.join(WEIGHTS)}")
         file = found[0]
     if not file.is_file():
         raise UserError(f"{path} does not exist")
@@ -80,7 +80,7 @@ def read(path: str) -> Tensors:
     readers = {".safetensors": _read_safetensors, ".npz": _read_npz}
     readers |= dict.fromkeys(TORCH, _read_torch)
     if file.suffix not in readers:
-        raise UserError(f"{path} is no file of weights; known: {', '.join(readers)}")
+        raise UserError(f"{path} is not a weights file; supported endings: {', '.join(readers)}")
     return readers[file.suffix](file)
 
 
@@ -90,7 +90,7 @@ def _read_safetensors(file: pathlib.Path) -> Tensors:
         shapes = {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}
         extras = json.loads((opened.metadata() or {}).get(EXTRAS, "{}"))
     except (safetensors.SafetensorError, OSError, ValueError) as error:
-        raise UserError(f"{file} is not a safetensors file, or is cut short ({error})") from error
+        raise UserError(f"{file} is not a safetensors file, or is truncated ({error})") from error
     return Tensors(shapes, opened.get_tensor, extras)
 
 
@@ -99,30 +99,30 @@ def _read_npz(file: pathlib.Path) -> Tensors:
         with np.load(file, allow_pickle=False) as opened:
             arrays = dict(opened)
     except (ValueError, OSError, EOFError, AttributeError, zipfile.BadZipFile) as error:
-        raise UserError(f"{file} is not an .npz file of arrays, or is cut short") from error
+        raise UserError(f"{file} is not an .npz file of arrays, or is truncated") from error
     return Tensors({name: x.shape for name, x in arrays.items()}, arrays.__getitem__)
 
 
 def _read_torch(file: pathlib.Path) -> Tensors:
     torch = import_torch(f"reading {file}")
-    # Files of before PyTorch 1.6 are no zip archives, and are read whole.
+    # Files written before PyTorch 1.6 are not zip archives; they cannot be memory-mapped.
     mapped = zipfile.is_zipfile(file)
     try:
         loaded = torch.load(file, map_location="cpu", weights_only=True, mmap=mapped)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
         if "GLOBAL" in str(error):  # the name of a function or class
             raise UserError(
-                f"{file} holds pickled code, which is not run; if you trust it, keep its state "
-                "dict alone: torch.save({'model': state_dict}, …)"
+                f"{file} contains pickled code, which is not run; if you trust the file, save its "
+                "state dict alone: torch.save({'model': state_dict}, …)"
             ) from error
-        raise UserError(f"{file} is not a PyTorch checkpoint, or is cut short") from error
+        raise UserError(f"{file} is not a PyTorch checkpoint, or is truncated") from error
     extras = dict(loaded) if isinstance(loaded, dict) else {}
     state = next((extras.pop(key) for key in ("model", "state_dict") if key in extras), loaded)
     if state is loaded:
         extras = {}
     tensors = isinstance(state, dict) and all(isinstance(x, torch.Tensor) for x in state.values())
     if not tensors or not state:
-        raise UserError(f"{file} holds no state dict, neither bare nor under 'model'")
+        raise UserError(f"{file} has no state dict, neither at the top nor under 'model'")
 
     def get(name: str) -> np.ndarray:
         tensor = state[name].detach()
@@ -138,22 +138,24 @@ def _read_shards(index: pathlib.Path) -> Tensors:
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         if isinstance(error, UserError):
             raise
-        raise UserError(f"{index} is not an index of shards") from error
+        raise UserError(f"{index} is not a shard index") from error
     absent = [name for name, shard in where.items() if name not in shards[shard]]
     if absent:
-        raise UserError(f"{index} names {absent[0]}, which {where[absent[0]]} does not hold")
+        raise UserError(f"{index} lists tensor {absent[0]} in {where[absent[0]]}, which lacks it")
     shapes = {name: shards[shard].shapes[name] for name, shard in where.items()}
     return Tensors(shapes, lambda name: shards[where[name]][name])
 
 
 def write(tensors: Mapping[str, np.ndarray], path: str, extras: Mapping[str, Any]) -> None:
-    """Writes a .safetensors file, or a PyTorch file `{"model": tensors, **extras}`.
+    """Writes a .safetensors file, or a PyTorch file `{"model": tensors, **extras}`, atomically.
 
-    The file appears under its name when it is whole. Arrays that are one and the same are stored
-    once in a PyTorch file. `extras` are plain values: `read` gives them back.
+    A PyTorch file stores an array that occurs under several names once.
+
+    Args:
+      extras: plain values, which `read` returns.
 
     Raises:
-      UserError: another ending, or PyTorch is not installed.
+      UserError: the ending is of neither format, or PyTorch is not installed.
     """
     file = pathlib.Path(path).expanduser()
     if file.suffix not in (".safetensors", *TORCH):
@@ -172,14 +174,14 @@ def write(tensors: Mapping[str, np.ndarray], path: str, extras: Mapping[str, Any
 
 
 def _writable(array: np.ndarray) -> np.ndarray:
-    return array if array.flags.writeable else array.copy()  # PyTorch takes no other
+    return array if array.flags.writeable else array.copy()  # PyTorch rejects others
 
 
 def import_torch(purpose: str):
-    """The module.
+    """Returns the module torch.
 
     Raises:
-      UserError: PyTorch is not installed.
+      UserError: PyTorch is not installed; `purpose` begins the message.
     """
     try:
         import torch

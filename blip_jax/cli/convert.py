@@ -1,4 +1,4 @@
-"""The verb `convert`: checkpoints from one format to another."""
+"""The verb `convert`: converts a checkpoint to another format."""
 
 import argparse
 import dataclasses
@@ -18,8 +18,8 @@ def parser() -> argparse.ArgumentParser:
     formats = "; ".join(f"{name}: {what}" for name, what in FORMATS.items())
     found = Parser(
         "convert",
-        "Converts a checkpoint. What IN is, is recognised: a workdir, a file of the "
-        "original (.pth, .safetensors), a Hugging Face folder or id; local or gs://.",
+        "Converts a checkpoint. IN is a workdir, a file of the original (.pth, .safetensors), a "
+        "Hugging Face folder or id; local or gs://.",
     )
     found.add_argument("source", metavar="IN")
     found.add_argument("target", metavar="OUT")
@@ -27,11 +27,15 @@ def parser() -> argparse.ArgumentParser:
         "--to", choices=FORMATS, help=f"{formats}. Default: original for OUT.pth, else jax, or hf "
         "where IN is jax",
     )  # fmt: skip
-    found.add_argument("--tokenizer", help="folder or Hugging Face id, in place of IN's own")
-    found.add_argument("--image-size", type=int, help="pixels a side; resizes the positions")
+    found.add_argument(
+        "--tokenizer", help="folder or Hugging Face id; default: the tokenizer of IN"
+    )
+    found.add_argument(
+        "--image-size", type=int, help="pixels a side; resizes the position embedding"
+    )
     found.add_argument(
         "--heads", metavar="VIT,TEXT", type=_heads,
-        help="attention heads, for an original file of unusual widths (default: width / 64)",
+        help="attention heads, for a file of the original whose heads are not 64 wide",
     )  # fmt: skip
     return found
 
@@ -42,10 +46,10 @@ def _heads(text: str) -> dict[str, int]:
 
 
 def run(argv: list[str]) -> int:
-    """Converts and prints what it was.
+    """Converts, and prints the model's type and sizes.
 
     Raises:
-      UserError: IN is not whole, or OUT is taken or cannot hold it.
+      UserError: IN cannot be read, OUT exists, or its format lacks the model type.
     """
     args = parser().parse_args(argv)
 

@@ -51,7 +51,7 @@ def decode(data: bytes) -> np.ndarray:
         if picture is None:  # a format that only PIL knows, or damage
             picture = np.array(Image.open(io.BytesIO(data)).convert("RGB"))
     except Exception as error:
-        raise ImageError(f"damaged or cut short ({type(error).__name__})") from error
+        raise ImageError(f"damaged or truncated ({type(error).__name__})") from error
     return picture
 
 

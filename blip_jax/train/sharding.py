@@ -73,14 +73,3 @@ def shardings(state: Any, mesh: Mesh) -> Any:
 def path_name(path: tuple) -> str:
     """A key path of `jax.tree_util` as "params/vit/cls"."""
     return jax.tree_util.keystr(path, simple=True, separator="/")
-
-
-def describe_shardings(state: Any, mesh: Mesh) -> str:
-    """Returns the placement of every array of the state as text, a line each."""
-    leaves = jax.tree_util.tree_leaves_with_path(state)
-    placed = jax.tree.leaves(shardings(state, mesh))
-    rows = [
-        f"{path_name(path):70} {'x'.join(map(str, leaf.shape)):>18}  {sharding.spec}"
-        for (path, leaf), sharding in zip(leaves, placed, strict=True)
-    ]
-    return "\n".join(rows)
