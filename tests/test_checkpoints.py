@@ -232,7 +232,7 @@ def test_what_is_not_blip_is_not_recognised(names):
 def test_sizes_need_their_tensors(captioner):
     shapes = {name: x.shape for name, x in captioner[0].items()}
     assert infer_config(shapes).vit.heads == 1  # no head is wider than 64
-    with pytest.raises(UserError, match=r"^wrong shape: visual_encoder.pos_embed is \[5\]; BLIP has 3"):
+    with pytest.raises(UserError, match=r"^wrong shape: .*pos_embed is \[5\]; BLIP has 3"):
         infer_config(shapes | {"visual_encoder.pos_embed": (5,)})
     del shapes["visual_encoder.pos_embed"]
     with pytest.raises(UserError, match="^missing tensor visual_encoder.pos_embed$"):
