@@ -11,7 +11,7 @@ import tiny
 from blip_jax import nn
 from blip_jax.nn import masks
 from blip_jax.nn.blip import l2_normalize
-from blip_jax.nn.layers import layer_norm
+from blip_jax.nn.layers import LayerNorm
 from blip_jax.nn.med import EPS, Embeddings, MedLayer
 
 IDS, MASK = tiny.texts(3)
@@ -150,7 +150,7 @@ def test_med_scan_is_a_loop(config, params, role):
         scanned = run(config, "lm_logits", params, IDS, MASK, context)
         head = med["lm_head"]
         x = x @ head["dense"]["kernel"] + head["dense"]["bias"]
-        x = layer_norm(EPS).apply({"params": head["norm"]}, jax.nn.gelu(x, approximate=False))
+        x = LayerNorm(EPS).apply({"params": head["norm"]}, jax.nn.gelu(x, approximate=False))
         x = x @ med["embeddings"]["word"].T + head["bias"]
     np.testing.assert_allclose(scanned, x, atol=1e-5)
 

@@ -9,7 +9,7 @@ import pytest
 import tiny
 
 from blip_jax import nn
-from blip_jax.nn.layers import layer_norm
+from blip_jax.nn.layers import LayerNorm
 from blip_jax.nn.vit import Block, patches
 
 IMAGES = tiny.images(3)
@@ -45,7 +45,7 @@ def test_scan_is_a_loop(config, params, scan_unroll):
     for number in range(config.vit.depth):
         layer = jax.tree.map(lambda w, n=number: w[n], vit["blocks"])
         x, _ = block.apply({"params": layer}, x, 0.0)
-    x = layer_norm(1e-6).apply({"params": vit["norm"]}, x)
+    x = LayerNorm(1e-6).apply({"params": vit["norm"]}, x)
     scanned = tokens(tiny.config(scan_unroll=scan_unroll), params)
     np.testing.assert_allclose(scanned, x, atol=1e-5)
 
@@ -134,7 +134,7 @@ def test_the_gradient_through_a_bfloat16_norm_is_that_of_float32_rounded():
     weight = jax.random.normal(jax.random.key(1), x.shape)
 
     def gradient(x, dtype):
-        norm = layer_norm(1e-6)
+        norm = LayerNorm(1e-6)
         params = norm.init(jax.random.key(2), x)
         return jax.grad(lambda x: (weight * norm.apply(params, x)).sum())(x).astype(dtype)
 

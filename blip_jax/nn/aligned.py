@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from blip_jax.nn.blip import l2_normalize
 from blip_jax.nn.configs import BlipConfig
-from blip_jax.nn.layers import dense, layer_norm
+from blip_jax.nn.layers import LayerNorm, dense
 from blip_jax.nn.med import Med
 from blip_jax.nn.vit import ViT
 
@@ -36,7 +36,7 @@ class Aligned(nn.Module):
         """Image tokens -> float32 [B, E] of unit length, aligned with `text_features`."""
         # The final norm a second time, as there (`BlipVisionModel.forward`).
         params = {"params": self.vit.variables["params"]["norm"]}
-        norm = layer_norm(self.config.vit.eps, parent=None)
+        norm = LayerNorm(self.config.vit.eps, parent=None)
         return l2_normalize(self.vision_proj(norm.apply(params, tokens[:, 0].astype(jnp.float32))))
 
     def text_features(self, ids: jax.Array, mask: jax.Array, train: bool = False) -> jax.Array:

@@ -3,8 +3,6 @@
 Scanned layers have their parameters stacked on a leading axis of length depth.
 """
 
-from typing import Any
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -35,24 +33,24 @@ def dense(
     )
 
 
-class LayerNorm(nn.LayerNorm):
-    """flax's LayerNorm on float32 inputs; its output has `dtype`."""
+class LayerNorm(nn.Module):
+    """LayerNorm over the last axis, computed in float32; its output has `dtype`.
 
-    # E[x^2] - E[x]^2, the fast variance, loses the digits that parity with PyTorch needs.
-    use_fast_variance: bool = False
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        # Of a bfloat16 input flax would sum the gradient's terms, which cancel, in bfloat16.
-        return super().__call__(x.astype(jnp.float32))
-
-
-def layer_norm(eps: float, dtype: jnp.dtype = jnp.float32, **module: Any) -> LayerNorm:
-    """Returns a LayerNorm over the last axis: float32 inside, its output in `dtype`.
-
-    Args:
-      module: flax's `name` and `parent`.
+    Not flax's: with it the ViT-B pre-training step, compiled for v5p, peaks 8 % higher in memory.
     """
-    return LayerNorm(epsilon=eps, dtype=dtype, **module)
+
+    epsilon: float
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
+        bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],))
+        x = x.astype(jnp.float32)
+        # In two passes: E[x^2] - E[x]^2 loses the digits that parity with PyTorch needs.
+        x -= x.mean(axis=-1, keepdims=True)
+        x *= jax.lax.rsqrt(jnp.square(x).mean(axis=-1, keepdims=True) + self.epsilon)
+        return (x * scale + bias).astype(self.dtype)
 
 
 def scan_layers(layer: type[nn.Module], config: BlipConfig, depth: int, inputs: tuple) -> type:

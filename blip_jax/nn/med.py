@@ -23,7 +23,7 @@ from blip_jax.nn.attention import (
     SelfAttention,
 )
 from blip_jax.nn.configs import BlipConfig, MedConfig, param_group_name
-from blip_jax.nn.layers import dense, layer_norm, scan_layers
+from blip_jax.nn.layers import LayerNorm, dense, scan_layers
 
 EPS = 1e-12
 
@@ -124,7 +124,7 @@ class Embeddings(nn.Module):
         normal = nn.initializers.normal(config.embedding_std)
         self.word = self.param("word", normal, (config.vocab_size, config.width))
         self.position = self.param("position", normal, (config.max_length, config.width))
-        self.norm = layer_norm(EPS)
+        self.norm = LayerNorm(EPS)
         self.dropout = nn.Dropout(config.dropout)
 
     def __call__(self, ids: jax.Array, index: jax.Array | int, train: bool) -> jax.Array:
@@ -246,7 +246,7 @@ class MedLayer(nn.Module):
 
     def residual(self, x: jax.Array, y: jax.Array, name: str) -> jax.Array:
         y = nn.Dropout(self.config.dropout, deterministic=not self.train)(y)
-        return layer_norm(EPS, self.dtype, name=f"{name}_norm")(x + y)
+        return LayerNorm(EPS, self.dtype, name=f"{name}_norm")(x + y)
 
 
 def merge_images(
@@ -270,7 +270,7 @@ class LMHead(nn.Module):
         """x [B, T, D], word [V, D] -> logits float32 [B, T, V]."""
         config = self.config
         x = dense(config.width, config.kernel_std, dtype=self.dtype, name="dense")(x)
-        x = layer_norm(EPS, self.dtype, name="norm")(nn.gelu(x, approximate=False))
+        x = LayerNorm(EPS, self.dtype, name="norm")(nn.gelu(x, approximate=False))
         bias = self.param("bias", nn.initializers.zeros, (config.vocab_size,))
         word = word.astype(self.dtype)
         return jnp.einsum("btd,vd->btv", x, word, preferred_element_type=jnp.float32) + bias

@@ -10,7 +10,7 @@ import numpy as np
 
 from blip_jax.nn.attention import SelfAttention
 from blip_jax.nn.configs import BlipConfig, ViTConfig
-from blip_jax.nn.layers import dense, layer_norm, scan_layers
+from blip_jax.nn.layers import LayerNorm, dense, scan_layers
 
 
 class ViT(nn.Module):
@@ -33,7 +33,7 @@ class ViT(nn.Module):
         rates = jnp.linspace(0.0, config.drop_path, config.depth)
         blocks = scan_layers(Block, self.config, config.depth, inputs=(0,))
         x, _ = blocks(config, dtype, train, name="blocks")(x, rates)
-        return layer_norm(config.eps, dtype, name="norm")(x)
+        return LayerNorm(config.eps, dtype, name="norm")(x)
 
 
 class Block(nn.Module):
@@ -46,12 +46,12 @@ class Block(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, rate: jax.Array) -> tuple[jax.Array, None]:
         config = self.config
-        y = layer_norm(config.eps, self.dtype, name="norm1")(x)
+        y = LayerNorm(config.eps, self.dtype, name="norm1")(x)
         attention = SelfAttention(
             config.heads, config.kernel_std, config.output_std, self.dtype, name="attention"
         )
         x = x + self.drop_path(attention(y)[0], rate)
-        y = layer_norm(config.eps, self.dtype, name="norm2")(x)
+        y = LayerNorm(config.eps, self.dtype, name="norm2")(x)
         y = dense(4 * config.width, config.kernel_std, dtype=self.dtype, name="mlp_in")(y)
         y = nn.gelu(y, approximate=False)
         y = dense(config.width, config.output_std, dtype=self.dtype, name="mlp_out")(y)
