@@ -1,0 +1,169 @@
+"""One writer of a folder at a time: a lock file that names its holder and shows that it is alive.
+
+The holder creates the file exclusively and counts up a number in it. A lock is stale when its
+process, on the same host, has ended, or when its number has not changed for LEASE_SECONDS; a stale
+lock is taken over. Clocks of hosts are not compared. Object stores create exclusively as well.
+"""
+
+import contextlib
+import json
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+import fsspec
+import jax
+import numpy as np
+
+from blip_jax.runtime.errors import UserError
+from blip_jax.runtime.processes import all_gather, is_multiprocess
+
+LOCK = ".lock"
+LEASE_SECONDS = 60.0  # without a heartbeat, after which a lock of another host is stale
+HEARTBEATS_PER_LEASE = 4
+
+
+@contextlib.contextmanager
+def folder_lock(
+    folder: str | os.PathLike, verb: str, lease_seconds: float = LEASE_SECONDS
+) -> Iterator[None]:
+    """Holds the lock of a folder, which is made if missing, for the duration of the block.
+
+    Of several processes of one run the first holds it for all; each must call this.
+
+    Args:
+      folder: local or `gs://`.
+      verb: what the holder does, for messages: "train".
+      lease_seconds: the same for all who use the folder.
+
+    Raises:
+      UserError: another process holds the lock; it is named, with its host and start.
+    """
+    lock = FolderLock(folder, verb, lease_seconds)
+    refusal = None
+    if not is_multiprocess() or jax.process_index() == 0:
+        try:
+            lock.acquire()
+        except UserError as error:
+            refusal = error
+    if is_multiprocess() and all_gather(np.int32(refusal is not None)).any() and not refusal:
+        raise UserError(f"process 0 cannot lock {folder}; its message says why")
+    if refusal:
+        raise refusal
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+class FolderLock:
+    """The lock of one folder; see `folder_lock`."""
+
+    def __init__(self, folder: str | os.PathLike, verb: str, lease_seconds: float):
+        self.folder = os.fspath(folder)
+        self._files, path = fsspec.core.url_to_fs(self.folder)
+        self._path = f"{path.rstrip('/')}/{LOCK}"
+        self._lease_seconds = lease_seconds
+        self._values = {
+            "id": uuid.uuid4().hex,
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "verb": verb,
+            "since": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
+            "heartbeats": 0,
+        }
+        self._released = threading.Event()
+        self._thread = threading.Thread(target=self._beat, daemon=True)
+
+    def acquire(self) -> None:
+        """Creates the lock file, or takes over a stale one.
+
+        Raises:
+          UserError: the lock is held, or the folder cannot be written.
+        """
+        try:
+            self._files.makedirs(os.path.dirname(self._path), exist_ok=True)
+            while not self._create():
+                holder = self._read()
+                if holder and self._is_alive(holder):
+                    raise UserError(self._refusal(holder))
+                if self._take_over(holder):
+                    break
+        except OSError as error:
+            raise UserError(f"{self.folder} cannot be locked: {error}") from error
+        self._thread.start()
+
+    def release(self) -> None:
+        """Removes the lock file if it is still this one's."""
+        self._released.set()
+        if self._thread.is_alive():
+            self._thread.join()
+            with contextlib.suppress(OSError):
+                if self._read().get("id") == self._values["id"]:
+                    self._files.rm(self._path)
+
+    def _create(self) -> bool:
+        try:
+            self._files.pipe_file(self._path, self._bytes(), mode="create")
+        except FileExistsError:
+            return False
+        return True
+
+    def _take_over(self, stale: dict) -> bool:
+        """Replaces a stale lock; returns whether this process holds it now."""
+        if self._read() != stale:
+            return False
+        self._files.pipe_file(self._path, self._bytes())
+        time.sleep(0.1)  # another process may have replaced it at the same time: the last wins
+        return self._read().get("id") == self._values["id"]
+
+    def _is_alive(self, holder: dict) -> bool:
+        """Returns whether the holder is running; of another host that takes a heartbeat."""
+        if holder.get("host") == socket.gethostname():
+            return is_running(holder.get("pid", 0))
+        end = time.monotonic() + self._lease_seconds
+        while time.monotonic() < end:
+            time.sleep(self._lease_seconds / HEARTBEATS_PER_LEASE / 5)
+            now = self._read()
+            if now and now != holder:
+                return True
+        return False
+
+    def _refusal(self, holder: dict) -> str:
+        return (
+            f"{self.folder} is in use by process {holder.get('pid')} on {holder.get('host')} "
+            f"(blip-jax {holder.get('verb')}, since {holder.get('since')}); wait until it ends, "
+            "or choose another folder"
+        )
+
+    def _beat(self) -> None:
+        while not self._released.wait(self._lease_seconds / HEARTBEATS_PER_LEASE):
+            with contextlib.suppress(OSError):  # the storage may come back
+                if self._read().get("id") == self._values["id"]:
+                    self._values["heartbeats"] += 1
+                    self._files.pipe_file(self._path, self._bytes())
+
+    def _bytes(self) -> bytes:
+        return json.dumps(self._values).encode()
+
+    def _read(self) -> dict[str, Any]:
+        """Returns the values of the lock file; {} if it is missing or half written."""
+        with contextlib.suppress(OSError, ValueError):
+            found = json.loads(self._files.cat_file(self._path))
+            return found if isinstance(found, dict) else {}
+        return {}
+
+
+def is_running(pid: int | str) -> bool:
+    """Returns whether a process of this machine is running."""
+    try:
+        os.kill(int(pid), 0)
+    except (ProcessLookupError, ValueError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -1,0 +1,86 @@
+"""Digests of files and folders, and what may change between a run and its resumption."""
+
+import json
+
+import pytest
+
+from blip_jax.runtime.errors import UserError
+from blip_jax.runtime.fingerprint import (
+    FILE,
+    SAMPLE_BYTES,
+    SAMPLES,
+    check_fingerprint,
+    file_digest,
+    folder_digest,
+)
+
+VALUES = {"config": {"seed": 0, "lr": 1e-3, "log_every": 5}, "data": "12 files"}
+PATTERNS = {"free": ["config.log_*"], "adjustable": ["config.lr"]}
+
+
+def test_the_same_run_resumes(tmp_path):
+    for _ in range(2):
+        check_fingerprint(tmp_path, VALUES, **PATTERNS)
+    stored = json.loads((tmp_path / FILE).read_text())
+    assert stored["values"] == {"version": 1, **VALUES} and stored["history"] == []
+
+
+def test_another_run_is_refused_with_what_changed(tmp_path):
+    check_fingerprint(tmp_path, VALUES, **PATTERNS)
+    before = (tmp_path / FILE).read_bytes()
+    other = {"config": {**VALUES["config"], "seed": 1}, "data": "13 files"}
+    message = (
+        f"^{tmp_path} holds another run: config.seed was 0, now 1; "
+        'data was "12 files", now "13 files"; choose another folder, or rerun with what it was$'
+    )
+    with pytest.raises(UserError, match=message):
+        check_fingerprint(tmp_path, other, **PATTERNS, resume="anyway")
+    assert (tmp_path / FILE).read_bytes() == before
+
+
+def test_free_values_change_without_a_word(tmp_path):
+    check_fingerprint(tmp_path, VALUES, **PATTERNS)
+    other = {**VALUES, "config": {**VALUES["config"], "log_every": 1}}
+    check_fingerprint(tmp_path, other, **PATTERNS)
+
+
+def test_adjustable_values_change_when_asked_and_are_recorded(tmp_path):
+    check_fingerprint(tmp_path, VALUES, **PATTERNS)
+    other = {**VALUES, "config": {**VALUES["config"], "lr": 1e-4}}
+    with pytest.raises(UserError, match="now 0.0001; .* continue with --resume=anyway$"):
+        check_fingerprint(tmp_path, other, **PATTERNS)
+    check_fingerprint(tmp_path, other, **PATTERNS, resume="anyway")
+    stored = json.loads((tmp_path / FILE).read_text())
+    assert stored["values"]["config"]["lr"] == 1e-4
+    assert [record["changes"] for record in stored["history"]] == [{"config.lr": [1e-3, 1e-4]}]
+    check_fingerprint(tmp_path, other, **PATTERNS)  # from now on the new value is the run's
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"values": 1}', '{"values": {}, "history": 3}'])
+def test_a_damaged_file_is_one_line(tmp_path, text):
+    (tmp_path / FILE).write_text(text)
+    with pytest.raises(UserError, match="fingerprint.json is damaged"):
+        check_fingerprint(tmp_path, VALUES)
+
+
+def test_digests_follow_content_alone(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name / "sub").mkdir(parents=True)
+        (tmp_path / name / "sub" / "x").write_bytes(b"12345")
+        (tmp_path / name / "y").write_bytes(b"")
+    assert folder_digest(tmp_path / "a") == folder_digest(tmp_path / "b")
+    (tmp_path / "b" / ".lock").write_text("hidden")
+    assert folder_digest(tmp_path / "a") == folder_digest(tmp_path / "b")
+    (tmp_path / "b" / "sub" / "x").write_bytes(b"12346")  # of equal size
+    assert folder_digest(tmp_path / "a") != folder_digest(tmp_path / "b")
+    assert file_digest(tmp_path / "nothing") == "missing"
+
+
+@pytest.mark.parametrize("position", [0, -1])
+def test_ends_of_a_large_file_count(tmp_path, position):
+    content = bytearray(8 * SAMPLES * SAMPLE_BYTES)
+    (tmp_path / "x").write_bytes(content)
+    before = file_digest(tmp_path / "x")
+    content[position] = 1
+    (tmp_path / "x").write_bytes(content)
+    assert file_digest(tmp_path / "x") != before
