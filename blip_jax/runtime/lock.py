@@ -107,6 +107,8 @@ class FolderLock:
                     self._files.rm(self._path)
 
     def _create(self) -> bool:
+        if self._read():  # not every object store supports exclusive creation
+            return False
         try:
             self._files.pipe_file(self._path, self._bytes(), mode="create")
         except FileExistsError:
