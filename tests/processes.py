@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from etils import epath
 
-from blip_jax.checkpoints.training import load_state_items
+from blip_jax.checkpoints.workdir import load_state_items
 from blip_jax.data.mixture import Component, save_mixture
 from blip_jax.data.synthetic.builder import ShapesConfig, make_record, prepare
 from blip_jax.data.tokenizer import train_wordpiece

@@ -7,7 +7,8 @@ import numpy as np
 import optax
 import pytest
 
-from blip_jax.checkpoints.training import Metadata, TrainingCheckpoints
+from blip_jax.checkpoints.training import TrainingCheckpoints
+from blip_jax.checkpoints.workdir import Metadata
 from blip_jax.runtime.errors import UserError
 from blip_jax.train.state import TrainState
 

@@ -11,7 +11,7 @@ import time
 import pytest
 import tiny_dataset
 
-from blip_jax.checkpoints.training import load_state_items
+from blip_jax.checkpoints.workdir import load_state_items
 from blip_jax.cli import train
 from blip_jax.cli.main import main
 from blip_jax.runtime.errors import UserError

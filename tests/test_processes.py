@@ -18,7 +18,7 @@ import tiny_dataset
 from processes import STEPS
 
 from blip_jax.capfilt import storage
-from blip_jax.checkpoints.training import checkpoint_folder
+from blip_jax.checkpoints.workdir import checkpoint_folder
 from blip_jax.cli.main import main
 from blip_jax.train import loop
 

@@ -12,7 +12,8 @@ import tiny
 from array_record.python.array_record_module import ArrayRecordWriter
 from etils import epath
 
-from blip_jax.checkpoints.training import Metadata, TrainingCheckpoints
+from blip_jax.checkpoints.training import TrainingCheckpoints
+from blip_jax.checkpoints.workdir import Metadata
 from blip_jax.data.synthetic.builder import ShapesConfig, make_record, prepare
 from blip_jax.data.synthetic.scenes import World
 from blip_jax.data.tokenizer import Tokenizer, train_wordpiece

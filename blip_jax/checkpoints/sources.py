@@ -12,7 +12,7 @@ import numpy as np
 from etils import epath
 
 from blip_jax import checkpoints, losses, nn
-from blip_jax.checkpoints.training import (
+from blip_jax.checkpoints.workdir import (
     CHECKPOINT_DIR,
     Metadata,
     load_state_items,

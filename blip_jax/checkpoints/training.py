@@ -7,40 +7,23 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 from flax import serialization
+from flax.traverse_util import flatten_dict
 from orbax.checkpoint import checkpoint_managers
 
+from blip_jax.checkpoints.workdir import (
+    Metadata,
+    checkpoint_folder,
+    report_damage,
+    stored_tree,
+)
 from blip_jax.runtime.errors import UserError
 from blip_jax.runtime.processes import all_gather, is_multiprocess
 from blip_jax.runtime.signals import Interrupted
-
-CHECKPOINT_DIR = "checkpoints"
-
-
-@dataclasses.dataclass(frozen=True)
-class Metadata:
-    """What a checkpoint says of itself, so that a workdir can be loaded without its config.
-
-    Attributes:
-      model_type: of nn.MODEL_TYPES: which parameters it holds.
-      model: `to_json` of the network's BlipConfig.
-      prompt: text that its captions begin with; "" for none.
-      max_length: tokens of its training texts.
-      tokenizer: a name to load it by; "": the folder `tokenizer` of the same workdir.
-      task: name of the task that trained it; "" where no run here did.
-      trained_on: [{"dataset", "split"}, …] of the mixture.
-    """
-
-    model_type: str
-    model: dict[str, Any]
-    prompt: str
-    max_length: int
-    tokenizer: str = ""
-    task: str = ""
-    trained_on: tuple[dict[str, str], ...] = ()
 
 
 class TrainingCheckpoints:
@@ -60,6 +43,7 @@ class TrainingCheckpoints:
     def __init__(self, workdir: str, keep: int = 1, keep_every: int = 0, keep_best: str = ""):
         self._folder = checkpoint_folder(workdir)
         self._keep_best = keep_best
+        self._damaged: set[int] = set()  # steps of checkpoints that cannot be read
         if keep_best:
             policies = [
                 checkpoint_managers.LatestN(n=keep),
@@ -119,9 +103,12 @@ class TrainingCheckpoints:
           metrics: of an evaluation at this step, for `keep_best`.
 
         Raises:
-          UserError: it cannot be written, or the metrics lack `keep_best`.
+          UserError: it cannot be written, an array is not finite, or the metrics lack `keep_best`.
         """
         step = int(state.step)
+        if step in self._damaged:
+            self._manager.delete(step)
+            self._damaged.remove(step)
         if step in self._manager.all_steps():
             return
         if metrics is not None and self._keep_best not in metrics:
@@ -129,6 +116,7 @@ class TrainingCheckpoints:
                 f"checkpoints.keep_best is {self._keep_best!r}; the evaluation has "
                 f"{', '.join(sorted(metrics))}"
             )
+        self._check_finite(state, step)
         if is_multiprocess():  # Orbax's own sums must not run at the same time as those of a step
             jax.block_until_ready(state)
         with self._writing():
@@ -142,50 +130,85 @@ class TrainingCheckpoints:
                 metrics=None if metrics is None else {self._keep_best: metrics[self._keep_best]},
             )
 
+    def _check_finite(self, state: Any, step: int) -> None:
+        """Raises a UserError if the state has an array with NaN or infinity."""
+        flags = jax.device_get(_finite_flags(state_items(state)))
+        bad = [path for path, finite in jax.tree_util.tree_leaves_with_path(flags) if not finite]
+        if bad:
+            name = jax.tree_util.keystr(bad[0], simple=True, separator="/")
+            more = f" and {len(bad) - 1} more arrays" if len(bad) > 1 else ""
+            raise UserError(
+                f"{name}{more} are not finite at step {step}; this checkpoint is not written, and "
+                "the last one stays; lower the learning rate, or clip the gradient's norm"
+            )
+
     def restore(self, like: Any) -> tuple[Any, int] | None:
-        """Returns the newest checkpoint and the number of its next batch; None if there is none.
+        """Returns the newest readable checkpoint and the number of its next batch, or None.
+
+        A damaged checkpoint is named on stderr, and the one before it is tried.
 
         Args:
           like: the state's shapes, with the shardings it is to have.
 
         Raises:
-          UserError: it holds another model, or the processes see different folders.
+          UserError: it is of another model, all are damaged, or the processes see different
+            folders.
         """
-        step = self._manager.latest_step()
+        steps = sorted(self._manager.all_steps(), reverse=True)
         # Folders of the hosts' own would hold a part of each checkpoint, and none whole.
-        seen = all_gather(np.int32(-1 if step is None else step) if self._folder.exists() else -2)
+        newest = steps[0] if steps else -1
+        seen = all_gather(np.int32(newest) if self._folder.exists() else np.int32(-2))
         if len(set(seen.tolist())) > 1:
             raise UserError(
                 f"{self._folder} is not the same folder for all processes: give a workdir on "
                 "gs:// or another shared file system"
             )
-        if step is None:
-            return None
-        try:
-            found = self._manager.restore(
-                step,
-                args=ocp.args.Composite(
-                    state=ocp.args.StandardRestore(state_items(like)),
-                    data=ocp.args.JsonRestore(),
-                ),
-            )
-        except ValueError as error:
-            reason = str(error).splitlines()[0]
-            raise UserError(
-                f"{self._manager.directory} holds another model than the config's ({reason}); "
-                "choose another --workdir"
-            ) from error
-        values = {
-            name: serialization.from_state_dict(getattr(like, name), value)
-            for name, value in found["state"].items()
-        }
-        return dataclasses.replace(like, **values), found["data"]["next_index"]
+        items = state_items(like)
+        for step, older in zip(steps, [*steps[1:], None], strict=True):
+            error = None
+            try:
+                self._check_shapes(step, items)
+                found = self._manager.restore(
+                    step,
+                    args=ocp.args.Composite(
+                        state=ocp.args.StandardRestore(items), data=ocp.args.JsonRestore()
+                    ),
+                )
+            except UserError:
+                raise
+            except Exception as exception:  # Orbax, TensorStore and file systems raise many kinds
+                error = exception
+            if all_gather(np.int32(error is not None)).any():
+                report_damage(self._folder / str(step), error, older)
+                self._damaged.add(step)
+                continue
+            values = {
+                name: serialization.from_state_dict(getattr(like, name), value)
+                for name, value in found["state"].items()
+            }
+            return dataclasses.replace(like, **values), found["data"]["next_index"]
+        return None
+
+    def _check_shapes(self, step: int, items: dict[str, Any]) -> None:
+        """Raises a UserError if the checkpoint's arrays are not those of `items`."""
+        stored = flatten_dict(stored_tree(self._folder, step), sep="/")
+        wanted = flatten_dict(items, sep="/")
+        for name in sorted(stored.keys() | wanted.keys()):
+            shapes = [getattr(tree.get(name), "shape", None) for tree in (stored, wanted)]
+            if shapes[0] != shapes[1]:
+                told = ["absent" if shape is None else list(shape) for shape in shapes]
+                raise UserError(
+                    f"{self._folder} is of another model than the config's ({name} is {told[0]}, "
+                    f"the config's {told[1]}); choose another --workdir"
+                )
 
 
-def checkpoint_folder(workdir: str) -> epath.Path:
-    """workdir/checkpoints; Orbax wants local paths absolute, and `absolute` spoils `gs://`."""
-    path = epath.Path(workdir)
-    return (path if "://" in workdir else path.absolute()) / CHECKPOINT_DIR
+@jax.jit
+def _finite_flags(tree: Any) -> Any:
+    """Returns for each array whether all of its numbers are finite."""
+    return jax.tree.map(
+        lambda x: jnp.isfinite(x).all() if jnp.issubdtype(x.dtype, jnp.floating) else True, tree
+    )
 
 
 def remove_unfinished(folder: epath.Path) -> None:
@@ -210,66 +233,3 @@ def state_items(state: Any) -> dict[str, Any]:
         field.name: serialization.to_state_dict(getattr(state, field.name))
         for field in dataclasses.fields(state)
     }
-
-
-def save_model(
-    workdir: str, params: dict[str, Any], extra: dict[str, Any], metadata: Metadata
-) -> None:
-    """Writes a workdir whose only checkpoint has these parameters, at step 0.
-
-    For models that come from elsewhere; a training run starts from it by `init.run`.
-
-    Args:
-      extra: momentum weights and queue, as far as there are.
-
-    Raises:
-      UserError: there are checkpoints in `workdir` already.
-    """
-    folder = checkpoint_folder(workdir)
-    with ocp.CheckpointManager(folder) as manager:
-        if manager.latest_step() is not None:
-            raise UserError(f"{workdir} holds checkpoints already; choose another path")
-        items = {"params": params, "extra": serialization.to_state_dict(extra)}
-        manager.save(
-            0,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardSave(items),
-                metadata=ocp.args.JsonSave(dataclasses.asdict(metadata)),
-            ),
-        )
-
-
-def load_state_items(workdir: str, names: tuple[str, ...]) -> tuple[dict[str, Any], Metadata]:
-    """Returns parts of a workdir's newest checkpoint, by their names in the state.
-
-    Empty ones are left out (a captioner has no `extra`). Arrays come on the default device,
-    NamedTuples as dicts.
-
-    Raises:
-      UserError: there is no checkpoint.
-    """
-    folder = checkpoint_folder(workdir)
-    if not folder.exists():
-        raise UserError(
-            f"no checkpoint in {workdir}: {CHECKPOINT_DIR}/ is missing there; train it first"
-        )
-    with ocp.CheckpointManager(folder) as manager:
-        step = manager.latest_step()
-        if step is None:
-            raise UserError(f"no whole checkpoint in {folder}; train it first")
-        restored = manager.restore(step, args=ocp.args.Composite(metadata=ocp.args.JsonRestore()))
-    stored = ocp.PyTreeCheckpointHandler().metadata(folder / str(step) / "state").tree
-    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    like = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device),
-        {name: stored[name] for name in names if stored.get(name)},
-    )
-    # A fresh manager: one that has restored another item of the step does not take this one.
-    with ocp.CheckpointManager(folder) as manager:
-        restore = ocp.args.PyTreeRestore(
-            item=like,
-            restore_args=ocp.checkpoint_utils.construct_restore_args(like),
-            partial_restore=True,
-        )
-        items = manager.restore(step, args=ocp.args.Composite(state=restore))["state"]
-    return items, Metadata(**restored["metadata"])

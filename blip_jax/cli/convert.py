@@ -58,7 +58,7 @@ def run(argv: list[str]) -> int:
     from etils import epath
 
     from blip_jax.checkpoints import sources
-    from blip_jax.checkpoints.training import CHECKPOINT_DIR
+    from blip_jax.checkpoints.workdir import CHECKPOINT_DIR
 
     target = epath.Path(args.target)
     to = args.to

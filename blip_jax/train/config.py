@@ -1,6 +1,7 @@
 """The settings of a training run, with the values of BLIP's pre-training."""
 
 import dataclasses
+from typing import Literal
 
 from blip_jax import nn
 from blip_jax.data.augment import AugmentConfig
@@ -76,6 +77,18 @@ class EvalConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class NonfiniteConfig:
+    """Steps whose loss or gradient is not finite; they never change the state."""
+
+    action: Literal["stop", "skip"] = "stop"  # end the run, or leave the step out and continue
+    max_in_a_row: int = 10  # end the run after this many skipped steps in a row
+
+    def __post_init__(self):
+        if self.max_in_a_row < 1:
+            raise UserError(f"nonfinite.max_in_a_row is {self.max_in_a_row}; it must be 1 or more")
+
+
+@dataclasses.dataclass(frozen=True)
 class TrainConfig:
     """A training run."""
 
@@ -92,6 +105,7 @@ class TrainConfig:
     mesh: MeshConfig = MeshConfig()
     checkpoints: CheckpointConfig = CheckpointConfig()
     eval: EvalConfig = EvalConfig()
+    nonfinite: NonfiniteConfig = NonfiniteConfig()
     log_every: int = 50  # steps between lines of metrics
     profile: str = ""  # steps to trace with jax.profiler, as 100:110; empty: none
     topology: str = ""  # TPU topology that `blip-jax compile` compiles for, as v5p:2x4x4

@@ -1,5 +1,6 @@
 """The one training loop, for any task: batch after batch, checkpoints, metrics, evaluation."""
 
+import math
 import sys
 import time
 from typing import Any
@@ -9,7 +10,8 @@ import numpy as np
 from etils import epath
 from jax.sharding import NamedSharding, PartitionSpec
 
-from blip_jax.checkpoints.training import Metadata, TrainingCheckpoints
+from blip_jax.checkpoints.training import TrainingCheckpoints
+from blip_jax.checkpoints.workdir import Metadata
 from blip_jax.data.mixture import load_mixture
 from blip_jax.data.pipeline import SKIP_REASONS
 from blip_jax.models import Model
@@ -20,6 +22,7 @@ from blip_jax.tasks.eval_dataset import EvalDataset
 from blip_jax.tasks.evaluate import write_evaluation
 from blip_jax.train.chips import peak_flops
 from blip_jax.train.config import TrainConfig
+from blip_jax.train.finite import FLAG, DivergenceWarning, FiniteGuard
 from blip_jax.train.logger import Logger
 from blip_jax.train.mesh import put_batch
 from blip_jax.train.setup import TrainSetup
@@ -60,8 +63,9 @@ def train(config: TrainConfig, workdir: str, devices: list | None = None) -> Tra
         if first >= config.steps:
             return state
         key = jax.random.key(config.seed + 1)
-        step_metrics, skipped = [], np.zeros(len(SKIP_REASONS), np.int32)
-        throughput = Throughput(setup)
+        step_metrics = StepMetrics(FiniteGuard(config.nonfinite))
+        skipped = np.zeros(len(SKIP_REASONS), np.int32)
+        divergence, throughput = DivergenceWarning(), Throughput(setup)
         with (
             Logger(workdir, config.steps, config.batch_size, is_main, first) as logger,
             Profiler(config, workdir) as profiler,
@@ -73,15 +77,15 @@ def train(config: TrainConfig, workdir: str, devices: list | None = None) -> Tra
                 skipped += np.bincount(batch.pop("skip_reason"), minlength=len(SKIP_REASONS))
                 batch = put_batch(batch, setup.mesh, config.batch_size)
                 state, metrics = setup.functions.step(state, batch, key)
-                step_metrics.append(metrics)
                 done = step + 1
+                step_metrics.add(done, metrics)
                 last = done == config.steps
                 if done % config.log_every == 0 or last:
-                    values = mean_metrics(step_metrics)
+                    values = step_metrics.means()
+                    divergence.add(done, values.get("loss", math.nan))
                     values["learning_rate"] = float(setup.schedule(step))
                     values["skipped"] = int(skipped_rows(setup, skipped)[1:].sum())
                     logger.log(done, values | throughput.since_last(done))
-                    step_metrics.clear()
                 evaluation = None
                 if evaluator and (done % config.eval.every == 0 or last):
                     evaluation = evaluator.run(state.params, done)
@@ -90,6 +94,7 @@ def train(config: TrainConfig, workdir: str, devices: list | None = None) -> Tra
                 stop = signals.should_stop(done)
                 is_candidate = evaluation is not None and bool(best_metric)
                 if done % keep.every == 0 or last or stop or is_candidate:
+                    step_metrics.fetch()  # raises before a checkpoint of a bad run is written
                     checkpoints.save(state, metadata, evaluation if is_candidate else None)
                 if stop:
                     message = f"stopped at step {done}; rerun the same command to resume"
@@ -114,16 +119,50 @@ def metadata_of(setup: TrainSetup, trained_on: tuple[dict[str, str], ...]) -> Me
     )
 
 
-def mean_metrics(step_metrics: list[dict[str, jax.Array]]) -> dict[str, float]:
-    """Returns the means of metrics over steps."""
-    values = jax.device_get(step_metrics)
-    return {name: float(np.mean([value[name] for value in values])) for name in values[0]}
-
-
 def skipped_rows(setup: TrainSetup, local: np.ndarray) -> np.ndarray:
     """int [R]: rows by SKIP_REASONS over all processes; each calls it, with its own counts."""
     rows = all_gather(len(setup.rows)).sum()
     return all_gather(local).sum(0) * setup.config.batch_size // rows  # some may share rows
+
+
+class StepMetrics:
+    """The metrics of the steps since the last report; they stay on the device until read."""
+
+    def __init__(self, guard: FiniteGuard):
+        self._guard = guard
+        self._on_device: list[tuple[int, dict[str, jax.Array]]] = []
+        self._fetched: list[dict[str, float]] = []
+
+    def add(self, step: int, metrics: dict[str, jax.Array]) -> None:
+        """Takes the metrics of a step without waiting for it."""
+        self._on_device.append((step, metrics))
+
+    def fetch(self) -> None:
+        """Reads the metrics of all steps so far.
+
+        Raises:
+          UserError: a step is not finite; see `FiniteGuard`.
+        """
+        steps = jax.device_get(self._on_device)
+        self._on_device.clear()
+        for step, metrics in steps:
+            self._guard.check(step, metrics)
+            self._fetched.append(metrics)
+
+    def means(self) -> dict[str, float]:
+        """Returns the means over the finite steps since the last call, and the skipped steps.
+
+        Raises:
+          UserError: as `fetch`.
+        """
+        self.fetch()
+        finite = [metrics for metrics in self._fetched if metrics[FLAG]]
+        self._fetched.clear()
+        names = [name for name in finite[0] if name != FLAG] if finite else ()
+        values = {name: float(np.mean([metrics[name] for metrics in finite])) for name in names}
+        if self._guard.skipped_steps:
+            values["skipped_steps"] = self._guard.skipped_steps
+        return values
 
 
 class Throughput:

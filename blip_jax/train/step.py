@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from blip_jax.tasks.base import Batch, Task
+from blip_jax.train.finite import FLAG
 from blip_jax.train.state import TrainState
 
 Step = Callable[[TrainState, Batch, jax.Array | None], tuple[TrainState, dict[str, jax.Array]]]
@@ -20,6 +21,9 @@ def make_step(
     Args:
       accumulate_steps: micro-batches that the batch is split into; their gradients are summed.
         Equal to the batch in one piece, as `task.prepare` computes all normalisers of it.
+
+    A step whose loss or gradient norm is not finite changes nothing but the step's number; the
+    metric FLAG tells.
 
     Returns: step(state, batch, key) -> (state, metrics). `key` is the run's; each step folds its
       number in, so that a resumed run equals an uninterrupted one. None: no dropout.
@@ -50,8 +54,15 @@ def make_step(
             zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
             (grads, metrics), _ = jax.lax.scan(add, zeros, (parts, jnp.arange(accumulate_steps)))
         updates, opt_state = optimizer.update(grads, state.opt_state, params)
-        metrics["gradient_norm"] = optax.global_norm(grads)
-        params = optax.apply_updates(params, updates)
+        metrics["gradient_norm"] = optax.tree.norm(grads)
+        finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["gradient_norm"])
+        metrics[FLAG] = finite.astype(jnp.float32)
+        # The queue too: one NaN among its features would reach every later step.
+        params, extra, opt_state = jax.tree.map(
+            lambda new, old: jnp.where(finite, new, old),
+            (optax.apply_updates(params, updates), extra, opt_state),
+            (params, state.extra, state.opt_state),
+        )
         return TrainState(state.step + 1, params, extra, opt_state), metrics
 
     return step

@@ -1,0 +1,138 @@
+"""The checkpoints of a workdir, for those who only read them or write a single one."""
+
+import dataclasses
+import sys
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from etils import epath
+from flax import serialization
+
+from blip_jax.runtime.errors import UserError
+
+CHECKPOINT_DIR = "checkpoints"
+
+
+@dataclasses.dataclass(frozen=True)
+class Metadata:
+    """What a checkpoint says of itself, so that a workdir can be loaded without its config.
+
+    Attributes:
+      model_type: of nn.MODEL_TYPES: which parameters it holds.
+      model: `to_json` of the network's BlipConfig.
+      prompt: text that its captions begin with; "" for none.
+      max_length: tokens of its training texts.
+      tokenizer: a name to load it by; "": the folder `tokenizer` of the same workdir.
+      task: name of the task that trained it; "" where no run here did.
+      trained_on: [{"dataset", "split"}, …] of the mixture.
+    """
+
+    model_type: str
+    model: dict[str, Any]
+    prompt: str
+    max_length: int
+    tokenizer: str = ""
+    task: str = ""
+    trained_on: tuple[dict[str, str], ...] = ()
+
+
+def checkpoint_folder(workdir: str) -> epath.Path:
+    """workdir/checkpoints; Orbax wants local paths absolute, and `absolute` spoils `gs://`."""
+    path = epath.Path(workdir)
+    return (path if "://" in workdir else path.absolute()) / CHECKPOINT_DIR
+
+
+def save_model(
+    workdir: str, params: dict[str, Any], extra: dict[str, Any], metadata: Metadata
+) -> None:
+    """Writes a workdir whose only checkpoint has these parameters, at step 0.
+
+    For models that come from elsewhere; a training run starts from it by `init.run`.
+
+    Args:
+      extra: momentum weights and queue, as far as there are.
+
+    Raises:
+      UserError: there are checkpoints in `workdir` already.
+    """
+    folder = checkpoint_folder(workdir)
+    with ocp.CheckpointManager(folder) as manager:
+        if manager.latest_step() is not None:
+            raise UserError(f"{workdir} holds checkpoints already; choose another path")
+        items = {"params": params, "extra": serialization.to_state_dict(extra)}
+        manager.save(
+            0,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardSave(items),
+                metadata=ocp.args.JsonSave(dataclasses.asdict(metadata)),
+            ),
+        )
+
+
+def load_state_items(workdir: str, names: tuple[str, ...]) -> tuple[dict[str, Any], Metadata]:
+    """Returns parts of a workdir's newest checkpoint, by their names in the state.
+
+    Empty ones are left out (a captioner has no `extra`). Arrays come on the default device,
+    NamedTuples as dicts.
+
+    Raises:
+      UserError: there is no checkpoint that can be read. A damaged one is named on stderr, and
+        the one before it is used.
+    """
+    folder = checkpoint_folder(workdir)
+    if not folder.exists():
+        raise UserError(
+            f"no checkpoint in {workdir}: {CHECKPOINT_DIR}/ is missing there; train it first"
+        )
+    with ocp.CheckpointManager(folder) as manager:
+        steps = sorted(manager.all_steps(), reverse=True)
+    if not steps:
+        raise UserError(f"no whole checkpoint in {folder}; train it first")
+    for step, older in zip(steps, [*steps[1:], None], strict=True):
+        try:
+            return _load_step(folder, step, names)
+        except Exception as error:  # Orbax, TensorStore and file systems raise many kinds
+            report_damage(folder / str(step), error, older)
+    raise AssertionError("report_damage raises at the last")
+
+
+def _load_step(
+    folder: epath.Path, step: int, names: tuple[str, ...]
+) -> tuple[dict[str, Any], Metadata]:
+    with ocp.CheckpointManager(folder) as manager:
+        restored = manager.restore(step, args=ocp.args.Composite(metadata=ocp.args.JsonRestore()))
+    stored = stored_tree(folder, step)
+    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    like = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device),
+        {name: stored[name] for name in names if stored.get(name)},
+    )
+    # A fresh manager: one that has restored another item of the step does not take this one.
+    with ocp.CheckpointManager(folder) as manager:
+        restore = ocp.args.PyTreeRestore(
+            item=like,
+            restore_args=ocp.checkpoint_utils.construct_restore_args(like),
+            partial_restore=True,
+        )
+        items = manager.restore(step, args=ocp.args.Composite(state=restore))["state"]
+    return items, Metadata(**restored["metadata"])
+
+
+def report_damage(path: epath.Path, error: Exception | None, older: int | None) -> None:
+    """Says that a checkpoint cannot be read, and which older one is used.
+
+    Raises:
+      UserError: there is no older one.
+    """
+    reason = (str(error).strip().splitlines() or [""])[0] if error else "on another process"
+    kind = f"{type(error).__name__}: " if error else ""
+    found = f"checkpoint {path} is damaged or cut short ({kind}{reason[:200]})"
+    if older is None:
+        raise UserError(f"{found}, and there is no older one; choose another folder")
+    print(f"{found}; using the checkpoint of step {older}", file=sys.stderr)
+
+
+def stored_tree(folder: epath.Path, step: int) -> dict[str, Any]:
+    """Returns the arrays of a checkpoint as nested dicts of metadata with shape and dtype."""
+    return ocp.PyTreeCheckpointHandler().metadata(folder / str(step) / "state").tree
