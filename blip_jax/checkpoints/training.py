@@ -130,6 +130,10 @@ class TrainingCheckpoints:
                 metrics=None if metrics is None else {self._keep_best: metrics[self._keep_best]},
             )
 
+    def latest_step(self) -> int | None:
+        """Returns the step of the newest checkpoint, or None."""
+        return self._manager.latest_step()
+
     def _check_finite(self, state: Any, step: int) -> None:
         """Raises a UserError if the state has an array with NaN or infinity."""
         flags = jax.device_get(_finite_flags(state_items(state)))

@@ -28,6 +28,7 @@ class ConfigVerb(NamedTuple):
       workdir: whether it writes to a folder.
       required: whether required fields have to be given.
       parallel: whether several processes can run it together.
+      resumable: whether `work` takes `resume`, the value of --resume.
       add_arguments: adds options of its own to the parser.
     """
 
@@ -39,6 +40,7 @@ class ConfigVerb(NamedTuple):
     workdir: bool = True
     required: bool = True
     parallel: bool = False
+    resumable: bool = False
     add_arguments: Callable[[argparse.ArgumentParser], Any] = lambda parser: None
 
 
@@ -62,7 +64,8 @@ def run(verb: ConfigVerb, argv: Sequence[str], work: Callable[[Any, str], Any]) 
         environment.keep_no_programs_of_several_cpus()
     environment.disable_tfds_progress()
     try:
-        work(config, arguments.workdir)
+        options = {"resume": arguments.resume} if verb.resumable else {}
+        work(config, arguments.workdir, **options)
     except BaseException as error:
         if processes and processes.is_multiprocess():
             expected = isinstance(error, EXPECTED_ERRORS)
@@ -136,6 +139,11 @@ def parser(verb: ConfigVerb) -> Parser:
         )  # fmt: skip
         made.add_argument("--processes", type=int, default=0, metavar="N", help="how many")
         made.add_argument("--process", type=int, default=-1, metavar="N", help="this one, from 0")
+    if verb.resumable:
+        made.add_argument(
+            "--resume", choices=("same", "anyway"), default="same",
+            help="anyway: also where fields changed that allow it (learning rate, steps) [same]",
+        )  # fmt: skip
     verb.add_arguments(made)
     made.add_argument("--print-config", action="store_true", help="print all fields as JSON")
     made.add_argument("-h", "--help", action="store_true", help="show this and all fields")

@@ -9,16 +9,16 @@ Trains one task. DIR holds the checkpoints, metrics.jsonl, TensorBoard events an
 After an interruption, rerun the same command to resume; several hosts may run it together."""
 
 
-def work(config: Any, workdir: str) -> None:
+def work(config: Any, workdir: str, resume: str) -> None:
     from blip_jax.train.loop import train
 
-    train(config, workdir)
+    train(config, workdir, resume=resume)
 
 
 def run(argv: list[str]) -> int:
     from blip_jax.train.config import TrainConfig
 
     verb = config_verb.ConfigVerb(
-        "train", DESCRIPTION, (TrainConfig,), shown="pretrain", parallel=True
+        "train", DESCRIPTION, (TrainConfig,), shown="pretrain", parallel=True, resumable=True
     )
     return config_verb.run(verb, argv, work)

@@ -6,6 +6,7 @@ Axes: B texts, L positions, P prompt tokens, T generated tokens.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 
 import numpy as np
@@ -117,6 +118,14 @@ class Tokenizer:
         lower = normalizer.get("lowercase", True)
         config = {"tokenizer_class": "BertTokenizer", "do_lower_case": lower}
         (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=1) + "\n", "utf-8")
+
+    @property
+    def digest(self) -> str:
+        """Returns a hash of the vocabulary and of whether texts are lower-cased."""
+        vocabulary = sorted(self._backend.get_vocab(with_added_tokens=True).items())
+        normalizer = json.loads(self._backend.to_str())["normalizer"] or {}
+        values = [vocabulary, normalizer.get("lowercase", True)]
+        return f"sha256 {hashlib.sha256(json.dumps(values).encode()).hexdigest()[:16]}"
 
     def encode(self, texts: list[str], max_length: int) -> tuple[np.ndarray, np.ndarray]:
         """Returns ids int32 [B, L] and mask bool [B, L] (True on tokens), L = `max_length`.

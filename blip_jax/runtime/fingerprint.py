@@ -10,9 +10,10 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+import fsspec
 from etils import epath
 
 from blip_jax.runtime.command_line import command_line
@@ -23,6 +24,7 @@ FILE = "fingerprint.json"
 VERSION = 1  # of what the library writes: a run of another version cannot be resumed
 SAMPLE_BYTES = 1 << 16  # of each part of a large file that is read
 SAMPLES = 6  # parts of a large file that are read
+READ_FILES = 64  # files of a folder whose contents are read
 
 Resume = Literal["same", "anyway"]
 
@@ -48,29 +50,25 @@ def file_digest(path: str | os.PathLike) -> str:
     return f"{size} bytes, sha256 {digest.hexdigest()[:16]}"
 
 
-def folder_digest(
-    path: str | os.PathLike, is_input: Callable[[str], bool] = lambda name: True
-) -> str:
-    """Returns one hash of the names and `file_digest`s of a folder's files, subfolders included.
+def folder_digest(folder: str | os.PathLike) -> str:
+    """Returns one hash of the names, sizes and contents of a folder's files, at any depth.
 
-    Hidden files are left out. The place of the folder does not count, so it can be moved.
+    Contents count by `file_digest`, of at most READ_FILES evenly spaced files. Hidden files are
+    left out. The place of the folder does not count, so it can be moved.
     """
-    root, digest, count = epath.Path(path), hashlib.sha256(), 0
-    for name in sorted(_file_names(root)):
-        if is_input(name):
-            digest.update(f"{name}: {file_digest(root / name)}\n".encode())
-            count += 1
-    return f"{count} files, sha256 {digest.hexdigest()[:16]}"
-
-
-def _file_names(root: epath.Path, prefix: str = "") -> list[str]:
-    names = []
-    for path in root.iterdir() if root.exists() else ():
-        if path.name.startswith("."):
-            continue
-        name = f"{prefix}{path.name}"
-        names += _file_names(path, f"{name}/") if path.is_dir() else [name]
-    return names
+    files, root = fsspec.core.url_to_fs(os.fspath(folder))
+    root = root.rstrip("/")
+    found = {
+        path[len(root) + 1 :]: info["size"]
+        for path, info in sorted(files.find(root, detail=True).items())
+        if "/." not in path[len(root) :]
+    }
+    digest, names = hashlib.sha256(), list(found)
+    read = set(names[:: max(1, -(-len(names) // READ_FILES))])
+    for name, size in found.items():
+        content = file_digest(epath.Path(folder) / name) if name in read else size
+        digest.update(f"{name}: {content}\n".encode())
+    return f"{len(names)} files, {sum(found.values())} bytes, sha256 {digest.hexdigest()[:16]}"
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -91,7 +89,7 @@ def check_fingerprint(
     free: Sequence[str] = (),
     adjustable: Sequence[str] = (),
     resume: Resume = "same",
-    write: bool = True,
+    begun: bool = True,
 ) -> None:
     """Compares a run with the one that `folder` holds, and records it in fingerprint.json.
 
@@ -102,17 +100,16 @@ def check_fingerprint(
       adjustable: patterns of names that may change with `resume` "anyway"; the change is recorded
         under "history".
       resume: "same" or "anyway".
-      write: whether this process writes the file; of several only the first does.
+      begun: False: nothing is there to be resumed, and the file is replaced.
 
     Raises:
       UserError: something else changed, or the file is damaged.
     """
     path = epath.Path(folder) / FILE
     now = json.loads(json.dumps(nan_to_null({"version": VERSION, **values})))
-    if not path.exists():
-        if write:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_json(path, {"values": now, "history": []})
+    if not begun or not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, {"values": now, "history": []})
         return
     try:
         stored = json.loads(path.read_text())
@@ -128,7 +125,7 @@ def check_fingerprint(
     refused = [name for name in changes if resume == "same" or not _matches(name, adjustable)]
     if refused:
         raise UserError(_refusal(folder, changes, refused, adjustable))
-    if changes and write:
+    if changes:
         record = {"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
         record |= {"command": command_line(), "changes": changes}
         write_json(path, {"values": now, "history": [*history, record]})

@@ -16,11 +16,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import fsspec
-import jax
-import numpy as np
 
 from blip_jax.runtime.errors import UserError
-from blip_jax.runtime.processes import all_gather, is_multiprocess
+from blip_jax.runtime.processes import run_on_main
 
 LOCK = ".lock"
 LEASE_SECONDS = 60.0  # without a heartbeat, after which a lock of another host is stale
@@ -44,16 +42,7 @@ def folder_lock(
       UserError: another process holds the lock; it is named, with its host and start.
     """
     lock = FolderLock(folder, verb, lease_seconds)
-    refusal = None
-    if not is_multiprocess() or jax.process_index() == 0:
-        try:
-            lock.acquire()
-        except UserError as error:
-            refusal = error
-    if is_multiprocess() and all_gather(np.int32(refusal is not None)).any() and not refusal:
-        raise UserError(f"process 0 cannot lock {folder}; its message says why")
-    if refusal:
-        raise refusal
+    run_on_main(lock.acquire)
     try:
         yield
     finally:

@@ -11,7 +11,8 @@ import os
 import re
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 import numpy as np
@@ -117,6 +118,25 @@ def _limit(seconds: float, where: str) -> Iterator[None]:
 
 def _line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def run_on_main(function: Callable[[], Any]) -> None:
+    """Calls `function` on process 0 alone; all processes must call this.
+
+    Raises:
+      UserError: `function` raised one; on the other processes it points to process 0.
+    """
+    error = None
+    if not is_multiprocess() or jax.process_index() == 0:
+        try:
+            function()
+        except UserError as raised:
+            error = raised
+    if error is None and all_gather(0).any():
+        raise UserError("process 0 has ended with an error; see its message")
+    if error is not None:
+        all_gather(1)
+        raise error
 
 
 def is_multiprocess() -> bool:

@@ -12,11 +12,13 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from blip_jax.checkpoints.training import TrainingCheckpoints
 from blip_jax.checkpoints.workdir import Metadata
-from blip_jax.data.mixture import load_mixture
+from blip_jax.data.mixture import Component, load_mixture
 from blip_jax.data.pipeline import SKIP_REASONS
 from blip_jax.models import Model
 from blip_jax.runtime.config import to_json, write_config
-from blip_jax.runtime.processes import all_gather, is_multiprocess
+from blip_jax.runtime.fingerprint import Resume, check_fingerprint
+from blip_jax.runtime.lock import folder_lock
+from blip_jax.runtime.processes import all_gather, is_multiprocess, run_on_main
 from blip_jax.runtime.signals import Interrupted, SignalHandler
 from blip_jax.tasks.eval_dataset import EvalDataset
 from blip_jax.tasks.evaluate import write_evaluation
@@ -25,21 +27,29 @@ from blip_jax.train.config import TrainConfig
 from blip_jax.train.finite import FLAG, DivergenceWarning, FiniteGuard
 from blip_jax.train.logger import Logger
 from blip_jax.train.mesh import put_batch
+from blip_jax.train.resume import ADJUSTABLE, FREE, train_fingerprint
 from blip_jax.train.setup import TrainSetup
 from blip_jax.train.state import TrainState
 
 
-def train(config: TrainConfig, workdir: str, devices: list | None = None) -> TrainState:
+def train(
+    config: TrainConfig, workdir: str, devices: list | None = None, resume: Resume = "same"
+) -> TrainState:
     """Trains to `config.steps`, from the newest checkpoint in `workdir` if there is one.
 
     Writes checkpoints, metrics.jsonl, TensorBoard events, the tokenizer, and with `eval.every`
     evaluations under `workdir`. Of several processes each reads its rows and saves its part of the
     state; the first alone writes the rest.
 
+    Args:
+      devices: those to train on; None: all, of all processes.
+      resume: "anyway": also resume a run whose fields of `resume.ADJUSTABLE` were different.
+
     Returns: the last state.
 
     Raises:
-      UserError: bad config or data, or a checkpoint that cannot be written.
+      UserError: bad config or data, a workdir that another process uses or that holds another
+        run, a step that is not finite, or a checkpoint that cannot be written.
       Interrupted: a signal came; the state was saved, and the same call resumes.
     """
     mixture = load_mixture(config.data.mixture)  # before anything slow
@@ -52,15 +62,21 @@ def train(config: TrainConfig, workdir: str, devices: list | None = None) -> Tra
     metadata = metadata_of(setup, trained_on)
     evaluator = Evaluator(setup, workdir) if config.eval.every else None
     with (
+        folder_lock(workdir, "train"),
         TrainingCheckpoints(workdir, keep.keep, keep.keep_every, best_metric) as checkpoints,
         SignalHandler(synchronized=is_multiprocess()) as signals,
     ):
+        begun = checkpoints.latest_step() is not None
+        run_on_main(lambda: _check_same_run(setup, mixture, workdir, resume, begun))
         restored = checkpoints.restore(setup.functions.state)
         state, first = restored or (setup.init_state(), 0)
         if is_main:
             write_config(workdir, config)
             setup.tokenizer.save(str(epath.Path(workdir) / "tokenizer"))
         if first >= config.steps:
+            if is_main:
+                print(f"{workdir} has {first} of {config.steps} steps; nothing to train",
+                      file=sys.stderr)  # fmt: skip
             return state
         key = jax.random.key(config.seed + 1)
         step_metrics = StepMetrics(FiniteGuard(config.nonfinite))
@@ -123,6 +139,13 @@ def skipped_rows(setup: TrainSetup, local: np.ndarray) -> np.ndarray:
     """int [R]: rows by SKIP_REASONS over all processes; each calls it, with its own counts."""
     rows = all_gather(len(setup.rows)).sum()
     return all_gather(local).sum(0) * setup.config.batch_size // rows  # some may share rows
+
+
+def _check_same_run(
+    setup: TrainSetup, mixture: list[Component], workdir: str, resume: Resume, begun: bool
+) -> None:
+    values = train_fingerprint(setup, mixture)
+    check_fingerprint(workdir, values, free=FREE, adjustable=ADJUSTABLE, resume=resume, begun=begun)
 
 
 class StepMetrics:

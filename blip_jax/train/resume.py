@@ -1,0 +1,36 @@
+"""Which changes a training run allows when it is resumed."""
+
+from typing import Any
+
+from blip_jax.data.mixture import Component
+from blip_jax.runtime.config import to_json
+from blip_jax.runtime.fingerprint import file_digest, folder_digest
+from blip_jax.train.setup import TrainSetup
+
+# Fields that do not decide what is learned. Paths are left out because contents are compared.
+FREE = (
+    "config.log_every", "config.profile", "config.topology", "config.checkpoints.*",
+    "config.eval.*", "config.nonfinite.*", "config.mesh.*", "config.data.num_threads",
+    "config.data.prefetch", "config.data.mixture", "config.tokenizer", "config.model.remat",
+    "config.model.scan_unroll",
+)  # fmt: skip
+# Fields that may change with --resume=anyway.
+ADJUSTABLE = ("config.optimizer.*", "config.steps", "config.accumulate_steps")
+
+
+def train_fingerprint(setup: TrainSetup, mixture: list[Component]) -> dict[str, Any]:
+    """Returns the config, and digests of the tokenizer and of each dataset of the mixture."""
+    components = {}
+    for component in mixture:
+        components[component.name] = {
+            "split": component.split,
+            "weight": component.weight,
+            "dataset": folder_digest(component.dataset),
+            "scores": component.scores and folder_digest(component.scores),
+            "selected": component.selected and file_digest(component.selected),
+        }
+    return {
+        "config": to_json(setup.config),
+        "tokenizer": setup.tokenizer.digest,
+        "mixture": components,
+    }
