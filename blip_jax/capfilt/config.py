@@ -73,7 +73,7 @@ class CapFiltConfig:
                 raise UserError(f"{name} is {getattr(self, name)}; it must be 1 or more")
 
     def decodings(self) -> tuple[Decoding, ...]:
-        """How each captioner writes: "nucleus*2,beam" is two samples and the best of a search.
+        """Returns how each captioner writes: "nucleus*2,beam" is two samples and one beam search.
 
         Raises:
           UserError: decoding_methods is malformed, or an option is out of range.
@@ -95,7 +95,7 @@ class CapFiltConfig:
         return tuple(found)
 
     def scoring(self, output: str, command: str = "") -> ScoringConfig:
-        """What `capfilt.run` does with this config; see ScoringConfig."""
+        """Returns what `capfilt.run` does with this config; see ScoringConfig."""
         return ScoringConfig(
             dataset=self.dataset,
             split=self.split,
@@ -137,7 +137,7 @@ class SelectionConfig:
         self.weights()
 
     def weights(self) -> dict[str, float]:
-        """`source_weights` by source.
+        """Returns `source_weights` by source.
 
         Raises:
           UserError: they are malformed.

@@ -67,7 +67,9 @@ class ShardQueue:
         return {number for number, path in enumerate(self._paths) if path.name in names}
 
     def each(self, stop: Callable[[], bool]) -> Iterator[int]:
-        """ShardQueue for this host to do, until all are done; waits for those that others do.
+        """Yields shards that this host has claimed, until all shards are done on every host.
+
+        Waits while other hosts hold all that remain.
 
         Args:
           stop: ends the iteration before the next one, or while waiting.

@@ -32,7 +32,7 @@ class Writer(abc.ABC):
     PLACES: tuple[str, ...]
 
     def __init__(self, folder: Path, place: str, shard: int):
-        """`place`: one of PLACES. `shard`: images in a file, for formats with several files."""
+        """Takes one of PLACES as `place`; `shard` is the images per file of a sharded format."""
         self.folder, self.place, self.shard = folder, place, shard
         self.images = self.texts = 0
         self.skipped: list[str] = []

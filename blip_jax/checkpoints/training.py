@@ -93,7 +93,7 @@ class TrainingCheckpoints:
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
-        """Says in one line what kept a checkpoint from being written, and removes its rest."""
+        """Raises a one-line UserError if writing a checkpoint fails; removes incomplete files."""
         try:
             yield
         except Exception as error:  # Orbax, TensorStore and file systems raise many kinds
@@ -183,7 +183,10 @@ class TrainingCheckpoints:
 
 
 def checkpoint_folder(workdir: str) -> epath.Path:
-    """workdir/checkpoints; Orbax wants local paths absolute, and `absolute` spoils `gs://`."""
+    """Returns workdir/checkpoints as an absolute path, which Orbax requires of local paths.
+
+    Bucket URLs stay as they are, since `absolute` spoils `gs://`.
+    """
     path = epath.Path(workdir)
     return (path if "://" in workdir else path.absolute()) / CHECKPOINT_DIR
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def run(argv: list[str]) -> int:
-    """Answers a question; see image_files.run."""
+    """Runs the verb `answer`: answers a question about images; see image_files.run."""
     parser = image_parser("answer", "Answers a question about each image file.")
     add = parser.add_argument
     add("--question", required=True, metavar="TEXT")

@@ -61,7 +61,7 @@ def work(config: "CapFiltConfig", workdir: str) -> None:
 
 
 def load_models(named: str, config: "CapFiltConfig") -> "dict[str, tuple[str, Model]]":
-    """The models of a list, by name: the one given, else the last part of the path.
+    """Returns the models of a list by name: the given name, else the path's last component.
 
     Raises:
       UserError: one cannot be loaded, or two have one name.
@@ -81,7 +81,7 @@ def load_models(named: str, config: "CapFiltConfig") -> "dict[str, tuple[str, Mo
 
 
 def summary(table: "TextTable", kept: "np.ndarray") -> list[dict]:
-    """The number of texts, kept texts and unscored texts of each origin."""
+    """Returns the number of texts, kept texts and unscored texts of each origin."""
     from blip_jax.capfilt.storage import ORIGINS
 
     rows = []

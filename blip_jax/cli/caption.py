@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def run(argv: list[str]) -> int:
-    """Captions images; see image_files.run."""
+    """Runs the verb `caption`: captions images; see image_files.run."""
     parser = image_parser(
         "caption",
         "Writes captions for image files: by beam search, or with --top-p, --top-k or "

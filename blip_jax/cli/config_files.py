@@ -19,7 +19,7 @@ MODULE = "blip_jax_config_file"  # the file's name among the loaded modules
 
 
 def names() -> list[str]:
-    """The config files that come with the package, without .py."""
+    """Returns the names of the package's config files, without .py."""
     return sorted(x.stem for x in _folder().glob("*.py") if not x.stem.startswith("_"))
 
 
@@ -28,7 +28,7 @@ def _folder() -> pathlib.Path:
 
 
 def find(name: str) -> pathlib.Path:
-    """The file of a name or path.
+    """Returns the config file of a name or path.
 
     Raises:
       UserError: there is none.
@@ -44,7 +44,7 @@ def find(name: str) -> pathlib.Path:
 
 
 def load(spec: str) -> tuple[Any, str]:
-    """What the `get_config` of "FILE.py", "NAME" or either with ":VARIANT" returns.
+    """Returns what `get_config` of "FILE.py", "NAME" or either with ":VARIANT" returns.
 
     Returns: the config, and the file's docstring.
 
@@ -67,7 +67,7 @@ def load(spec: str) -> tuple[Any, str]:
 
 
 def _split(spec: str) -> tuple[str, str, str]:
-    """Path and variant; a drive or URL in the path may hold a colon of its own."""
+    """Returns path and variant; a Windows drive or URL in the path may contain a colon itself."""
     start = spec.find(".py:") + 3 if ".py:" in spec else spec.rfind(":")
     return (spec[:start], ":", spec[start + 1 :]) if start >= 0 else (spec, "", "")
 

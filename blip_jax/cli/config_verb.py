@@ -73,7 +73,7 @@ def run(verb: ConfigVerb, argv: Sequence[str], work: Callable[[Any, str], Any]) 
 
 
 def parse(verb: ConfigVerb, argv: Sequence[str]) -> tuple[Any, argparse.Namespace] | None:
-    """The config and the other arguments; None where --help or --print-config was all.
+    """Returns the config and the other arguments; None after --help or --print-config.
 
     Raises:
       UserError: whatever is wrong with the arguments.
@@ -112,7 +112,7 @@ def _article(name: str) -> str:
 
 
 def parser(verb: ConfigVerb) -> Parser:
-    """The parser of all but --config.FIELD=VALUE."""
+    """Returns the parser of all flags except --config.FIELD=VALUE."""
     usage = "blip-jax %s [--config FILE.py] [--config.FIELD=VALUE ...]%s [options]"
     made = Parser(
         verb.name,
@@ -143,7 +143,7 @@ def parser(verb: ConfigVerb) -> Parser:
 
 
 def _overrides(verb: ConfigVerb, rest: list[str]) -> list[str]:
-    """The flags of fields, once no other flag is among them.
+    """Returns the arguments that set config fields.
 
     Raises:
       UserError: there is one that the verb does not have.
@@ -162,7 +162,7 @@ def _overrides(verb: ConfigVerb, rest: list[str]) -> list[str]:
 
 
 def _heading(config: Any, group: str) -> list[str]:
-    """The name of a group of fields, with the first line of its docstring."""
+    """Returns the name of a group of fields, with the first line of its docstring."""
     if not group:
         return []
     value = functools.reduce(getattr, group.split("."), config)
@@ -170,7 +170,7 @@ def _heading(config: Any, group: str) -> list[str]:
 
 
 def help_text(verb: ConfigVerb, config: Any, spec: str, docstring: str) -> str:
-    """The text of --help: options, then every field with its type, value and comment."""
+    """Returns the text of --help: options, then every field with its type, value and comment."""
     from blip_jax.runtime.config import fields_table
 
     width = min(100, shutil.get_terminal_size((100, 24)).columns)

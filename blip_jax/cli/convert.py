@@ -46,7 +46,7 @@ def _heads(text: str) -> dict[str, int]:
 
 
 def run(argv: list[str]) -> int:
-    """Converts, and prints the model's type and sizes.
+    """Converts a checkpoint, and prints the model's type and sizes.
 
     Raises:
       UserError: IN cannot be read, OUT exists, or its format lacks the model type.

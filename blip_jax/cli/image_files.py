@@ -96,7 +96,7 @@ class ResultWriter:
     """
 
     def __init__(self, path: str | None, sidecars: bool):
-        """`path`: of the JSON lines; None: stdout, or nowhere with `sidecars`."""
+        """Takes the JSON lines file's `path`; None: stdout, or no JSON lines with `sidecars`."""
         self._path = path
         self._file = None
         self._sidecars = sidecars

@@ -37,7 +37,7 @@ VERBS = RUNS | COMMANDS
 
 
 def usage() -> str:
-    """The text of `blip-jax --help`."""
+    """Returns the text of `blip-jax --help`."""
     runs, commands = (
         [f"  {name:10} {what}" for name, what in verbs.items()] for verbs in (RUNS, COMMANDS)
     )

@@ -59,7 +59,7 @@ def make_job(args: argparse.Namespace, paths: list[str]) -> ImageJob:
 
 
 def _sidecar_texts(image: str) -> list[str] | str:
-    """The texts of an image's sidecar file, or why there are none."""
+    """Returns the texts of an image's sidecar file, or the reason why there are none."""
     try:
         return read_lines(sidecar(image)) or f"{sidecar(image)} is empty"
     except OSError as error:

@@ -85,7 +85,10 @@ def search(
 
 
 def _first(start: PrefilledPrompts, num_beams: int) -> _State:
-    """K copies of each prompt. An image without room is done: its prompt is its finished text."""
+    """Returns the start state: K copies of each prompt.
+
+    An image without room for a token is done: its prompt is its finished text.
+    """
     tokens, length, done = (
         x.reshape(-1, num_beams, *x.shape[1:])
         for x in (start.tokens, start.length, start.length >= start.max_length)
@@ -138,7 +141,7 @@ def _extend_beams(
 def _candidates(
     state: _State, logits: jax.Array, length: jax.Array, params: DecodingParams, eos: int
 ) -> tuple[Texts, jax.Array, jax.Array]:
-    """The 2 K best of all texts that are a token longer, best first.
+    """Returns the 2 K best of all texts that are one token longer, best first.
 
     Returns: (the texts, int32 [B, 2 K] which open text each continues, bool [B, 2 K] whether it
       has ended).

@@ -156,16 +156,16 @@ class Decoding:
 
     @property
     def max_captions(self) -> float:
-        """Different texts that the method can give for one image."""
+        """Returns the number of different texts that the method can give for one image."""
         return {"sample": math.inf, "greedy": 1, "beam": self.num_beams}[self.method]
 
     @property
     def uses_beam_search(self) -> bool:
-        """Whether several beams are followed; a single one is greedy, as in the library."""
+        """Returns whether several beams are followed; one beam is greedy, as in transformers."""
         return self.method == "beam" and self.num_beams > 1
 
     def total_length(self, prompt_tokens: int) -> int:
-        """Tokens that texts and cache need for prompts of at most this many tokens."""
+        """Returns the tokens that texts and cache need for prompts of at most `prompt_tokens`."""
         if self.max_new_tokens:
             return prompt_tokens + self.max_new_tokens
         return max(prompt_tokens, self.max_length)

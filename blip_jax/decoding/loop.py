@@ -57,7 +57,7 @@ def generate(
 
 
 def _sample(step, cache, prompt, keys, shape, params, special, lengths) -> Generated:
-    """A token per iteration, sampled or the likeliest."""
+    """Writes one token per iteration, sampled or the likeliest."""
     eos, pad = special
     start = prefill(
         step, cache, prompt, lengths, params, shape.total_length, pad, shape.num_captions

@@ -51,7 +51,7 @@ def decision_scores(kept, true) -> dict[str, float]:
 
 
 def curve(p_match, true, thresholds=None) -> dict[str, list[float]]:
-    """Precision, recall and kept share when texts with P(match) >= threshold are kept.
+    """Returns precision, recall and kept share if texts with P(match) >= threshold are kept.
 
     Args:
       p_match: float [N]; nan is never kept.

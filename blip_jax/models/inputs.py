@@ -63,7 +63,7 @@ def _read(path: str | os.PathLike) -> bytes:
 
 
 def _as_numpy(array: Any) -> np.ndarray:
-    """NumPy, JAX and PyTorch arrays, the latter on any device and with gradients, as NumPy."""
+    """Returns a NumPy, JAX or PyTorch array as NumPy, on any device and also with gradients."""
     if hasattr(array, "detach"):
         array = array.detach().cpu()
         array = array.float() if array.is_floating_point() else array  # NumPy has no bfloat16

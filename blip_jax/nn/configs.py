@@ -44,7 +44,7 @@ class ViTConfig:
 
     @property
     def tokens(self) -> int:
-        """Image tokens: one [CLS] and one a patch."""
+        """Returns the number of image tokens: one [CLS] and one per patch."""
         return (self.image_size // self.patch_size) ** 2 + 1
 
 
@@ -77,12 +77,12 @@ class MedConfig:
 
     @property
     def dec_token(self) -> int:
-        """The id of [DEC], 0 … vocab_size - 1."""
+        """Returns the id of [DEC], 0 … vocab_size - 1."""
         return self.dec_index % self.vocab_size
 
     @property
     def enc_token(self) -> int:
-        """The id of [ENC], 0 … vocab_size - 1."""
+        """Returns the id of [ENC], 0 … vocab_size - 1."""
         return self.enc_index % self.vocab_size
 
 
@@ -158,7 +158,7 @@ PRESETS = {
 
 
 def preset(name: str, **changes: Any) -> BlipConfig:
-    """The preset `name` with `changes`; nested ones as mappings, `vit={"image_size": 384}`.
+    """Returns preset `name` with `changes`; nested ones as mappings, `vit={"image_size": 384}`.
 
     Raises:
       UserError: an unknown preset or field.
@@ -169,5 +169,5 @@ def preset(name: str, **changes: Any) -> BlipConfig:
 
 
 def param_group_name(config: MedConfig, part: str, role: str) -> str:
-    """Name of the parameters of `part` in `role`: its own, or the common one if it is shared."""
+    """Returns the parameters' name of `part` in `role`: its own, or the common one if shared."""
     return part if part in SHARING[config.sharing] else f"{role}_{part}"

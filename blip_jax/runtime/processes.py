@@ -65,7 +65,7 @@ FLAGS = "give --coordinator HOST:PORT, --processes and --process"
 
 
 def _checked(coordinator: str, processes: int, process: int) -> dict:
-    """Arguments of `jax.distributed.initialize`; {} if nothing is given."""
+    """Returns the arguments of `jax.distributed.initialize`; {} if nothing is given."""
     given = {
         "--coordinator": coordinator != "",
         "--processes": processes != 0,
@@ -120,7 +120,7 @@ def _line(error: Exception) -> str:
 
 
 def is_multiprocess() -> bool:
-    """Whether this run has several processes; uses no device if it has not."""
+    """Returns whether this run has several processes; uses no device if it has not."""
     return jax.distributed.is_initialized() and jax.process_count() > 1
 
 

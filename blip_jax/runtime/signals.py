@@ -49,7 +49,7 @@ class SignalHandler:
         self._restore()
 
     def should_stop(self, step: int) -> bool:
-        """Whether to stop after this step; with `synchronized` all processes ask at each step."""
+        """Returns whether to stop after this step; all processes call it if `synchronized`."""
         if not self._synchronized:
             return self.requested
         from jax.experimental import multihost_utils

@@ -63,7 +63,7 @@ class TaskConfig(abc.ABC):
 
     @property
     def name(self) -> str:
-        """What messages and metadata call the task: "pretraining" of PretrainingConfig."""
+        """Returns the task's name in messages and metadata: "pretraining" of PretrainingConfig."""
         return type(self).__name__.removesuffix("Config").lower()
 
     @abc.abstractmethod
@@ -138,7 +138,7 @@ class Task(EvaluationTask, Generic[C]):
 
     @property
     def program_key(self) -> tuple:
-        """What the functions of the device depend on; tasks of one key share compiled steps."""
+        """Returns what the device functions depend on; tasks of one key share compiled steps."""
         return type(self), self.config, self.model, self.mesh
 
     def __eq__(self, other: object) -> bool:

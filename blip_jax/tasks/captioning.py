@@ -47,13 +47,13 @@ class Captioning(PairTask):
     primary_metric = "cider"
 
     def predict(self, model: Model, dataset: EvalDataset) -> list[Prediction]:
-        """{"key", "caption"} of each image."""
+        """Returns {"key", "caption"} of each image."""
         return predict_captions(model, dataset, self.config.decoding)
 
     def evaluate(
         self, predictions: Sequence[Prediction], records: Sequence[Mapping[str, Any]]
     ) -> dict[str, float]:
-        """BLEU-4, CIDEr, ROUGE-L; of datasets that know the truth also `caption_truth` …"""
+        """Returns BLEU-4, CIDEr, ROUGE-L; also `caption_truth` … if the dataset knows the truth."""
         return evaluate_captions(predictions, records)
 
 

@@ -73,7 +73,7 @@ def evaluate(config: EvaluateConfig, workdir: str = "", model: Model | None = No
 
 
 def _scoring_task(config: TaskConfig) -> EvaluationTask:
-    """The task, for its `evaluate` alone: it needs no network, and so any will do."""
+    """Returns the task for its `evaluate` alone, which needs no network."""
     return config.make(nn.preset("base"), TokenIds())
 
 

@@ -123,7 +123,7 @@ class PairTask(PairLosses):
     # State
 
     def init_extra(self, params: Params, key: jax.Array) -> Extra:
-        """{"momentum": slow copy of the encoders, "queue": losses.Queue}, as far as used."""
+        """Returns {"momentum": slow copy of the encoders, "queue": losses.Queue}, where used."""
         if not self.itc:
             return {}
         extra: Extra = {"momentum": nn.momentum_params(params)}
@@ -137,7 +137,7 @@ class PairTask(PairLosses):
         return extra
 
     def flops(self, batch_size: int) -> int:
-        """FLOPs of one training step, of all chips together."""
+        """Returns the FLOPs of one training step, all chips together."""
         config, length = self.model, self.config.max_length
         image, unimodal = flops.vit(config.vit), flops.text(config.med, length)
         image_grounded = flops.text(config.med, length, config.vit.tokens)

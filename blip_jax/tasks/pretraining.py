@@ -44,13 +44,13 @@ class Pretraining(PairTask):
     primary_metric = "itc/r@1"
 
     def predict(self, model: Model, dataset: EvalDataset) -> list[Prediction]:
-        """Predictions of retrieval and of captioning."""
+        """Returns the predictions of retrieval and of captioning."""
         return predict_all(self.config, model, dataset)
 
     def evaluate(
         self, predictions: Sequence[Prediction], records: Sequence[Mapping[str, Any]]
     ) -> dict[str, float]:
-        """Metrics of retrieval and of captioning."""
+        """Returns the metrics of retrieval and of captioning."""
         return evaluate_matches(predictions) | evaluate_captions(predictions, records)
 
 

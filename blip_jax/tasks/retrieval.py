@@ -47,13 +47,13 @@ class Retrieval(PairTask):
     primary_metric = "itc/r@1"
 
     def predict(self, model: Model, dataset: EvalDataset) -> list[Prediction]:
-        """One prediction a query; see `predict_matches`."""
+        """Returns one prediction per query; see `predict_matches`."""
         return predict_matches(model, dataset, self.config.rerank_k, self.config.gallery_size)
 
     def evaluate(
         self, predictions: Sequence[Prediction], records: Sequence[Mapping[str, Any]]
     ) -> dict[str, float]:
-        """`itc/tr@1` …, and `itm/tr@1` … where ITM re-ranked; in percent."""
+        """Returns `itc/tr@1` …, and `itm/tr@1` … if ITM re-ranked, in percent."""
         return evaluate_matches(predictions)
 
 

@@ -105,7 +105,7 @@ class TrainConfig:
         self.profile_steps()  # raises a UserError
 
     def profile_steps(self) -> tuple[int, int] | None:
-        """The first and the last step (excluded) to trace; None: none."""
+        """Returns the first and the last step (excluded) to trace; None: none."""
         if not self.profile:
             return None
         first, _, last = self.profile.partition(":")

@@ -121,7 +121,7 @@ def mean_metrics(step_metrics: list[dict[str, jax.Array]]) -> dict[str, float]:
 
 
 def skipped_rows(setup: TrainSetup, local: np.ndarray) -> np.ndarray:
-    """int [R]: rows by SKIP_REASONS over all processes; each calls it, with its own counts."""
+    """Returns int [R]: rows by SKIP_REASONS over all processes, each of which passes its counts."""
     rows = all_gather(len(setup.rows)).sum()
     return all_gather(local).sum(0) * setup.config.batch_size // rows  # some may share rows
 
@@ -163,7 +163,7 @@ class Profiler:
         self._running = False
 
     def at(self, step: int) -> None:
-        """To be called before each step."""
+        """Starts or stops the trace if `step` is the first or the last to trace."""
         if self._steps and step == self._steps[0]:
             jax.profiler.start_trace(self._folder)
             self._running = True

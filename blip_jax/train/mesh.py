@@ -23,7 +23,7 @@ BATCH = PartitionSpec(("data", "fsdp"))
 
 
 def make_mesh(sizes: Mapping[str, int], devices: list | None = None) -> Mesh:
-    """A mesh with the axes of AXES.
+    """Returns a mesh with the axes of AXES.
 
     Args:
       sizes: of each axis; one may be -1, which takes what the others leave. Missing ones are 1.
@@ -56,7 +56,7 @@ def make_mesh(sizes: Mapping[str, int], devices: list | None = None) -> Mesh:
 
 
 def hybrid_device_array(shape: list[int], slices: int, devices: list) -> np.ndarray:
-    """Devices of several slices in the mesh's shape, each slice a block of `data`.
+    """Returns devices of several slices in the mesh's shape, each slice a block of `data`.
 
     Raises:
       UserError: the slices do not divide `data`.
@@ -77,7 +77,7 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 
 
 def local_rows(mesh: Mesh, size: int) -> np.ndarray:
-    """int [R]: which rows of a global batch of `size` lie on this process's devices, in order.
+    """Returns int [R]: which rows of a global batch of `size` are on this process's devices.
 
     Usually a block; not with every order of devices. Processes that only differ in `tensor` have
     the same.
@@ -89,7 +89,7 @@ def local_rows(mesh: Mesh, size: int) -> np.ndarray:
 def put_batch(
     batch: Mapping[str, np.ndarray], mesh: Mesh, size: int | None = None
 ) -> dict[str, jax.Array]:
-    """Global arrays from this process's rows of a batch.
+    """Returns global arrays made from this process's rows of a batch.
 
     Args:
       batch: arrays of the rows that `local_rows` names.

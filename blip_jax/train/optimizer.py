@@ -154,7 +154,7 @@ class OptimizerConfig:
 
 
 def is_temperature(params: Any) -> Any:
-    """A mask over parameters: True for the temperature alone."""
+    """Returns a mask over parameters: True for the temperature alone."""
     return jax.tree_util.tree_map_with_path(
         lambda path, _: jax.tree_util.keystr(path, simple=True, separator="/") == "temperature",
         params,

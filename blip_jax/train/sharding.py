@@ -39,7 +39,7 @@ RULES = [
 
 
 def spec_of(path: str) -> P:
-    """The PartitionSpec of the array at `path` ("params/vit/patch/kernel").
+    """Returns the PartitionSpec of the array at `path` ("params/vit/patch/kernel").
 
     Raises:
       UserError: no rule matches; nothing is left to chance.
@@ -51,7 +51,7 @@ def spec_of(path: str) -> P:
 
 
 def shardings(state: Any, mesh: Mesh) -> Any:
-    """The NamedSharding of each array of `state` (arrays or their shapes), in the same structure.
+    """Returns the NamedSharding of each array of `state` (arrays or shapes), in the same structure.
 
     An axis of the mesh that does not divide the dimension is left out there.
     """
@@ -71,5 +71,5 @@ def shardings(state: Any, mesh: Mesh) -> Any:
 
 
 def path_name(path: tuple) -> str:
-    """A key path of `jax.tree_util` as "params/vit/cls"."""
+    """Returns a key path of `jax.tree_util` as "params/vit/cls"."""
     return jax.tree_util.keystr(path, simple=True, separator="/")

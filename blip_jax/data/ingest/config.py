@@ -27,7 +27,7 @@ class ColumnsConfig:
     url: str = ""  # the field of the URL to keep with the image; or SOURCE=FIELD, by commas
 
     def of_source(self, source: str) -> ColumnsConfig:
-        """The columns of one source, without those of others."""
+        """Returns the columns of one source, without those of others."""
         values = {}
         for kind, text in dataclasses.asdict(self).items():
             named = _by_source(text)
@@ -46,7 +46,7 @@ class ColumnsConfig:
 
 
 def _by_source(text: str) -> dict[str, str]:
-    """ "photo,sbu=img" as {"": "photo", "sbu": "img"}."""
+    """Parses "photo,sbu=img" into {"": "photo", "sbu": "img"}."""
     parts = (part.strip().rpartition("=") for part in text.split(",") if part.strip())
     return {source.strip(): name.strip() for source, _, name in parts}
 

@@ -52,7 +52,7 @@ def find_duplicates(
 
 
 def _first(rows: np.ndarray, *keys: np.ndarray) -> np.ndarray:
-    """The first of the rows that has the same keys, for each; rows are in order."""
+    """Returns for each row the first row with the same keys; rows are in order."""
     order = np.lexsort(keys)  # stable: rows of the same keys stay in order
     new = np.ones(len(order), bool)
     new[1:] = False
@@ -64,7 +64,7 @@ def _first(rows: np.ndarray, *keys: np.ndarray) -> np.ndarray:
 
 
 def _numbers(count: int) -> np.ndarray:
-    """0 to count - 1, in 4 bytes each as long as they fit."""
+    """Returns 0 to count - 1, as int32 if they fit, else int64."""
     return np.arange(count, dtype=np.int32 if count < 2**31 else np.int64)
 
 
@@ -127,7 +127,7 @@ def near_pairs(
 
 
 def _blocks(count: int, max_hamming_distance: int) -> list[int]:
-    """Masks of the blocks with which the search among `count` rows is fastest."""
+    """Returns bit masks of the blocks with which the search among `count` rows is fastest."""
 
     def cost(m: int) -> float:
         sort = count * math.log2(count + 2)

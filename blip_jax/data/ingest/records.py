@@ -158,7 +158,7 @@ def add_texts(raw: RawRecord, texts: Iterable[str]) -> None:
 
 
 def is_unicode(text: str) -> bool:
-    """Whether the text has no lone surrogates, so that it can be written as UTF-8."""
+    """Returns whether the text has no lone surrogates, so that it can be written as UTF-8."""
     return not re.search("[\ud800-\udfff]", text)
 
 

@@ -85,7 +85,7 @@ def _planned(
 
 @contextlib.contextmanager
 def _removed_if_refused(parts: epath.Path, made: list[epath.Path]) -> Iterator[None]:
-    """After a UserError removes the folder of units, and those of `made` that are empty then."""
+    """Removes the folder of units, and the folders `made` if empty, after a UserError."""
     try:
         yield
     except UserError:

@@ -32,7 +32,7 @@ class Array:
 
     @property
     def bytes(self) -> int:
-        """Without the padding that its layout adds."""
+        """Returns the bytes, without the padding that the layout adds."""
         return math.prod(self.shape) * BITS.get(self.dtype, 8) // 8
 
 
@@ -166,7 +166,7 @@ def group_size(attributes: str) -> int | None:
 
 
 def parse_instruction(line: str) -> Instruction:
-    """One line of a computation."""
+    """Parses one line of a computation."""
     name, _, rest = line.strip().partition(" = ")
     end = closing_bracket(rest, 0) if rest.startswith("(") else rest.index(" ")
     results, rest = rest[:end], rest[end:].lstrip()
@@ -196,7 +196,7 @@ def closing_bracket(text: str, start: int) -> int:
 
 @functools.lru_cache(maxsize=65536)
 def arrays(text: str) -> tuple[Array, ...]:
-    """The arrays of a type: `bf16[12,768]{1,0:T(8,128)S(1)}`, or a tuple of such."""
+    """Parses the arrays of a type: `bf16[12,768]{1,0:T(8,128)S(1)}`, or a tuple of such types."""
     found = re.findall(r"([a-z]\w*)\[([\d,<=]*)\](\{[^}]*\})?", text)
     return tuple(
         Array(

@@ -18,7 +18,7 @@ SLICES = {"dynamic-slice", "slice", "gather"}
 
 
 def hbm_bytes(module: HloModule, default_trip_count: int = 1) -> int:
-    """Bytes that one run reads from and writes to HBM, without the layouts' padding.
+    """Returns the bytes that one run moves from and to HBM, without the layouts' padding.
 
     A slice counts the bytes that it reads, and an update in place those that it writes.
 
@@ -37,7 +37,7 @@ def hbm_bytes(module: HloModule, default_trip_count: int = 1) -> int:
 def instruction_bytes(
     module: HloModule, computation: dict[str, Instruction], x: Instruction
 ) -> int:
-    """Bytes of one run of one instruction."""
+    """Returns the HBM bytes of one run of one instruction."""
     if x.opcode in NO_TRAFFIC or x.opcode.endswith(("-done", "-update")):
         return 0
     given = [computation[operand].results for operand in x.operands]
@@ -56,7 +56,7 @@ def instruction_bytes(
 def fusion_bytes(
     module: HloModule, body: dict[str, Instruction], given: list[tuple], results: tuple[Array, ...]
 ) -> int:
-    """Bytes of a fusion; of what is in it only parameters and root touch memory."""
+    """Returns the HBM bytes of a fusion; only its parameters and its root touch memory."""
     total = 0
     for number, arrays in enumerate(given):
         if whole := hbm(arrays):
@@ -74,7 +74,7 @@ def fusion_bytes(
 
 
 def bytes_read(module: HloModule, body: dict[str, Instruction], name: str, whole: int) -> int:
-    """Bytes that a fusion reads of its parameter `name`: its slices, or the whole."""
+    """Returns the bytes that a fusion reads of its parameter `name`: its slices, or `whole`."""
     total = 0
     for x in body.values():
         for place, operand in enumerate(x.operands):
@@ -93,7 +93,7 @@ def bytes_read(module: HloModule, body: dict[str, Instruction], name: str, whole
 
 
 def bytes_written(module: HloModule, body: dict[str, Instruction], name: str, whole: int) -> int:
-    """Bytes that a fusion writes as its result `name`: of an update in place the update."""
+    """Returns the bytes that a fusion writes as its result `name`; in place, only the update's."""
     x = body[name]
     if x.opcode == "bitcast":
         return bytes_written(module, body, x.operands[0], whole)
@@ -114,19 +114,21 @@ def root_of(body: dict[str, Instruction]) -> Instruction:
 
 
 def parameter(body: dict[str, Instruction], number: int) -> str:
-    """Name of a computation's parameter."""
+    """Returns the name of a computation's parameter."""
     return next(
         x.name for x in body.values() if x.opcode == "parameter" and int(x.literal) == number
     )
 
 
 def hbm(arrays: tuple[Array, ...]) -> int:
-    """Bytes of the arrays that are in HBM."""
+    """Returns the bytes of the arrays that are in HBM."""
     return sum(x.bytes for x in arrays if x.space == 0)
 
 
 def matrix_flops(module: HloModule, default_trip_count: int = 1) -> int:
-    """FLOPs of all matrix products, two a multiply-add; on TPUs they are written as convolutions.
+    """Returns the FLOPs of all matrix products, two per multiply-add.
+
+    On TPUs matrix products are written as convolutions.
 
     Args:
       default_trip_count: iterations of loops whose number is not in the text.
@@ -149,7 +151,7 @@ def dot(x: Instruction, left: tuple[int, ...], right: tuple[int, ...]) -> int:
 
 
 def convolution(x: Instruction, left: tuple[int, ...], right: tuple[int, ...]) -> int:
-    """Only products count that meet an element of the input, and no padding or dilation.
+    """Returns the FLOPs of a convolution; products with padding or dilation do not count.
 
     Batched products come as convolutions whose batch is a dilated spatial axis, so that each
     output meets one of the kernel's positions.

@@ -22,7 +22,7 @@ class Roofline(NamedTuple):
 
     @property
     def limit(self) -> str:
-        """Which of them it is."""
+        """Returns which of the three takes longest: "compute", "HBM" or "ICI"."""
         return ("compute", "HBM", "ICI")[self.index(self.seconds)]
 
 

@@ -38,7 +38,7 @@ def prepare() -> None:
 
 
 def topology_of_machine(name: str) -> str:
-    """Returns the topology of a machine type: "v5p-64" -> "v5p:2x4x4", "v5e-64" -> "v5e:8x8".
+    """Returns a machine type's topology: "v5p:2x4x4" of "v5p-64", "v5e:8x8" of "v5e-64".
 
     Raises:
       UserError: no such generation, or no machine of that size.

@@ -51,6 +51,6 @@ def load(image_path: str, images: str, folder: str) -> bytes:
 
 
 def is_unsafe(name: str, absolute: bool = False) -> bool:
-    """Whether a path may leave its folder; `absolute` permits full paths."""
+    """Returns whether a path may leave its folder; `absolute` permits full paths."""
     parts = name.replace("\\", "/").split("/")
     return ".." in parts or (not absolute and (parts[0] == "" or parts[0].endswith(":")))
