@@ -70,7 +70,7 @@ def run(
         ShardQueue(paths, settings.lease_seconds) as shards,
         _ImageProgress(shards, settings.shard_rows, len(source)) as progress,
     ):
-        for number in shards.each(lambda: signals.requested):
+        for number in shards.claim_shards(lambda: signals.requested):
             progress.count_shards()
             rows = range(len(source))[starts[number] : starts[number] + settings.shard_rows]
             rows_done, times = [], InputWaitTimer()

@@ -40,7 +40,7 @@ class Flops:
         return self.matmul + self.attention + self.outside_layers
 
     def trained(self, remat: str) -> int:
-        """Returns FLOPs of forward, backward, and what `remat` ("none", "dots", "full") recomputes."""
+        """Returns FLOPs of forward, backward and what `remat` ("none", "dots", "full") repeats."""
         layers = self.matmul + self.attention - self.not_recomputed
         return 3 * self.forward + {"none": 0, "dots": self.attention, "full": layers}[remat]
 

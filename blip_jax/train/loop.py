@@ -30,8 +30,8 @@ def train(config: TrainConfig, workdir: str, devices: list | None = None) -> Tra
     """Trains to `config.steps`, from the newest checkpoint in `workdir` if there is one.
 
     Writes checkpoints, metrics.jsonl, TensorBoard events, the tokenizer, and with `eval.every`
-    evaluations under `workdir`. Of several processes each reads its rows and saves its part of the
-    state; the first alone writes the rest.
+    evaluations under `workdir`. With several processes each reads its rows and saves its part of
+    the state; only the first writes the rest.
 
     Returns: the last state.
 
@@ -39,7 +39,7 @@ def train(config: TrainConfig, workdir: str, devices: list | None = None) -> Tra
       UserError: bad config or data, or a checkpoint that cannot be written.
       Interrupted: a signal came; the state was saved, and the same call resumes.
     """
-    mixture = load_mixture(config.data.mixture)  # before anything slow
+    mixture = load_mixture(config.data.mixture)  # first, so that a wrong name fails early
     setup = TrainSetup(config, devices)
     config, is_main = setup.config, jax.process_index() == 0
     keep = config.checkpoints
@@ -68,7 +68,7 @@ def train(config: TrainConfig, workdir: str, devices: list | None = None) -> Tra
         ):
             batches = setup.batches(first)
             for step in range(first, config.steps):
-                profiler.at(step)
+                profiler.before_step(step)
                 batch = next(batches)
                 skipped += np.bincount(batch.pop("skip_reason"), minlength=len(SKIP_REASONS))
                 batch = put_batch(batch, setup.mesh, config.batch_size)
@@ -101,7 +101,7 @@ def train(config: TrainConfig, workdir: str, devices: list | None = None) -> Tra
 
 
 def metadata_of(setup: TrainSetup, trained_on: tuple[dict[str, str], ...]) -> Metadata:
-    """Returns what the checkpoints of a run say of themselves."""
+    """Returns the metadata that the checkpoints of a run contain."""
     task = setup.config.task
     lm = getattr(task, "lm", None)
     return Metadata(
@@ -123,7 +123,7 @@ def mean_metrics(step_metrics: list[dict[str, jax.Array]]) -> dict[str, float]:
 def skipped_rows(setup: TrainSetup, local: np.ndarray) -> np.ndarray:
     """Returns int [R]: rows by SKIP_REASONS over all processes, each of which passes its counts."""
     rows = all_gather(len(setup.rows)).sum()
-    return all_gather(local).sum(0) * setup.config.batch_size // rows  # some may share rows
+    return all_gather(local).sum(0) * setup.config.batch_size // rows  # processes may share rows
 
 
 class Throughput:
@@ -162,7 +162,7 @@ class Profiler:
         self._folder = str(epath.Path(workdir) / "profile")
         self._running = False
 
-    def at(self, step: int) -> None:
+    def before_step(self, step: int) -> None:
         """Starts or stops the trace if `step` is the first or the last to trace."""
         if self._steps and step == self._steps[0]:
             jax.profiler.start_trace(self._folder)
