@@ -63,7 +63,7 @@ def enqueue(
     """
     size = queue.valid.shape[0]
     batch = valid.shape[0]
-    # Of a batch larger than the queue only the last Q pairs would be left.
+    # A batch that is larger than the queue leaves only its last Q pairs.
     first = max(batch - size, 0)
     at = (queue.pointer + jnp.arange(first, batch)) % size
     return Queue(
@@ -102,7 +102,7 @@ def itc_loss(
     Returns: float32 [B], cross-entropy. One row of two keys with similarities 1 and 0, the first
       its positive, temperature 1, alpha 0: log(1 + e^-1) = 0.3133.
     """
-    # The targets are constants: no gradient, neither to the features nor to the temperature.
+    # The targets are constants: they give no gradient to the features or the temperature.
     logits = jnp.where(valid, target_features @ keys.T / temperature, MASKED_LOGIT)
     hard = positive & valid
     hard = hard / jnp.maximum(hard.sum(axis=-1, keepdims=True), 1)
@@ -129,7 +129,7 @@ def draw_hard_negatives(
     Returns: int32 [G, b], index within the group.
     """
     weights = jax.nn.softmax(similarity, axis=-1) + floor
-    # Bounded below, so that a weight that underflows is still preferred to an invalid one.
+    # With a lower bound, so that a weight that underflows is still preferred to an invalid one.
     logits = jnp.where(valid_negatives, jnp.log(jnp.maximum(weights, 1e-30)), -jnp.inf)
     logits = jnp.where(valid_negatives.any(-1, keepdims=True), logits, 0.0)
     drawn = jax.random.categorical(key, logits, axis=-1)

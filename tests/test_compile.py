@@ -231,14 +231,12 @@ def test_the_sweep_prints_the_best_that_fits(monkeypatch, capsys, tiny):
         (["--programs=step,writer"], "no program 'writer'; known: step, captioner, matcher"),
         (["--batches=12,many", "--sweep"], "'12,many' is not a comma-separated list"),
         (["--topology="], "--topology NAME is missing"),
-        (["--config.mesh.fsdp=3"], "does not make the 4 devices"),
+        (["--config.mesh.fsdp=3"], "does not match the 4 devices"),
     ],
 )
 def test_a_wrong_command_line_is_one_line(monkeypatch, capsys, tiny, flags, message):
     def step(run, where):
-        raise UserError(
-            "mesh data 1 x fsdp 3 x tensor 1 does not make the 4 devices that are there"
-        )
+        raise UserError("mesh data 1 x fsdp 3 x tensor 1 does not match the 4 devices")
 
     status, said = called(monkeypatch, capsys, tiny, step, *flags)
     assert status == 2 and message in said.err.splitlines()[-1]

@@ -53,9 +53,15 @@ def test_what_a_kind_cannot_do_is_said_before_anything_is_loaded(model_type):
         (np.full((16, 16, 3), 255.0), r"image number 2: a float array from 255 to 255; scale .*"),
         (np.full((16, 16, 3), np.nan), r"image number 2: a float array from nan to nan; scale .*"),
         (np.zeros((16, 16, 3), np.int32), r"image number 2: an array of int32; give uint8.*"),
-        (np.zeros((16, 16, 7), np.uint8), r"image number 2: .* shape \[16, 16, 7\] is no image.*"),
-        (np.zeros((0, 16, 3), np.uint8), r"image number 2: .* shape \[0, 16, 3\] is no image.*"),
-        (np.zeros(16, np.uint8), r"image number 2: .* shape \[16\] is no image; give a path.*"),
+        (
+            np.zeros((16, 16, 7), np.uint8),
+            r"image number 2: .* shape \[16, 16, 7\] is not an image.*",
+        ),
+        (
+            np.zeros((0, 16, 3), np.uint8),
+            r"image number 2: .* shape \[0, 16, 3\] is not an image.*",
+        ),
+        (np.zeros(16, np.uint8), r"image number 2: .* shape \[16\] is not an image; give a path.*"),
         ("https://x.org/dog.jpg", "image https://x.org/dog.jpg: URLs are not downloaded; save .*"),
         ("/nowhere/dog.jpg", "image /nowhere/dog.jpg: no such file or directory"),
         (pathlib.Path("/nowhere/dog.jpg"), "image /nowhere/dog.jpg: no such file or directory"),

@@ -1,11 +1,11 @@
 """Distributes shards among hosts through a shared folder, without a coordinator.
 
 A host claims a shard by writing its name into `shards/NNNNN.json`, and keeps the claim by
-increasing a counter there every few seconds. Other hosts take a claim over if its counter has not changed for
-LEASE_SECONDS, or if it belongs to a process of their own machine that has ended. Correctness does
-not depend on claims: a shard is done when its file exists, files are renamed when complete, and
-every host writes the same bytes, so two hosts that work on one shard only waste time. The clocks of
-different hosts are not compared.
+increasing a counter there every few seconds. Other hosts take a claim over if its counter has not
+changed for LEASE_SECONDS, or if it belongs to a process of their own machine that has ended.
+Correctness does not depend on claims: a shard is done when its file exists, files are renamed when
+complete, and every host writes the same bytes, so two hosts that work on one shard only waste time.
+The clocks of different hosts are not compared.
 """
 
 import contextlib
@@ -122,7 +122,10 @@ class ShardQueue:
 
     def _heartbeat(self) -> None:
         while not self._ended.wait(self._lease_seconds / HEARTBEATS_PER_LEASE):
-            with self._lock, contextlib.suppress(OSError, UserError):  # the storage may come back
+            with (
+                self._lock,
+                contextlib.suppress(OSError, UserError),
+            ):  # the storage may become available again
                 if self._held is not None:
                     self._write_heartbeat()
 

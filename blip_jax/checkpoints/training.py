@@ -85,8 +85,8 @@ class TrainingCheckpoints:
             with self._writing():
                 self._manager.wait_until_finished()
         elif is_multiprocess():
-            return  # the others are not here: they would be waited for
-        else:  # what is under way may still become whole, and the error is told in any case
+            return  # close() would wait for the other processes, which do not call it
+        else:  # lets a started save complete; `error` is raised in any case
             with contextlib.suppress(UserError), self._writing():
                 self._manager.wait_until_finished()
         self._manager.close()
@@ -96,7 +96,7 @@ class TrainingCheckpoints:
         """Raises a one-line UserError if writing a checkpoint fails; removes incomplete files."""
         try:
             yield
-        except Exception as error:  # Orbax, TensorStore and file systems raise many kinds
+        except Exception as error:  # Orbax, TensorStore and file systems raise many types
             if not is_multiprocess():
                 remove_unfinished(self._folder)
             reason = (str(error).strip().splitlines() or [""])[0]
@@ -129,7 +129,7 @@ class TrainingCheckpoints:
                 f"checkpoints.keep_best is {self._keep_best!r}; the evaluation has "
                 f"{', '.join(sorted(metrics))}"
             )
-        if is_multiprocess():  # Orbax's own sums must not run at the same time as those of a step
+        if is_multiprocess():  # Orbax's own reductions must not run at the same time as a step's
             jax.block_until_ready(state)
         with self._writing():
             self._manager.save(
@@ -152,7 +152,7 @@ class TrainingCheckpoints:
           UserError: it holds another model, or the processes see different folders.
         """
         step = self._manager.latest_step()
-        # Folders of the hosts' own would hold a part of each checkpoint, and none whole.
+        # If each host had its own folder, each would contain only a part of every checkpoint.
         seen = all_gather(np.int32(-1 if step is None else step) if self._folder.exists() else -2)
         if len(set(seen.tolist())) > 1:
             raise UserError(
@@ -192,10 +192,10 @@ def checkpoint_folder(workdir: str) -> epath.Path:
 
 
 def remove_unfinished(folder: epath.Path) -> None:
-    """Removes what a save that failed in this process left in `folder`; a full disk needs it.
+    """Removes the files of a failed save from `folder`, so that a full disk has space again.
 
-    Behind the first error TensorStore's other writes still run: they would add files to a folder
-    under removal, and to the one of the same name when the step is saved again.
+    After the first error TensorStore's other writes continue. They could add files to a folder that
+    is being removed, or to the folder of the same name when the step is saved again.
     """
     for _ in range(100):
         unfinished = list(folder.glob(f"*{ocp.step.TMP_DIR_SUFFIX}*"))
@@ -259,7 +259,7 @@ def load_state_items(workdir: str, names: tuple[str, ...]) -> tuple[dict[str, An
     with ocp.CheckpointManager(folder) as manager:
         step = manager.latest_step()
         if step is None:
-            raise UserError(f"no whole checkpoint in {folder}; train it first")
+            raise UserError(f"no complete checkpoint in {folder}; train it first")
         restored = manager.restore(step, args=ocp.args.Composite(metadata=ocp.args.JsonRestore()))
     stored = ocp.PyTreeCheckpointHandler().metadata(folder / str(step) / "state").tree
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
@@ -267,7 +267,7 @@ def load_state_items(workdir: str, names: tuple[str, ...]) -> tuple[dict[str, An
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device),
         {name: stored[name] for name in names if stored.get(name)},
     )
-    # A fresh manager: one that has restored another item of the step does not take this one.
+    # A new manager, since one that has restored another item of the step rejects this one.
     with ocp.CheckpointManager(folder) as manager:
         restore = ocp.args.PyTreeRestore(
             item=like,

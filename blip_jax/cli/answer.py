@@ -33,7 +33,7 @@ def make_job(args: argparse.Namespace, paths: list[str]) -> ImageJob:
         except OSError as error:
             raise UserError(f"--candidates {args.candidates}: {reason(error)}") from error
         if not options["candidates"]:
-            raise UserError(f"--candidates {args.candidates} has no answer; give one a line")
+            raise UserError(f"--candidates {args.candidates} has no answer; give one per line")
     elif options:
         raise UserError("--k needs --candidates")
 

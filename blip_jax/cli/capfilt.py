@@ -34,11 +34,11 @@ def work(config: "CapFiltConfig", workdir: str) -> None:
     from blip_jax.runtime.config import write_config
 
     output = str(epath.Path(workdir) / "scores")
-    # Refuses what is not there before models load.
+    # Raises for a missing dataset before models are loaded.
     source = CapFiltInput(config.dataset, config.split, 1)
     captioners, filters = (load_models(x, config) for x in (config.captioners, config.filters))
     if not jax.process_index():
-        write_config(workdir, config, replace=False)  # a call that is refused replaces nothing
+        write_config(workdir, config, replace=False)  # a failed call does not replace it
     run_scoring(config.scoring(output, command_line()), captioners, filters)
     if jax.process_index():
         return

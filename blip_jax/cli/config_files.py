@@ -14,8 +14,9 @@ from blip_jax.runtime.errors import UserError
 from blip_jax.runtime.suggestions import hint
 
 PACKAGE = pathlib.Path(__file__).parents[1]
-FOLDERS = (PACKAGE / "configs", PACKAGE.parent / "configs")  # of a wheel, of a checkout
-MODULE = "blip_jax_config_file"  # the file's name among the loaded modules
+# Folder of the config files in an installed package, and in a checkout.
+FOLDERS = (PACKAGE / "configs", PACKAGE.parent / "configs")
+MODULE = "blip_jax_config_file"  # name of the config file in sys.modules
 
 
 def names() -> list[str]:
@@ -61,7 +62,7 @@ def load(spec: str) -> tuple[Any, str]:
         return make(*[variant] if variant else []), inspect.getdoc(module) or ""
     except UserError:
         raise
-    except Exception as error:  # whatever a person's file may do
+    except Exception as error:  # a config file can raise anything
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise UserError(f"config file {path} gives no config: {lines[-1]}") from error
 
@@ -75,6 +76,6 @@ def _split(spec: str) -> tuple[str, str, str]:
 def _module(path: pathlib.Path) -> Any:
     spec = importlib.util.spec_from_file_location(MODULE, path)
     module = importlib.util.module_from_spec(spec)
-    sys.modules[MODULE] = module  # dataclasses in the file look for it there
+    sys.modules[MODULE] = module  # dataclasses look up their module there
     spec.loader.exec_module(module)
     return module

@@ -132,13 +132,17 @@ def parser(verb: ConfigVerb) -> Parser:
     if verb.parallel:
         made.add_argument(
             "--coordinator", metavar="HOST:PORT", default="",
-            help="of process 0, where several processes run this; clusters and TPUs know it",
+            help="address of process 0 in a run of several; detected on clusters and TPUs",
         )  # fmt: skip
-        made.add_argument("--processes", type=int, default=0, metavar="N", help="how many")
-        made.add_argument("--process", type=int, default=-1, metavar="N", help="this one, from 0")
+        made.add_argument(
+            "--processes", type=int, default=0, metavar="N", help="number of processes"
+        )
+        made.add_argument(
+            "--process", type=int, default=-1, metavar="N", help="number of this process, from 0"
+        )
     verb.add_arguments(made)
     made.add_argument("--print-config", action="store_true", help="print all fields as JSON")
-    made.add_argument("-h", "--help", action="store_true", help="show this and all fields")
+    made.add_argument("-h", "--help", action="store_true", help="show this help with all fields")
     return made
 
 

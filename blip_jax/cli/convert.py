@@ -31,7 +31,7 @@ def parser() -> argparse.ArgumentParser:
         "--tokenizer", help="folder or Hugging Face id; default: the tokenizer of IN"
     )
     found.add_argument(
-        "--image-size", type=int, help="pixels a side; resizes the position embedding"
+        "--image-size", type=int, help="width and height in pixels; resizes the position embedding"
     )
     found.add_argument(
         "--heads", metavar="VIT,TEXT", type=_heads,

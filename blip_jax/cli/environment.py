@@ -17,7 +17,7 @@ def tune_malloc() -> None:
     On CPUs every step allocates and frees its buffers; large ones would go back to the system each
     time, which took a quarter of a small model's step.
     """
-    with contextlib.suppress(OSError, AttributeError):  # another libc: nothing to set
+    with contextlib.suppress(OSError, AttributeError):  # other C libraries have nothing to set
         libc = ctypes.CDLL("libc.so.6")
         for option, value in ((-4, 0), (-1, 2**31 - 1)):  # M_MMAP_MAX, M_TRIM_THRESHOLD
             libc.mallopt(option, value)

@@ -94,7 +94,7 @@ def keep(logits: jax.Array, weight: jax.Array, limit: jax.Array) -> jax.Array:
 
     def bisect(_, ends: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         low, high = ends
-        middle = (low & high) + ((low ^ high) >> 1)  # the mean, whose sum might overflow
+        middle = (low & high) + ((low ^ high) >> 1)  # the mean, computed without overflow
         likelier = jnp.where(order > middle, weight, 0).sum(-1, keepdims=True)
         enough = likelier <= limit
         return jnp.where(enough, low, middle + 1), jnp.where(enough, middle, high)

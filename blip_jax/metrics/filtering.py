@@ -12,7 +12,7 @@ from scipy.special import expit, logit
 
 from blip_jax.runtime.errors import UserError
 
-THRESHOLD = 0.5  # the paper's: a text is dropped where P(match) < 0.5
+THRESHOLD = 0.5  # as in the paper: a text is dropped if P(match) < 0.5
 
 
 def noise_share(true) -> float:

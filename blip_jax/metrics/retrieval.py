@@ -68,7 +68,7 @@ def rerank(similarity, k: int, score_fn: ScoreFn) -> tuple[np.ndarray, np.ndarra
     """
     similarity = _matrix(similarity, "similarity")
     if k < 1:
-        raise UserError(f"k is {k}; re-ranking needs at least 1 candidate a query")
+        raise UserError(f"k is {k}; re-ranking needs at least 1 candidate per query")
     num_images, num_texts = similarity.shape
     by_image = _top_k(similarity, k)
     by_text = _top_k(similarity.T, k)

@@ -21,8 +21,8 @@ from blip_jax.models.inputs import check_not_empty, encode_bucketed
 from blip_jax.nn import BlipConfig
 from blip_jax.runtime.errors import UserError
 
-MAX_FUNCTIONS = 64  # compiled functions that a model keeps
-SLOW_COMPILE_SECONDS = 1.5  # after which a line says what is being compiled
+MAX_FUNCTIONS = 64  # number of compiled functions that a model keeps
+SLOW_COMPILE_SECONDS = 1.5  # after this time a line says what is being compiled
 
 
 class Base:

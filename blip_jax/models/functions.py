@@ -30,7 +30,7 @@ from blip_jax.runtime.errors import UserError
 if TYPE_CHECKING:
     from blip_jax.models.model import Model
 
-QUIRK_LABEL_SMOOTHING = 0.1  # of the labels, with which the original ranks answers
+QUIRK_LABEL_SMOOTHING = 0.1  # label smoothing with which the original ranks answers
 
 
 def captioner(model: Model, decodings: Sequence[Decoding]) -> PmappedFunction:

@@ -29,7 +29,7 @@ from blip_jax.models.results import Answer, Caption, Match, captions_of
 from blip_jax.runtime.config import accepts
 from blip_jax.runtime.errors import UserError
 
-BATCH = 32  # images a batch at most, unless the caller says otherwise
+BATCH = 32  # default of the largest number of images per batch
 ANSWER = Decoding(method="beam", repetition_penalty=1.0, min_length=1, max_length=10)
 
 
@@ -99,7 +99,7 @@ class Model(Base):
         self.require("caption")
         images = as_images(images)
         check_not_empty(images, "images")
-        if prompt is None:  # of one length for this model: prefilled at once
+        if prompt is None:  # the model's own prompt has one length, so it is prefilled in one call
             row = functions.prompt_tokens(self)
             prompts, lengths = np.tile(row, (len(images), 1)), np.full(len(images), len(row))
         else:
@@ -116,7 +116,7 @@ class Model(Base):
         title = f"caption ({method}, {shape.total_length} tokens, {self.image_size} px)"
         results = self._run(function, images, arrays, batch_size, on_error, title)
         found = captions_of(Generated(*results), lengths, self.tokenizer)
-        skipped = np.asarray(results[1])[:, 0] == 0  # a text has one token at least
+        skipped = np.asarray(results[1])[:, 0] == 0  # a text has at least one token
         return [None if bad else row for bad, row in zip(skipped, found, strict=True)]
 
     def match(
@@ -145,7 +145,7 @@ class Model(Base):
             if len(nested) != len(images) or len({len(row) for row in nested}) > 1 or not nested[0]:
                 raise UserError(
                     f"{len(images)} images and lists of {', '.join(str(len(r)) for r in nested)} "
-                    "texts; give each image as many texts"
+                    "texts; give the same number for each image"
                 )
         else:
             images, flat = broadcast(images, as_texts(texts, "texts"), names=("images", "texts"))

@@ -34,7 +34,7 @@ class Aligned(nn.Module):
 
     def image_features(self, tokens: jax.Array) -> jax.Array:
         """Maps image tokens to float32 [B, E] of unit length, aligned with `text_features`."""
-        # The final norm a second time, as there (`BlipVisionModel.forward`).
+        # Applies the final norm a second time, as transformers does (`BlipVisionModel.forward`).
         params = {"params": self.vit.variables["params"]["norm"]}
         norm = LayerNorm(self.config.vit.eps, parent=None)
         return l2_normalize(self.vision_proj(norm.apply(params, tokens[:, 0].astype(jnp.float32))))

@@ -53,8 +53,8 @@ def attend(
 
     Returns: [B, T, H, K] in the dtype of `value`.
     """
-    # Not `jax.nn.dot_product_attention`: it has no dropout of the probabilities, and a second path
-    # without dropout would round differently from this one.
+    # `jax.nn.dot_product_attention` is not used, as it has no dropout of the probabilities, and a
+    # second path without dropout would round differently.
     scores = jnp.einsum("bthk,bnhk->bhtn", query, key, preferred_element_type=jnp.float32)
     scores = scores * query.shape[-1] ** -0.5
     if mask is not None:

@@ -14,8 +14,8 @@ from blip_jax.nn.layers import dense
 from blip_jax.nn.med import Med
 from blip_jax.nn.vit import ViT
 
-# Names outside the momentum encoder, which has all that computes the ITC features. The text
-# encoder's unused cross-attention is part of it, as in the original, so that checkpoints match.
+# Parameters that the momentum encoder lacks; it has all that compute the ITC features, and also the
+# text encoder's unused cross-attention, as in the original, so that checkpoints match.
 NOT_IN_MOMENTUM = ("decoder_", "lm_head", "itm_head", "temperature")
 
 

@@ -158,7 +158,7 @@ class ContextProjection(nn.Module):
             shape = (config.depth, tokens.shape[-1], *heads)
             kernel = self.param(f"{name}_kernel", normal, shape).astype(self.dtype)
             bias = self.param(f"{name}_bias", nn.initializers.zeros, (config.depth, *heads))
-            # Transposed after the product: on CPU a product that gives `lchnk` is slower.
+            # Transposed after the product, because on CPU a product that gives `lchnk` is slower.
             y = jnp.einsum("cnd,ldhk->cnlhk", tokens.astype(self.dtype), kernel)
             projected.append((y + bias.astype(self.dtype)).transpose(2, 0, 3, 1, 4))
         return tuple(projected)

@@ -18,7 +18,7 @@ from blip_jax.nn.nlvr import Nlvr
 from blip_jax.nn.vqa import Vqa
 from blip_jax.runtime.errors import UserError
 
-LOGIT_SCALE = 2.6592  # of Hugging Face's BlipConfig: log(1 / 0.07)
+LOGIT_SCALE = 2.6592  # as in Hugging Face's BlipConfig: log(1 / 0.07)
 
 
 @dataclasses.dataclass(frozen=True)

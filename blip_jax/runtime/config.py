@@ -284,11 +284,11 @@ def type_name(annotation: Any) -> str:
 @functools.cache
 def field_help(cls: type, name: str) -> str:
     """Returns a field's comment, after it or above it, on one line; "" without source."""
-    from simple_parsing.docstring import get_attribute_docstring  # not at every start
+    from simple_parsing.docstring import get_attribute_docstring  # imported only for --help
 
     try:
         found = get_attribute_docstring(cls, name)
-    except Exception:  # it parses source text, and help must not fail for want of a comment
+    except Exception:  # it parses source text; help must not fail if that does
         return ""
     lines = (found.comment_inline or found.help_string).splitlines()
     return " ".join(" ".join(line for line in lines if not line.startswith("fmt: ")).split())

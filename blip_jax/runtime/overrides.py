@@ -70,7 +70,7 @@ def to_config_dict(config: Any) -> ConfigDict:
         if is_group(value):
             content[name] = to_config_dict(value)
         elif kind is not None:
-            # An int as the default of a float would make ml_collections refuse 0.5.
+            # With an int as the default of a float field ml_collections would reject 0.5.
             content[name] = config_dict.placeholder(kind) if value is None else kind(value)
     return ConfigDict(content).lock()
 

@@ -65,6 +65,6 @@ class SignalHandler:
 
     def _restore(self) -> None:
         for number, handler in self._before.items():
-            # None: it was not set from Python, and Python cannot put it back.
+            # None means that it was not set from Python, which then cannot restore it.
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
         self._before = {}

@@ -100,7 +100,8 @@ class PairLosses(Task):
         keys = self.replicate((image, text, group, valid))
         if "queue" not in extra:
             return BatchConstants(*keys, alpha, *counts), extra
-        # Replicated again, or the partitioner splits the long arrays and gathers them per use.
+        # Replicated again, because otherwise the partitioner splits the long arrays and gathers
+        # them at each use.
         both = self.replicate(
             [jnp.concatenate(pair) for pair in zip(keys, extra["queue"], strict=False)]
         )
@@ -206,7 +207,7 @@ class PairLosses(Task):
         pick = jax.vmap(lambda x, index: x[index])
         ids, mask = regroup(batch["ids"]), regroup(batch["mask"])
         own = jnp.broadcast_to(jnp.arange(size), (groups, size))
-        # The three of a pair are neighbours, so that no row leaves its device.
+        # The three rows of a pair are neighbours, so that no row is sent to another device.
         three = lambda x: jnp.stack(x, axis=2)  # noqa: E731
         ids = three([ids, pick(ids, negative_text), ids])
         mask = three([mask, pick(mask, negative_text), mask])

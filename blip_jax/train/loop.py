@@ -201,7 +201,7 @@ class Evaluator:
     def run(self, params: dict, step: int) -> dict[str, float]:
         """Returns metrics; writes predictions.jsonl and metrics.json of this step."""
         setup = self._setup
-        # Whole on each device, then as arrays of this process alone, for pmapped functions.
+        # Replicates the parameters, then takes this process's arrays, for pmapped functions.
         local = jax.tree.map(lambda x: x.addressable_data(0), self._replicate(params))
         metadata = metadata_of(setup, ())
         model = Model(

@@ -84,7 +84,7 @@ class TrainSetup:
             )
         else:
             return self.functions.init(key)
-        # To the host first: they are on one device, and the state is on all of the mesh.
+        # Moved to the host first, as they are on one device and the state is on the whole mesh.
         return self.functions.init_from_params(jax.device_get(params), key)
 
     @property

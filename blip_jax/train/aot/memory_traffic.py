@@ -69,7 +69,7 @@ def fusion_bytes(
         body = fused_computation(module, root)
         root = root_of(body)
     names = root.operands if root.opcode == "tuple" else (root.name,)
-    if len(names) != len(results):  # one instruction with several results, as a sort
+    if len(names) != len(results):  # one instruction with several results, e.g. a sort
         return total + bytes_in_hbm(results)
     for name, array in zip(names, results, strict=True):
         total += bytes_in_hbm((array,)) and bytes_written(module, body, name, array.bytes)
