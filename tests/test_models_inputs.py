@@ -121,7 +121,12 @@ def test_images_that_cannot_be_read_can_be_skipped(model):
             (FILES[:2], TEXTS[:3]),
             "3 texts and 2 images; give one image for all",
         ),
-        ("retrieval", "match", (FILES[:2], [["a"]]), "2 images and lists of 1 texts; give each"),
+        (
+            "retrieval",
+            "match",
+            (FILES[:2], [["a"]]),
+            "2 images and lists of 1 texts; give the same number",
+        ),
         ("retrieval", "match", (FILES[:2], [["a"], []]), "2 images and lists of 1, 0 texts; give"),
         ("retrieval", "match", (FILES[:2], [[], []]), "2 images and lists of 0, 0 texts; give"),
         ("retrieval", "match", (FILES[:2], [3, 4]), "texts has int; give a string or a list"),
