@@ -4,6 +4,6 @@ import fsspec.config
 
 __version__ = "0.1.0"
 
-# gcsfs would remember what it has once listed of a bucket, and not see what other hosts, or
-# TensorStore in this process, write there afterwards.
+# gcsfs caches the listing of a bucket, so it would not see files that other hosts, or TensorStore
+# in this process, write there afterwards.
 fsspec.config.conf.setdefault("gcs", {})["use_listings_cache"] = False

@@ -37,7 +37,7 @@ class Queue(NamedTuple):
 
 
 def init_queue(size: int, embed_dim: int, key: jax.Array, random_init: bool = False) -> Queue:
-    """An empty queue.
+    """Returns an empty queue.
 
     With `random_init` it begins as the original's does: random unit vectors, taken as negatives.
     """
@@ -63,7 +63,7 @@ def enqueue(
     """
     size = queue.valid.shape[0]
     batch = valid.shape[0]
-    # Of a batch larger than the queue only the last Q pairs would be left.
+    # A batch that is larger than the queue leaves only its last Q pairs.
     first = max(batch - size, 0)
     at = (queue.pointer + jnp.arange(first, batch)) % size
     return Queue(
@@ -84,7 +84,7 @@ def itc_loss(
     temperature: jax.Array,
     alpha: jax.Array | float,
 ) -> jax.Array:
-    """One direction of the contrast, a value a row.
+    """Returns the image-text contrastive loss in one direction, one value per row.
 
     Targets are soft: alpha times the momentum encoder's distribution, the rest spread evenly over
     the positives. Source: `BLIP_Pretrain.forward`, models/blip_pretrain.py, and, for several
@@ -102,7 +102,7 @@ def itc_loss(
     Returns: float32 [B], cross-entropy. One row of two keys with similarities 1 and 0, the first
       its positive, temperature 1, alpha 0: log(1 + e^-1) = 0.3133.
     """
-    # The targets are constants: no gradient, neither to the features nor to the temperature.
+    # The targets are constants: they give no gradient to the features or the temperature.
     logits = jnp.where(valid, target_features @ keys.T / temperature, MASKED_LOGIT)
     hard = positive & valid
     hard = hard / jnp.maximum(hard.sum(axis=-1, keepdims=True), 1)
@@ -115,7 +115,7 @@ def itc_loss(
 def draw_hard_negatives(
     key: jax.Array, similarity: jax.Array, valid_negatives: jax.Array, floor: float = 1e-4
 ) -> jax.Array:
-    """For each row one column, drawn by softmax(similarity) + floor among its valid negatives.
+    """Draws one negative column per row by softmax(similarity) + floor over the valid ones.
 
     The original (models/blip_pretrain.py) draws by `torch.multinomial`, which fails when a row
     has no candidate; here such a row gets index 0 and its loss no weight
@@ -129,7 +129,7 @@ def draw_hard_negatives(
     Returns: int32 [G, b], index within the group.
     """
     weights = jax.nn.softmax(similarity, axis=-1) + floor
-    # Bounded below, so that a weight that underflows is still preferred to an invalid one.
+    # With a lower bound, so that a weight that underflows is still preferred to an invalid one.
     logits = jnp.where(valid_negatives, jnp.log(jnp.maximum(weights, 1e-30)), -jnp.inf)
     logits = jnp.where(valid_negatives.any(-1, keepdims=True), logits, 0.0)
     drawn = jax.random.categorical(key, logits, axis=-1)
@@ -137,7 +137,7 @@ def draw_hard_negatives(
 
 
 def itm_loss(logits: jax.Array, label: jax.Array) -> jax.Array:
-    """Cross-entropy, a value a row.
+    """Returns the cross-entropy of match and no match, one value per row.
 
     Args:
       logits: float32 [..., 2], no match and match.
@@ -155,7 +155,7 @@ def lm_loss(
     prompt_length: int = 0,
     smoothing: float = 0.1,
 ) -> tuple[jax.Array, jax.Array]:
-    """Cross-entropy of each next token, with label smoothing as PyTorch's.
+    """Returns the cross-entropy of each next token, with label smoothing as in PyTorch.
 
     Source: `BertLMHeadModel.forward` (models/med.py) and `BLIP_Decoder.forward` (models/blip.py).
 
@@ -177,6 +177,6 @@ def lm_loss(
 
 
 def lm_weight(mask: jax.Array, prompt_length: int = 0) -> jax.Array:
-    """Which next tokens count: mask bool [B, T] -> float32 [B, T - 1]."""
+    """Returns which next tokens count, float32 [B, T - 1], of mask bool [B, T]."""
     position = jnp.arange(1, mask.shape[1])
     return (mask[:, 1:] & (position >= prompt_length)).astype(jnp.float32)

@@ -225,7 +225,7 @@ def test_what_is_done_is_not_done_again(settings, models, scored, monkeypatch):
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        ({"seed": 1}, r"begun with other settings \(seed\)"),
+        ({"seed": 1}, r"started with other settings \(seed\)"),
         ({"decodings": (Decoding(max_length=16, top_p=0.8),)}, r"other settings \(decoding\)"),
         ({"decodings": (Decoding(max_length=16, num_captions=2),)}, r"other settings \(decoding\)"),
         ({"shard_rows": 15}, "of-00004; now 2 shards.*choose another"),

@@ -25,7 +25,7 @@ def paths(tmp_path):
 def work(paths, done, pause=0.02, lease_seconds=SOON):
     """What a host does."""
     with ShardQueue(paths, lease_seconds) as shards:
-        for number in shards.each(lambda: False):
+        for number in shards.claim_shards(lambda: False):
             time.sleep(pause)
             paths[number].write_text("rows")
             done.append(number)
@@ -51,7 +51,7 @@ def test_one_host_does_them_all_and_notes_what_it_did(paths):
     assert sorted(done) == list(range(COUNT))
     with ShardQueue(paths) as shards:
         records = shards.records()
-        assert list(shards.each(lambda: False)) == []
+        assert list(shards.claim_shards(lambda: False)) == []
     assert [record["rows"] for record in records] == [1] * COUNT
     assert {record["owner"].split("/")[0] for record in records} == {socket.gethostname()}
 
@@ -90,7 +90,7 @@ def test_what_another_host_holds_is_left_to_it_while_it_gives_signs(paths):
     thread.start()
     last = 0.0
     with ShardQueue(paths, SOON) as shards:
-        for number in shards.each(lambda: False):
+        for number in shards.claim_shards(lambda: False):
             if number == 3:
                 assert stopped.is_set()
                 last = time.monotonic()
@@ -114,7 +114,7 @@ def test_it_keeps_what_it_works_at_for_long(paths):
 
 def test_it_stops_when_asked_and_gives_back_what_it_held(paths):
     with ShardQueue(paths, 100) as shards:
-        number = next(shards.each(lambda: False))
+        number = next(shards.claim_shards(lambda: False))
         file = paths[0].parent / WORK / f"{number:05d}.json"
         assert file.exists()
     assert not file.exists()
@@ -122,7 +122,7 @@ def test_it_stops_when_asked_and_gives_back_what_it_held(paths):
         write(paths, number, "elsewhere/1/abc")
     asked = []
     with ShardQueue(paths, 0.3) as shards:
-        assert list(shards.each(lambda: len(asked) > 2 or asked.append(1))) == []
+        assert list(shards.claim_shards(lambda: len(asked) > 2 or asked.append(1))) == []
 
 
 def test_a_torn_sign_is_waited_for_no_longer_than_others(paths):

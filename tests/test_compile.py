@@ -140,31 +140,31 @@ def test_64_chips_of_a_generation_that_counts_cores_split_vit_l(tmp_path):
 
 def test_no_vocabulary_is_loaded_for_bert(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    found = compile.vocabulary("google-bert/bert-base-uncased")
+    found = compile.load_tokenizer("google-bert/bert-base-uncased")
     assert (found.ids.vocab_size, found.ids.dec, found.ids.enc) == (30524, 30522, 30523)
     assert found.prompt(PROMPT).shape == (4,)  # [DEC] a picture of
     with pytest.raises(UserError, match="nowhere"):
-        compile.vocabulary("./nowhere")
+        compile.load_tokenizer("./nowhere")
 
 
 def test_capfilt_programs_have_the_recipes_of_fine_tuning():
     run = pretrain("vit_l,v5e-64")
     for recipe, length in ((captioning(), 40), (retrieval(), 35)):
-        model = compile.abstract(compile.fine_tuned(run, recipe))
+        model = compile.abstract_model(compile.fine_tuning_config(run, recipe))
         assert (model.image_size, model.max_length) == (384, length)
         assert model.config.vit.width == 1024
     run = replace(pretrain("tiny"), **{"model.vit.image_size": 64})
-    model = compile.abstract(compile.fine_tuned(run, captioning()))
+    model = compile.abstract_model(compile.fine_tuning_config(run, captioning()))
     assert (model.image_size, model.max_length, model.model_type) == (64, 32, "captioner")
 
 
 # The verb
 
 
-def found(rate, peak=2**30):
-    roof = Roofline(32 / rate, 0.0, 0.0)
+def cost(images_per_second, peak_bytes=2**30):
+    roofline = Roofline(32 / images_per_second, 0.0, 0.0)
     return compile.CompiledCost(
-        "step", 4, 32, 1, 1, peak, 1e12, 1e12, 1, {"all-reduce": 10**6}, roof
+        "step", 4, 32, 1, 1, peak_bytes, 1e12, 1e12, 1, {"all-reduce": 10**6}, roofline
     )
 
 
@@ -186,7 +186,10 @@ def test_what_does_not_fit_is_status_1_and_says_what_would_mend_it(monkeypatch, 
 
     status, said = called(monkeypatch, capsys, tiny, step, "--config.model.remat=dots")
     assert status == 1
-    assert "step does not fit: 20.0 GiB or more, of 16; try --config.model.remat=full, " in said.err
+    assert (
+        "step does not fit: needs 20.0 GiB or more of 16; try --config.model.remat=full, "
+        in said.err
+    )
     assert "--config.mesh.fsdp=4" in said.err and "=none" not in said.err
 
 
@@ -198,7 +201,7 @@ def test_what_does_not_fit_is_status_1_and_says_what_would_mend_it(monkeypatch, 
     ],
 )  # fmt: skip
 def test_what_the_compiler_says_of_memory_is_read(message, gib):
-    assert compile.needed(message) == gib * 2**30
+    assert compile.required_bytes(message) == gib * 2**30
 
 
 def test_the_sweep_prints_the_best_that_fits(monkeypatch, capsys, tiny):
@@ -210,7 +213,7 @@ def test_the_sweep_prints_the_best_that_fits(monkeypatch, capsys, tiny):
         tried.append((run.batch_size, run.model.remat))
         if tried[-1] not in fits:
             raise compile.OutOfMemory("step", float("nan"))
-        return found(fits[tried[-1]])
+        return cost(fits[tried[-1]])
 
     flags = "--sweep", "--batches=128,32,64"
     status, said = called(monkeypatch, capsys, tiny, step, *flags)
@@ -226,16 +229,14 @@ def test_the_sweep_prints_the_best_that_fits(monkeypatch, capsys, tiny):
     ("flags", "message"),
     [
         (["--programs=step,writer"], "no program 'writer'; known: step, captioner, matcher"),
-        (["--batches=12,many", "--sweep"], "'12,many' is not whole numbers with commas between"),
+        (["--batches=12,many", "--sweep"], "'12,many' is not a comma-separated list"),
         (["--topology="], "--topology NAME is missing"),
-        (["--config.mesh.fsdp=3"], "does not make the 4 devices"),
+        (["--config.mesh.fsdp=3"], "does not match the 4 devices"),
     ],
 )
 def test_a_wrong_command_line_is_one_line(monkeypatch, capsys, tiny, flags, message):
     def step(run, where):
-        raise UserError(
-            "mesh data 1 x fsdp 3 x tensor 1 does not make the 4 devices that are there"
-        )
+        raise UserError("mesh data 1 x fsdp 3 x tensor 1 does not match the 4 devices")
 
     status, said = called(monkeypatch, capsys, tiny, step, *flags)
     assert status == 2 and message in said.err.splitlines()[-1]
@@ -243,7 +244,7 @@ def test_a_wrong_command_line_is_one_line(monkeypatch, capsys, tiny, flags, mess
 
 def test_rows_name_the_limit_and_the_hours(tiny):
     run = pretrain("vit_b,v5e-64")
-    row = command.row(found(rate=64), run, "v5e:8x8")
+    row = command.cost_row(cost(images_per_second=64), run, "v5e:8x8")
     assert row["limit"] == "compute" and row["images/s, at best"] == 64
     assert row["hours for 98,000 steps"] == pytest.approx(98_000 * 0.5 / 3600)
 

@@ -76,7 +76,7 @@ def test_capfilt_by_hand():
 
 def test_the_roofline_is_the_longest_of_three():
     chip = CHIPS["v5e"]  # 197 TFLOP/s, 819 GB/s, 200 GB/s
-    found = roofline(chip, flops=197e12, hbm=819e9 / 2, ici=200e9 / 4)
+    found = roofline(chip, flops=197e12, hbm_bytes=819e9 / 2, ici_bytes=200e9 / 4)
     assert found == pytest.approx((1.0, 0.5, 0.25))
     assert (found.seconds, found.limit) == (1.0, "compute")
     assert roofline(chip, 1e12, 819e9, 0).limit == "HBM"

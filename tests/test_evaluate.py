@@ -277,7 +277,7 @@ def test_a_line_that_is_no_prediction_is_named(world, tmp_path, text):
     file = tmp_path / "predictions.jsonl"
     file.write_text('{"key": "a", "caption": "b"}\n' + text + "\n")
     config = EvaluateConfig(dataset=world.human, task=TASK, predictions=str(file))
-    with pytest.raises(UserError, match=r"predictions\.jsonl, line 2 is no prediction"):
+    with pytest.raises(UserError, match=r"predictions\.jsonl, line 2 is not a prediction"):
         evaluate(config)
 
 

@@ -32,7 +32,7 @@ def test_fsdp_and_tensor_stay_inside_a_slice():
 
 
 def test_fsdp_past_a_slice_is_refused():
-    with pytest.raises(UserError, match="data 1 is no multiple of the 2 slices"):
+    with pytest.raises(UserError, match="data 1 is not a multiple of the 2 slices"):
         hybrid_device_array([1, 8, 1], 2, [Device(number, number // 4) for number in range(8)])
 
 

@@ -142,8 +142,11 @@ def test_a_hugging_face_id(world, model, tmp_path, monkeypatch, online):
     "error, message",
     [
         ("GatedRepoError", "access to team/nothing is restricted"),
-        ("RepositoryNotFoundError", "team/nothing is neither a path here nor a model on"),
-        ("OfflineModeIsEnabled", "team/nothing is no path here and Hugging Face cannot be reached"),
+        ("RepositoryNotFoundError", "team/nothing is neither a local path nor a model on"),
+        (
+            "OfflineModeIsEnabled",
+            "team/nothing is not a local path, and Hugging Face cannot be reached",
+        ),
     ],
 )
 def test_a_hugging_face_id_that_cannot_be_loaded(monkeypatch, error, message):

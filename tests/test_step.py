@@ -75,7 +75,9 @@ def test_negatives_over_more_than_a_micro_batch_are_refused():
     # Then a pair's hard negative could lie in another micro-batch, which is not there to be read.
     mesh = make_mesh({"data": 1}, jax.devices()[:1])
     check_batch(16, 2, 8, mesh)
-    with pytest.raises(UserError, match="micro-batch of 8 rows is no multiple of .*group_size 16"):
+    with pytest.raises(
+        UserError, match="micro-batch of 8 rows is not a multiple of .*group_size 16"
+    ):
         check_batch(16, 2, 16, mesh)
 
 

@@ -8,7 +8,7 @@ from blip_jax.decoding import Decoding
 from blip_jax.runtime.config import required
 from blip_jax.runtime.errors import UserError
 
-DEFAULT_TOP_K = 50  # of the method "top_k" where decoding.top_k is 0
+DEFAULT_TOP_K = 50  # of the method "top_k" if decoding.top_k is 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,23 +48,23 @@ class CapFiltConfig:
 
     # The dataset to clean: its folder, with features.json, or the mixture file of an earlier round.
     dataset: str = required("FOLDER")
-    split: str = "train"  # of the dataset
-    # Models that write captions: workdirs, checkpoints or hub ids, by commas, NAME=MODEL to name
-    # one; "" writes none and scores the texts that are there.
+    split: str = "train"  # split of the dataset
+    # Models that write captions, comma-separated: workdirs, checkpoints or hub ids, each optionally
+    # named as NAME=MODEL; "" writes no captions and scores the existing texts.
     captioners: str = ""
     filters: str = required("MODEL")  # models that score texts, given as captioners are
-    # How each captioner writes, by commas: METHOD or METHOD*NUMBER, as in nucleus*2,top_k,beam;
+    # How each captioner writes, comma-separated: METHOD or METHOD*NUMBER, as nucleus*2,top_k,beam;
     # replaces decoding.method and decoding.num_captions.
     decoding_methods: str = "nucleus"
     decoding: Decoding = Decoding()
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"  # of computing
-    image_size: int = 0  # pixels a side, for all models; 0: what each was trained with
-    batch_size: int = 64  # images a device at a time
-    shard_rows: int = 1024  # rows of the dataset in a shard, the unit of work
-    seed: int = 0  # of the texts that are drawn
-    threshold: float = 0.5  # least P(match) of a text in the mixture; all texts keep their scores
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"  # compute dtype
+    image_size: int = 0  # in pixels, for all models; 0: the size that each was trained with
+    batch_size: int = 64  # images per device
+    shard_rows: int = 1024  # rows of the dataset per shard, the unit of work
+    seed: int = 0  # seed of sampled texts
+    threshold: float = 0.5  # least P(match) of a text in the mixture; all scores are stored
     human_dataset: str = ""  # folder of the human pairs of the mixture; "" writes no mixture
-    human_fraction: float = 0.25  # human pairs of each training batch
+    human_fraction: float = 0.25  # share of human pairs in training batches
 
     def __post_init__(self):
         self.decodings()
@@ -73,7 +73,7 @@ class CapFiltConfig:
                 raise UserError(f"{name} is {getattr(self, name)}; it must be 1 or more")
 
     def decodings(self) -> tuple[Decoding, ...]:
-        """How each captioner writes: "nucleus*2,beam" is two samples and the best of a search.
+        """Returns how each captioner writes: "nucleus*2,beam" is two samples and one beam search.
 
         Raises:
           UserError: decoding_methods is malformed, or an option is out of range.
@@ -95,7 +95,7 @@ class CapFiltConfig:
         return tuple(found)
 
     def scoring(self, output: str, command: str = "") -> ScoringConfig:
-        """What `capfilt.run` does with this config; see ScoringConfig."""
+        """Returns what `capfilt.run` does with this config; see ScoringConfig."""
         return ScoringConfig(
             dataset=self.dataset,
             split=self.split,
@@ -112,8 +112,8 @@ class CapFiltConfig:
 class ThresholdConfig:
     """Least P(match) of a text that is kept, by origin."""
 
-    web: float = 0.5  # of texts that came with the images
-    synthetic: float = 0.5  # of texts that a captioner wrote
+    web: float = 0.5  # least P(match) of texts that came with the images
+    synthetic: float = 0.5  # least P(match) of texts that a captioner wrote
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,23 +121,23 @@ class SelectionConfig:
     """Which texts are kept."""
 
     thresholds: ThresholdConfig = ThresholdConfig()
-    max_texts_per_image: int = 0  # those of the highest P(match); 0: all
+    max_texts_per_image: int = 0  # keeps those with the highest P(match); 0: all
     min_cosine: float = -1.0  # least cosine of the image's and text's ITC features; -1: any
-    filter_reduction: str = "mean"  # of several filters: "mean" or "min" over all, or one's name
-    # Of images: keep all, or the first of those with the same bytes ("exact"), or of those that
-    # look the same, too ("near").
+    filter_reduction: str = "mean"  # over several filters: "mean", "min", or one's name
+    # Which images to keep: all ("keep"), the first of those with the same bytes ("exact"), or the
+    # first of those with the same bytes or nearly the same look ("near").
     duplicates: Literal["keep", "exact", "near"] = "keep"
-    # How often a text of a source is drawn, against 1 of the others: "laion=0.5,cc12m=2".
+    # Sampling weight of the texts of a source; others have 1: "laion=0.5,cc12m=2".
     source_weights: str = ""
-    # What P(match) means: "" as the filter says; "fit" as often as it is right where the truth is
-    # known; or a statistics.json from which to take such a fit.
+    # Calibration of P(match): "" uses the filter's value; "fit" fits it to the texts whose truth is
+    # known; a statistics.json reuses the fit that it contains.
     calibration: str = ""
 
     def __post_init__(self):
         self.weights()
 
     def weights(self) -> dict[str, float]:
-        """`source_weights` by source.
+        """Returns `source_weights` by source.
 
         Raises:
           UserError: they are malformed.
@@ -158,15 +158,15 @@ class SelectionConfig:
 class AssembleConfig:
     """What is assembled from stored scores."""
 
-    scores: str = required("FOLDER")  # that `capfilt` wrote, with features.json
-    dataset: str = ""  # folder of its images; "": as its provenance.json says
-    split: str = ""  # of the dataset; "": as there
+    scores: str = required("FOLDER")  # folder that `capfilt` wrote, with features.json
+    dataset: str = ""  # folder of the scored images; "": as the scores' provenance.json says
+    split: str = ""  # split of the dataset; "": as its provenance.json says
     human_dataset: str = ""  # folder of human pairs to mix in; "": none
-    human_fraction: float = 0.25  # human pairs of each training batch
+    human_fraction: float = 0.25  # share of human pairs in training batches
     origins: tuple[str, ...] = ("web", "synthetic")  # texts to select from
     selection: SelectionConfig = SelectionConfig()
-    threshold_sweep: tuple[float, ...] = ()  # other thresholds to count by, as in 0.3,0.7
+    threshold_sweep: tuple[float, ...] = ()  # other thresholds to report counts for, as in 0.3,0.7
     gallery_images: int = 2000  # images in report/index.html; 0: no report
-    seed: int = 0  # which images they are
-    title: str = "Image-text pairs by CapFilt"  # of the dataset card and the report
-    license: str = ""  # Hugging Face's name; "": as the images' index says
+    seed: int = 0  # seed of the choice of these images
+    title: str = "Image-text pairs by CapFilt"  # title of the dataset card and the report
+    license: str = ""  # Hugging Face's name of it; "": as the images' index says

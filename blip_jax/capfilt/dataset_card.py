@@ -19,7 +19,7 @@ TAGS = ("image-text-pairs", "synthetic-captions", "blip", "capfilt")
 _KNOWN = re.compile(
     r"cc0-1\.0|cc-by(-nc)?(-nd|-sa)?-[1-4]\.[05]|pddl|odbl|odc-by|apache-2\.0|mit|openrail"
 )
-_BINS = 10  # most rows of a score table
+_BINS = 10  # largest number of rows of a score table
 
 
 def render(title: str, found: Mapping[str, Any], licence: str = "") -> str:

@@ -43,7 +43,7 @@ class Row:
 
     @property
     def name(self) -> str:
-        """The key as a safe file name, unique within the component."""
+        """Returns the key as a safe file name, unique within the component."""
         safe = re.sub(r"[^A-Za-z0-9_-]", "_", self.key)[:80]
         if safe and safe == self.key:
             return safe
@@ -51,7 +51,7 @@ class Row:
 
     @property
     def suffix(self) -> str:
-        """The file suffix of the image's format; "" if the bytes are not an image."""
+        """Returns the file suffix of the image's format; "" if the bytes are not an image."""
         try:
             kind = Image.open(io.BytesIO(self.image)).format.lower()
         except Exception:  # PIL raises many types of errors on damaged files
@@ -60,7 +60,7 @@ class Row:
 
     @property
     def caption(self) -> str:
-        """The text of the highest P(match); the first if none is scored."""
+        """Returns the text with the highest P(match); the first text if none is scored."""
         best = max(self.texts, key=lambda text: text["p_match"] or 0.0)
         return best["text"]
 

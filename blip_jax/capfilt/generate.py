@@ -18,7 +18,7 @@ from blip_jax.decoding import Decoding
 from blip_jax.models import Model
 from blip_jax.models.functions import captioner, example_keys, match_function, prompt_tokens
 
-TEXTS_PER_CALL = 8  # most texts of an image that one call scores
+TEXTS_PER_CALL = 8  # largest number of texts of an image that one call scores
 LENGTH_MULTIPLE = 8  # T is a multiple of it, so that few programs are compiled
 
 
@@ -96,7 +96,7 @@ class CaptionScorer:
     def _dispatch_captions(self, batch: BatchInFlight) -> BatchInFlight:
         """Starts captioning."""
         hashes = np.array(batch.pad([crc32_hash(x["key"]) for x in batch.examples]))
-        number = 0  # of a text; its random key follows from it and from its image's key
+        number = 0  # of the text; its random key depends on this and on its image
         for model, write in zip(self.captioners.values(), self._write, strict=True):
             keys = []
             for decoding in self.decodings:

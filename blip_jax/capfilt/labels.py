@@ -17,7 +17,7 @@ from blip_jax.data.text import clean_caption
 
 UNKNOWN, FALSE, TRUE = -1, 0, 1
 MAX_SAMPLED_ROWS = 20_000  # images, evenly spaced; smaller datasets are read completely
-PROBE_ROWS = 200  # of these, evenly spaced; if none has a truth, the others are not read
+PROBE_ROWS = 200  # evenly spaced among these; if none has a truth, the others are not read
 
 
 def sampled_rows(images: int) -> np.ndarray:

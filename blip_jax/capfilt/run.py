@@ -50,7 +50,7 @@ def run(
     Returns: the folder of the scored dataset, `settings.output`, when all shards are written.
 
     Raises:
-      UserError: bad input, or the output folder was begun with other settings.
+      UserError: bad input, or the output folder was started with other settings.
       Interrupted: a signal came; finished shards are kept, and the same call resumes.
     """
     if not filters:
@@ -70,7 +70,7 @@ def run(
         ShardQueue(paths, settings.lease_seconds) as shards,
         _ImageProgress(shards, settings.shard_rows, len(source)) as progress,
     ):
-        for number in shards.each(lambda: signals.requested):
+        for number in shards.claim_shards(lambda: signals.requested):
             progress.count_shards()
             rows = range(len(source))[starts[number] : starts[number] + settings.shard_rows]
             rows_done, times = [], InputWaitTimer()
@@ -123,7 +123,7 @@ def _check_settings(
     """Writes provenance.json, or checks that an existing one has the same settings.
 
     Raises:
-      UserError: the folder was begun with other settings.
+      UserError: the folder was started with other settings.
     """
     folder = epath.Path(settings.output)
     found = {
@@ -146,7 +146,7 @@ def _check_settings(
         other = [name for name in found if drop_paths(theirs[name]) != drop_paths(ours[name])]
         if other:
             raise UserError(
-                f"{folder} was begun with other settings ({', '.join(other)}); "
+                f"{folder} was started with other settings ({', '.join(other)}); "
                 "choose another --workdir"
             )
     else:
@@ -185,7 +185,7 @@ def batches(source: CapFiltInput, rows: range, size: int, sides: set[int]) -> It
 
     threads = max(2, (os.cpu_count() or 2) - 1)
     loaded = grain.MapDataset.source(rows).map(load)
-    # Examples and not batches are read ahead, so that several threads work on one batch.
+    # Reads ahead by example instead of by batch, so that several threads work on one batch.
     examples = iter(loaded.to_iter_dataset(grain.ReadOptions(threads, AHEAD * size)))
     for start in range(0, len(rows), size):
         yield [next(examples) for _ in range(min(size, len(rows) - start))]

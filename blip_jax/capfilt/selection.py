@@ -16,8 +16,7 @@ from blip_jax.metrics import filtering
 from blip_jax.runtime.errors import UserError
 
 THRESHOLD = 0.5
-# The decisions of `select_texts` in the order in which they are tested; the first that applies
-# counts.
+# The decisions of `select_texts` in the order of the tests; the first that applies is taken.
 DECISIONS = (
     "kept",
     "image cannot be used",

@@ -27,9 +27,9 @@ from blip_jax.capfilt.table import TextTable, skipped
 from blip_jax.metrics import filtering
 from blip_jax.runtime.files import nan_to_null
 
-MAX_GROUPS = 20  # sources, licences and captioners that are listed; the rest are summed up
-UNKNOWN_VALUE = "unknown"  # of a source or licence
-SCORES = {"p_match": (0.0, 1.0), "cosine": (-1.0, 1.0)}  # and their ranges
+MAX_GROUPS = 20  # sources, licences and captioners that are listed; the others are summed
+UNKNOWN_VALUE = "unknown"  # name of a missing source or licence
+SCORES = {"p_match": (0.0, 1.0), "cosine": (-1.0, 1.0)}  # score: its range
 
 
 @dataclasses.dataclass(frozen=True)

@@ -31,15 +31,15 @@ def features(filters: int = 1) -> tfds.features.FeaturesDict:
         "status": kinds.Text(),  # "ok", or why the image could not be used
         "texts": kinds.Sequence({
             "text": kinds.Text(),
-            "origin": kinds.Text(),  # of ORIGINS
+            "origin": kinds.Text(),  # one of ORIGINS
             "model": kinds.Text(),  # name of the captioner; "" for web
             "method": kinds.Text(),  # decoding method: "nucleus", "beam", …; "" for web
-            # Of each filter in the order of the provenance; NaN where not scored.
+            # One value per filter, in the order of the provenance; NaN if not scored.
             "itm_logits": kinds.Tensor(shape=(filters, 2), dtype=np.float32),  # no match, match
             "p_match": each,  # softmax of the logits
-            "cosine": each,  # of the ITC features
+            "cosine": each,  # cosine of the ITC features
             "log_probability": kinds.Scalar(np.float32),  # summed over tokens; NaN for web
-            "tokens": kinds.Scalar(np.int32),  # with [CLS] and [SEP]
+            "tokens": kinds.Scalar(np.int32),  # including [CLS] and [SEP]
         }),
     })  # fmt: skip
 

@@ -59,7 +59,7 @@ class TextTable:
 
     @property
     def scored(self) -> np.ndarray:
-        """bool [M]: whether all filters scored the text."""
+        """Returns bool [M]: whether all filters scored the text."""
         return ~np.isnan(self.p_match).any(axis=1)
 
 

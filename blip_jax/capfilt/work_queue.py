@@ -1,10 +1,11 @@
 """Distributes shards among hosts through a shared folder, without a coordinator.
 
-A host claims a shard by writing its name into `shards/NNNNN.json`, and keeps the claim by counting
-up a number there every few seconds. A claim whose number does not change for LEASE_SECONDS is
-taken over, as is that of a process of this machine that has ended. Correctness does not depend on
-this: a shard is done when its file exists, files are renamed when complete, and every host would
-write the same bytes; two hosts at one shard only waste time. Clocks of hosts are not compared.
+A host claims a shard by writing its name into `shards/NNNNN.json`, and keeps the claim by
+increasing a counter there every few seconds. Other hosts take a claim over if its counter has not
+changed for LEASE_SECONDS, or if it belongs to a process of their own machine that has ended.
+Correctness does not depend on claims: a shard is done when its file exists, files are renamed when
+complete, and every host writes the same bytes, so two hosts that work on one shard only waste time.
+The clocks of different hosts are not compared.
 """
 
 import contextlib
@@ -24,7 +25,7 @@ from blip_jax.capfilt.storage import WORK
 from blip_jax.runtime.errors import UserError
 from blip_jax.runtime.files import atomic_write
 
-LEASE_SECONDS = 60.0  # without a heartbeat, after which others may claim the shard
+LEASE_SECONDS = 60.0  # without a heartbeat for this long, other hosts may claim the shard
 HEARTBEATS_PER_LEASE = 4
 
 
@@ -33,7 +34,7 @@ class ShardQueue:
 
     Args:
       paths: of all shards, in order.
-      lease_seconds: seconds; the same on all hosts.
+      lease_seconds: see LEASE_SECONDS; the same on all hosts.
     """
 
     def __init__(self, paths: list[epath.Path], lease_seconds: float = LEASE_SECONDS):
@@ -42,7 +43,7 @@ class ShardQueue:
         self.owner = f"{socket.gethostname()}/{os.getpid()}/{uuid.uuid4().hex[:8]}"
         self._held: int | None = None
         self._heartbeats = 0
-        self._last_seen: dict[int, tuple[str | None, float]] = {}  # shard: (file's text, time)
+        self._last_seen: dict[int, tuple[str | None, float]] = {}  # by shard: text, time
         self._ended = threading.Event()
         self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._heartbeat, daemon=True)
@@ -57,7 +58,7 @@ class ShardQueue:
         self._thread.join()
         with self._lock:
             held, self._held = self._held, None
-        if held is not None:  # released, so that others need not wait
+        if held is not None:  # released, so that other hosts need not wait
             with contextlib.suppress(OSError):
                 self._file(held).unlink()
 
@@ -66,11 +67,13 @@ class ShardQueue:
         names = {path.name for path in self._paths[0].parent.iterdir()}
         return {number for number, path in enumerate(self._paths) if path.name in names}
 
-    def each(self, stop: Callable[[], bool]) -> Iterator[int]:
-        """ShardQueue for this host to do, until all are done; waits for those that others do.
+    def claim_shards(self, stop: Callable[[], bool]) -> Iterator[int]:
+        """Yields shards that this host has claimed, until all shards are done on every host.
+
+        Waits while other hosts hold all that remain.
 
         Args:
-          stop: ends the iteration before the next one, or while waiting.
+          stop: called before each shard and while waiting; True ends the iteration.
         """
         count = len(self._paths)
         first = zlib.crc32(self.owner.encode()) % count  # hosts begin at different shards
@@ -83,32 +86,32 @@ class ShardQueue:
                 yield claimed
 
     def finished(self, number: int, record: dict) -> None:
-        """Writes the record of a shard that this host has written."""
+        """Writes the record of a shard that this host has completed."""
         with self._lock:
             self._held = None
             self._write(number, {"owner": self.owner, **record})
 
     def records(self) -> list[dict]:
-        """Returns the record of each shard; {} where its host was killed before `finished`."""
+        """Returns the record of each shard; {} if its host was killed before `finished`."""
         return [self._read(number)[1] for number in range(len(self._paths))]
 
     def _claim(self, number: int) -> bool:
-        text, sign = self._read(number)
-        if text is not None and self._is_alive(number, text, sign):
+        text, claim = self._read(number)
+        if text is not None and self._is_alive(number, text, claim):
             return False
         with self._lock:
             self._held = number
             self._write_heartbeat()
-        time.sleep(0.01)  # another host may have written at the same time: the last one keeps it
+        time.sleep(0.01)  # of several hosts that write at the same time the last keeps it
         if self._read(number)[1].get("owner") == self.owner:
             return True
         with self._lock:
             self._held = None
         return False
 
-    def _is_alive(self, number: int, text: str, sign: dict) -> bool:
+    def _is_alive(self, number: int, text: str, claim: dict) -> bool:
         """Returns whether the owner of a claim is still running."""
-        host, _, rest = sign.get("owner", "").partition("/")
+        host, _, rest = claim.get("owner", "").partition("/")
         if host == socket.gethostname() and not is_running(rest.partition("/")[0]):
             return False
         before, since = self._last_seen.get(number, (None, 0.0))
@@ -119,7 +122,10 @@ class ShardQueue:
 
     def _heartbeat(self) -> None:
         while not self._ended.wait(self._lease_seconds / HEARTBEATS_PER_LEASE):
-            with self._lock, contextlib.suppress(OSError, UserError):  # the storage may come back
+            with (
+                self._lock,
+                contextlib.suppress(OSError, UserError),
+            ):  # the storage may become available again
                 if self._held is not None:
                     self._write_heartbeat()
 

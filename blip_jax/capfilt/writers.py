@@ -1,4 +1,4 @@
-"""Writers of export.py's rows for other programs; each takes the rows as a stream."""
+"""Writes export.py's rows in the formats of other programs; each writer takes a stream of rows."""
 
 import abc
 import contextlib
@@ -15,28 +15,32 @@ import pyarrow.parquet
 from blip_jax.capfilt.export import ABOUT, NUMBERS, Row
 from blip_jax.runtime.errors import UserError
 
-_GROUP = 64  # rows in memory, and in a row group of Parquet
-_A_FOLDER = 1000  # image files in a folder
+_ROW_GROUP_SIZE = 64  # rows in a row group of Parquet, and at most in memory
+_FILES_PER_FOLDER = 1000  # image files
 
 
 class Writer(abc.ABC):
     """Writes rows into a folder.
 
+    Args:
+      folder: to write into; it exists.
+      place: one of PLACES.
+      shard: images per file, for formats that write several files.
+
     Attributes:
-      PLACES: where images can be written, the default first: "files" next to the list, "bytes" in
-        it, "none".
-      images, texts: the numbers written.
+      PLACES: where images can be written, the default first: "files" in a folder of their own,
+        "bytes" in the rows, "none" not at all.
+      images, texts: how many have been written.
       skipped: keys of the rows whose bytes are not an image.
     """
 
     PLACES: tuple[str, ...]
 
     def __init__(self, folder: Path, place: str, shard: int):
-        """`place`: one of PLACES. `shard`: images in a file, for formats with several files."""
         self.folder, self.place, self.shard = folder, place, shard
         self.images = self.texts = 0
         self.skipped: list[str] = []
-        self._files: dict[str, int] = {}  # images written, by component
+        self._files: dict[str, int] = {}  # number of image files, by component
 
     @abc.abstractmethod
     def write(self, rows: Iterable[Row]) -> None:
@@ -56,21 +60,23 @@ class Writer(abc.ABC):
         """Writes the image to a file; returns its path relative to the folder."""
         number = self._files[row.component] = self._files.get(row.component, -1) + 1
         name = "".join(c if c.isalnum() else "-" for c in row.component)
-        place = Path("images") / name / f"{number // _A_FOLDER:05d}"
-        if number % _A_FOLDER == 0:
-            (self.folder / place).mkdir(parents=True, exist_ok=True)
-        path = place / f"{row.name}.{suffix}"
+        subfolder = Path("images") / name / f"{number // _FILES_PER_FOLDER:05d}"
+        if number % _FILES_PER_FOLDER == 0:
+            (self.folder / subfolder).mkdir(parents=True, exist_ok=True)
+        path = subfolder / f"{row.name}.{suffix}"
         (self.folder / path).write_bytes(row.image)
         return path.as_posix()
 
     def fields(self, row: Row, suffix: str) -> dict:
         """Returns the fields of an image in a line, row or sidecar file."""
-        found: dict = {"key": row.key, "url": row.url}
+        fields: dict = {"key": row.key, "url": row.url}
         if self.place == "files":
-            found["image"] = self.image_file(row, suffix)
+            fields["image"] = self.image_file(row, suffix)
         about = {name: row.about.get(name) for name in ABOUT}
         return (
-            found | {"caption": row.caption, "texts": row.texts, "component": row.component} | about
+            fields
+            | {"caption": row.caption, "texts": row.texts, "component": row.component}
+            | about
         )
 
 
@@ -94,8 +100,8 @@ class Parquet(Writer):
         (self.folder / "data").mkdir()
         usable, schema = self.usable(rows), self._schema()
         for number in itertools.count():
-            part = itertools.islice(usable, self.shard)
-            group = list(itertools.islice(part, _GROUP))
+            shard = itertools.islice(usable, self.shard)
+            group = list(itertools.islice(shard, _ROW_GROUP_SIZE))
             if not group:
                 return
             path = self.folder / "data" / f"train-{number:05d}.parquet"
@@ -103,13 +109,13 @@ class Parquet(Writer):
                 while group:
                     values = [self._values(row, suffix) for row, suffix in group]
                     writer.write_table(pa.Table.from_pylist(values, schema))
-                    group = list(itertools.islice(part, _GROUP))
+                    group = list(itertools.islice(shard, _ROW_GROUP_SIZE))
 
     def _values(self, row: Row, suffix: str) -> dict:
-        found = self.fields(row, suffix)
+        values = self.fields(row, suffix)
         if self.place == "bytes":
-            found["image"] = {"bytes": row.image, "path": f"{row.name}.{suffix}"}
-        return found
+            values["image"] = {"bytes": row.image, "path": f"{row.name}.{suffix}"}
+        return values
 
     def _schema(self) -> pa.Schema:
         numbers = {name: pa.float32() for name in NUMBERS}
@@ -145,7 +151,7 @@ class Webdataset(Writer):
 
 
 class Blip(Writer):
-    """captions.json, which the original's code reads: one entry per caption."""
+    """captions.json in the format of the original's code, one entry per caption."""
 
     PLACES = ("files", "none")
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from blip_jax import nn
 from blip_jax.runtime.errors import UserError
 
-HEAD = 64  # width of an attention head in all published models; shapes do not tell it
+HEAD = 64  # width of an attention head in all published models; it cannot be read from shapes
 
 
 def detect_model_type(names: Iterable[str]) -> str:

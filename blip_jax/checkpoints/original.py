@@ -85,7 +85,7 @@ def text(name: str, role: str, config: nn.MedConfig, images: int = 1) -> list[Ru
     cross = nn.param_group_name(config, "cross_attention", role)
     theirs, ours = f"{name}encoder.layer.*.crossattention", f"med/layers/layer/{cross}"
     rules += norm(f"{theirs}.output.LayerNorm", f"{ours}_norm")
-    for number in range(images):  # of two, names have numbers
+    for number in range(images):  # if there are two, names have numbers
         twin, tail = (str(number), "_2" * number) if images > 1 else ("", "")
         context = f"med/{cross}{tail}_context"
         rules += dense(f"{theirs}.self{twin}.query", f"{ours}{tail}/query")

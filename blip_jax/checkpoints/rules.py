@@ -110,7 +110,7 @@ def _places(leaves: Mapping[str, Any], rules: list[Rule]) -> Iterator[tuple[str,
     """Yields (tensor name, place) for each layer of each rule whose path is among the leaves."""
     for rule in rules:
         path, bracket, part = rule.path.partition("[")
-        if path not in leaves:  # a model without this head
+        if path not in leaves:  # models without this head
             continue
         part = int(part[:-1]) if bracket else None
         if "*" not in rule.name:

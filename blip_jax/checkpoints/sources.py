@@ -23,7 +23,7 @@ from blip_jax.runtime.config import from_json, to_json
 from blip_jax.runtime.errors import UserError
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-TOKENIZER = "tokenizer"  # a workdir's folder for it
+TOKENIZER = "tokenizer"  # its folder in a workdir
 # The files of a Hugging Face repository that are read; other frameworks' weights are not fetched.
 HUB_FILES = ["*.json", "*.safetensors", "pytorch_model*.bin", "vocab.txt"]
 HUB_TIMEOUT_SECONDS = 4
@@ -186,7 +186,7 @@ def _download_from_hub(name: str) -> str:
 
     options = {"allow_patterns": HUB_FILES}
     try:
-        # One request with a time limit, without retries, tells what is wrong before any download.
+        # One request with a time limit and without retries finds errors before any download.
         info = huggingface_hub.HfApi().model_info(name, timeout=HUB_TIMEOUT_SECONDS)
         if any(file.rfilename.endswith(".safetensors") for file in info.siblings or ()):
             options["ignore_patterns"] = ["*.bin"]  # the same weights in another format
@@ -197,14 +197,14 @@ def _download_from_hub(name: str) -> str:
         ) from error
     except errors.RepositoryNotFoundError as error:
         raise UserError(
-            f"{name} is neither a path here nor a model on Hugging Face; check its name, or set "
+            f"{name} is neither a local path nor a model on Hugging Face; check its name, or set "
             "HF_TOKEN if it is private"
         ) from error
-    except Exception as error:  # its own types, and those of several HTTP libraries
+    except Exception as error:  # raises its own types, and those of several HTTP libraries
         try:
             return huggingface_hub.snapshot_download(name, local_files_only=True, **options)
         except Exception:
             raise UserError(
-                f"{name} is no path here and Hugging Face cannot be reached "
+                f"{name} is not a local path, and Hugging Face cannot be reached "
                 f"({type(error).__name__}); check the network, or give a downloaded folder"
             ) from error

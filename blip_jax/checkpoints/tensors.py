@@ -174,7 +174,7 @@ def write(tensors: Mapping[str, np.ndarray], path: str, extras: Mapping[str, Any
 
 
 def _writable(array: np.ndarray) -> np.ndarray:
-    return array if array.flags.writeable else array.copy()  # PyTorch rejects others
+    return array if array.flags.writeable else array.copy()  # PyTorch rejects other paths
 
 
 def import_torch(purpose: str):

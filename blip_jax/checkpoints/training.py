@@ -69,18 +69,18 @@ class TrainingCheckpoints:
             with self._writing():
                 self._manager.wait_until_finished()
         elif is_multiprocess():
-            return  # the others are not here: they would be waited for
-        else:  # what is under way may still become whole, and the error is told in any case
+            return  # close() would wait for the other processes, which do not call it
+        else:  # lets a started save complete; `error` is raised in any case
             with contextlib.suppress(UserError), self._writing():
                 self._manager.wait_until_finished()
         self._manager.close()
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
-        """Says in one line what kept a checkpoint from being written, and removes its rest."""
+        """Raises a one-line UserError if writing a checkpoint fails; removes incomplete files."""
         try:
             yield
-        except Exception as error:  # Orbax, TensorStore and file systems raise many kinds
+        except Exception as error:  # Orbax, TensorStore and file systems raise many types
             if not is_multiprocess():
                 remove_unfinished(self._folder)
             reason = (str(error).strip().splitlines() or [""])[0]
@@ -117,7 +117,7 @@ class TrainingCheckpoints:
                 f"{', '.join(sorted(metrics))}"
             )
         self._check_finite(state, step)
-        if is_multiprocess():  # Orbax's own sums must not run at the same time as those of a step
+        if is_multiprocess():  # Orbax's own reductions must not run at the same time as a step's
             jax.block_until_ready(state)
         with self._writing():
             self._manager.save(
@@ -159,7 +159,7 @@ class TrainingCheckpoints:
             folders.
         """
         steps = sorted(self._manager.all_steps(), reverse=True)
-        # Folders of the hosts' own would hold a part of each checkpoint, and none whole.
+        # If each host had its own folder, each would contain only a part of every checkpoint.
         newest = steps[0] if steps else -1
         seen = all_gather(np.int32(newest) if self._folder.exists() else np.int32(-2))
         if len(set(seen.tolist())) > 1:
@@ -216,10 +216,10 @@ def _finite_flags(tree: Any) -> Any:
 
 
 def remove_unfinished(folder: epath.Path) -> None:
-    """Removes what a save that failed in this process left in `folder`; a full disk needs it.
+    """Removes the files of a failed save from `folder`, so that a full disk has space again.
 
-    Behind the first error TensorStore's other writes still run: they would add files to a folder
-    under removal, and to the one of the same name when the step is saved again.
+    After the first error TensorStore's other writes continue. They could add files to a folder that
+    is being removed, or to the folder of the same name when the step is saved again.
     """
     for _ in range(100):
         unfinished = list(folder.glob(f"*{ocp.step.TMP_DIR_SUFFIX}*"))

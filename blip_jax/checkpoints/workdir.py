@@ -38,7 +38,10 @@ class Metadata:
 
 
 def checkpoint_folder(workdir: str) -> epath.Path:
-    """workdir/checkpoints; Orbax wants local paths absolute, and `absolute` spoils `gs://`."""
+    """Returns workdir/checkpoints as an absolute path, which Orbax requires of local paths.
+
+    Bucket URLs stay as they are, since `absolute` spoils `gs://`.
+    """
     path = epath.Path(workdir)
     return (path if "://" in workdir else path.absolute()) / CHECKPOINT_DIR
 

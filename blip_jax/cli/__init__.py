@@ -17,7 +17,7 @@ class Parser(argparse.ArgumentParser):
             prog=f"blip-jax {verb}", description=description, allow_abbrev=False, **options
         )
         self.add_argument(
-            "--verbose", action="store_true", help="show the messages of libraries, too"
+            "--verbose", action="store_true", help="also show the messages of libraries"
         )  # main.py acts on it
 
     def error(self, message: str) -> NoReturn:

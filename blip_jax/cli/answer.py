@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def run(argv: list[str]) -> int:
-    """Answers a question; see image_files.run."""
+    """Runs the verb `answer`: answers a question about images; see image_files.run."""
     parser = image_parser("answer", "Answers a question about each image file.")
     add = parser.add_argument
     add("--question", required=True, metavar="TEXT")
@@ -33,7 +33,7 @@ def make_job(args: argparse.Namespace, paths: list[str]) -> ImageJob:
         except OSError as error:
             raise UserError(f"--candidates {args.candidates}: {reason(error)}") from error
         if not options["candidates"]:
-            raise UserError(f"--candidates {args.candidates} has no answer; give one a line")
+            raise UserError(f"--candidates {args.candidates} has no answer; give one per line")
     elif options:
         raise UserError("--k needs --candidates")
 

@@ -34,11 +34,11 @@ def work(config: "CapFiltConfig", workdir: str) -> None:
     from blip_jax.runtime.config import write_config
 
     output = str(epath.Path(workdir) / "scores")
-    # Refuses what is not there before models load.
+    # Raises for a missing dataset before models are loaded.
     source = CapFiltInput(config.dataset, config.split, 1)
     captioners, filters = (load_models(x, config) for x in (config.captioners, config.filters))
     if not jax.process_index():
-        write_config(workdir, config, replace=False)  # a call that is refused replaces nothing
+        write_config(workdir, config, replace=False)  # a failed call does not replace it
     run_scoring(config.scoring(output, command_line()), captioners, filters)
     if jax.process_index():
         return
@@ -61,7 +61,7 @@ def work(config: "CapFiltConfig", workdir: str) -> None:
 
 
 def load_models(named: str, config: "CapFiltConfig") -> "dict[str, tuple[str, Model]]":
-    """The models of a list, by name: the one given, else the last part of the path.
+    """Returns the models of a list by name: the given name, else the path's last component.
 
     Raises:
       UserError: one cannot be loaded, or two have one name.
@@ -81,7 +81,7 @@ def load_models(named: str, config: "CapFiltConfig") -> "dict[str, tuple[str, Mo
 
 
 def summary(table: "TextTable", kept: "np.ndarray") -> list[dict]:
-    """The number of texts, kept texts and unscored texts of each origin."""
+    """Returns the number of texts, kept texts and unscored texts of each origin."""
     from blip_jax.capfilt.storage import ORIGINS
 
     rows = []

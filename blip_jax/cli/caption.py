@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def run(argv: list[str]) -> int:
-    """Captions images; see image_files.run."""
+    """Runs the verb `caption`: captions images; see image_files.run."""
     parser = image_parser(
         "caption",
         "Writes captions for image files: by beam search, or with --top-p, --top-k or "
@@ -48,7 +48,7 @@ def make_job(args: argparse.Namespace, paths: list[str]) -> ImageJob:
     given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     try:
         decoding = Decoding.from_options(**given)
-    except UserError as error:  # by the names that the command line has
+    except UserError as error:  # for error messages with the names of the command line
         words = str(error).split(" ")
         named = [f"--{w.replace('_', '-')}" if w in given else w for w in words]
         raise UserError(" ".join(named)) from error

@@ -1,4 +1,4 @@
-"""The verb `compile`: what a config needs of TPUs, found out without one."""
+"""The verb `compile`: reports what a config needs of TPUs, without a TPU."""
 
 import argparse
 import sys
@@ -9,11 +9,13 @@ from blip_jax.runtime.errors import UserError
 from blip_jax.runtime.suggestions import hint
 
 if TYPE_CHECKING:
+    from blip_jax.train.aot import compile
     from blip_jax.train.config import TrainConfig
 
 DESCRIPTION = """\
 Compiles the step that `train` runs, and CapFilt's two programs with the same network (64 images,
-one chip), and prints what they need. Exit status 1: something does not fit."""
+one chip), and prints what they need. Exit status 1: a program does not fit into memory."""
+REMAT_POLICIES = ("none", "dots", "full")  # each recomputes more than the one before
 PROGRAMS = ("step", "captioner", "matcher")
 UNITS = {"GiB": 2**30, "GB": 10**9, "MB": 10**6, "TFLOP": 10**12}
 
@@ -22,39 +24,39 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of the verb."""
     parser.add_argument(
         "--topology", metavar="NAME", default="",
-        help="generation and chips along each axis, v5p:2x4x4; or a machine type, v5p-64 "
-        "[config.topology]",
+        help="generation and chips along each axis, as in v5p:2x4x4; or a machine type, as in "
+        "v5p-64 [config.topology]",
     )  # fmt: skip
     parser.add_argument(
-        "--programs", type=_names, default=list(PROGRAMS), metavar="LIST",
-        help=f"by commas, of {','.join(PROGRAMS)} [all]",
+        "--programs", type=_program_names, default=list(PROGRAMS), metavar="LIST",
+        help=f"comma-separated, among {','.join(PROGRAMS)} [all]",
     )  # fmt: skip
     parser.add_argument(
         "--sweep", action="store_true", help="also try other batch sizes and remat policies"
     )
     parser.add_argument(
-        "--batches", type=_sizes, default=[], metavar="LIST",
-        help="batch sizes of the sweep, by commas [half, once, twice, four times the config's]",
+        "--batches", type=_batch_sizes, default=[], metavar="LIST",
+        help="comma-separated batch sizes of the sweep [1/2, 1, 2 and 4 times the config's]",
     )  # fmt: skip
 
 
-def _names(text: str) -> list[str]:
+def _program_names(text: str) -> list[str]:
     for name in text.split(","):
         if name not in PROGRAMS:
             raise argparse.ArgumentTypeError(f"no program {name!r}; {hint(name, PROGRAMS)}")
     return text.split(",")
 
 
-def _sizes(text: str) -> list[int]:
+def _batch_sizes(text: str) -> list[int]:
     if not all(size.isdecimal() for size in text.split(",")):
-        raise argparse.ArgumentTypeError(f"{text!r} is not whole numbers with commas between")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a comma-separated list of whole numbers")
     return [int(size) for size in text.split(",")]
 
 
 def run(argv: list[str]) -> int:
-    """Compiles and prints tables.
+    """Runs the verb `compile`: compiles programs and prints tables.
 
-    Returns: 1 if something does not fit, else 0.
+    Returns: 1 if a program does not fit into memory, else 0.
 
     Raises:
       UserError: an unknown topology or program, no TPU compiler, or a config that does not fit the
@@ -69,85 +71,94 @@ def run(argv: list[str]) -> int:
         "compile", DESCRIPTION, (TrainConfig,), shown="pretrain", workdir=False,
         add_arguments=add_arguments, required=False,
     )  # fmt: skip
-    call = config_verb.parse(verb, argv)
-    if call is None:
+    parsed = config_verb.parse(verb, argv)
+    if parsed is None:
         return 0
-    config, arguments = call
-    where = arguments.topology or config.topology
-    if not where:
+    config, arguments = parsed
+    topology_name = arguments.topology or config.topology
+    if not topology_name:
         raise UserError("--topology NAME is missing, and config.topology is empty")
-    where = topology.resolve(where)
-    topology.devices(where)  # refuses what cannot be, before anything is printed
-    print(f"{where}, {topology.chips(where)} chips", file=sys.stderr)
-    fits = programs(config, where, arguments.programs)
+    topology_name = topology.resolve(topology_name)
+    topology.devices(topology_name)  # raises for an unknown topology before anything is printed
+    print(f"{topology_name}, {topology.chips(topology_name)} chips", file=sys.stderr)
+    fits = compile_programs(config, topology_name, arguments.programs)
     if arguments.sweep:
-        fits = sweep(config, where, arguments.batches) and fits
+        fits = sweep(config, topology_name, arguments.batches) and fits
     return 0 if fits else 1
 
 
-def programs(config: "TrainConfig", where: str, names: list[str]) -> bool:
-    """Compiles and prints them one by one. Returns: whether all fit."""
+def compile_programs(config: "TrainConfig", topology_name: str, names: list[str]) -> bool:
+    """Compiles programs and prints a table of what they need. Returns: whether all fit."""
     from blip_jax.reports import tables
     from blip_jax.train.aot import compile
 
-    rows, missing = [], []
+    rows, errors = [], []
     for name in names:
         announce(name)
         try:
-            rows.append(row(compile.PROGRAMS[name](config, where), config, where))
+            cost = compile.PROGRAMS[name](config, topology_name)
         except compile.OutOfMemory as error:
-            missing.append(error)
-            rows.append({"program": name, "fits": "no", "peak GiB": error.peak / UNITS["GiB"]})
+            errors.append(error)
+            peak = error.peak_bytes / UNITS["GiB"]
+            rows.append({"program": name, "fits": "no", "peak GiB": peak})
+        else:
+            rows.append(cost_row(cost, config, topology_name))
     print(tables.plain(transposed(rows)))
-    for error in missing:
-        print(f"\n{error.program} {advice(error, config, where)}", file=sys.stderr)
-    return not missing
+    for error in errors:
+        print(f"\n{error.program} {suggestions(error, config, topology_name)}", file=sys.stderr)
+    return not errors
 
 
-def announce(what: str) -> None:
-    """Each takes minutes."""
-    print(f"-- compiling: {what}", file=sys.stderr, flush=True)
+def announce(program: str) -> None:
+    """Prints which program is being compiled, as that takes minutes."""
+    print(f"-- compiling: {program}", file=sys.stderr, flush=True)
 
 
-def row(found, config: "TrainConfig", where: str) -> dict[str, object]:
-    """What a program needs, of one chip unless it says otherwise."""
+def cost_row(
+    cost: "compile.CompiledCost", config: "TrainConfig", topology_name: str
+) -> dict[str, object]:
+    """Returns what a program needs, by name of the quantity; per chip unless the name says all."""
     from blip_jax.train.aot import topology
 
-    chip, _ = topology.parse(where)
-    roof = found.roofline
-    values = {
-        "program": found.program,
-        "chips": found.chips,
-        "batch, all chips": found.batch,
+    chip, _ = topology.parse(topology_name)
+    roofline = cost.roofline
+    collectives = sorted(cost.ici_bytes.items())
+    row = {
+        "program": cost.program,
+        "chips": cost.chips,
+        "batch, all chips": cost.batch_size,
         "fits": "yes",
-        "arguments GiB": found.arguments / UNITS["GiB"],
-        "temporaries GiB": found.temporaries / UNITS["GiB"],
-        "peak GiB": found.peak / UNITS["GiB"],
-        "of HBM GiB": float(chip.hbm),
-        "TFLOP, by formula": found.flops / UNITS["TFLOP"],
-        "TFLOP, as compiled": found.compiled / UNITS["TFLOP"],
-        "HBM traffic GB": found.hbm / UNITS["GB"],
-        **{f"{kind} MB": size / UNITS["MB"] for kind, size in sorted(found.ici.items())},
-        "ms compute": 1e3 * roof.compute,
-        "ms HBM": 1e3 * roof.hbm,
-        "ms ICI": 1e3 * roof.ici,
-        "limit": roof.limit,
-        "images/s, at best": round(found.rate),
+        "arguments GiB": cost.arguments_bytes / UNITS["GiB"],
+        "temporaries GiB": cost.temporaries_bytes / UNITS["GiB"],
+        "peak GiB": cost.peak_bytes / UNITS["GiB"],
+        "of HBM GiB": float(chip.hbm_gib),
+        "TFLOP, by formula": cost.flops / UNITS["TFLOP"],
+        "TFLOP, as compiled": cost.compiled_flops / UNITS["TFLOP"],
+        "HBM traffic GB": cost.hbm_bytes / UNITS["GB"],
+        **{f"{collective} MB": size / UNITS["MB"] for collective, size in collectives},
+        "ms compute": 1e3 * roofline.compute_seconds,
+        "ms HBM": 1e3 * roofline.hbm_seconds,
+        "ms ICI": 1e3 * roofline.ici_seconds,
+        "limit": roofline.limit,
+        "images/s, at best": round(cost.images_per_second),
     }
-    if found.program == "step":
-        values[f"hours for {config.steps:,} steps"] = config.steps * roof.seconds / 3600
-    return values
+    if cost.program == "step":
+        row[f"hours for {config.steps:,} steps"] = config.steps * roofline.seconds / 3600
+    return row
 
 
 def transposed(rows: list[dict[str, object]]) -> list[dict[str, str]]:
-    """A column a program, a line a quantity."""
+    """Returns a table with one column per program and one row per quantity."""
     from blip_jax.reports import tables
 
     names = [name for name in tables.columns_of(rows) if name != "program"]
-    return [{"a chip": name, **{x["program"]: shown(x.get(name)) for x in rows}} for name in names]
+    return [
+        {"per chip": name, **{row["program"]: format_value(row.get(name)) for row in rows}}
+        for name in names
+    ]
 
 
-def shown(value: object) -> str:
+def format_value(value: object) -> str:
     if value is None:
         return ""
     if isinstance(value, float):
@@ -155,63 +166,70 @@ def shown(value: object) -> str:
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def advice(error, config: "TrainConfig", where: str) -> str:
-    """That it does not fit, and what to change."""
+def suggestions(error: "compile.OutOfMemory", config: "TrainConfig", topology_name: str) -> str:
+    """Returns a message about a program that does not fit, with config changes to try."""
     from blip_jax.train.aot import topology
 
-    chip, _ = topology.parse(where)
-    text = f"does not fit: {error.peak / UNITS['GiB']:.1f} GiB or more, of {chip.hbm:.0f}"
+    chip, _ = topology.parse(topology_name)
+    peak = error.peak_bytes / UNITS["GiB"]
+    message = f"does not fit: needs {peak:.1f} GiB or more of {chip.hbm_gib:.0f}"
     if error.program != "step":
-        return f"{text}; no field of the config changes that"
-    policies = ("none", "dots", "full")
-    stronger = policies[policies.index(config.model.remat) + 1 :]
-    ways = [f"--config.model.remat={policy}" for policy in stronger]
-    ways.append(f"--config.mesh.fsdp={max(2, 2 * config.mesh.fsdp)}")
-    ways.append(f"--config.accumulate_steps={2 * config.accumulate_steps}")
-    return f"{text}; try {', '.join(ways)}, or more chips"
+        return f"{message}; no config field changes that"
+    policies = REMAT_POLICIES[REMAT_POLICIES.index(config.model.remat) + 1 :]
+    flags = [f"--config.model.remat={policy}" for policy in policies]
+    flags.append(f"--config.mesh.fsdp={max(2, 2 * config.mesh.fsdp)}")
+    flags.append(f"--config.accumulate_steps={2 * config.accumulate_steps}")
+    return f"{message}; try {', '.join(flags)}, or more chips"
 
 
-def sweep(config: "TrainConfig", where: str, sizes: list[int]) -> bool:
-    """Tries batch sizes and remat policies and prints what fits best.
+def sweep(config: "TrainConfig", topology_name: str, batch_sizes: list[int]) -> bool:
+    """Compiles the step for several batch sizes and remat policies and prints the fastest.
 
-    A policy that did not fit is not tried with a larger batch, nor one that computes more again
-    than one that fits. Returns: whether any fits.
+    At each batch size the first policy that fits is taken, since the later ones recompute more. A
+    policy that did not fit is not tried again with a larger batch.
+
+    Returns: whether any fits.
     """
     from blip_jax.reports import tables
     from blip_jax.runtime.config import replace
     from blip_jax.train.aot import compile
 
     batch = config.batch_size
-    sizes = sorted(sizes or [batch // 2, batch, 2 * batch, 4 * batch])
-    rows, best, failed = [], None, set()
-    for size in sizes:
-        for policy in ("none", "dots", "full"):
-            if policy in failed:
+    batch_sizes = sorted(batch_sizes or [batch // 2, batch, 2 * batch, 4 * batch])
+    rows, best, failed_policies = [], None, set()
+    for batch_size in batch_sizes:
+        for policy in REMAT_POLICIES:
+            if policy in failed_policies:
                 continue
-            trial = replace(config, batch_size=size, **{"model.remat": policy})
-            given = {"batch": size, "remat": policy}
-            announce(f"step, batch {size}, remat {policy}")
+            trial = replace(config, batch_size=batch_size, **{"model.remat": policy})
+            row = {"batch": batch_size, "remat": policy}
+            rows.append(row)
+            announce(f"step, batch {batch_size}, remat {policy}")
             try:
-                found = compile.step(trial, where)
+                cost = compile.step(trial, topology_name)
             except UserError as error:
-                rows.append({**given, "fits": str(error)})
+                row["fits"] = str(error)
                 break
             except compile.OutOfMemory as error:
-                failed.add(policy)
-                peak = shown(error.peak / UNITS["GiB"])
-                rows.append({**given, "fits": "no", "peak GiB": peak})
+                failed_policies.add(policy)
+                row |= {"fits": "no", "peak GiB": format_value(error.peak_bytes / UNITS["GiB"])}
                 continue
-            made = {"peak GiB": shown(found.peak / UNITS["GiB"]), "limit": found.roofline.limit}
-            rows.append({**given, "fits": "yes", **made, "images/s": round(found.rate)})
-            if best is None or found.rate > best[0]:
-                best = found.rate, given
+            row |= {
+                "fits": "yes",
+                "peak GiB": format_value(cost.peak_bytes / UNITS["GiB"]),
+                "limit": cost.roofline.limit,
+                "images/s": round(cost.images_per_second),
+            }
+            if best is None or cost.images_per_second > best[0]:
+                best = cost.images_per_second, batch_size, policy
             break
     print(f"\n{tables.plain(rows)}\n")
     if best is None:
         print("nothing fits; try --config.mesh.fsdp, or more chips", file=sys.stderr)
         return False
+    images_per_second, batch_size, policy = best
     print(
-        f"best: --config.batch_size={best[1]['batch']} --config.model.remat={best[1]['remat']} "
-        f"({best[0]:,.0f} images/s at most)"
+        f"best: --config.batch_size={batch_size} --config.model.remat={policy} "
+        f"({images_per_second:,.0f} images/s at most)"
     )
     return True

@@ -14,12 +14,13 @@ from blip_jax.runtime.errors import UserError
 from blip_jax.runtime.suggestions import hint
 
 PACKAGE = pathlib.Path(__file__).parents[1]
-FOLDERS = (PACKAGE / "configs", PACKAGE.parent / "configs")  # of a wheel, of a checkout
-MODULE = "blip_jax_config_file"  # the file's name among the loaded modules
+# Folder of the config files in an installed package, and in a checkout.
+FOLDERS = (PACKAGE / "configs", PACKAGE.parent / "configs")
+MODULE = "blip_jax_config_file"  # name of the config file in sys.modules
 
 
 def names() -> list[str]:
-    """The config files that come with the package, without .py."""
+    """Returns the names of the package's config files, without .py."""
     return sorted(x.stem for x in _folder().glob("*.py") if not x.stem.startswith("_"))
 
 
@@ -28,7 +29,7 @@ def _folder() -> pathlib.Path:
 
 
 def find(name: str) -> pathlib.Path:
-    """The file of a name or path.
+    """Returns the config file of a name or path.
 
     Raises:
       UserError: there is none.
@@ -44,7 +45,7 @@ def find(name: str) -> pathlib.Path:
 
 
 def load(spec: str) -> tuple[Any, str]:
-    """What the `get_config` of "FILE.py", "NAME" or either with ":VARIANT" returns.
+    """Returns what `get_config` of "FILE.py", "NAME" or either with ":VARIANT" returns.
 
     Returns: the config, and the file's docstring.
 
@@ -61,13 +62,13 @@ def load(spec: str) -> tuple[Any, str]:
         return make(*[variant] if variant else []), inspect.getdoc(module) or ""
     except UserError:
         raise
-    except Exception as error:  # whatever a person's file may do
+    except Exception as error:  # a config file can raise anything
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise UserError(f"config file {path} gives no config: {lines[-1]}") from error
 
 
 def _split(spec: str) -> tuple[str, str, str]:
-    """Path and variant; a drive or URL in the path may hold a colon of its own."""
+    """Returns path and variant; a Windows drive or URL in the path may contain a colon itself."""
     start = spec.find(".py:") + 3 if ".py:" in spec else spec.rfind(":")
     return (spec[:start], ":", spec[start + 1 :]) if start >= 0 else (spec, "", "")
 
@@ -75,6 +76,6 @@ def _split(spec: str) -> tuple[str, str, str]:
 def _module(path: pathlib.Path) -> Any:
     spec = importlib.util.spec_from_file_location(MODULE, path)
     module = importlib.util.module_from_spec(spec)
-    sys.modules[MODULE] = module  # dataclasses in the file look for it there
+    sys.modules[MODULE] = module  # dataclasses look up their module there
     spec.loader.exec_module(module)
     return module

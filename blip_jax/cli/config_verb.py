@@ -76,7 +76,7 @@ def run(verb: ConfigVerb, argv: Sequence[str], work: Callable[[Any, str], Any]) 
 
 
 def parse(verb: ConfigVerb, argv: Sequence[str]) -> tuple[Any, argparse.Namespace] | None:
-    """The config and the other arguments; None where --help or --print-config was all.
+    """Returns the config and the other arguments; None after --help or --print-config.
 
     Raises:
       UserError: whatever is wrong with the arguments.
@@ -115,7 +115,7 @@ def _article(name: str) -> str:
 
 
 def parser(verb: ConfigVerb) -> Parser:
-    """The parser of all but --config.FIELD=VALUE."""
+    """Returns the parser of all flags except --config.FIELD=VALUE."""
     usage = "blip-jax %s [--config FILE.py] [--config.FIELD=VALUE ...]%s [options]"
     made = Parser(
         verb.name,
@@ -135,10 +135,14 @@ def parser(verb: ConfigVerb) -> Parser:
     if verb.parallel:
         made.add_argument(
             "--coordinator", metavar="HOST:PORT", default="",
-            help="of process 0, where several processes run this; clusters and TPUs know it",
+            help="address of process 0 in a run of several; detected on clusters and TPUs",
         )  # fmt: skip
-        made.add_argument("--processes", type=int, default=0, metavar="N", help="how many")
-        made.add_argument("--process", type=int, default=-1, metavar="N", help="this one, from 0")
+        made.add_argument(
+            "--processes", type=int, default=0, metavar="N", help="number of processes"
+        )
+        made.add_argument(
+            "--process", type=int, default=-1, metavar="N", help="number of this process, from 0"
+        )
     if verb.resumable:
         made.add_argument(
             "--resume", choices=("same", "anyway"), default="same",
@@ -146,12 +150,12 @@ def parser(verb: ConfigVerb) -> Parser:
         )  # fmt: skip
     verb.add_arguments(made)
     made.add_argument("--print-config", action="store_true", help="print all fields as JSON")
-    made.add_argument("-h", "--help", action="store_true", help="show this and all fields")
+    made.add_argument("-h", "--help", action="store_true", help="show this help with all fields")
     return made
 
 
 def _overrides(verb: ConfigVerb, rest: list[str]) -> list[str]:
-    """The flags of fields, once no other flag is among them.
+    """Returns the arguments that set config fields.
 
     Raises:
       UserError: there is one that the verb does not have.
@@ -170,7 +174,7 @@ def _overrides(verb: ConfigVerb, rest: list[str]) -> list[str]:
 
 
 def _heading(config: Any, group: str) -> list[str]:
-    """The name of a group of fields, with the first line of its docstring."""
+    """Returns the name of a group of fields, with the first line of its docstring."""
     if not group:
         return []
     value = functools.reduce(getattr, group.split("."), config)
@@ -178,7 +182,7 @@ def _heading(config: Any, group: str) -> list[str]:
 
 
 def help_text(verb: ConfigVerb, config: Any, spec: str, docstring: str) -> str:
-    """The text of --help: options, then every field with its type, value and comment."""
+    """Returns the text of --help: options, then every field with its type, value and comment."""
     from blip_jax.runtime.config import fields_table
 
     width = min(100, shutil.get_terminal_size((100, 24)).columns)

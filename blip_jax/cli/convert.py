@@ -31,7 +31,7 @@ def parser() -> argparse.ArgumentParser:
         "--tokenizer", help="folder or Hugging Face id; default: the tokenizer of IN"
     )
     found.add_argument(
-        "--image-size", type=int, help="pixels a side; resizes the position embedding"
+        "--image-size", type=int, help="width and height in pixels; resizes the position embedding"
     )
     found.add_argument(
         "--heads", metavar="VIT,TEXT", type=_heads,
@@ -46,7 +46,7 @@ def _heads(text: str) -> dict[str, int]:
 
 
 def run(argv: list[str]) -> int:
-    """Converts, and prints the model's type and sizes.
+    """Converts a checkpoint, and prints the model's type and sizes.
 
     Raises:
       UserError: IN cannot be read, OUT exists, or its format lacks the model type.

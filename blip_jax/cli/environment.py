@@ -12,12 +12,12 @@ FAKE_DEVICES = re.compile(r"--xla_force_host_platform_device_count=(\d+)")
 
 
 def tune_malloc() -> None:
-    """Has glibc keep freed memory.
+    """Makes glibc keep freed memory.
 
     On CPUs every step allocates and frees its buffers; large ones would go back to the system each
     time, which took a quarter of a small model's step.
     """
-    with contextlib.suppress(OSError, AttributeError):  # another libc: nothing to set
+    with contextlib.suppress(OSError, AttributeError):  # other C libraries have nothing to set
         libc = ctypes.CDLL("libc.so.6")
         for option, value in ((-4, 0), (-1, 2**31 - 1)):  # M_MMAP_MAX, M_TRIM_THRESHOLD
             libc.mallopt(option, value)
@@ -40,7 +40,7 @@ def disable_tfds_progress() -> None:
 
 
 def cache_compiled_programs() -> None:
-    """Has JAX keep compiled programs in $BLIP_JAX_CACHE, or else in ~/.cache/blip_jax.
+    """Makes JAX keep compiled programs in $BLIP_JAX_CACHE, or else in ~/.cache/blip_jax.
 
     Sets environment variables, so it must come before JAX is imported. Several CPU devices keep
     nothing: programs from the cache run their collectives in another order on each device, and

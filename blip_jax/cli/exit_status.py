@@ -7,13 +7,18 @@ import sys
 from blip_jax.runtime.errors import UserError
 from blip_jax.runtime.signals import Interrupted
 
-EXPECTED_ERRORS = (UserError, KeyboardInterrupt, BrokenPipeError)  # all others show a traceback
+# Errors that are reported in one line; all others show a traceback.
+EXPECTED_ERRORS = (UserError, KeyboardInterrupt, BrokenPipeError)
 
 
 def report_error(verb: str, error: BaseException) -> int:
     """Prints one of EXPECTED_ERRORS as one line on stderr; returns the exit status."""
-    if isinstance(error, BrokenPipeError):  # the reader of our output has ended, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python flushes again
+    if isinstance(
+        error, BrokenPipeError
+    ):  # the program that reads our output has ended, e.g. `head`
+        os.dup2(
+            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
+        )  # otherwise Python flushes again
         return 128 + signal.SIGPIPE
     print(f"blip-jax {verb}: {str(error) or 'stopped'}", file=sys.stderr)
     if isinstance(error, UserError):

@@ -61,11 +61,13 @@ def _images(path: str, recursive: bool) -> list[str]:
 
 def _below(folder: epath.Path, recursive: bool) -> Iterator[str]:
     for child in folder.iterdir():
-        if child.name.startswith("."):  # hidden; among them macOS's own, of the same suffix
+        if child.name.startswith("."):  # hidden, e.g. macOS's ._NAME.jpg
             continue
         if child.suffix.lower() in SUFFIXES:
             yield os.fspath(child)
-        elif recursive and not os.path.islink(child) and child.is_dir():  # links may be cyclic
+        elif (
+            recursive and not os.path.islink(child) and child.is_dir()
+        ):  # symbolic links may be cyclic
             yield from _below(child, True)
 
 
@@ -96,7 +98,7 @@ class ResultWriter:
     """
 
     def __init__(self, path: str | None, sidecars: bool):
-        """`path`: of the JSON lines; None: stdout, or nowhere with `sidecars`."""
+        """Takes the JSON lines file's `path`; None: stdout, or no JSON lines with `sidecars`."""
         self._path = path
         self._file = None
         self._sidecars = sidecars
@@ -149,7 +151,7 @@ class ResultWriter:
 
 
 def _line(row: dict) -> str:
-    # A file's name may not be valid text; such bytes become JSON's escapes.
+    # A file's name may contain bytes that are not valid text; they become JSON escapes.
     return json.dumps(row, ensure_ascii=False).encode("utf-8", "backslashreplace").decode()
 
 
@@ -184,7 +186,7 @@ def run(
     writer.check(paths, args.overwrite)
     job = make_job(args, paths)
 
-    from blip_jax import models  # slow: user errors are found before it
+    from blip_jax import models  # slow, so user errors are reported first
 
     model = models.load(
         args.model, image_size=args.image_size, dtype=args.dtype, tokenizer=args.tokenizer,

@@ -16,7 +16,7 @@ from blip_jax.runtime.command_line import called_with
 from blip_jax.runtime.errors import UserError
 from blip_jax.runtime.suggestions import hint
 
-# What a verb does. Its module has its name, and is imported when it is called.
+# Help text by verb. The verb's module has the same name and is imported when the verb is called.
 RUNS = {
     "bootstrap": "run the full pipeline: pre-train, CapFilt, pre-train again, evaluate",
     "train": "train one task; resumes from the newest checkpoint in the workdir",
@@ -37,7 +37,7 @@ VERBS = RUNS | COMMANDS
 
 
 def usage() -> str:
-    """The text of `blip-jax --help`."""
+    """Returns the text of `blip-jax --help`."""
     runs, commands = (
         [f"  {name:10} {what}" for name, what in verbs.items()] for verbs in (RUNS, COMMANDS)
     )
@@ -74,7 +74,7 @@ def main(argv: list[str] | None = None) -> int:
             return _run(verb, argv[1:])
     except EXPECTED_ERRORS as error:
         return report_error(verb, error)
-    except SystemExit as end:  # argparse, after --help
+    except SystemExit as end:  # raised by argparse after --help
         return end.code or 0
 
 
@@ -82,6 +82,6 @@ def _run(verb: str, argv: list[str]) -> int:
     environment.tune_malloc()
     if "--verbose" not in argv:
         environment.silence_libraries()
-    if verb != "compile":  # programs for a machine that is not here
+    if verb != "compile":  # its programs do not run on this machine
         environment.cache_compiled_programs()
     return importlib.import_module(f"blip_jax.cli.{verb}").run(argv)

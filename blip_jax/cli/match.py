@@ -19,7 +19,7 @@ def run(argv: list[str]) -> int:
     either = parser.add_mutually_exclusive_group(required=True)
     either.add_argument("--text", action="append", help="may be given several times")
     either.add_argument(
-        "--sidecars", action="store_true", help="texts of sidecar files, IMAGE.txt, one a line"
+        "--sidecars", action="store_true", help="texts from sidecar files, IMAGE.txt, one per line"
     )
     return run_on_images("match", parser.parse_args(argv), make_job)
 
@@ -28,7 +28,7 @@ def make_job(args: argparse.Namespace, paths: list[str]) -> ImageJob:
     """Returns what `match` does with the images."""
     skipped = []
     if args.sidecars:
-        with ThreadPoolExecutor(16) as pool:  # they may be far away
+        with ThreadPoolExecutor(16) as pool:  # files may be remote
             texts = dict(zip(paths, pool.map(_sidecar_texts, paths)))
         skipped = [(path, texts[path]) for path in paths if isinstance(texts[path], str)]
         paths = [path for path in paths if not isinstance(texts[path], str)]
@@ -44,7 +44,7 @@ def make_job(args: argparse.Namespace, paths: list[str]) -> ImageJob:
         rows += rows[-1:] * (len(images) - len(rows))
         width = max(map(len, rows))
         if args.sidecars:
-            width = 1 << (width - 1).bit_length()  # few shapes, few programs
+            width = 1 << (width - 1).bit_length()  # few shapes, so that few programs are compiled
         nested = [row + row[-1:] * (width - len(row)) for row in rows]
         match = model.match(images, nested, batch_size=len(images))
         return [
@@ -59,7 +59,7 @@ def make_job(args: argparse.Namespace, paths: list[str]) -> ImageJob:
 
 
 def _sidecar_texts(image: str) -> list[str] | str:
-    """The texts of an image's sidecar file, or why there are none."""
+    """Returns the texts of an image's sidecar file, or the reason why there are none."""
     try:
         return read_lines(sidecar(image)) or f"{sidecar(image)} is empty"
     except OSError as error:

@@ -37,7 +37,7 @@ def open_dataset(directory: str, split: str):
     try:
         builder = tfds.builder_from_directory(str(directory))
         names = sorted(builder.info.splits)
-    except Exception as error:  # whatever a damaged directory makes TFDS raise
+    except Exception as error:  # TFDS raises many types for a damaged directory
         raise UserError(f"dataset {directory} cannot be read: {error}".splitlines()[0]) from error
     if split.split("[")[0] not in names:
         raise UserError(f"dataset {directory} has no split {split!r}; it has {', '.join(names)}")

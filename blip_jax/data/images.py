@@ -12,13 +12,13 @@ import cv2
 import numpy as np
 from PIL import Image
 
-# CLIP's statistics, which the original uses everywhere; of values from 0 to 1.
+# CLIP's statistics, which the original always uses, for values from 0 to 1.
 MEAN = np.array([0.48145466, 0.4578275, 0.40821073], np.float32)
 STD = np.array([0.26862954, 0.26130258, 0.27577711], np.float32)
 MAX_PIXELS = 100_000_000
 
-# Grain's threads run in parallel already; OpenCV's pool in each of them would only compete. Images
-# that cannot be decoded are reported by the callers, not by OpenCV on stderr.
+# Grain's threads already run in parallel, and OpenCV's thread pool would compete with them. Images
+# that cannot be decoded are reported by the callers, so OpenCV need not write to stderr.
 cv2.setNumThreads(1)
 cv2.utils.logging.setLogLevel(0)
 
@@ -48,7 +48,7 @@ def decode(data: bytes) -> np.ndarray:
     flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
     try:
         picture = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
-        if picture is None:  # a format that only PIL knows, or damage
+        if picture is None:  # a format that only PIL supports, or a damaged image
             picture = np.array(Image.open(io.BytesIO(data)).convert("RGB"))
     except Exception as error:
         raise ImageError(f"damaged or truncated ({type(error).__name__})") from error
@@ -61,7 +61,7 @@ def _size(data: bytes) -> tuple[int, int]:
         return struct.unpack(">II", data[16:24])  # three times faster than PIL
     try:
         return Image.open(io.BytesIO(data)).size
-    except Exception as error:  # PIL raises many kinds on damaged files
+    except Exception as error:  # PIL raises many types of errors on damaged files
         raise ImageError("not an image PIL can identify") from error
 
 

@@ -110,7 +110,7 @@ class RecordSource:
         if self._scores is not None and len(self._scores) != len(self._rows):
             raise UserError(
                 f"component {component.name!r}: scores {scores} have {len(self._scores)} rows, "
-                f"dataset {component.dataset} has {len(self._rows)}; score this very dataset"
+                f"dataset {component.dataset} has {len(self._rows)}; score this dataset"
             )
         self._selected = None
         if component.selected is not None:
@@ -139,7 +139,7 @@ class RecordSource:
             if to_text(scores["key"]) != key:
                 raise UserError(
                     f"component {self.component.name!r}: row {row} is {key!r} in the dataset and "
-                    f"{to_text(scores['key'])!r} in its scores; score this very dataset"
+                    f"{to_text(scores['key'])!r} in its scores; score this dataset"
                 )
         if chosen is not None:
             if not 0 <= chosen < len(texts):

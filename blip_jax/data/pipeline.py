@@ -126,7 +126,7 @@ def train_batches(
     if not datasets:
         raise UserError("the mixture has no component with a weight above 0")
     mixed = grain.MapDataset.mix(datasets, weights=weights)
-    # Before the split among processes: randomness then depends on the row of the global batch.
+    # Before the split among processes, so that randomness depends on the row of the global batch.
     examples = mixed.random_map(_Example(task), seed=seed)
     local = grain.MapDataset.source(_LocalRows(examples, batch_size, rows))
     batches = local.batch(len(rows), drop_remainder=True, batch_fn=_Collate(task))
@@ -137,7 +137,7 @@ def train_batches(
 
 
 def _shuffled_repeat(component: Component, seed: int, number: int) -> grain.MapDataset:
-    # Grain shuffles epoch e by seed + e: the seeds of components must differ by much, or one
+    # Grain shuffles epoch e by seed + e, so the seeds of components must differ by much, or one
     # would repeat another's order an epoch later.
     component_seed = int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
     return grain.MapDataset.source(RecordSource(component)).shuffle(seed=component_seed).repeat()

@@ -15,7 +15,7 @@ from array_record.python.array_record_data_source import ArrayRecordDataSource
 from etils import epath
 from tensorflow_datasets.core.data_sources import base
 
-MAX_OPEN_FILES = 8  # copies at a time
+MAX_OPEN_FILES = 8  # copies made in parallel
 
 
 class RemoteDataSource(base.BaseDataSource):

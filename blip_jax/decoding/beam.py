@@ -17,7 +17,7 @@ from blip_jax.decoding.config import DecodingParams, DecodingShape
 from blip_jax.decoding.logits import process_logits, seen_tokens
 from blip_jax.decoding.prefill import Generated, PrefilledPrompts, Step, prefill
 
-# Beams start as copies. All but the first get this score, so that they do not find the same text.
+# Beams start as copies. All but the first get this score, so that beams find different texts.
 DUPLICATE_BEAM_SCORE = -1e9
 
 
@@ -80,12 +80,15 @@ def search(
 
     state = _extend_beams(_first(start, shape.num_beams), start.logits, start, shape, eos)
     state = jax.lax.while_loop(lambda state: ~state.done.all(), body, state)
-    best = jax.tree.map(lambda x: x[:, : shape.num_captions], state.finished)  # best come first
+    best = jax.tree.map(lambda x: x[:, : shape.num_captions], state.finished)  # best first
     return Generated(best.tokens, best.length, best.log_probabilities, best.score)
 
 
 def _first(start: PrefilledPrompts, num_beams: int) -> _State:
-    """K copies of each prompt. An image without room is done: its prompt is its finished text."""
+    """Returns the start state: K copies of each prompt.
+
+    An image without room for a token is done: its prompt is its finished text.
+    """
     tokens, length, done = (
         x.reshape(-1, num_beams, *x.shape[1:])
         for x in (start.tokens, start.length, start.length >= start.max_length)
@@ -116,8 +119,8 @@ def _extend_beams(
     else:
         ended_length = open_length = position + 1 - length
     averaged = _averaged(texts, ended_length, length_penalty)
-    # An end token counts only among the K best of the 2 K candidates; of those that have not
-    # ended, and there are K at least, the K best stay open.
+    # An end token counts only among the K best of the 2 K candidates. At least K candidates have
+    # not ended; the K best of them stay open.
     counts = ended & (jnp.arange(2 * num_beams) < num_beams) & ~state.done[:, None]
     finished = state.finished.top_k_of_both(averaged.where(counts))
     still_open = jnp.argsort(ended, axis=1, stable=True)[:, :num_beams]
@@ -138,7 +141,7 @@ def _extend_beams(
 def _candidates(
     state: _State, logits: jax.Array, length: jax.Array, params: DecodingParams, eos: int
 ) -> tuple[Texts, jax.Array, jax.Array]:
-    """The 2 K best of all texts that are a token longer, best first.
+    """Returns the 2 K best of all texts that are one token longer, best first.
 
     Returns: (the texts, int32 [B, 2 K] which open text each continues, bool [B, 2 K] whether it
       has ended).
@@ -151,7 +154,7 @@ def _candidates(
     scores = process_logits(logp, previous, position, eos, "beam", params)
     scores = scores.reshape(batch, num_beams, vocab_size)
     in_prompt = (position < length)[:, None]
-    prompt = opened.tokens[:, :, position, None]  # of use where in_prompt
+    prompt = opened.tokens[:, :, position, None]  # used where in_prompt
     only = jnp.where(jnp.arange(vocab_size) == prompt, 0.0, -jnp.inf)
     scores = jnp.where(in_prompt[..., None], only, scores) + opened.score[..., None]
     score, index = jax.lax.top_k(scores.reshape(batch, -1), 2 * num_beams)

@@ -18,8 +18,8 @@ from blip_jax.runtime.suggestions import hint
 
 METHODS = ("sample", "greedy", "beam")
 LENGTH_RULES = ("transformers-4.25", "transformers-5")
-LENGTH_BUCKET = 16  # caches of programs are a multiple of this many tokens long
-# Options that only one of sampling and beam search reads.
+LENGTH_BUCKET = 16  # the length of KV caches is a multiple of this
+# Options that only sampling or only beam search reads.
 SAMPLING_OPTIONS = ("top_p", "top_k", "temperature")
 BEAM_OPTIONS = ("num_beams", "length_penalty", "early_stopping", "length_rule")
 # Options of transformers' `generate` under other names here.
@@ -81,16 +81,16 @@ class Decoding:
     top_p: float = 0.9  # sample from the likeliest tokens that together reach this probability
     top_k: int = 0  # sample from this many of the likeliest tokens; 0: from all
     temperature: float = 1.0  # divides the logits when sampling
-    repetition_penalty: float = 1.1  # makes tokens that the text holds already less likely
+    repetition_penalty: float = 1.1  # makes tokens that the text already contains less likely
     min_length: int = 5  # least tokens of a text, [DEC] and prompt counted
     max_length: int = 20  # most tokens of a text, [DEC] and prompt counted
     max_new_tokens: int = 0  # above 0: most tokens after the prompt, instead of max_length
     num_beams: int = 3  # texts that beam search follows; 1: greedy
     length_penalty: float = 1.0  # beam search divides log-probabilities by the length to this power
     early_stopping: bool = False  # end beam search once num_beams texts have ended
-    num_captions: int = 1  # texts an image
-    # How beam search counts length: with the prompt and without the end token, as the library the
-    # original was published with (transformers-4.25), or the reverse (transformers-5).
+    num_captions: int = 1  # texts per image
+    # How beam search counts length: with the prompt and without the end token, as the transformers
+    # version of the original's release (transformers-4.25), or the reverse (transformers-5).
     length_rule: Literal["transformers-4.25", "transformers-5"] = "transformers-4.25"
 
     def __post_init__(self):
@@ -156,16 +156,16 @@ class Decoding:
 
     @property
     def max_captions(self) -> float:
-        """Different texts that the method can give for one image."""
+        """Returns the number of different texts that the method can give for one image."""
         return {"sample": math.inf, "greedy": 1, "beam": self.num_beams}[self.method]
 
     @property
     def uses_beam_search(self) -> bool:
-        """Whether several beams are followed; a single one is greedy, as in the library."""
+        """Returns whether several beams are followed; one beam is greedy, as in transformers."""
         return self.method == "beam" and self.num_beams > 1
 
     def total_length(self, prompt_tokens: int) -> int:
-        """Tokens that texts and cache need for prompts of at most this many tokens."""
+        """Returns the tokens that texts and cache need for prompts of at most `prompt_tokens`."""
         if self.max_new_tokens:
             return prompt_tokens + self.max_new_tokens
         return max(prompt_tokens, self.max_length)

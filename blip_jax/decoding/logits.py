@@ -43,7 +43,7 @@ def process_logits(
 
 
 def seen_tokens(tokens: jax.Array, length: jax.Array, vocab_size: int) -> jax.Array:
-    """bool [R, V]: which tokens are among the first `length` of int32 [R, T]."""
+    """Returns bool [R, V]: which tokens are among the first `length` of int32 [R, T]."""
     rows = jnp.arange(tokens.shape[0])[:, None]
     held = jnp.where(jnp.arange(tokens.shape[1]) < length, tokens, vocab_size)
     return jnp.zeros((tokens.shape[0], vocab_size), bool).at[rows, held].set(True, mode="drop")
@@ -83,7 +83,7 @@ def top_p(logits: jax.Array, p: jax.Array) -> jax.Array:
 
 
 def keep(logits: jax.Array, weight: jax.Array, limit: jax.Array) -> jax.Array:
-    """bool [R, V]: tokens of which the likelier ones weigh together `limit` or less.
+    """Returns bool [R, V]: the tokens whose likelier tokens have a total weight of at most `limit`.
 
     The least such logit is found by bisection, 32 sums over the vocabulary instead of a sort.
 
@@ -94,7 +94,7 @@ def keep(logits: jax.Array, weight: jax.Array, limit: jax.Array) -> jax.Array:
 
     def bisect(_, ends: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         low, high = ends
-        middle = (low & high) + ((low ^ high) >> 1)  # the mean, whose sum might overflow
+        middle = (low & high) + ((low ^ high) >> 1)  # the mean, computed without overflow
         likelier = jnp.where(order > middle, weight, 0).sum(-1, keepdims=True)
         enough = likelier <= limit
         return jnp.where(enough, low, middle + 1), jnp.where(enough, middle, high)
@@ -105,7 +105,7 @@ def keep(logits: jax.Array, weight: jax.Array, limit: jax.Array) -> jax.Array:
 
 
 def order_preserving_int(x: jax.Array) -> jax.Array:
-    """int32 in the order of float32: their bits, those of negative numbers inverted."""
+    """Returns int32 in the order of float32: their bits, those of negative numbers inverted."""
     bits = jax.lax.bitcast_convert_type(x, jnp.int32)
     return jnp.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
 
@@ -113,7 +113,7 @@ def order_preserving_int(x: jax.Array) -> jax.Array:
 def select_token(
     logits: jax.Array, keys: jax.Array | None, position: jax.Array, method: str
 ) -> jax.Array:
-    """int32 [R]: one token a row.
+    """Returns int32 [R]: one token per row.
 
     Each row is sampled by its own key, so that its text depends neither on its neighbours in the
     batch nor on the batch's size.

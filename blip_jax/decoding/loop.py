@@ -57,7 +57,7 @@ def generate(
 
 
 def _sample(step, cache, prompt, keys, shape, params, special, lengths) -> Generated:
-    """A token per iteration, sampled or the likeliest."""
+    """Writes one token per iteration, sampled or the likeliest."""
     eos, pad = special
     start = prefill(
         step, cache, prompt, lengths, params, shape.total_length, pad, shape.num_captions
@@ -72,7 +72,7 @@ def _sample(step, cache, prompt, keys, shape, params, special, lengths) -> Gener
         logp = jnp.take_along_axis(jax.nn.log_softmax(logits), token[:, None], axis=-1)[:, 0]
         in_prompt = state.position < start.length
         written = ~(in_prompt | state.done)
-        # Elsewhere the prompt or a pad is kept.
+        # Other positions keep the prompt or a pad.
         token = jnp.where(written, token, state.tokens[:, state.position])
         logp = jnp.where(written, logp, 0.0)
         position = state.position + 1
@@ -95,7 +95,7 @@ def _sample(step, cache, prompt, keys, shape, params, special, lengths) -> Gener
         start.tokens, start.length, jnp.zeros((rows, total)), start.length >= start.max_length,
         start.position, start.cache,
     )  # fmt: skip
-    # Rows without room are done: the first iteration writes for them what is there already.
+    # Rows without room for a token are done: the first iteration leaves them unchanged.
     state = extend(state, start.logits)
     state = jax.lax.while_loop(lambda state: ~state.done.all(), body, state)
     score = state.log_probabilities.sum(axis=-1)

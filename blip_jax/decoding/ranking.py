@@ -13,7 +13,7 @@ from blip_jax.runtime.errors import UserError
 def top_candidates(
     first_logits: jax.Array, first_tokens: jax.Array, k: int, valid: jax.Array | None = None
 ) -> jax.Array:
-    """The k candidates whose first token is likeliest, best first; of equals the lower index.
+    """Returns the k candidates with the likeliest first token, best first; ties by lower index.
 
     Source: `BLIP_VQA.rank_answer` (models/blip_vqa.py), which scores only these in full.
 
@@ -40,7 +40,7 @@ def top_candidates(
 def log_likelihood(
     logits: jax.Array, ids: jax.Array, mask: jax.Array, smoothing: float = 0.0
 ) -> jax.Array:
-    """The log-probability of whole texts: the sum over all tokens after the first.
+    """Returns the log-probability of whole texts: the sum over all tokens after the first.
 
     Args:
       logits: float32 [R, T, V]; position t predicts token t + 1.

@@ -5,9 +5,9 @@ import re
 from blip_jax.data.text import clean_caption
 from blip_jax.runtime.errors import UserError
 
-# Punctuation that the challenge's PTB tokenizer drops and the original's clean-up keeps.
+# Punctuation that the COCO challenge's PTB tokenizer drops and the original's clean-up keeps.
 _PUNCTUATION = re.compile(r"[,?`]|(?<!\w)['-]+|['-]+(?!\w)")
-_NO_LIMIT = 10_000  # words: captions are not cut before they are measured
+_NO_LIMIT = 10_000  # words; so large that captions are not truncated before they are scored
 
 
 def caption_scores(hypotheses: list[str], references: list[list[str]]) -> dict[str, float]:

@@ -12,7 +12,7 @@ from scipy.special import expit, logit
 
 from blip_jax.runtime.errors import UserError
 
-THRESHOLD = 0.5  # the paper's: a text is dropped where P(match) < 0.5
+THRESHOLD = 0.5  # as in the paper: a text is dropped if P(match) < 0.5
 
 
 def noise_share(true) -> float:
@@ -51,7 +51,7 @@ def decision_scores(kept, true) -> dict[str, float]:
 
 
 def curve(p_match, true, thresholds=None) -> dict[str, list[float]]:
-    """Precision, recall and kept share when texts with P(match) >= threshold are kept.
+    """Returns precision, recall and kept share if texts with P(match) >= threshold are kept.
 
     Args:
       p_match: float [N]; nan is never kept.

@@ -68,7 +68,7 @@ def rerank(similarity, k: int, score_fn: ScoreFn) -> tuple[np.ndarray, np.ndarra
     """
     similarity = _matrix(similarity, "similarity")
     if k < 1:
-        raise UserError(f"k is {k}; re-ranking needs at least 1 candidate a query")
+        raise UserError(f"k is {k}; re-ranking needs at least 1 candidate per query")
     num_images, num_texts = similarity.shape
     by_image = _top_k(similarity, k)
     by_text = _top_k(similarity.T, k)
@@ -139,7 +139,7 @@ def evaluate(
 
 
 def hits(scores, query_label, candidate_label) -> np.ndarray:
-    """Probability that a candidate of a query's own label is among its first k, float [Q, 3].
+    """Returns the probability that a candidate of the query's label is in its top k, float [Q, 3].
 
     Ties are counted as the *expectation* over a random order of the tied candidates. A query with
     no candidate of its label asks nothing: NaN.
@@ -166,7 +166,7 @@ def hits(scores, query_label, candidate_label) -> np.ndarray:
 
 
 def recall_of_hits(i2t: np.ndarray, t2i: np.ndarray) -> dict[str, float]:
-    """Recall at 1, 5 and 10 in percent of the `hits` of both directions; NaN rows do not count.
+    """Returns recall at 1, 5 and 10 in percent from the `hits` of both directions; skips NaN rows.
 
     Returns:
       'tr@k' (image to text), 'ir@k' (text to image) and 'r@k', their mean; nan without queries.

@@ -21,8 +21,8 @@ from blip_jax.models.inputs import check_not_empty, encode_bucketed
 from blip_jax.nn import BlipConfig
 from blip_jax.runtime.errors import UserError
 
-MAX_FUNCTIONS = 64  # compiled functions that a model keeps
-SLOW_COMPILE_SECONDS = 1.5  # after which a line says what is being compiled
+MAX_FUNCTIONS = 64  # number of compiled functions that a model keeps
+SLOW_COMPILE_SECONDS = 1.5  # after this time a line says what is being compiled
 
 
 class Base:
@@ -46,7 +46,7 @@ class Base:
         prompt: str = "",
         max_length: int = 30,
     ):
-        """`tokenizer`: or the folder or Hugging Face id of one, loaded when needed; "": unknown."""
+        """Takes a tokenizer, or a folder or Hugging Face id to load when needed; "": unknown."""
         self.params = params
         self.config = config
         self.model_type = model_type
@@ -84,13 +84,13 @@ class Base:
 
     @functools.cached_property
     def device_params(self) -> dict[str, Any]:
-        """The parameters, whole on each local device; from then on `params` is the same."""
+        """Returns the parameters, whole on each local device; from then on `params` is the same."""
         self.params = replicate_to_local_devices(self.params)
         return self.params
 
     @property
     def image_size(self) -> int:
-        """Pixels a side."""
+        """Returns the width and height of input images in pixels."""
         return self.config.vit.image_size
 
     def can(self, capability: str) -> bool:
@@ -144,7 +144,7 @@ class Base:
 
     @contextlib.contextmanager
     def _compile_message(self, function: Callable, arguments: Any, title: str) -> Iterator[None]:
-        """Says on a terminal or in a notebook what is compiled, at the first call of a shape."""
+        """Prints what is compiled at the first call of a shape, on a terminal or in a notebook."""
         shapes = tuple(np.shape(x) for x in jax.tree.leaves(arguments))
         key = title, shapes
         interactive = sys.stderr.isatty() or "ipykernel" in sys.modules

@@ -30,7 +30,7 @@ from blip_jax.runtime.errors import UserError
 if TYPE_CHECKING:
     from blip_jax.models.model import Model
 
-QUIRK_LABEL_SMOOTHING = 0.1  # of the labels, with which the original ranks answers
+QUIRK_LABEL_SMOOTHING = 0.1  # label smoothing with which the original ranks answers
 
 
 def captioner(model: Model, decodings: Sequence[Decoding]) -> PmappedFunction:
@@ -101,18 +101,18 @@ def check_length(model: Model, decoding: Decoding, prompt: int) -> None:
 
 
 def prompt_tokens(model: Model) -> np.ndarray:
-    """int32 [P]: [DEC], then the tokens of the model's prompt."""
+    """Returns int32 [P]: [DEC], then the tokens of the model's prompt."""
     return model.tokenizer.prompt(model.prompt)
 
 
 def example_keys(seed: int, hashes: np.ndarray, number: int = 0) -> jax.Array:
-    """PRNG keys [B], each following from the example's own hash alone, for its caption `number`."""
+    """Returns PRNG keys [B] for caption `number`, each derived from its example's hash alone."""
     base = jax.random.fold_in(jax.random.key(seed), number)
     return jax.vmap(lambda h: jax.random.fold_in(base, h))(hashes)
 
 
 def match_function(model: Model) -> PmappedFunction:
-    """A function that scores G texts an image.
+    """Returns a function that scores G texts per image.
 
     It takes images uint8 [D * b, S, S, 3], ids int32 [D * b, G, T] and mask bool [D * b, G, T],
     and gives ITM logits float32 [D * b, G, 2] (no match, match) and the cosine of the aligned
@@ -132,7 +132,7 @@ def match_function(model: Model) -> PmappedFunction:
 
 
 def encode_image_function(model: Model) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
-    """A function of images uint8 [D * b, S, S, 3] to (image tokens, aligned features)."""
+    """Returns a function of images uint8 [D * b, S, S, 3] to (image tokens, aligned features)."""
 
     def encode(apply, images):
         tokens = apply("encode_image", normalize(images))
@@ -142,12 +142,12 @@ def encode_image_function(model: Model) -> Callable[[np.ndarray], tuple[np.ndarr
 
 
 def encode_text_function(model: Model) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
-    """A function of ids int32 [D * b, T] and mask bool [D * b, T] to aligned features."""
+    """Returns a function of ids int32 [D * b, T] and mask bool [D * b, T] to aligned features."""
     return PmappedFunction(lambda apply, ids, mask: apply("text_features", ids, mask), model)
 
 
 def rerank_function(model: Model) -> Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]:
-    """A function of image tokens [D * b, N, W], ids and mask [D * b, T] to ITM logits [D * b, 2].
+    """Returns a function of image tokens [D * b, N, W], ids and mask to ITM logits [D * b, 2].
 
     For many texts an image whose tokens are there already, as in re-ranking.
     """
@@ -230,7 +230,7 @@ def rank_answers(
 
 
 def verify_function(model: Model) -> Callable[..., np.ndarray]:
-    """A function of first and second images, ids and mask [D * b, T] to logits (false, true)."""
+    """Returns a function of two image batches, ids and mask [D * b, T] to logits (false, true)."""
 
     def decide(apply, first, second, ids, mask):
         tokens = [apply("encode_image", normalize(images)) for images in (first, second)]
@@ -240,7 +240,7 @@ def verify_function(model: Model) -> Callable[..., np.ndarray]:
 
 
 def hidden_states_function(model: Model, of: Sequence[str]) -> Callable[..., np.ndarray]:
-    """The hidden states of images, of texts, or of texts grounded in images.
+    """Returns a function for hidden states of images, of texts, or of image-grounded texts.
 
     Args:
       of: ("image",), ("text",), or both; the function takes images, or ids and mask, or all three.

@@ -16,8 +16,8 @@ from blip_jax.data.images import ImageError, decode
 from blip_jax.data.tokenizer import Tokenizer
 from blip_jax.runtime.errors import UserError
 
-LENGTH_BUCKET = 16  # texts are padded to a multiple of this many tokens: few programs
-PROMPT_BUCKET = 4  # and prompts to a multiple of this many
+LENGTH_BUCKET = 16  # texts are padded to a multiple of this, for few compilations
+PROMPT_BUCKET = 4  # prompts are padded to a multiple of this
 CANDIDATE_BUCKET = 64  # lists of candidate answers are padded to a multiple of this many
 
 # A path (local or gs://), a file's bytes, an open file, a PIL image, or an array (NumPy, JAX,
@@ -37,7 +37,7 @@ def load_image(image: ImageLike) -> np.ndarray:
     if isinstance(image, Image.Image):
         try:
             return np.asarray(image.convert("RGB"))
-        except Exception as error:  # a file is read only here; PIL raises nearly anything
+        except Exception as error:  # the file is first read here; PIL raises many types
             raise ImageError(f"damaged or truncated ({type(error).__name__})") from error
     if isinstance(image, (str, os.PathLike)):
         image = _read(image)
@@ -47,7 +47,7 @@ def load_image(image: ImageLike) -> np.ndarray:
         return decode(bytes(image))
     if hasattr(image, "__array__") or hasattr(image, "detach"):
         return _from_array(_as_numpy(image))
-    raise ImageError(f"{type(image).__name__} is no image; give {ACCEPTED}")
+    raise ImageError(f"{type(image).__name__} is not an image; give {ACCEPTED}")
 
 
 def _read(path: str | os.PathLike) -> bytes:
@@ -55,7 +55,7 @@ def _read(path: str | os.PathLike) -> bytes:
         raise ImageError("URLs are not downloaded; save the file and give its path")
     try:
         return epath.Path(path).read_bytes()
-    except KeyError as error:  # of etils: a scheme it does not know
+    except KeyError as error:  # raised by etils for an unknown URL scheme
         raise ImageError("the scheme of this URL is not supported; give a path") from error
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or type(error).__name__
@@ -63,7 +63,7 @@ def _read(path: str | os.PathLike) -> bytes:
 
 
 def _as_numpy(array: Any) -> np.ndarray:
-    """NumPy, JAX and PyTorch arrays, the latter on any device and with gradients, as NumPy."""
+    """Returns a NumPy, JAX or PyTorch array as NumPy, on any device and also with gradients."""
     if hasattr(array, "detach"):
         array = array.detach().cpu()
         array = array.float() if array.is_floating_point() else array  # NumPy has no bfloat16
@@ -77,7 +77,7 @@ def _from_array(array: np.ndarray) -> np.ndarray:
     if array.ndim == 3 and array.shape[-1] == 1:
         array = array[..., 0]
     if array.ndim not in (2, 3) or not array.size or array.shape[2:] not in ((), (3,), (4,)):
-        raise ImageError(f"an array of shape {shape} is no image; give {ACCEPTED}")
+        raise ImageError(f"an array of shape {shape} is not an image; give {ACCEPTED}")
     if np.issubdtype(array.dtype, np.floating) or array.dtype.name == "bfloat16":
         array = array.astype(np.float32)
         if not (np.isfinite(array).all() and 0 <= array.min() and array.max() <= 1):

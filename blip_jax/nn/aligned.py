@@ -29,23 +29,23 @@ class Aligned(nn.Module):
         self.text_proj = dense(self.config.embed_dim, med.kernel_std, use_bias=False)
 
     def encode_image(self, images: jax.Array, train: bool = False) -> jax.Array:
-        """Normalised float [B, S, S, 3] -> image tokens [B, N, D], [CLS] first."""
+        """Maps normalised images float [B, S, S, 3] to image tokens [B, N, D], [CLS] first."""
         return self.vit(images, train)
 
     def image_features(self, tokens: jax.Array) -> jax.Array:
-        """Image tokens -> float32 [B, E] of unit length, aligned with `text_features`."""
-        # The final norm a second time, as there (`BlipVisionModel.forward`).
+        """Maps image tokens to float32 [B, E] of unit length, aligned with `text_features`."""
+        # Applies the final norm a second time, as transformers does (`BlipVisionModel.forward`).
         params = {"params": self.vit.variables["params"]["norm"]}
         norm = LayerNorm(self.config.vit.eps, parent=None)
         return l2_normalize(self.vision_proj(norm.apply(params, tokens[:, 0].astype(jnp.float32))))
 
     def text_features(self, ids: jax.Array, mask: jax.Array, train: bool = False) -> jax.Array:
-        """ids int [B, T], mask bool [B, T] -> float32 [B, E] of unit length."""
+        """Maps ids int [B, T] and mask bool [B, T] to float32 [B, E] of unit length."""
         states = self.med.encode(ids, mask, train=train)
         return l2_normalize(self.text_proj(jnp.tanh(self.pooler(states[:, 0].astype(jnp.float32)))))
 
     def encode_text_with_image(
         self, ids: jax.Array, mask: jax.Array, tokens: jax.Array
     ) -> jax.Array:
-        """Image-grounded text states [B, T, D]."""
+        """Returns image-grounded text states [B, T, D]."""
         return self.med.encode(ids, mask, (self.med.project_context(tokens, "encoder"),))

@@ -41,7 +41,7 @@ def attend(
     mask: jax.Array | None,
     dropout: nn.Module | None = None,
 ) -> jax.Array:
-    """Scaled dot-product attention with a float32 softmax.
+    """Computes scaled dot-product attention with a float32 softmax.
 
     A query whose mask is all False gets the mean of the values, as with the original's additive
     -10000: finite, and of no consequence for what is not padding.
@@ -53,8 +53,8 @@ def attend(
 
     Returns: [B, T, H, K] in the dtype of `value`.
     """
-    # Not `jax.nn.dot_product_attention`: it has no dropout of the probabilities, and a second path
-    # without dropout would round differently from this one.
+    # `jax.nn.dot_product_attention` is not used, as it has no dropout of the probabilities, and a
+    # second path without dropout would round differently.
     scores = jnp.einsum("bthk,bnhk->bhtn", query, key, preferred_element_type=jnp.float32)
     scores = scores * query.shape[-1] ** -0.5
     if mask is not None:
@@ -76,12 +76,12 @@ class MultiHead(nn.Module):
     train: bool = False
 
     def attention(self, query, key, value, mask) -> jax.Array:
-        """[B, T, H, K], from probabilities with dropout."""
+        """Returns [B, T, H, K]: attention with dropout of the probabilities."""
         dropout = nn.Dropout(self.dropout, deterministic=not self.train)
         return attend(query, key, value, mask, dropout)
 
     def project_output(self, y: jax.Array) -> jax.Array:
-        """[B, T, H, K] -> [B, T, D]."""
+        """Maps [B, T, H, K] to [B, T, D]."""
         width = y.shape[-2] * y.shape[-1]
         return dense(width, self.output_std, 2, dtype=self.dtype, name="out")(y)
 
@@ -97,7 +97,7 @@ class SelfAttention(MultiHead):
         cache: KVCache | None = None,
         index: jax.Array | None = None,
     ) -> tuple[jax.Array, KVCache | None]:
-        """x [B, T, D] -> ([B, T, D], cache with the keys of x written from position `index` on)."""
+        """Maps x [B, T, D] to ([B, T, D], cache with the keys of x from position `index` on)."""
         width = x.shape[-1]
         split = (3, self.heads, width // self.heads)
         qkv = dense(split, self.kernel_std, dtype=self.dtype, name="qkv")(x)
@@ -120,7 +120,7 @@ class CrossAttention(MultiHead):
         context: CrossAttentionContext,
         context_index: jax.Array | None = None,
     ) -> jax.Array:
-        """x [B, T, D] attends to the context's rows.
+        """Maps x [B, T, D], which attends to the context's rows, to [B, T, D].
 
         Args:
           context_index: int32 [G, n]: which context row each text row reads, counted within its

@@ -14,8 +14,8 @@ from blip_jax.nn.layers import dense
 from blip_jax.nn.med import Med
 from blip_jax.nn.vit import ViT
 
-# Names outside the momentum encoder, which has all that computes the ITC features. The text
-# encoder's unused cross-attention is part of it, as in the original, so that checkpoints match.
+# Parameters that the momentum encoder lacks; it has all that compute the ITC features, and also the
+# text encoder's unused cross-attention, as in the original, so that checkpoints match.
 NOT_IN_MOMENTUM = ("decoder_", "lm_head", "itm_head", "temperature")
 
 
@@ -33,24 +33,24 @@ class Blip(nn.Module):
         self.itm_head = dense(2, config.med.kernel_std)
 
     def encode_image(self, images: jax.Array, train: bool = False) -> jax.Array:
-        """Normalised float [C, S, S, 3] -> image tokens [C, N, D], [CLS] first."""
+        """Maps normalised images float [C, S, S, 3] to image tokens [C, N, D], [CLS] first."""
         return self.vit(images, train)
 
     def image_features(self, tokens: jax.Array) -> jax.Array:
-        """Image tokens -> float32 [C, E] of unit length, aligned with `text_features`."""
+        """Maps image tokens to float32 [C, E] of unit length, aligned with `text_features`."""
         return l2_normalize(self.vision_proj(tokens[:, 0].astype(jnp.float32)))
 
     def text_features(self, ids: jax.Array, mask: jax.Array, train: bool = False) -> jax.Array:
-        """ids int [B, T], mask bool [B, T] -> float32 [B, E] of unit length."""
+        """Maps ids int [B, T] and mask bool [B, T] to float32 [B, E] of unit length."""
         states = self.encode_text(ids, mask, train)
         return l2_normalize(self.text_proj(states[:, 0].astype(jnp.float32)))
 
     def encode_text(self, ids: jax.Array, mask: jax.Array, train: bool = False) -> jax.Array:
-        """Unimodal text states [B, T, D]."""
+        """Returns unimodal text states [B, T, D]."""
         return self.med.encode(ids, mask, train=train)
 
     def image_context(self, tokens: jax.Array, role: str) -> CrossAttentionContext:
-        """Image tokens -> what cross-attention in `role` ("encoder", "decoder") reads."""
+        """Maps image tokens to what cross-attention in `role` ("encoder", "decoder") reads."""
         return self.med.project_context(tokens, role)
 
     def encode_text_with_image(
@@ -61,7 +61,7 @@ class Blip(nn.Module):
         context_index: jax.Array | None = None,
         train: bool = False,
     ) -> jax.Array:
-        """Image-grounded text states [B, T, D]; [ENC] takes position 0.
+        """Returns image-grounded text states [B, T, D]; [ENC] takes position 0.
 
         `context_index` says which image each text reads; see `attention.CrossAttention`.
         """
@@ -77,26 +77,26 @@ class Blip(nn.Module):
         context_index: jax.Array | None = None,
         train: bool = False,
     ) -> jax.Array:
-        """float32 [B, 2]: no match, match."""
+        """Returns float32 [B, 2]: no match, match."""
         states = self.encode_text_with_image(ids, mask, context, context_index, train)
         return self.itm_head(states[:, 0].astype(jnp.float32))
 
     def lm_logits(
         self, ids: jax.Array, mask: jax.Array, context: CrossAttentionContext, train: bool = False
     ) -> jax.Array:
-        """float32 [B, T, V]: position t predicts token t + 1; [DEC] takes position 0."""
+        """Returns float32 [B, T, V]: position t predicts token t + 1; [DEC] takes position 0."""
         ids = set_first_token(ids, self.config.med.dec_token)
         return self.med.decode(ids, context, mask, train=train)[0]
 
     def decode_step(
         self, ids: jax.Array, context: CrossAttentionContext, cache: KVCache, index: jax.Array
     ) -> tuple[jax.Array, KVCache]:
-        """ids int [B, t] that follow the cache's `index` tokens -> (logits, cache)."""
+        """Maps ids int [B, t], which follow the cache's `index` tokens, to (logits, cache)."""
         return self.med.decode(ids, context, cache=cache, index=index)
 
 
 def l2_normalize(x: jax.Array) -> jax.Array:
-    """Unit length along the last axis, with PyTorch's floor of 1e-12 (F.normalize)."""
+    """Scales to unit length along the last axis, with PyTorch's floor of 1e-12 (F.normalize)."""
     # max(|x|, eps) as sqrt(max(x.x, eps^2)): the gradient at 0 is finite (1 / eps, as PyTorch's).
     return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(x * x, axis=-1, keepdims=True), 1e-24))
 
@@ -112,7 +112,7 @@ def with_enc_token(ids: jax.Array, config: BlipConfig) -> jax.Array:
 
 
 def init_cache(config: BlipConfig, batch: int, length: int) -> KVCache:
-    """An empty KV cache for `length` tokens: zeros [L, B, length, H, K] in the compute dtype."""
+    """Returns an empty KV cache: zeros [L, B, length, H, K] in the compute dtype."""
     med = config.med
     shape = (med.depth, batch, length, med.heads, med.width // med.heads)
     return KVCache(jnp.zeros(shape, config.dtype), jnp.zeros(shape, config.dtype))

@@ -16,7 +16,7 @@ SHARING = {
 }
 REMAT = ("none", "dots", "full")
 DTYPES = ("float32", "bfloat16", "float16")
-# Faults of the original's released code that can be reproduced; off by default.
+# Bugs of the original's released code that can be reproduced; off by default.
 QUIRKS = {
     "cls_for_enc": "image-grounded text keeps [CLS] where training put [ENC] (models/blip_itm.py; "
     "Hugging Face's retrieval and VQA)",
@@ -30,21 +30,21 @@ QUIRKS = {
 class ViTConfig:
     """The vision transformer (pre-norm, MLP of 4x the width)."""
 
-    image_size: int = 224  # pixels a side; a multiple of patch_size
-    patch_size: int = 16  # pixels a side of a patch
-    width: int = 768  # of hidden states
-    depth: int = 12  # layers
-    heads: int = 12  # attention heads; they divide the width
-    eps: float = 1e-6  # of the norms; Hugging Face's copies of the original run with 1e-5
-    drop_path: float = 0.0  # stochastic depth of the last layer; rises linearly from 0
+    image_size: int = 224  # width and height in pixels; a multiple of patch_size
+    patch_size: int = 16  # width and height of a patch in pixels
+    width: int = 768  # dimension of hidden states
+    depth: int = 12  # number of layers
+    heads: int = 12  # number of attention heads; divides the width
+    eps: float = 1e-6  # of the layer norms; Hugging Face's copies of the original use 1e-5
+    drop_path: float = 0.0  # stochastic depth rate of the last layer; rises linearly from 0
     kernel_std: float = 0.02  # standard deviation of initial weights
-    patch_std: float = 0.02  # of the initial weights of the patch projection
-    output_std: float = 0.02  # of the projections that write to the residual stream
-    position_std: float = 0.02  # of the initial position embedding
+    patch_std: float = 0.02  # the same, of the patch projection
+    output_std: float = 0.02  # the same, of projections that write to the residual stream
+    position_std: float = 0.02  # the same, of the position embedding
 
     @property
     def tokens(self) -> int:
-        """Image tokens: one [CLS] and one a patch."""
+        """Returns the number of image tokens: one [CLS] and one per patch."""
         return (self.image_size // self.patch_size) ** 2 + 1
 
 
@@ -56,15 +56,15 @@ class MedConfig:
     the vocabulary, to which BLIP's tokenizer appends the two.
     """
 
-    width: int = 768  # of hidden states
-    depth: int = 12  # layers
-    heads: int = 12  # attention heads; they divide the width
+    width: int = 768  # dimension of hidden states
+    depth: int = 12  # number of layers
+    heads: int = 12  # number of attention heads; divides the width
     mlp_dim: int = 3072  # width of the feed-forward layers
-    vocab_size: int = 30524  # tokens; a training run takes the tokenizer's
+    vocab_size: int = 30524  # number of tokens; a training run sets it to the tokenizer's
     dec_index: int = -2  # id of [DEC]
     enc_index: int = -1  # id of [ENC]
-    max_length: int = 512  # positions
-    dropout: float = 0.1  # of hidden states and of attention probabilities
+    max_length: int = 512  # number of positions
+    dropout: float = 0.1  # rate for hidden states and attention probabilities
     # What encoder and decoder share (the paper's Table 3).
     sharing: Literal["all", "all_but_cross_attention", "all_but_self_attention", "none"] = (
         "all_but_self_attention"
@@ -72,17 +72,17 @@ class MedConfig:
     # NLVR2: from this layer on a dense layer merges the two images' cross-attention.
     first_learned_merge_layer: int = 6
     kernel_std: float = 0.02  # standard deviation of initial weights
-    output_std: float = 0.02  # of the projections that write to the residual stream
-    embedding_std: float = 0.02  # of initial embeddings
+    output_std: float = 0.02  # the same, of projections that write to the residual stream
+    embedding_std: float = 0.02  # the same, of embeddings
 
     @property
     def dec_token(self) -> int:
-        """The id of [DEC], 0 … vocab_size - 1."""
+        """Returns the id of [DEC], 0 … vocab_size - 1."""
         return self.dec_index % self.vocab_size
 
     @property
     def enc_token(self) -> int:
-        """The id of [ENC], 0 … vocab_size - 1."""
+        """Returns the id of [ENC], 0 … vocab_size - 1."""
         return self.enc_index % self.vocab_size
 
 
@@ -93,16 +93,16 @@ class BlipConfig:
     vit: ViTConfig = ViTConfig()
     med: MedConfig = MedConfig()
     embed_dim: int = 256  # dimension of the aligned image and text features (ITC)
-    # Compute dtype; parameters, softmax, norms and losses are float32 always.
+    # Compute dtype; parameters, softmax, norms and losses are always float32.
     dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
-    # What the backward pass computes again to save memory: nothing (none), all but matrix products
+    # What the backward pass recomputes to save memory: nothing (none), all but matrix products
     # (dots), everything (full).
     remat: Literal["none", "dots", "full"] = "none"
     scan_unroll: int = 1  # layers in one iteration of the scan over layers
-    quirks: tuple[str, ...] = ()  # of nn.QUIRKS: faults of the original to repeat
+    quirks: tuple[str, ...] = ()  # of nn.QUIRKS: bugs of the original to reproduce
 
     def __post_init__(self):
-        object.__setattr__(self, "quirks", tuple(self.quirks))  # a list in checkpoints' JSON
+        object.__setattr__(self, "quirks", tuple(self.quirks))  # checkpoints' JSON has a list
         for name, part in (("vit", self.vit), ("med", self.med)):
             if part.width % part.heads:
                 raise UserError(
@@ -158,7 +158,7 @@ PRESETS = {
 
 
 def preset(name: str, **changes: Any) -> BlipConfig:
-    """The preset `name` with `changes`; nested ones as mappings, `vit={"image_size": 384}`.
+    """Returns preset `name` with `changes`; nested ones as mappings, `vit={"image_size": 384}`.
 
     Raises:
       UserError: an unknown preset or field.
@@ -169,5 +169,5 @@ def preset(name: str, **changes: Any) -> BlipConfig:
 
 
 def param_group_name(config: MedConfig, part: str, role: str) -> str:
-    """Name of the parameters of `part` in `role`: its own, or the common one if it is shared."""
+    """Returns the parameters' name of `part` in `role`: its own, or the common one if shared."""
     return part if part in SHARING[config.sharing] else f"{role}_{part}"

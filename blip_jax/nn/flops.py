@@ -40,13 +40,13 @@ class Flops:
         return self.matmul + self.attention + self.outside_layers
 
     def trained(self, remat: str) -> int:
-        """Forward, backward, and what `remat` ("none", "dots", "full") recomputes."""
+        """Returns FLOPs of forward, backward and what `remat` ("none", "dots", "full") repeats."""
         layers = self.matmul + self.attention - self.not_recomputed
         return 3 * self.forward + {"none": 0, "dots": self.attention, "full": layers}[remat]
 
 
 def vit(config: ViTConfig) -> Flops:
-    """One image. The first product, of patches, is `outside_layers`: 2 (N - 1) 3 patch^2 V.
+    """Returns the FLOPs of one image; `outside_layers` is the patch product, 2 (N - 1) 3 patch^2 V.
 
     `not_recomputed` is the MLP's second product: the layer ends by adding it.
     """
@@ -60,7 +60,7 @@ def vit(config: ViTConfig) -> Flops:
 
 
 def text(config: MedConfig, length: int, image_tokens: int = 0) -> Flops:
-    """One text of `length` tokens; it attends to `image_tokens` image tokens."""
+    """Returns the FLOPs of one text of `length` tokens that attends to `image_tokens` tokens."""
     t, w = length, config.width
     matmul, attention = 8 * t * w * w + 4 * t * w * config.mlp_dim, 4 * t * t * w
     if image_tokens:
@@ -69,7 +69,7 @@ def text(config: MedConfig, length: int, image_tokens: int = 0) -> Flops:
 
 
 def image_context(config: BlipConfig) -> Flops:
-    """Keys and values of one image for all layers: 4 N V W each."""
+    """Returns the FLOPs of keys and values of one image for all layers: 4 N V W each."""
     return Flops(
         outside_layers=config.med.depth
         * 4
@@ -84,12 +84,12 @@ def lm_head(config: MedConfig, length: int) -> Flops:
 
 
 def heads(config: BlipConfig) -> Flops:
-    """The projections to E of one image and one text."""
+    """Returns the FLOPs of the projections to E of one image and one text."""
     return Flops(outside_layers=2 * config.embed_dim * (config.vit.width + config.med.width))
 
 
 def captioning(config: BlipConfig, prompt: int, length: int, captions: int = 1) -> int:
-    """FLOPs to write `captions` texts of `length` tokens, the prompt counted, for one image.
+    """Returns the FLOPs of `captions` texts of `length` tokens (with prompt) for one image.
 
     The prompt is read once per image, then one token at a time; attention reads the whole cache.
     """
@@ -101,7 +101,7 @@ def captioning(config: BlipConfig, prompt: int, length: int, captions: int = 1) 
 
 
 def matching(config: BlipConfig, length: int, texts: int) -> int:
-    """FLOPs to score `texts` texts of `length` tokens with one image: ITM and the cosine."""
+    """Returns the FLOPs to score `texts` texts of `length` tokens with an image: ITM and cosine."""
     med, embed = config.med, config.embed_dim
     read = text(med, length, config.vit.tokens).forward + text(med, length).forward
     read += 2 * med.width * (embed + 2)

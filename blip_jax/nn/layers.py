@@ -47,7 +47,7 @@ class LayerNorm(nn.Module):
         scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
         bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],))
         x = x.astype(jnp.float32)
-        # In two passes: E[x^2] - E[x]^2 loses the digits that parity with PyTorch needs.
+        # In two passes, because E[x^2] - E[x]^2 loses digits that parity with PyTorch needs.
         x -= x.mean(axis=-1, keepdims=True)
         x *= jax.lax.rsqrt(jnp.square(x).mean(axis=-1, keepdims=True) + self.epsilon)
         return (x * scale + bias).astype(self.dtype)

@@ -16,17 +16,17 @@ import jax.numpy as jnp
 
 
 def padding(mask: jax.Array) -> jax.Array:
-    """Every query sees every token that is not a pad. bool [B, T] -> bool [B, 1, 1, T]."""
+    """Returns bool [B, 1, 1, T] of mask bool [B, T]: every query sees all tokens except pads."""
     return mask[:, None, None, :]
 
 
 def causal(length: int) -> jax.Array:
-    """A query sees itself and what comes before it. bool [1, 1, length, length]."""
+    """Returns bool [1, 1, length, length]: a query sees itself and what comes before it."""
     return jnp.tri(length, dtype=bool)[None, None]
 
 
 def decoder(mask: jax.Array) -> jax.Array:
-    """Both at once. bool [B, T] -> bool [B, 1, T, T]."""
+    """Returns bool [B, 1, T, T] of mask bool [B, T]: `padding` and `causal` combined."""
     return padding(mask) & causal(mask.shape[1])
 
 

@@ -53,7 +53,10 @@ class Med(nn.Module):
     def project_context(
         self, tokens: jax.Array, role: str, mask: jax.Array | None = None, index: int = 0
     ) -> CrossAttentionContext:
-        """[C, N, any width], mask bool [C, N] -> what cross-attention `index` of `role` reads."""
+        """Maps tokens [C, N, any width] and mask bool [C, N] to what cross-attention reads.
+
+        `role` and `index` name the cross-attention.
+        """
         name = cross_attentions(self.config.med, role, self.num_images)[index]
         return CrossAttentionContext(*getattr(self, f"{name}_context")(tokens), mask)
 
@@ -65,7 +68,7 @@ class Med(nn.Module):
         context_index: jax.Array | None = None,
         train: bool = False,
     ) -> jax.Array:
-        """Bidirectional: ids int [B, T], mask bool [B, T] -> states [B, T, D].
+        """Maps ids int [B, T] and mask bool [B, T] to bidirectional states [B, T, D].
 
         Without `contexts` cross-attention is skipped (unimodal text).
         `context_index`: see `attention.CrossAttention`.
@@ -86,7 +89,7 @@ class Med(nn.Module):
         context_index: jax.Array | None = None,
         train: bool = False,
     ) -> tuple[jax.Array, KVCache | None]:
-        """Causal: ids int [B, T] -> (next-token logits float32 [B, T, V], cache).
+        """Maps ids int [B, T] causally to (next-token logits float32 [B, T, V], cache).
 
         Either `mask` (bool [B, T], whole texts) or `cache` with `index`, the number of tokens
         that it already holds. `context_index`: see `attention.CrossAttention`.
@@ -108,7 +111,7 @@ class Med(nn.Module):
 
 
 def cross_attentions(config: MedConfig, role: str, num_images: int = 1) -> list[str]:
-    """Names of the cross-attentions of `role`, one for each image that a text reads."""
+    """Returns names of the cross-attentions of `role`, one for each image that a text reads."""
     name = param_group_name(config, "cross_attention", role)
     return [name, *(f"{name}_{number}" for number in range(2, num_images + 1))]
 
@@ -128,7 +131,7 @@ class Embeddings(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def __call__(self, ids: jax.Array, index: jax.Array | int, train: bool) -> jax.Array:
-        """ids int [B, T], the first at position `index` -> [B, T, D]."""
+        """Maps ids int [B, T], the first at position `index`, to [B, T, D]."""
         word = jnp.take(self.word, ids, axis=0, mode="clip")
         position = jax.lax.dynamic_slice_in_dim(self.position, index, ids.shape[1])
         x = self.norm(word + position).astype(self.dtype)
@@ -155,7 +158,7 @@ class ContextProjection(nn.Module):
             shape = (config.depth, tokens.shape[-1], *heads)
             kernel = self.param(f"{name}_kernel", normal, shape).astype(self.dtype)
             bias = self.param(f"{name}_bias", nn.initializers.zeros, (config.depth, *heads))
-            # Transposed after the product: on CPU a product that gives `lchnk` is slower.
+            # Transposed after the product, because on CPU a product that gives `lchnk` is slower.
             y = jnp.einsum("cnd,ldhk->cnlhk", tokens.astype(self.dtype), kernel)
             projected.append((y + bias.astype(self.dtype)).transpose(2, 0, 3, 1, 4))
         return tuple(projected)
@@ -188,7 +191,7 @@ class MedLayers(nn.Module):
         return layers(x, contexts, cache, merge_weights, mask, context_index, index)
 
     def merge_weights(self) -> tuple[jax.Array, jax.Array]:
-        """How each layer makes one of what two images gave: kernel [L, 2 * D, D] and bias [L, D].
+        """Returns each layer's weights for merging two images' outputs: [L, 2 * D, D] and [L, D].
 
         The first `first_learned_merge_layer` layers take the mean, which is the dense layer with
         halves on its diagonals; the others learn it (models/nlvr_encoder.py of the original).
@@ -217,7 +220,7 @@ class MedLayer(nn.Module):
 
     @nn.compact
     def __call__(self, x, contexts, cache, merge_weights, mask, context_index, index):
-        """x [B, T, D]; contexts, cache and merge_weights: this layer's -> (x, cache)."""
+        """Maps x [B, T, D] to (x, cache); contexts, cache and merge_weights are this layer's."""
         config = self.config
         options = {
             "heads": config.heads,
@@ -252,7 +255,7 @@ class MedLayer(nn.Module):
 def merge_images(
     read: list[jax.Array], merge_weights: tuple[jax.Array, jax.Array] | None
 ) -> jax.Array:
-    """What was read of each image [B, T, D], as one [B, T, D]; see `MedLayers.merge_weights`."""
+    """Merges what was read of each image [B, T, D] to [B, T, D]; see `MedLayers.merge_weights`."""
     if merge_weights is None:
         return read[0]
     kernel, bias = (x.astype(read[0].dtype) for x in merge_weights)
@@ -267,7 +270,7 @@ class LMHead(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, word: jax.Array) -> jax.Array:
-        """x [B, T, D], word [V, D] -> logits float32 [B, T, V]."""
+        """Maps x [B, T, D] and word [V, D] to logits float32 [B, T, V]."""
         config = self.config
         x = dense(config.width, config.kernel_std, dtype=self.dtype, name="dense")(x)
         x = LayerNorm(EPS, self.dtype, name="norm")(nn.gelu(x, approximate=False))

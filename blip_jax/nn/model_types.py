@@ -18,7 +18,7 @@ from blip_jax.nn.nlvr import Nlvr
 from blip_jax.nn.vqa import Vqa
 from blip_jax.runtime.errors import UserError
 
-LOGIT_SCALE = 2.6592  # of Hugging Face's BlipConfig: log(1 / 0.07)
+LOGIT_SCALE = 2.6592  # as in Hugging Face's BlipConfig: log(1 / 0.07)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,7 +118,7 @@ def network(config: BlipConfig, model_type: str = "pretrain") -> nn.Module:
 
 
 def init(config: BlipConfig, key: jax.Array, model_type: str = "pretrain") -> dict:
-    """Fresh float32 parameters, a nested dict; layers are stacked on a leading axis."""
+    """Returns fresh float32 parameters, a nested dict; layers are stacked on a leading axis."""
     size = config.vit.image_size
     inputs = jnp.zeros((1, size, size, 3)), jnp.zeros((1, 4), jnp.int32), jnp.ones((1, 4), bool)
     module, parts = network(config, model_type), MODEL_TYPES[model_type]
@@ -127,5 +127,5 @@ def init(config: BlipConfig, key: jax.Array, model_type: str = "pretrain") -> di
 
 
 def param_shapes(config: BlipConfig, model_type: str = "pretrain") -> dict:
-    """The tree of `init` as `jax.ShapeDtypeStruct`s; nothing is computed."""
+    """Returns the tree of `init` as `jax.ShapeDtypeStruct`s; nothing is computed."""
     return jax.eval_shape(lambda key: init(config, key, model_type), jax.random.key(0))

@@ -28,13 +28,13 @@ class Nlvr(nn.Module):
         self.classifier_out = dense(2, config.kernel_std)
 
     def encode_image(self, images: jax.Array, train: bool = False) -> jax.Array:
-        """Normalised float [B, S, S, 3] -> image tokens [B, N, W], [CLS] first."""
+        """Maps normalised images float [B, S, S, 3] to image tokens [B, N, W], [CLS] first."""
         return self.vit(images, train)
 
     def image_contexts(
         self, first: jax.Array, second: jax.Array
     ) -> tuple[CrossAttentionContext, CrossAttentionContext]:
-        """Tokens of the first and of the second images -> what the statements read."""
+        """Maps tokens of the first and of the second images to what the statements read."""
         return tuple(
             self.med.project_context(tokens, "encoder", index=number)
             for number, tokens in enumerate((first, second))
@@ -47,7 +47,7 @@ class Nlvr(nn.Module):
         contexts: tuple[CrossAttentionContext, CrossAttentionContext],
         train: bool = False,
     ) -> jax.Array:
-        """ids int [B, T], mask bool [B, T] -> float32 [B, 2]: false, true."""
+        """Maps ids int [B, T] and mask bool [B, T] to float32 [B, 2]: false, true."""
         states = self.med.encode(with_enc_token(ids, self.config), mask, contexts, train=train)
         x = jax.nn.relu(self.classifier_in(states[:, 0].astype(jnp.float32)))
         return self.classifier_out(x)

@@ -20,7 +20,7 @@ class ViT(nn.Module):
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
-        """float [B, S, S, 3], normalised -> image tokens [B, N, D] in the compute dtype."""
+        """Maps normalised images float [B, S, S, 3] to tokens [B, N, D] in the compute dtype."""
         config, dtype = self.config.vit, jnp.dtype(self.config.dtype)
         normal = nn.initializers.normal
         x = patches(images, config.patch_size)
@@ -58,7 +58,7 @@ class Block(nn.Module):
         return x + self.drop_path(y, rate), None
 
     def drop_path(self, y: jax.Array, rate: jax.Array) -> jax.Array:
-        """Stochastic depth: an image's whole branch is left out with probability `rate`."""
+        """Drops an image's whole branch with probability `rate` (stochastic depth)."""
         if not self.train or not self.config.drop_path:
             return y
         keep = jax.random.bernoulli(self.make_rng("dropout"), 1 - rate, (y.shape[0], 1, 1))
@@ -66,14 +66,14 @@ class Block(nn.Module):
 
 
 def patches(images: jax.Array, patch: int) -> jax.Array:
-    """[B, S, S, 3] -> [B, (S / patch)^2, patch * patch * 3], row by row from the top left."""
+    """Maps [B, S, S, 3] to [B, (S / patch)^2, patch * patch * 3], row by row from the top left."""
     batch, size = images.shape[0], images.shape[1] // patch
     x = images.reshape(batch, size, patch, size, patch, 3)
     return x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, size * size, patch * patch * 3)
 
 
 def resize_position_embedding(position: np.ndarray, tokens: int) -> np.ndarray:
-    """The position embedding for another image size, equal to PyTorch's bicubic resize.
+    """Returns the position embedding for another image size, equal to PyTorch's bicubic resize.
 
     `jax.image.resize` cubes with a = -0.5 and anti-aliases, PyTorch takes a = -0.75 and does not,
     so the kernel is written out. Source: `interpolate_pos_embed` of the original's models/vit.py.
@@ -95,7 +95,7 @@ def resize_position_embedding(position: np.ndarray, tokens: int) -> np.ndarray:
 
 
 def _cubic_weights(old: int, new: int, a: float = -0.75) -> np.ndarray:
-    """Interpolation matrix [new, old] of the Keys kernel, half-pixel centres, clamped edges."""
+    """Returns the [new, old] matrix of the Keys kernel, half-pixel centres, clamped edges."""
     centre = (np.arange(new) + 0.5) * old / new - 0.5
     weights = np.zeros((new, old))
     for offset in range(-1, 3):

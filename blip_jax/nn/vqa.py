@@ -28,18 +28,18 @@ class Vqa(nn.Module):
         self.med = Med(self.config)
 
     def encode_image(self, images: jax.Array, train: bool = False) -> jax.Array:
-        """Normalised float [C, S, S, 3] -> image tokens [C, N, D], [CLS] first."""
+        """Maps normalised images float [C, S, S, 3] to image tokens [C, N, D], [CLS] first."""
         return self.vit(images, train)
 
     def question_hidden_states(
         self, tokens: jax.Array, ids: jax.Array, mask: jax.Array, train: bool = False
     ) -> jax.Array:
-        """Image tokens, ids int [C, Q], mask bool [C, Q] -> hidden states [C, Q, D]."""
+        """Maps image tokens, ids int [C, Q] and mask bool [C, Q] to hidden states [C, Q, D]."""
         context = self.med.project_context(tokens, "encoder")
         return self.med.encode(with_enc_token(ids, self.config), mask, (context,), train=train)
 
     def question_context(self, hidden_states: jax.Array, mask: jax.Array) -> CrossAttentionContext:
-        """A question's hidden states [C, Q, D] and mask -> what answers read."""
+        """Maps a question's hidden states [C, Q, D] and mask to what answers read."""
         return self.med.project_context(hidden_states, "decoder", mask)
 
     def lm_logits(
@@ -50,7 +50,7 @@ class Vqa(nn.Module):
         context_index: jax.Array | None = None,
         train: bool = False,
     ) -> jax.Array:
-        """float32 [B, T, V]: position t predicts token t + 1; [DEC] takes position 0.
+        """Returns float32 [B, T, V]: position t predicts token t + 1; [DEC] takes position 0.
 
         `context_index` says which question each answer belongs to; see `attention.CrossAttention`.
         """
@@ -60,5 +60,5 @@ class Vqa(nn.Module):
     def decode_step(
         self, ids: jax.Array, context: CrossAttentionContext, cache: KVCache, index: jax.Array
     ) -> tuple[jax.Array, KVCache]:
-        """ids int [B, t] that follow the cache's `index` tokens -> (logits, cache)."""
+        """Maps ids int [B, t], which follow the cache's `index` tokens, to (logits, cache)."""
         return self.med.decode(ids, context, cache=cache, index=index)

@@ -23,8 +23,8 @@ from blip_jax.runtime.progress import track
 
 THUMB = 192  # pixels, the longer side
 PAGE = 48  # images shown at a time
-_A_FILE = 250  # images in a file of data
-_A_FOLDER = 1000  # thumbnails in a folder
+_A_FILE = 250  # images per data file
+_A_FOLDER = 1000  # thumbnails per folder
 _THREADS = 4
 
 
@@ -89,7 +89,7 @@ def _write_data(folder: Path, images: Iterable[Mapping], results: Mapping) -> li
                 for (number, entry), size in zip(some, sizes, strict=True)
             ]
             files.append(f"data/{len(files):05d}.js")
-            # json.dumps writes ASCII: the content cannot end the script.
+            # json.dumps writes ASCII, so the content cannot end the script element.
             (folder / files[-1]).write_text(f"gallery.add({json.dumps(rows)});\n")
     return files
 

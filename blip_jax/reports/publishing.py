@@ -7,7 +7,7 @@ from typing import Any
 
 # An absolute path that begins an argument or follows "=", "," or an opening bracket or quote.
 _PATH = re.compile(r"""(?:(?<=^)|(?<=[=,('"\[]))/[^,'"()\[\]]*""")
-_SAFE = re.compile(r"[\w@%+=:,./-]+", re.ASCII)  # what shlex.quote leaves as it is
+_SAFE = re.compile(r"[\w@%+=:,./-]+", re.ASCII)  # characters that shlex.quote leaves as they are
 
 
 def public_path(path: str) -> str:

@@ -83,7 +83,7 @@ def picture(entry: Mapping) -> dict:
     try:
         with Image.open(io.BytesIO(data)) as image:
             mime, size = Image.MIME[image.format], image.size
-    except Exception:  # one bad picture must not prevent the report of a long run
+    except Exception:  # an image that cannot be drawn must not prevent the report of a long run
         mime, size = "", (0, 0)
     uri = f"data:{mime};base64,{base64.b64encode(data).decode()}" if mime else ""
     return {

@@ -67,7 +67,7 @@ def _render(rows: Rows, columns: Sequence[str] | None, style: str) -> str:
     if style == "pipe":
         headers = [_escape(name) for name in headers]
         lines = [[_escape(cell) for cell in line] for line in lines]
-    # Without rows tabulate refuses `colalign`, and headers alone need none.
+    # Without rows tabulate rejects `colalign`, and headers alone need none.
     keywords = {"colalign": align} if lines else {}
     return tabulate(lines, headers, tablefmt=style, disable_numparse=True, **keywords)
 

@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 
 def required(example: str) -> Any:
-    """A str field that has to be given, as in `dataset: str = required("FOLDER")`.
+    """Declares a str field that has to be given, as in `dataset: str = required("FOLDER")`.
 
     It is "" until then, so that --help can show it; `check_required` refuses that.
 
@@ -35,25 +35,25 @@ def required(example: str) -> Any:
 
 @functools.cache
 def field_types(cls: type) -> dict[str, Any]:
-    """Annotations of the fields that the constructor of a dataclass takes, by name."""
+    """Returns the annotations of the fields that a dataclass's constructor takes, by name."""
     hints = typing.get_type_hints(cls)
     return {field.name: hints[field.name] for field in dataclasses.fields(cls) if field.init}
 
 
 def is_group(value: Any) -> bool:
-    """Whether a value has fields of its own: an instance of a dataclass."""
+    """Returns whether a value has fields of its own: an instance of a dataclass."""
     return dataclasses.is_dataclass(value) and not isinstance(value, type)
 
 
 def members(annotation: Any) -> tuple[Any, ...]:
-    """The types of a union without None; of another annotation, itself alone."""
+    """Returns the types of a union without None; of another annotation, that annotation alone."""
     if typing.get_origin(annotation) not in (Union, types.UnionType):
         return (annotation,)
     return tuple(x for x in typing.get_args(annotation) if x is not types.NoneType)
 
 
 def replace(config: T, **changes: Any) -> T:
-    """A copy of a dataclass with other values; a nested field by its path, or in a mapping.
+    """Returns a copy of a dataclass with changes; a nested field by its path, or in a mapping.
 
     `replace(run, steps=10, **{"model.vit.image_size": 384})`, `replace(model, vit={"depth": 6})`.
     Several changes of one group are made at once, so that fields which must agree can change
@@ -113,7 +113,7 @@ def check_required(config: Any, path: str = "config") -> None:
 
 
 def to_json(value: Any) -> Any:
-    """A dataclass as nested JSON values; `from_json` is the inverse.
+    """Returns a dataclass as nested JSON values; `from_json` is the inverse.
 
     A group whose annotation is not exactly its class (a union, a base class) says its class under
     "type". Paths become strings, tuples lists.
@@ -137,7 +137,7 @@ def _tagged(value: Any, annotation: Any) -> Any:
 
 
 def from_json(cls: type[T], values: Mapping[str, Any], path: str = "") -> T:
-    """The dataclass of type `cls` of which `to_json` made `values`; a missing field is default.
+    """Returns the `cls` dataclass of which `to_json` made `values`; missing fields are defaults.
 
     Raises:
       UserError: an unknown field or class, or a dataclass refuses a value.
@@ -235,7 +235,7 @@ class FieldRow(NamedTuple):
 
     @property
     def given(self) -> str:
-        """The value as the command line takes it."""
+        """Returns the value as the command line takes it."""
         if isinstance(self.value, tuple):
             return ",".join(map(str, self.value))
         if isinstance(self.value, bool):
@@ -244,7 +244,7 @@ class FieldRow(NamedTuple):
 
 
 def fields_table(config: Any, path: str = "") -> list[FieldRow]:
-    """A row for each field of a dataclass; then those of its groups, in their order."""
+    """Returns a row for each field of a dataclass, then those of its groups, in their order."""
     rows, groups = [], []
     for name, annotation in field_types(type(config)).items():
         value = getattr(config, name)
@@ -258,7 +258,7 @@ def fields_table(config: Any, path: str = "") -> list[FieldRow]:
 
 
 def command_line_flags(config: Any) -> list[str]:
-    """--config.FIELD=VALUE of each field that is not as in the default of its dataclass."""
+    """Returns --config.FIELD=VALUE of each field that differs from its dataclass's default."""
     usual = {row.path: row.value for row in fields_table(type(config)())}
     return [
         f"--config.{row.path}={row.given}"
@@ -268,7 +268,7 @@ def command_line_flags(config: Any) -> list[str]:
 
 
 def type_name(annotation: Any) -> str:
-    """How --help names a type: "int", "a | b" for choices, "int,..." for a tuple."""
+    """Returns how --help names a type: "int", "a | b" for choices, "int,..." for a tuple."""
     kinds = members(annotation)
     if len(kinds) > 1:
         return " | ".join(map(type_name, kinds))
@@ -283,12 +283,12 @@ def type_name(annotation: Any) -> str:
 
 @functools.cache
 def field_help(cls: type, name: str) -> str:
-    """The comment after a field of a dataclass, or above it, on one line; "" without source."""
-    from simple_parsing.docstring import get_attribute_docstring  # not at every start
+    """Returns a field's comment, after it or above it, on one line; "" without source."""
+    from simple_parsing.docstring import get_attribute_docstring  # imported only for --help
 
     try:
         found = get_attribute_docstring(cls, name)
-    except Exception:  # it parses source text, and help must not fail for want of a comment
+    except Exception:  # it parses source text; help must not fail if that does
         return ""
     lines = (found.comment_inline or found.help_string).splitlines()
     return " ".join(" ".join(line for line in lines if not line.startswith("fmt: ")).split())

@@ -25,7 +25,7 @@ from etils import epath
 
 from blip_jax.runtime.errors import UserError
 
-INCOMPLETE = ".incomplete-"  # what the names of unfinished files and folders start with
+INCOMPLETE = ".incomplete-"  # prefix of the names of unfinished files and folders
 
 
 def temporary_name(name: str) -> str:
@@ -54,7 +54,9 @@ def atomic_path(path: str | os.PathLike) -> Iterator[epath.Path]:
     temporary = path.with_name(temporary_name(path.name))
     try:
         yield temporary
-        with open(temporary, "rb") as written:  # else a power cut could leave the name and no data
+        with open(
+            temporary, "rb"
+        ) as written:  # otherwise a power failure could leave the name without data
             os.fsync(written.fileno())
         os.replace(temporary, path)
     finally:
@@ -104,10 +106,10 @@ def atomic_folder(path: str | os.PathLike, replace: bool = False) -> Iterator[pa
 
 def _rename_folder(temporary: pathlib.Path, target: pathlib.Path, replace: bool) -> None:
     if not (replace and target.is_dir()):
-        temporary.rename(target)  # fails if something with content has appeared there
+        temporary.rename(target)  # fails if a folder with content has appeared there
         return
     old = target.with_name(temporary_name(target.name))
-    target.rename(old)  # a folder with content cannot be renamed over
+    target.rename(old)  # a folder with content cannot be replaced by a rename
     try:
         temporary.rename(target)
     except BaseException:

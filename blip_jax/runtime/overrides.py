@@ -35,7 +35,7 @@ EXPECTED = {
 
 
 def override(config: T, argv: Sequence[str]) -> T:
-    """`config` with the fields that the flags in `argv` set.
+    """Returns `config` with the fields that the flags in `argv` set.
 
     Args:
       argv: --config.FIELD=VALUE, --config.FIELD VALUE, and --noconfig.FIELD of a bool.
@@ -60,7 +60,7 @@ def override(config: T, argv: Sequence[str]) -> T:
 
 
 def to_config_dict(config: Any) -> ConfigDict:
-    """The fields that the command line can set, as a locked ConfigDict, nested as the dataclass.
+    """Returns the fields that the command line can set as a locked, nested ConfigDict.
 
     A field that is None becomes a placeholder of its type.
     """
@@ -70,13 +70,13 @@ def to_config_dict(config: Any) -> ConfigDict:
         if is_group(value):
             content[name] = to_config_dict(value)
         elif kind is not None:
-            # An int as the default of a float would make ml_collections refuse 0.5.
+            # With an int as the default of a float field ml_collections would reject 0.5.
             content[name] = config_dict.placeholder(kind) if value is None else kind(value)
     return ConfigDict(content).lock()
 
 
 def from_config_dict(template: T, config: ConfigDict, path: str = "config") -> T:
-    """The dataclass `template` with the values of `config`; all groups are made anew and checked.
+    """Returns the dataclass `template` with the values of `config`; rebuilds and checks all groups.
 
     Raises:
       UserError: a value is not of its field's type or choices, or a dataclass refuses it.
@@ -98,7 +98,7 @@ def from_config_dict(template: T, config: ConfigDict, path: str = "config") -> T
 
 
 def value_type(annotation: Any) -> type | None:
-    """The type that values of a field have on the command line; None: they cannot be given."""
+    """Returns the type of a field's values on the command line; None: they cannot be given."""
     kinds = members(annotation)
     origin, arguments = typing.get_origin(kinds[0]), typing.get_args(kinds[0])
     if len(kinds) > 1:
@@ -110,7 +110,7 @@ def value_type(annotation: Any) -> type | None:
 
 
 def _converted(annotation: Any, value: Any, where: str) -> Any:
-    """`value` as its field has it; a tuple's entries one by one."""
+    """Converts `value` to the type of its field; a tuple's entries one by one."""
     (annotation,) = members(annotation)
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is Literal:
@@ -134,7 +134,7 @@ def _converted(annotation: Any, value: Any, where: str) -> Any:
 
 
 def _split(entry: Any) -> list[Any]:
-    """The parts of "a,b", which ml_collections takes for one value; other entries stay."""
+    """Splits "a,b", which ml_collections takes for one value; other entries stay."""
     if not isinstance(entry, str):
         return [entry]
     return [part.strip() for part in entry.strip("()[] ").split(",") if part.strip()]
@@ -169,7 +169,7 @@ def _in_file(annotation: Any) -> str:
 
 
 def _hint(config: Any, name: str, known: Mapping[str, Any]) -> str:
-    """What to say after an unknown name: the nearest of its group, or else of all groups."""
+    """Returns the hint after an unknown name: the nearest of its group, or else of all groups."""
     if not nearest(name, known):
         everywhere = dict(_leaves(config))
         if near := nearest(name, everywhere):
@@ -178,7 +178,7 @@ def _hint(config: Any, name: str, known: Mapping[str, Any]) -> str:
 
 
 def _leaves(config: Any, path: str = "") -> list[tuple[str, str]]:
-    """(name, path) of each field; of equal names the one least deep comes last."""
+    """Returns (name, path) of each field; of equal names the least deep comes last."""
     found = []
     for name in field_types(type(config)):
         value = getattr(config, name)
@@ -188,7 +188,7 @@ def _leaves(config: Any, path: str = "") -> list[tuple[str, str]]:
 
 
 def _reason(config: Any, message: str) -> str:
-    """absl's message about a flag in the words of this module."""
+    """Rewords absl's message about a flag for the user."""
     match = re.match(r"flag --config\.([\w.]+)=(.*?): ", message, re.DOTALL)
     if not match:
         return message.strip().splitlines()[-1]

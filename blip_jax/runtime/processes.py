@@ -20,8 +20,8 @@ from jax.experimental import multihost_utils
 
 from blip_jax.runtime.errors import UserError
 
-TIMEOUT = 300  # seconds in which all processes must have started
-EXIT_GRACE_SECONDS = 10  # that a process which failed waits for others to fail too
+TIMEOUT = 300  # seconds within which all processes must start
+EXIT_GRACE_SECONDS = 10  # for which a failed process waits for others to fail too
 
 
 def initialize(
@@ -49,14 +49,14 @@ def initialize(
     where = f"{coordinator}, process {process} of {processes}" if given else "this cluster"
     with _limit(timeout, where):
         try:
-            # Our limit ends first: JAX's own aborts with a stack trace.
+            # Our time limit is shorter than JAX's, which aborts with a stack trace.
             jax.distributed.initialize(**given, initialization_timeout=int(timeout) + 60)
         except ValueError as error:
-            if "coordinator_address" in str(error):  # no cluster: one machine
+            if "coordinator_address" in str(error):  # not in a cluster: one machine
                 return
             raise UserError(f"{where}: {_line(error)}; {FLAGS}") from error
         except RuntimeError as error:
-            # A process that computes already, such as a notebook or a test, stays single.
+            # A process that already uses JAX, such as a notebook or a test, stays single.
             if not given and "must be called before" in str(error):
                 return
             raise UserError(f"{where}: {_line(error)}; {FLAGS}") from error
@@ -66,7 +66,7 @@ FLAGS = "give --coordinator HOST:PORT, --processes and --process"
 
 
 def _checked(coordinator: str, processes: int, process: int) -> dict:
-    """Arguments of `jax.distributed.initialize`; {} if nothing is given."""
+    """Returns the arguments of `jax.distributed.initialize`; {} if nothing is given."""
     given = {
         "--coordinator": coordinator != "",
         "--processes": processes != 0,
@@ -140,7 +140,7 @@ def run_on_main(function: Callable[[], Any]) -> None:
 
 
 def is_multiprocess() -> bool:
-    """Whether this run has several processes; uses no device if it has not."""
+    """Returns whether this run has several processes; uses no device if it has not."""
     return jax.distributed.is_initialized() and jax.process_count() > 1
 
 

@@ -12,8 +12,8 @@ from typing import Any, TypeVar
 import tqdm
 
 INTERVAL = 30.0  # seconds between lines
-WINDOW = 10  # lines back to which the rate is measured, so that a slow start is forgotten
-WIDTH = 100  # columns of a line
+WINDOW = 10  # number of lines over which the rate is measured, so that a slow start is forgotten
+WIDTH = 100  # width of a line
 
 Item = TypeVar("Item")
 

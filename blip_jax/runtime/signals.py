@@ -49,7 +49,7 @@ class SignalHandler:
         self._restore()
 
     def should_stop(self, step: int) -> bool:
-        """Whether to stop after this step; with `synchronized` all processes ask at each step."""
+        """Returns whether to stop after this step; all processes call it if `synchronized`."""
         if not self._synchronized:
             return self.requested
         from jax.experimental import multihost_utils
@@ -65,6 +65,6 @@ class SignalHandler:
 
     def _restore(self) -> None:
         for number, handler in self._before.items():
-            # None: it was not set from Python, and Python cannot put it back.
+            # None means that it was not set from Python, which then cannot restore it.
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
         self._before = {}

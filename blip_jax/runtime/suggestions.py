@@ -26,7 +26,7 @@ SYNONYMS: Mapping[str, str] = {
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """The name among `known` that was most likely meant; "" if none is near."""
+    """Returns the name among `known` that was most likely meant; "" if none is near."""
     known = list(known)
     if SYNONYMS.get(name) in known:
         return SYNONYMS[name]
@@ -34,7 +34,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def hint(name: str, known: Iterable[str]) -> str:
-    """ "did you mean 'x'?", or the list of what is known."""
+    """Returns "did you mean 'x'?", or the list of what is known."""
     known = list(known)
     near = nearest(name, known)
     return f"did you mean {near!r}?" if near else f"known: {', '.join(known)}"

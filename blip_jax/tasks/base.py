@@ -57,13 +57,13 @@ class TaskConfig(abc.ABC):
     the config object, training calls `config.task.make(...)`.
     """
 
-    model_type: ClassVar[str]  # of nn.MODEL_TYPES: what a run of the task leaves
+    model_type: ClassVar[str]  # of nn.MODEL_TYPES, the type of a trained model
 
-    max_length: int = 30  # tokens of a text; longer ones are cut
+    max_length: int = 30  # tokens of a text; longer texts are truncated
 
     @property
     def name(self) -> str:
-        """What messages and metadata call the task: "pretraining" of PretrainingConfig."""
+        """Returns the task's name in messages and metadata: "pretraining" of PretrainingConfig."""
         return type(self).__name__.removesuffix("Config").lower()
 
     @abc.abstractmethod
@@ -86,7 +86,7 @@ class TaskConfig(abc.ABC):
 class EvaluationTask(abc.ABC):
     """What a loaded model is evaluated on: predictions of records, and their metrics."""
 
-    primary_metric: str = ""  # what `keep_best` compares unless it names another, "": none
+    primary_metric: str = ""  # metric of checkpoints.keep_best=primary; "": none
 
     @abc.abstractmethod
     def predict(self, model: "Model", dataset: "EvalDataset") -> list[Prediction]:
@@ -133,12 +133,12 @@ class Task(EvaluationTask, Generic[C]):
         if config.max_length > model.med.max_length:
             raise UserError(
                 f"task.max_length is {config.max_length}, model.med.max_length "
-                f"{model.med.max_length}; make the latter at least as long"
+                f"{model.med.max_length}; the model's must be at least as large"
             )
 
     @property
     def program_key(self) -> tuple:
-        """What the functions of the device depend on; tasks of one key share compiled steps."""
+        """Returns what the device functions depend on; tasks of one key share compiled steps."""
         return type(self), self.config, self.model, self.mesh
 
     def __eq__(self, other: object) -> bool:
@@ -147,7 +147,7 @@ class Task(EvaluationTask, Generic[C]):
     def __hash__(self) -> int:
         return hash(self.program_key)
 
-    # Host side, NumPy, inside grain's threads
+    # On the host: NumPy, in grain's threads
 
     @abc.abstractmethod
     def example(self, record: Mapping[str, Any], rng: np.random.Generator) -> dict[str, Any]:
@@ -175,7 +175,7 @@ class Task(EvaluationTask, Generic[C]):
     def batch_spec(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
         """Returns shapes and dtypes of a batch, "valid" bool [B] included."""
 
-    # Device side, traced under jit; shardings come from the caller
+    # On devices: traced under jit; shardings come from the caller
 
     def init_params(self, key: jax.Array) -> Params:
         """Returns fresh parameters of the network."""

@@ -20,7 +20,7 @@ from blip_jax.tasks.eval_dataset import EvalDataset
 from blip_jax.tasks.pairs import LmConfig, PairTask
 
 PROMPT = "a picture of "
-# How captions are written for evaluation: fast while pre-training, as the paper's when fine-tuned.
+# How captions are written for evaluation: fast in pre-training, as in the paper in fine-tuning.
 GREEDY = Decoding(method="greedy", repetition_penalty=1.0)
 BEAM = Decoding(method="beam", repetition_penalty=1.0)
 
@@ -33,7 +33,7 @@ class CaptioningConfig(TaskConfig):
     itc: ClassVar[None] = None
     itm: ClassVar[None] = None
 
-    max_length: int = 40  # tokens of a text, the prompt counted; longer ones are cut
+    max_length: int = 40  # tokens of a text, the prompt included; longer texts are truncated
     lm: LmConfig = LmConfig(prompt=PROMPT)
     decoding: Decoding = BEAM  # how captions are written for evaluation
 
@@ -47,13 +47,13 @@ class Captioning(PairTask):
     primary_metric = "cider"
 
     def predict(self, model: Model, dataset: EvalDataset) -> list[Prediction]:
-        """{"key", "caption"} of each image."""
+        """Returns {"key", "caption"} of each image."""
         return predict_captions(model, dataset, self.config.decoding)
 
     def evaluate(
         self, predictions: Sequence[Prediction], records: Sequence[Mapping[str, Any]]
     ) -> dict[str, float]:
-        """BLEU-4, CIDEr, ROUGE-L; of datasets that know the truth also `caption_truth` …"""
+        """Returns BLEU-4, CIDEr, ROUGE-L; also `caption_truth` … if the dataset knows the truth."""
         return evaluate_captions(predictions, records)
 
 

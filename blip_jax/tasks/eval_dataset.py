@@ -102,7 +102,7 @@ class EvalDataset:
 
     @staticmethod
     def batch_size() -> int:
-        """Rows of a batch over all local devices."""
+        """Returns the rows of a batch over all local devices."""
         return ROWS_PER_DEVICE * jax.local_device_count()
 
     def run(self, function: Callable, *arrays: Any, title: str = "") -> list[np.ndarray]:

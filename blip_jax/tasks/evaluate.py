@@ -30,11 +30,11 @@ PREDICTIONS, METRICS = "predictions.jsonl", "metrics.json"
 class EvaluateConfig:
     """An evaluation."""
 
-    model: str = ""  # what models.load takes: a workdir, a .pth, a Hugging Face folder or id
+    model: str = ""  # workdir, .pth file, Hugging Face folder or id (see models.load)
     dataset: str = required("FOLDER")  # folder of the dataset with features.json
-    split: str = "test"  # split of it
+    split: str = "test"  # split of the dataset
     task: TaskConfig = PretrainingConfig()  # what is evaluated; its class is set in the config file
-    limit: int = 0  # only this many images, from the start; 0: all
+    limit: int = 0  # only the first this many images; 0: all
     predictions: str = ""  # a predictions.jsonl to score instead of running a model
 
 
@@ -59,7 +59,7 @@ def evaluate(config: EvaluateConfig, workdir: str = "", model: Model | None = No
         records = read_records(config.dataset, config.split)
     else:
         model = model or load(config.model)
-        # Texts are cut as in the model's training.
+        # Texts are truncated as in the model's training.
         task_config = replace(config.task, max_length=model.max_length)
         task = task_config.make(model.config, model.tokenizer)
         dataset = EvalDataset.load(
@@ -73,7 +73,7 @@ def evaluate(config: EvaluateConfig, workdir: str = "", model: Model | None = No
 
 
 def _scoring_task(config: TaskConfig) -> EvaluationTask:
-    """The task, for its `evaluate` alone: it needs no network, and so any will do."""
+    """Returns the task for its `evaluate` alone, which needs no network."""
     return config.make(nn.preset("base"), TokenIds())
 
 
@@ -104,7 +104,7 @@ def read_predictions(path: str) -> list[Prediction]:
             prediction["key"]
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(
-                f"{path}, line {number} is no prediction: expected a JSON object with a 'key'"
+                f"{path}, line {number} is not a prediction: expected a JSON object with a 'key'"
             ) from error
         predictions.append(prediction)
     return predictions

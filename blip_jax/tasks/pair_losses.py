@@ -56,7 +56,7 @@ class PairLosses(Task):
     prompt_length: int
 
     def constrain(self, params: Params) -> Params:
-        """The temperature within 0.001 … 0.5, as in the original's `BLIP_Pretrain.forward`."""
+        """Clips the temperature to 0.001 … 0.5, as in the original's `BLIP_Pretrain.forward`."""
         if "temperature" not in params:
             return params
         return {**params, "temperature": jnp.clip(params["temperature"], 0.001, 0.5)}
@@ -100,7 +100,8 @@ class PairLosses(Task):
         keys = self.replicate((image, text, group, valid))
         if "queue" not in extra:
             return BatchConstants(*keys, alpha, *counts), extra
-        # Replicated again, or the partitioner splits the long arrays and gathers them per use.
+        # Replicated again, because otherwise the partitioner splits the long arrays and gathers
+        # them at each use.
         both = self.replicate(
             [jnp.concatenate(pair) for pair in zip(keys, extra["queue"], strict=False)]
         )
@@ -126,7 +127,7 @@ class PairLosses(Task):
         rows: jax.Array,
         key: jax.Array | None,
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """This micro-batch's part of the summed losses, and of the metrics.
+        """Returns this micro-batch's part of the summed losses, and of the metrics.
 
         Args:
           key: for dropout and for drawing negatives; None: no dropout, and the batch brings
@@ -154,7 +155,7 @@ class PairLosses(Task):
         return total, {"loss": total, **metrics}
 
     def itc_metrics(self, params, image, text, batch, constants, rows) -> dict[str, jax.Array]:
-        """ITC in both directions, and the similarities of positives and negatives."""
+        """Returns ITC in both directions, and the similarities of positives and negatives."""
         own = jnp.arange(constants.valid.shape[0]) == rows[:, None]
         same_group = self.groups(batch)[:, None] == constants.group
         positive = own | same_group & self.has_group_positives
@@ -199,14 +200,14 @@ class PairLosses(Task):
         )
 
     def itm_metrics(self, params, tokens, negatives, batch, constants, key):
-        """ITM of each pair, of its image with another text, and of its text with another image."""
+        """Returns ITM of each pair, of image and other text, and of text and other image."""
         negative_image, negative_text, valid_negatives = negatives
         groups, size = negative_text.shape
         regroup = lambda x: x.reshape(groups, size, *x.shape[1:])  # noqa: E731
         pick = jax.vmap(lambda x, index: x[index])
         ids, mask = regroup(batch["ids"]), regroup(batch["mask"])
         own = jnp.broadcast_to(jnp.arange(size), (groups, size))
-        # The three of a pair are neighbours, so that no row leaves its device.
+        # The three rows of a pair are neighbours, so that no row is sent to another device.
         three = lambda x: jnp.stack(x, axis=2)  # noqa: E731
         ids = three([ids, pick(ids, negative_text), ids])
         mask = three([mask, pick(mask, negative_text), mask])
@@ -225,7 +226,7 @@ class PairLosses(Task):
         }
 
     def lm_loss(self, params, tokens, batch, constants, key) -> jax.Array:
-        """LM of the texts given the images."""
+        """Returns the LM loss of the texts given the images."""
         ids, mask = nn.set_first_token(batch["ids"], self.model.med.dec_token), batch["mask"]
         context = self.apply(params, "image_context", tokens, "decoder")
         logits = self.apply(params, "lm_logits", ids, mask, context, key=key)
@@ -237,21 +238,21 @@ class PairLosses(Task):
 
     @property
     def has_group_positives(self) -> bool:
-        """Whether pairs of one group are positives of each other."""
+        """Returns whether pairs of one group are positives of each other."""
         return bool(self.itc) and self.itc.positives != "pair"
 
     def groups(self, batch: Batch) -> jax.Array:
-        """int32 [B]: pairs with the same number are positives of each other."""
+        """Returns int32 [B]: pairs with the same number are positives of each other."""
         positives = self.itc.positives if self.itc else "pair"
         name = {"image": "group", "text": "text_group"}.get(positives)
         return batch[name] if name else jnp.arange(batch["ids"].shape[0], dtype=jnp.int32)
 
     def valid(self, batch: Batch) -> jax.Array:
-        """bool [B]: the rows that count."""
+        """Returns bool [B]: the rows that count."""
         return batch.get("valid", jnp.ones(batch["ids"].shape[:1], bool))
 
     def valid_negatives(self, group: jax.Array, valid: jax.Array) -> jax.Array:
-        """bool [G, b, b]: which text (last axis) can be the negative of which image."""
+        """Returns bool [G, b, b]: which text (last axis) can be the negative of which image."""
         size = self.group_size
         group, valid = group.reshape(-1, size), valid.reshape(-1, size)
         is_other_pair = ~jnp.eye(size, dtype=bool)

@@ -21,15 +21,15 @@ from blip_jax.tasks.pair_losses import PairLosses
 class ItcConfig:
     """Image-text contrast with a momentum encoder and a queue (paper, sections 3.2 and 4.1)."""
 
-    momentum: float = 0.995  # of the momentum encoder, per step
-    queue_size: int = 57_600  # pairs of past batches that are kept; 0: none
+    momentum: float = 0.995  # share of the old weights that the momentum encoder keeps per step
+    queue_size: int = 57_600  # number of pairs of past batches that are kept; 0: none
     queue_random_init: bool = False  # start with random unit vectors as negatives, as the original
     alpha: float = 0.4  # weight of the soft targets
     alpha_warmup_steps: int = 9800  # alpha rises linearly from 0 over these steps
-    # Which pairs are positives of each other in ITC and no negatives in ITM: only itself (pair),
-    # those of the same image (image), or of the same caption (text).
+    # Which pairs are positives of each other in ITC, and not negatives in ITM: only the pair itself
+    # (pair), pairs with the same image (image), or with the same caption (text).
     positives: Literal["pair", "image", "text"] = "pair"
-    teacher_dropout: bool = True  # run the momentum encoder with dropout, as the original does
+    teacher_dropout: bool = True  # run the momentum encoder with dropout, as in the original
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,8 +46,8 @@ class ItmConfig:
 class LmConfig:
     """Language modelling of the image-grounded decoder (paper, section 3.2)."""
 
-    label_smoothing: float = 0.1  # share of the target that is spread evenly over the vocabulary
-    prompt: str = ""  # put before every text, and not learned
+    label_smoothing: float = 0.1  # share of the target that is spread over the vocabulary
+    prompt: str = ""  # put before every text; its tokens do not count in the loss
 
 
 class PairTask(PairLosses):
@@ -123,7 +123,7 @@ class PairTask(PairLosses):
     # State
 
     def init_extra(self, params: Params, key: jax.Array) -> Extra:
-        """{"momentum": slow copy of the encoders, "queue": losses.Queue}, as far as used."""
+        """Returns {"momentum": slow copy of the encoders, "queue": losses.Queue}, where used."""
         if not self.itc:
             return {}
         extra: Extra = {"momentum": nn.momentum_params(params)}
@@ -137,7 +137,7 @@ class PairTask(PairLosses):
         return extra
 
     def flops(self, batch_size: int) -> int:
-        """FLOPs of one training step, of all chips together."""
+        """Returns the FLOPs of one training step, all chips together."""
         config, length = self.model, self.config.max_length
         image, unimodal = flops.vit(config.vit), flops.text(config.med, length)
         image_grounded = flops.text(config.med, length, config.vit.tokens)
@@ -146,17 +146,21 @@ class PairTask(PairLosses):
             heads = flops.heads(config)
             parts += [unimodal, heads]
             pair += image.forward + unimodal.forward + heads.forward  # the momentum encoder
-            # Each pair with all keys, both ways: targets, logits, and the logits' backward pass,
-            # which goes to the features alone.
+            # Each pair with all keys, in both directions: targets, logits, and the logits' backward
+            # pass, which gives gradients to the features only.
             pair += 2 * 3 * 2 * config.embed_dim * (batch_size + self.itc.queue_size)
         if self.itm:
-            parts += [image_grounded] * 3  # the pair, and each half with a negative
+            parts += [
+                image_grounded
+            ] * 3  # the pair, its image with another text, its text with another image
         if self.lm:
             parts += [image_grounded, flops.lm_head(config.med, length)]
         pair += sum(part.trained(config.remat) for part in parts)
-        # One projection serves both passes if they share it; each has a backward pass of its own.
+        # The two passes can share one forward projection; each has its own backward pass.
         passes = bool(self.itm) + bool(self.lm)
         shared = "cross_attention" in nn.configs.SHARING[config.med.sharing]
         forward = min(passes, 1) if shared else passes
         pair += flops.image_context(config).forward * (2 * passes + forward)
-        return batch_size * (pair - image.outside_layers)  # nothing is differentiated by the pixels
+        return batch_size * (
+            pair - image.outside_layers
+        )  # there is no gradient with respect to pixels

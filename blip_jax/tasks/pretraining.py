@@ -26,12 +26,12 @@ class PretrainingConfig(TaskConfig):
 
     model_type: ClassVar[str] = "pretrain"
 
-    max_length: int = 30  # tokens of a text; longer ones are cut
+    max_length: int = 30  # tokens of a text; longer texts are truncated
     itc: ItcConfig | None = ItcConfig()
     itm: ItmConfig | None = ItmConfig()
     lm: LmConfig | None = LmConfig()
-    rerank_k: int = 128  # candidates of a query that ITM scores in evaluation; 0: ITC alone
-    gallery_size: int = 0  # images of a gallery in evaluation; 0: one gallery of all images
+    rerank_k: int = 128  # candidates per query that ITM scores in evaluation; 0: ITC alone
+    gallery_size: int = 0  # images per gallery in evaluation; 0: one gallery of all images
     decoding: Decoding = GREEDY  # how captions are written for evaluation
 
     def make(self, model, tokenizer, mesh=None, augment=None) -> "Pretraining":
@@ -44,13 +44,13 @@ class Pretraining(PairTask):
     primary_metric = "itc/r@1"
 
     def predict(self, model: Model, dataset: EvalDataset) -> list[Prediction]:
-        """Predictions of retrieval and of captioning."""
+        """Returns the predictions of retrieval and of captioning."""
         return predict_all(self.config, model, dataset)
 
     def evaluate(
         self, predictions: Sequence[Prediction], records: Sequence[Mapping[str, Any]]
     ) -> dict[str, float]:
-        """Metrics of retrieval and of captioning."""
+        """Returns the metrics of retrieval and of captioning."""
         return evaluate_matches(predictions) | evaluate_captions(predictions, records)
 
 

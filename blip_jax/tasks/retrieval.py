@@ -21,7 +21,7 @@ from blip_jax.tasks.base import Prediction, TaskConfig
 from blip_jax.tasks.eval_dataset import EvalDataset
 from blip_jax.tasks.pairs import ItcConfig, ItmConfig, PairTask
 
-TOP = 10  # candidates of a query that predictions.jsonl names
+TOP = 10  # candidates per query in predictions.jsonl
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,11 +31,11 @@ class RetrievalConfig(TaskConfig):
     model_type: ClassVar[str] = "retrieval"
     lm: ClassVar[None] = None
 
-    max_length: int = 35  # tokens of a text; longer ones are cut
+    max_length: int = 35  # tokens of a text; longer texts are truncated
     itc: ItcConfig = ItcConfig(positives="image", alpha_warmup_steps=2215)
     itm: ItmConfig = ItmConfig(group_size=32, floor=0.0)
-    rerank_k: int = 256  # candidates of a query that ITM scores in evaluation; 0: ITC alone
-    gallery_size: int = 0  # images of a gallery in evaluation; 0: one gallery of all images
+    rerank_k: int = 256  # candidates per query that ITM scores in evaluation; 0: ITC alone
+    gallery_size: int = 0  # images per gallery in evaluation; 0: one gallery of all images
 
     def make(self, model, tokenizer, mesh=None, augment=None) -> "Retrieval":
         return Retrieval(self, model, tokenizer, mesh, augment)
@@ -47,13 +47,13 @@ class Retrieval(PairTask):
     primary_metric = "itc/r@1"
 
     def predict(self, model: Model, dataset: EvalDataset) -> list[Prediction]:
-        """One prediction a query; see `predict_matches`."""
+        """Returns one prediction per query; see `predict_matches`."""
         return predict_matches(model, dataset, self.config.rerank_k, self.config.gallery_size)
 
     def evaluate(
         self, predictions: Sequence[Prediction], records: Sequence[Mapping[str, Any]]
     ) -> dict[str, float]:
-        """`itc/tr@1` …, and `itm/tr@1` … where ITM re-ranked; in percent."""
+        """Returns `itc/tr@1` …, and `itm/tr@1` … if ITM re-ranked, in percent."""
         return evaluate_matches(predictions)
 
 
@@ -114,7 +114,7 @@ def predict_matches(
             }
             for query, name in enumerate(names):
                 if np.isnan(hits["itc"][query, 0]):
-                    continue  # an image without texts asks nothing
+                    continue  # an image without texts is no query
                 predictions.append(
                     {
                         "key": str(name),

@@ -7,24 +7,25 @@ import jax
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-    """One chip's abilities, as Google states them.
+    """One chip's specifications, as Google states them.
 
     Source: "System architecture" of each generation, docs.cloud.google.com/tpu/docs/v4, v5e, v5p
     and v6e.
 
     Attributes:
       flops: peak bfloat16 FLOP/s.
-      hbm: GiB of memory. The compiler keeps some of it; it refuses what it cannot place.
-      bandwidth: GB/s of that memory (1e9 bytes).
-      ici: GB/s out of a chip over all its links to other chips together, one direction.
-      axes: of the torus.
-      cores: by which the machine types' names count.
+      hbm_gib: GiB of HBM. The compiler reserves some of it and rejects programs that need more than
+        the rest.
+      hbm_gb_per_second: HBM bandwidth in GB/s (1e9 bytes).
+      ici_gb_per_second: GB/s from a chip to other chips, all its links together, one direction.
+      axes: number of axes of the torus.
+      cores: TensorCores per chip as counted in the names of machine types.
     """
 
     flops: float
-    hbm: float
-    bandwidth: float
-    ici: float
+    hbm_gib: float
+    hbm_gb_per_second: float
+    ici_gb_per_second: float
     axes: int
     cores: int = 1
 
@@ -35,7 +36,7 @@ CHIPS = {
     "v5p": Chip(459e12, 95, 2765, 600, axes=3, cores=2),
     "v6e": Chip(918e12, 32, 1640, 400, axes=2),
 }
-# How JAX names the devices (`Device.device_kind`), and peak bfloat16 FLOP/s (without sparsity).
+# Peak bfloat16 FLOP/s (without sparsity) by JAX's name of the device (`Device.device_kind`).
 PEAK_FLOPS = {
     "TPU v4": CHIPS["v4"].flops,
     "TPU v5 lite": CHIPS["v5e"].flops,
@@ -49,7 +50,7 @@ PEAK_FLOPS = {
 
 
 def peak_flops(device: jax.Device) -> float:
-    """Returns the peak bfloat16 FLOP/s of a device; 0 where it is not known (CPUs)."""
+    """Returns the peak bfloat16 FLOP/s of a device; 0 if it is not known (CPUs)."""
     exact = PEAK_FLOPS.get(device.device_kind)
     if exact:
         return exact

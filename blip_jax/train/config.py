@@ -21,8 +21,8 @@ class DataConfig:
 
     mixture: str = required("MIXTURE.json")  # mixture file: datasets and their weights
     augment: AugmentConfig = AugmentConfig()
-    num_threads: int = 2  # threads that read and augment
-    prefetch: int = 8  # batches made ahead of time
+    num_threads: int = 2  # number of threads that read and augment
+    prefetch: int = 8  # number of batches that are prepared ahead
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,9 +45,9 @@ class InitConfig:
 class MeshConfig:
     """Devices along each axis of the mesh; one may be -1, which takes what the others leave."""
 
-    data: int = -1  # whole copies of the model
-    fsdp: int = 1  # parts that parameters and their moments are split into
-    tensor: int = 1  # parts that heads, MLP and vocabulary are split into
+    data: int = -1  # number of groups of devices with different data and equal parameters
+    fsdp: int = 1  # number of parts into which parameters and moments are split
+    tensor: int = 1  # number of parts into which heads, MLP and vocabulary are split
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,10 +55,10 @@ class CheckpointConfig:
     """When checkpoints are written and which are kept."""
 
     every: int = 1000  # steps between checkpoints
-    keep: int = 1  # newest checkpoints that are kept
+    keep: int = 1  # number of newest checkpoints that are kept
     keep_every: int = 0  # also keep those at multiples of this many steps; 0: none
-    # Also keep the one with the highest value of this metric of the evaluation, as itc/r@1, or of
-    # the task's own (primary).
+    # Also keep the checkpoint with the highest value of this evaluation metric, as itc/r@1; the
+    # task's own metric: primary.
     keep_best: str = ""
 
 
@@ -68,7 +68,7 @@ class EvalConfig:
 
     every: int = 0  # steps between evaluations; the last step is evaluated too; 0: none
     dataset: str = ""  # folder of the dataset with features.json
-    split: str = "val"  # split of it
+    split: str = "val"  # split of the dataset
     limit: int = 0  # evaluate only this many images; 0: all
 
     def __post_init__(self):
@@ -92,15 +92,15 @@ class NonfiniteConfig:
 class TrainConfig:
     """A training run."""
 
-    task: TaskConfig = PretrainingConfig()  # what is learned; its class is set in the config file
+    task: TaskConfig = PretrainingConfig()  # what is trained; its class is set in the config file
     model: BlipConfig = nn.preset("base")
     tokenizer: str = "bert-base-uncased"  # hub id or folder; its size sets model.med.vocab_size
     data: DataConfig = DataConfig()
     init: InitConfig = InitConfig()
-    batch_size: int = 2880  # rows of a batch, over all devices
-    accumulate_steps: int = 1  # micro-batches a step; their gradients are summed
-    steps: int = 98_000  # steps of the whole run
-    seed: int = 0  # of parameters, data order, augmentation, dropout and negatives
+    batch_size: int = 2880  # pairs per batch, over all devices
+    accumulate_steps: int = 1  # micro-batches per step; their gradients are summed
+    steps: int = 98_000  # number of steps of the run
+    seed: int = 0  # seed of parameters, data order, augmentation, dropout and negatives
     optimizer: OptimizerConfig = OptimizerConfig()
     mesh: MeshConfig = MeshConfig()
     checkpoints: CheckpointConfig = CheckpointConfig()
@@ -119,7 +119,7 @@ class TrainConfig:
         self.profile_steps()  # raises a UserError
 
     def profile_steps(self) -> tuple[int, int] | None:
-        """The first and the last step (excluded) to trace; None: none."""
+        """Returns the first and the last step (excluded) to trace; None: none."""
         if not self.profile:
             return None
         first, _, last = self.profile.partition(":")

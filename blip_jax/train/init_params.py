@@ -11,7 +11,7 @@ from blip_jax.nn import BlipConfig
 from blip_jax.runtime.errors import UserError
 from blip_jax.tasks.base import Params, Task
 
-# Fields that may differ between a run and the one it starts from: they change no parameter's shape.
+# Fields that may differ between a run and the run it starts from, as they change no shape.
 _FREE = ("_std", "dropout", "drop_path", "image_size", "eps")
 
 

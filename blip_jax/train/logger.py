@@ -157,9 +157,7 @@ def read_metrics(path) -> dict[str, list[list]]:
 def _reports(path):
     lines = path.read_text().split("\n")
     reports = []
-    for number, line in enumerate(
-        lines[:-1], start=1
-    ):  # what follows the last newline is incomplete
+    for number, line in enumerate(lines[:-1], start=1):  # text after the last newline is incomplete
         try:
             report = json.loads(line)
             reports.append({"step": int(report.pop("step")), **report})
@@ -175,5 +173,5 @@ def _truncate_after(path, done):
     kept = [report for report in _reports(path) if report["step"] <= done]
     text = "".join(json.dumps(report) + "\n" for report in kept)
     if text != path.read_text():
-        with atomic_write(path) as file:  # a crash loses nothing
+        with atomic_write(path) as file:  # so that a crash loses nothing
             file.write(text)

@@ -38,8 +38,8 @@ def train(
     """Trains to `config.steps`, from the newest checkpoint in `workdir` if there is one.
 
     Writes checkpoints, metrics.jsonl, TensorBoard events, the tokenizer, and with `eval.every`
-    evaluations under `workdir`. Of several processes each reads its rows and saves its part of the
-    state; the first alone writes the rest.
+    evaluations under `workdir`. With several processes each reads its rows and saves its part of
+    the state; only the first writes the rest.
 
     Args:
       devices: those to train on; None: all, of all processes.
@@ -52,7 +52,7 @@ def train(
         run, a step that is not finite, or a checkpoint that cannot be written.
       Interrupted: a signal came; the state was saved, and the same call resumes.
     """
-    mixture = load_mixture(config.data.mixture)  # before anything slow
+    mixture = load_mixture(config.data.mixture)  # first, so that a wrong name fails early
     setup = TrainSetup(config, devices)
     config, is_main = setup.config, jax.process_index() == 0
     keep = config.checkpoints
@@ -88,7 +88,7 @@ def train(
         ):
             batches = setup.batches(first)
             for step in range(first, config.steps):
-                profiler.at(step)
+                profiler.before_step(step)
                 batch = next(batches)
                 skipped += np.bincount(batch.pop("skip_reason"), minlength=len(SKIP_REASONS))
                 batch = put_batch(batch, setup.mesh, config.batch_size)
@@ -122,7 +122,7 @@ def train(
 
 
 def metadata_of(setup: TrainSetup, trained_on: tuple[dict[str, str], ...]) -> Metadata:
-    """Returns what the checkpoints of a run say of themselves."""
+    """Returns the metadata that the checkpoints of a run contain."""
     task = setup.config.task
     lm = getattr(task, "lm", None)
     return Metadata(
@@ -136,9 +136,9 @@ def metadata_of(setup: TrainSetup, trained_on: tuple[dict[str, str], ...]) -> Me
 
 
 def skipped_rows(setup: TrainSetup, local: np.ndarray) -> np.ndarray:
-    """int [R]: rows by SKIP_REASONS over all processes; each calls it, with its own counts."""
+    """Returns int [R]: rows by SKIP_REASONS over all processes, each of which passes its counts."""
     rows = all_gather(len(setup.rows)).sum()
-    return all_gather(local).sum(0) * setup.config.batch_size // rows  # some may share rows
+    return all_gather(local).sum(0) * setup.config.batch_size // rows  # processes may share rows
 
 
 def _check_same_run(
@@ -224,8 +224,8 @@ class Profiler:
         self._folder = str(epath.Path(workdir) / "profile")
         self._running = False
 
-    def at(self, step: int) -> None:
-        """To be called before each step."""
+    def before_step(self, step: int) -> None:
+        """Starts or stops the trace if `step` is the first or the last to trace."""
         if self._steps and step == self._steps[0]:
             jax.profiler.start_trace(self._folder)
             self._running = True
@@ -263,7 +263,7 @@ class Evaluator:
     def run(self, params: dict, step: int) -> dict[str, float]:
         """Returns metrics; writes predictions.jsonl and metrics.json of this step."""
         setup = self._setup
-        # Whole on each device, then as arrays of this process alone, for pmapped functions.
+        # Replicates the parameters, then takes this process's arrays, for pmapped functions.
         local = jax.tree.map(lambda x: x.addressable_data(0), self._replicate(params))
         metadata = metadata_of(setup, ())
         model = Model(

@@ -23,7 +23,7 @@ BATCH = PartitionSpec(("data", "fsdp"))
 
 
 def make_mesh(sizes: Mapping[str, int], devices: list | None = None) -> Mesh:
-    """A mesh with the axes of AXES.
+    """Returns a mesh with the axes of AXES.
 
     Args:
       sizes: of each axis; one may be -1, which takes what the others leave. Missing ones are 1.
@@ -45,18 +45,19 @@ def make_mesh(sizes: Mapping[str, int], devices: list | None = None) -> Mesh:
     shape = [len(devices) // fixed if size == -1 else size for size in shape]
     if np.prod(shape) != len(devices):
         wanted = " x ".join(f"{axis} {size}" for axis, size in zip(AXES, shape, strict=True))
-        raise UserError(f"mesh {wanted} does not make the {len(devices)} devices that are there")
+        raise UserError(f"mesh {wanted} does not match the {len(devices)} devices")
     types = (AxisType.Auto,) * len(AXES)
     slices = len({getattr(device, "slice_index", 0) for device in devices})
     if slices > 1:
         return Mesh(hybrid_device_array(shape, slices, devices), AXES, axis_types=types)
-    # `jax.make_mesh` cuts an axis of the torus, as `tensor` 2 on 8 x 8 chips does, for v5e alone.
+    # Not `jax.make_mesh`: only for v5e does it split an axis of the torus, as `tensor` 2 needs on
+    # 8 x 8 chips.
     placed = mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
     return Mesh(placed, AXES, axis_types=types)
 
 
 def hybrid_device_array(shape: list[int], slices: int, devices: list) -> np.ndarray:
-    """Devices of several slices in the mesh's shape, each slice a block of `data`.
+    """Returns devices of several slices in the mesh's shape, each slice a block of `data`.
 
     Raises:
       UserError: the slices do not divide `data`.
@@ -64,7 +65,7 @@ def hybrid_device_array(shape: list[int], slices: int, devices: list) -> np.ndar
     data, *inside = shape
     if data % slices:
         raise UserError(
-            f"mesh data {data} is no multiple of the {slices} slices: fsdp and tensor must lie "
+            f"mesh data {data} is not a multiple of the {slices} slices: fsdp and tensor must lie "
             "inside one"
         )
     return mesh_utils.create_hybrid_device_mesh(
@@ -77,7 +78,7 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 
 
 def local_rows(mesh: Mesh, size: int) -> np.ndarray:
-    """int [R]: which rows of a global batch of `size` lie on this process's devices, in order.
+    """Returns int [R]: which rows of a global batch of `size` are on this process's devices.
 
     Usually a block; not with every order of devices. Processes that only differ in `tensor` have
     the same.
@@ -89,7 +90,7 @@ def local_rows(mesh: Mesh, size: int) -> np.ndarray:
 def put_batch(
     batch: Mapping[str, np.ndarray], mesh: Mesh, size: int | None = None
 ) -> dict[str, jax.Array]:
-    """Global arrays from this process's rows of a batch.
+    """Returns global arrays made from this process's rows of a batch.
 
     Args:
       batch: arrays of the rows that `local_rows` names.
@@ -126,6 +127,6 @@ def check_batch(batch_size: int, accumulate_steps: int, group_size: int, mesh: M
         )
     if micro % group_size:
         raise UserError(
-            f"the micro-batch of {micro} rows is no multiple of task.itm.group_size {group_size}, "
-            "within which hard negatives are drawn; change either"
+            f"the micro-batch of {micro} rows is not a multiple of task.itm.group_size "
+            f"{group_size}, within which hard negatives are drawn; change either"
         )

@@ -55,7 +55,7 @@ class StepDecay(Schedule):
     min_lr: float = 1e-6  # lowest learning rate after the warm-up
     warmup_lr: float = 1e-6  # learning rate of step 0
     warmup_steps: int = 3000  # from warmup_lr to peak_lr
-    decay_rate: float = 0.9  # factor an epoch
+    decay_rate: float = 0.9  # factor per epoch
     steps_per_epoch: int = 4900  # 14M pairs in batches of 2880
 
     def make(self, total_steps: int) -> optax.Schedule:
@@ -126,8 +126,8 @@ class OptimizerConfig:
     b1: float = 0.9  # decay of the first moment
     b2: float = 0.999  # decay of the second moment
     eps: float = 1e-8  # added to the root of the second moment
-    weight_decay: float = 0.05  # times the learning rate, of every parameter
-    clip_norm: float = 0.0  # largest global norm of the gradient; 0: not clipped, as the original
+    weight_decay: float = 0.05  # of every parameter, times the learning rate
+    clip_norm: float = 0.0  # largest global gradient norm; 0: not clipped, as in the original
     temperature_lr_scale: float = 1.0  # factor on the temperature's learning rate
 
     def __post_init__(self):
@@ -148,13 +148,13 @@ class OptimizerConfig:
         )  # fmt: skip
         if self.clip_norm:
             adamw = optax.chain(optax.clip_by_global_norm(self.clip_norm), adamw)
-        # Chained last: AdamW's step for the temperature, scaled.
+        # Chained last, so that it scales AdamW's step for the temperature.
         scale = optax.scale(self.temperature_lr_scale)
         return optax.chain(adamw, optax.masked(scale, is_temperature))
 
 
 def is_temperature(params: Any) -> Any:
-    """A mask over parameters: True for the temperature alone."""
+    """Returns a mask over parameters: True for the temperature alone."""
     return jax.tree_util.tree_map_with_path(
         lambda path, _: jax.tree_util.keystr(path, simple=True, separator="/") == "temperature",
         params,

@@ -84,12 +84,12 @@ class TrainSetup:
             )
         else:
             return self.functions.init(key)
-        # To the host first: they are on one device, and the state is on all of the mesh.
+        # Moved to the host first, as they are on one device and the state is on the whole mesh.
         return self.functions.init_from_params(jax.device_get(params), key)
 
     @property
     def rows(self) -> np.ndarray:
-        """Which rows of a batch this process reads."""
+        """Returns which rows of a batch this process reads."""
         return local_rows(self.mesh, self.config.batch_size)
 
     def batches(self, start: int):
@@ -111,7 +111,7 @@ class TrainSetup:
 def _functions(
     task: Task, optimizer_config: OptimizerConfig, steps: int, accumulate_steps: int, mesh: Mesh
 ) -> TrainFunctions:
-    """Cached, so that runs of equal settings in one process compile once, as in `bootstrap`."""
+    """Returns the jitted functions, cached so that equal settings in a process compile once."""
     optimizer = optimizer_config.make(steps)
 
     def make_state(params: dict, key: jax.Array) -> TrainState:

@@ -9,9 +9,9 @@ from jax.sharding import PartitionSpec as P
 
 from blip_jax.runtime.errors import UserError
 
-# Paths are searched, not matched whole, so that the moments of the optimizer and the momentum
-# weights, whose paths end like their parameter's, are placed as it is. The leading None of what is
-# in a layer is the axis of layers.
+# Patterns may match any part of a path. So the optimizer's moments and the momentum weights, whose
+# paths end like their parameter's, get the same sharding as the parameter. A leading None is the
+# axis of stacked layers.
 RULES = [
     (r"qkv/kernel$", P(None, "fsdp", None, "tensor", None)),
     (r"qkv/bias$", P(None, None, "tensor", None)),
@@ -28,18 +28,18 @@ RULES = [
     (r"layers/merge_kernel$", P(None, "fsdp", "tensor")),
     (r"lm_head/bias$", P("tensor")),
     (r"vit/patch/kernel$", P(None, "fsdp")),
-    # Small arrays, copied everywhere: norms, other biases, positions, the heads' projections.
+    # Small arrays, replicated: norms, other biases, positions, the heads' projections.
     (r"(scale|bias)$", P()),
     (r"(vit/cls|position|temperature)$", P()),
     (r"(vision_proj|text_proj|itm_head|classifier_out)/kernel$", P()),
     (r"(^step|count)$", P()),
-    # What else a task keeps in the state, as the queue of past features, is whole on each device.
+    # Other arrays that a task keeps in the state, e.g. the queue of past features, are replicated.
     (r"^extra/", P()),
 ]
 
 
 def spec_of(path: str) -> P:
-    """The PartitionSpec of the array at `path` ("params/vit/patch/kernel").
+    """Returns the PartitionSpec of the array at `path` ("params/vit/patch/kernel").
 
     Raises:
       UserError: no rule matches; nothing is left to chance.
@@ -51,7 +51,7 @@ def spec_of(path: str) -> P:
 
 
 def shardings(state: Any, mesh: Mesh) -> Any:
-    """The NamedSharding of each array of `state` (arrays or their shapes), in the same structure.
+    """Returns the NamedSharding of each array of `state` (arrays or shapes), in the same structure.
 
     An axis of the mesh that does not divide the dimension is left out there.
     """
@@ -71,5 +71,5 @@ def shardings(state: Any, mesh: Mesh) -> Any:
 
 
 def path_name(path: tuple) -> str:
-    """A key path of `jax.tree_util` as "params/vit/cls"."""
+    """Returns a key path of `jax.tree_util` as "params/vit/cls"."""
     return jax.tree_util.keystr(path, simple=True, separator="/")

@@ -69,7 +69,7 @@ def make_step(
 
 
 def micro_batches(x: jax.Array, count: int, group_size: int) -> jax.Array:
-    """[B, ...] -> [count, B / count, ...], by whole groups of neighbouring rows.
+    """Splits [B, ...] into [count, B / count, ...], by whole groups of neighbouring rows.
 
     Micro-batch i takes groups i, i + count, …: on a mesh every device then keeps its own rows.
     """

@@ -20,7 +20,7 @@ from blip_jax.train.aot import topology
 topology.prepare()
 
 from blip_jax.cli import config_files  # noqa: E402
-from blip_jax.cli.compile import shown  # noqa: E402
+from blip_jax.cli.compile import format_value  # noqa: E402
 from blip_jax.reports import tables  # noqa: E402
 from blip_jax.runtime.config import replace  # noqa: E402
 from blip_jax.train.aot import compile  # noqa: E402
@@ -38,33 +38,38 @@ def config(name: str):
     return config_files.load(f"pretrain:{name}")[0]
 
 
-def pod(where: str):
+def pod(topology_name: str):
     """ViT-B with PAIRS pairs on each chip, its hard negatives among them."""
-    batch_size = PAIRS * topology.chips(where)
+    batch_size = PAIRS * topology.chips(topology_name)
     itm = {"group_size": PAIRS}
     return replace(config("vit_b,v5e-64"), batch_size=batch_size, task={"itm": itm})
 
 
-def row(name: str, run, where: str) -> dict[str, object]:
-    chip, _ = topology.parse(where)
-    start = {"run": name, "topology": where, "chips": topology.chips(where)}
+def row(name: str, run, topology_name: str) -> dict[str, object]:
+    chip, _ = topology.parse(topology_name)
+    start = {"run": name, "topology": topology_name, "chips": topology.chips(topology_name)}
     try:
-        found = compile.step(run, where)
+        cost = compile.step(run, topology_name)
     except compile.OutOfMemory as error:
-        return {**start, "peak GiB": f"{shown(error.peak / compile.GIB)}: does not fit"}
-    exchanged = ", ".join(f"{kind} {size / 1e6:,.0f}" for kind, size in sorted(found.ici.items()))
+        return {
+            **start,
+            "peak GiB": f"{format_value(error.peak_bytes / compile.GIB)}: does not fit",
+        }
+    exchanged = ", ".join(
+        f"{collective} {size / 1e6:,.0f}" for collective, size in sorted(cost.ici_bytes.items())
+    )
     return {
         **start,
-        "pairs a chip": f"{found.batch / found.chips:g}",
-        "arguments GiB": shown(found.arguments / compile.GIB),
-        "peak GiB": f"{shown(found.peak / compile.GIB)} of {chip.hbm}",
-        "TFLOP (formula)": shown(found.flops / 1e12),
-        "TFLOP (compiled)": shown(found.compiled / 1e12),
-        "HBM GB": shown(found.hbm / 1e9),
+        "pairs a chip": f"{cost.batch_size / cost.chips:g}",
+        "arguments GiB": format_value(cost.arguments_bytes / compile.GIB),
+        "peak GiB": f"{format_value(cost.peak_bytes / compile.GIB)} of {chip.hbm_gib}",
+        "TFLOP (formula)": format_value(cost.flops / 1e12),
+        "TFLOP (compiled)": format_value(cost.compiled_flops / 1e12),
+        "HBM GB": format_value(cost.hbm_bytes / 1e9),
         "exchanged MB": exchanged,
-        "ms": f"{1e3 * found.roofline.seconds:.0f}, {found.roofline.limit}",
-        "images/s": round(found.rate),
-        "hours": round(run.steps * found.roofline.seconds / 3600),
+        "ms": f"{1e3 * cost.roofline.seconds:.0f}, {cost.roofline.limit}",
+        "images/s": round(cost.images_per_second),
+        "hours": round(run.steps * cost.roofline.seconds / 3600),
     }
 
 
@@ -73,8 +78,8 @@ def preset(name: str) -> dict[str, object]:
     return row(name, run, topology.resolve(run.topology))
 
 
-def weak(where: str) -> dict[str, object]:
-    found = row("vit_b", pod(where), where)
+def weak(topology_name: str) -> dict[str, object]:
+    found = row("vit_b", pod(topology_name), topology_name)
     found.pop("hours", None)  # of a schedule that goes with another batch
     return found
 

@@ -21,26 +21,26 @@ ARMS = {
     "random": (("web",), False),
     "human": ((), False),
 }
-FILLED = {"required": False}  # of a group in which the run sets datasets and models
+FILLED = {"required": False}  # group in which the run sets datasets and models
 
 
 @dataclasses.dataclass(frozen=True)
 class WorldConfig:
     """The datasets of synthetic images that are made where none are given."""
 
-    image_size: int = 32  # pixels a side
+    image_size: int = 32  # width and height of images in pixels
     cells: int = 2  # the grid of an image is cells x cells, an object in one cell
-    max_objects: int = 2  # objects of an image at most
-    shapes: int = 4  # different shapes
-    colours: int = 5  # different colours
+    max_objects: int = 2  # most objects in an image
+    shapes: int = 4  # number of different shapes
+    colours: int = 5  # number of different colours
     jitter: float = 0.0  # how far objects are from the middle of their cell, as a share of the room
-    human_images: int = 600  # images of the human pairs
-    human_captions: int = 2  # captions of each of them
-    web_images: int = 10_000  # images of the web pairs, one text each
-    noise_share: float = 0.5  # web texts that do not describe their image
-    short_share: float = 0.5  # web texts that leave something out, of those that are true
-    test_images: int = 1000  # images of the test split
-    test_captions: int = 5  # captions of each of them
+    human_images: int = 600  # number of images of the human pairs
+    human_captions: int = 2  # captions of each of these images
+    web_images: int = 10_000  # number of images of the web pairs, one text each
+    noise_share: float = 0.5  # share of web texts that do not describe their image
+    short_share: float = 0.5  # share of the true web texts that leave something out
+    test_images: int = 1000  # number of images of the test split
+    test_captions: int = 5  # captions of each of these images
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,18 +51,18 @@ class BootstrapConfig:
       UserError: an arm is unknown.
     """
 
-    title: str = "CapFilt on the Shapes dataset"  # of the report
-    seeds: tuple[int, ...] = (0,)  # a run for each; the table gives mean and spread
-    # What is compared: the web texts that a pre-training gets, of none, filter, captioner, both,
-    # random, human.
+    title: str = "CapFilt on the Shapes dataset"  # title of the report
+    seeds: tuple[int, ...] = (0,)  # one run per seed; the table gives mean and spread
+    # What is compared: the web texts of each pre-training, none, filter, captioner, both, random or
+    # human.
     arms: tuple[str, ...] = ("none", "filter", "captioner", "both")
     human_dataset: str = ""  # folder of human pairs, with features.json; "" makes Shapes
     web_dataset: str = ""  # folder of web pairs; "" makes Shapes
     test_dataset: str = ""  # folder of the images to evaluate on; "" makes Shapes
     tokenizer: str = ""  # hub id or folder; "" trains a WordPiece on the training texts
-    vocab_size: int = 400  # of the tokenizer that is trained
+    vocab_size: int = 400  # number of tokens if a tokenizer is trained
     world: WorldConfig = WorldConfig()
-    # Human pairs of each training batch, the same in all arms that have web texts.
+    # Share of human pairs in training batches, the same in all arms that have web texts.
     human_fraction: float = 0.25
     threshold: float = 0.5  # least P(match) of a text that the filter keeps
     pretraining: TrainConfig = dataclasses.field(default=pretraining(), metadata=FILLED)

@@ -20,7 +20,7 @@ class Stages:
       config: everything that affects the results. A workdir belongs to one config.
 
     Raises:
-      UserError: the workdir was begun with another config.
+      UserError: the workdir was started with another config.
     """
 
     def __init__(self, workdir: str, config: Mapping[str, Any]):
@@ -32,7 +32,7 @@ class Stages:
         if path.exists() and path.read_text() != text:
             changed = ", ".join(_differences(json.loads(path.read_text()), json.loads(text)))
             raise UserError(
-                f"{workdir} was begun with another config (it differs in {changed}); "
+                f"{workdir} was started with another config (it differs in {changed}); "
                 "choose another --workdir, or use the old config"
             )
         with atomic_write(path) as file:

@@ -21,13 +21,13 @@ class ColumnsConfig:
     "photo,sbu=img".
     """
 
-    key: str = ""  # the field that identifies a record; or SOURCE=FIELD, by commas
-    image: str = ""  # the field of the image, its path or its URL; or SOURCE=FIELD, by commas
-    text: str = ""  # the field of the text or texts; or SOURCE=FIELD, by commas
-    url: str = ""  # the field of the URL to keep with the image; or SOURCE=FIELD, by commas
+    key: str = ""  # the field that identifies a record; or comma-separated SOURCE=FIELD
+    image: str = ""  # the field of the image, its path or its URL; or comma-separated SOURCE=FIELD
+    text: str = ""  # the field of the text or texts; or comma-separated SOURCE=FIELD
+    url: str = ""  # the field of the URL to keep with the image; or comma-separated SOURCE=FIELD
 
     def of_source(self, source: str) -> ColumnsConfig:
-        """The columns of one source, without those of others."""
+        """Returns the columns of one source, without those of others."""
         values = {}
         for kind, text in dataclasses.asdict(self).items():
             named = _by_source(text)
@@ -46,7 +46,7 @@ class ColumnsConfig:
 
 
 def _by_source(text: str) -> dict[str, str]:
-    """ "photo,sbu=img" as {"": "photo", "sbu": "img"}."""
+    """Parses "photo,sbu=img" into {"": "photo", "sbu": "img"}."""
     parts = (part.strip().rpartition("=") for part in text.split(",") if part.strip())
     return {source.strip(): name.strip() for source, _, name in parts}
 
@@ -59,25 +59,26 @@ class IngestConfig:
       UserError: a value is out of range.
     """
 
-    # Files, folders, patterns or a TFDS name, by commas; NAME=PATTERN names the source.
+    # Comma-separated files, folders, patterns, or a TFDS name; NAME=PATTERN names the source.
     source: str = required("PATH")
-    # Of all files; .jsonl is json, .tsv is csv. "" goes by the files' names.
+    # Format of all files (.jsonl is json, .tsv is csv); "" takes it from each file's name.
     format: Literal["", "tar", "json", "csv", "parquet", "folder", "tfds"] = ""
-    images: str = ""  # folder that image paths in lists start from; "" is the list's own
-    split: str = "train"  # of TFDS inputs
+    images: str = ""  # folder that image paths in lists start from; "": the list's folder
+    split: str = "train"  # split of TFDS inputs
     columns: ColumnsConfig = ColumnsConfig()
-    header: str = ""  # names of CSV columns by commas, for files that start without them
+    header: str = ""  # comma-separated CSV column names, for files without a header
     min_side: int = 0  # pixels; images with a shorter side below are rejected
     resize: int = 0  # pixels; a longer shorter side is scaled down to it; 0 keeps the bytes
-    allow_no_text: bool = False  # whether images without any text become rows too
-    # Fields that, where true, reject a record; X-Robots-Tag is searched for them.
+    allow_no_text: bool = False  # keep images without any text
+    # Fields that reject a record if true; the text of X-Robots-Tag is searched for these names.
     opt_out_fields: tuple[str, ...] = (
         "optout", "opt_out", "opted_out", "noai", "noimageai", "noindex", "noimageindex",
     )  # fmt: skip
-    # Bits of the perceptual hash up to which images are marked as near duplicates; -1: none are.
+    # Images whose perceptual hashes differ in at most this many bits are marked as near duplicates;
+    # -1: none.
     near_duplicate_bits: int = 4
-    records_per_unit: int = 10_000  # records of a unit of work, where a file can be cut
-    workers: int = 0  # processes; 0 is one a core
+    records_per_unit: int = 10_000  # records per unit of work, if a file can be divided
+    workers: int = 0  # processes; 0: one per core
 
     def __post_init__(self):
         if self.format not in ("", *FORMATS):

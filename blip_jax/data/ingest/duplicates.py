@@ -1,6 +1,6 @@
-"""Marks images that were seen before: the same bytes, or nearly the same look.
+"""Finds duplicate images: those with the same bytes, and those with nearly the same look.
 
-Memory is about a hundred bytes a row, whatever the images.
+Uses about a hundred bytes of memory per row, whatever the images.
 """
 
 from __future__ import annotations
@@ -11,93 +11,99 @@ from collections.abc import Iterator
 
 import numpy as np
 
-BITS = 64  # of a perceptual hash
+BITS = 64  # in a perceptual hash
 
 
 def find_duplicates(
     content_hash: np.ndarray, phash: np.ndarray, max_hamming_distance: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the row that each row is a duplicate of, and how far it is from it.
+    """Returns the row that each row is a duplicate of, and their distance.
 
-    Of images with the same bytes the first is the original. Among these, in order, an image is a
-    near duplicate of the first original within `max_hamming_distance` bits of its perceptual hash;
-    if there is none, it is an original itself. So no original is a duplicate of another.
+    The first of the images with the same bytes represents them. These first images are visited in
+    order: an image is a near duplicate of the first original whose perceptual hash is within
+    `max_hamming_distance` bits of its own; if there is none, it is an original itself. So no
+    original is a duplicate of another.
 
     Args:
-      content_hash: uint64 [N], the first 8 bytes of the SHA-256 of an image's bytes; bytes are the
-        same where both this and `phash` are.
+      content_hash: uint64 [N], the first 8 bytes of the SHA-256 of an image's bytes; bytes count
+        as the same if both this and `phash` are.
       phash: uint64 [N], perceptual hashes.
       max_hamming_distance: bits; below 0 only the same bytes are duplicates.
 
     Returns:
-      int64 [N], -1 for originals; int8 [N], 0 for the same bytes, 1 or more bits for near
-      duplicates (1 also where the hashes are the same and the bytes are not), -1 for originals.
+      int64 [N]: the original's row, -1 for originals.
+      int8 [N]: 0 for the same bytes, the differing bits for near duplicates (1 if only the hashes
+        are the same), -1 for originals.
     """
-    rows = _numbers(len(phash))
+    rows = _row_numbers(len(phash))
     first = _first(rows, phash, content_hash)
-    of = np.where(first < rows, first, -1).astype(np.int64)
+    duplicate_of = np.where(first < rows, first, -1).astype(np.int64)
     distance = np.where(first < rows, 0, -1).astype(np.int8)
     if max_hamming_distance < 0 or not len(phash):
-        return of, distance
-    single = rows[first == rows]  # one of each content
-    same = _first(single, phash[single])  # of each of them, the first that hashes the same
-    seen = single[same == single]  # one of each phash, in order
-    leader = seen[cluster_representatives(phash[seen], max_hamming_distance)]
-    original = leader[np.searchsorted(seen, same)]
-    found = original < single
-    of[single[found]] = original[found]
-    bits = np.bitwise_count(phash[single] ^ phash[original])
-    distance[single[found]] = np.maximum(bits, 1)[found]
-    return of, distance
+        return duplicate_of, distance
+    unique = rows[first == rows]  # one row for each content
+    same_phash = _first(unique, phash[unique])  # for each of them, the first with the same phash
+    unique_phash = unique[same_phash == unique]  # one row for each phash, in order
+    clusters = cluster_representatives(phash[unique_phash], max_hamming_distance)
+    original = unique_phash[clusters][np.searchsorted(unique_phash, same_phash)]
+    is_duplicate = original < unique
+    duplicate_of[unique[is_duplicate]] = original[is_duplicate]
+    bits = np.bitwise_count(phash[unique] ^ phash[original])
+    distance[unique[is_duplicate]] = np.maximum(bits, 1)[is_duplicate]
+    return duplicate_of, distance
 
 
 def _first(rows: np.ndarray, *keys: np.ndarray) -> np.ndarray:
-    """The first of the rows that has the same keys, for each; rows are in order."""
+    """Returns for each row the first row with the same keys; rows are in order."""
     order = np.lexsort(keys)  # stable: rows of the same keys stay in order
-    new = np.ones(len(order), bool)
-    new[1:] = False
+    starts = np.ones(len(order), bool)  # whether the keys differ from the previous row's
+    starts[1:] = False
     for key in keys:
-        new[1:] |= np.diff(key[order]) != 0
+        starts[1:] |= np.diff(key[order]) != 0
     first = np.empty_like(rows)
-    first[order] = np.repeat(rows[order[new]], np.diff(np.flatnonzero(np.append(new, True))))
+    first[order] = np.repeat(rows[order[starts]], np.diff(np.flatnonzero(np.append(starts, True))))
     return first
 
 
-def _numbers(count: int) -> np.ndarray:
-    """0 to count - 1, in 4 bytes each as long as they fit."""
+def _row_numbers(count: int) -> np.ndarray:
+    """Returns 0 to count - 1, as int32 if they fit, else int64."""
     return np.arange(count, dtype=np.int32 if count < 2**31 else np.int64)
 
 
 def cluster_representatives(hashes: np.ndarray, max_hamming_distance: int) -> np.ndarray:
     """Returns the representative of each hash's cluster, int64 [N]: an index into `hashes`.
 
-    In order, a hash is a representative unless an earlier one is within `max_hamming_distance`
-    bits of it; the others belong to the first representative that is. Computed in rounds: a hash
-    is decided as soon as all its neighbours before it are.
+    In order, a hash is a representative unless an earlier representative is within
+    `max_hamming_distance` bits of it; in that case it belongs to the first such representative.
+    Computed in rounds: a hash is decided once all its earlier neighbours are decided.
 
     Args:
       hashes: uint64 [N], no two the same.
     """
-    leader = _numbers(len(hashes))
+    representative = _row_numbers(len(hashes))
     if not max_hamming_distance:
-        return leader
+        return representative
     is_representative = np.zeros(len(hashes), bool)
-    open_ = np.ones(len(hashes), bool)
+    undecided = np.ones(len(hashes), bool)
     has_no_neighbour = np.ones(len(hashes), bool)
-    while open_.any():
-        gone, waits = np.zeros_like(open_), np.zeros_like(open_)
+    while undecided.any():
+        covered, waits = np.zeros_like(undecided), np.zeros_like(undecided)
         for later, earlier in near_pairs(
-            hashes, leader[open_ | (is_representative & ~has_no_neighbour)], max_hamming_distance
+            hashes,
+            representative[undecided | (is_representative & ~has_no_neighbour)],
+            max_hamming_distance,
         ):
             has_no_neighbour[later] = has_no_neighbour[earlier] = False
-            gone[later[is_representative[earlier]]] = True
-            waits[later[open_[earlier]]] = True
-        is_representative |= open_ & ~gone & ~waits
-        open_ &= ~gone & waits
-    for later, earlier in near_pairs(hashes, leader[~has_no_neighbour], max_hamming_distance):
-        good = is_representative[earlier] & ~is_representative[later]
-        np.minimum.at(leader, later[good], earlier[good])
-    return leader
+            covered[later[is_representative[earlier]]] = True
+            waits[later[undecided[earlier]]] = True
+        is_representative |= undecided & ~covered & ~waits
+        undecided &= ~covered & waits
+    for later, earlier in near_pairs(
+        hashes, representative[~has_no_neighbour], max_hamming_distance
+    ):
+        joins = is_representative[earlier] & ~is_representative[later]
+        np.minimum.at(representative, later[joins], earlier[joins])
+    return representative
 
 
 def near_pairs(
@@ -114,20 +120,20 @@ def near_pairs(
         keys = hashes[rows] & np.bitwise_or.reduce(np.array(chosen, np.uint64))
         order = np.argsort(keys)
         keys, order = keys[order], rows[order]
-        place = np.arange(len(order), dtype=rows.dtype)
+        position = np.arange(len(order), dtype=rows.dtype)
         for shift in range(1, len(order)):
-            place = place[place + shift < len(order)]
-            place = place[keys[place] == keys[place + shift]]
-            if not len(place):
+            position = position[position + shift < len(order)]
+            position = position[keys[position] == keys[position + shift]]
+            if not len(position):
                 break
-            one, other = order[place], order[place + shift]
-            close = np.bitwise_count(hashes[one] ^ hashes[other]) <= max_hamming_distance
-            one, other = one[close], other[close]
+            one, other = order[position], order[position + shift]
+            is_near = np.bitwise_count(hashes[one] ^ hashes[other]) <= max_hamming_distance
+            one, other = one[is_near], other[is_near]
             yield np.maximum(one, other), np.minimum(one, other)
 
 
 def _blocks(count: int, max_hamming_distance: int) -> list[int]:
-    """Masks of the blocks with which the search among `count` rows is fastest."""
+    """Returns bit masks of the blocks with which the search among `count` rows is fastest."""
 
     def cost(m: int) -> float:
         sort = count * math.log2(count + 2)

@@ -84,7 +84,7 @@ def finish(
 
 
 def _hint(reasons: Counter) -> str:
-    """What the user can do about the most frequent reason, if anything."""
+    """Returns what the user can do about the most frequent skip reason; "" if nothing."""
     reason = reasons.most_common(1)[0][0] if reasons else ""
     hints = {
         "empty text": "--config.allow_no_text=True takes images without text",

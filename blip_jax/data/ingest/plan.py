@@ -36,8 +36,8 @@ SUFFIXES = {
     ".json": "json", ".jsonl": "json", ".ndjson": "json", ".csv": "csv", ".tsv": "csv",
     ".parquet": "parquet",
 }  # fmt: skip
-# Of a folder, the files with the first of these endings that occurs are read: img2dataset writes a
-# Parquet file for each tar, and Hugging Face's image folders have a metadata.jsonl or .csv.
+# In a folder, only the files with the first of these endings that occurs are read: img2dataset also
+# writes a Parquet file for each tar, and Hugging Face image folders have a metadata.jsonl or .csv.
 FOLDER_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".parquet", "metadata.jsonl", "metadata.csv")
 
 

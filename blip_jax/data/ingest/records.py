@@ -11,7 +11,7 @@ from typing import Any
 from blip_jax.data.ingest.config import IngestConfig
 from blip_jax.runtime.errors import UserError
 
-# Usual names in lower case; the first that exists is taken.
+# Common field names in lower case; the first that exists is used.
 DEFAULT_FIELD_NAMES = {
     "key": ("key", "__key__", "uid", "image_id", "sample_id", "id"),
     "image": ("image", "jpg", "jpeg", "png", "webp", "img", "path", "image_path", "file_name",
@@ -22,7 +22,7 @@ DEFAULT_FIELD_NAMES = {
 }  # fmt: skip
 IMAGES = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm",
           ".jp2", ".avif")  # fmt: skip
-MAX_BYTES = 1 << 27  # of a file in the input; larger ones are not read into memory
+MAX_BYTES = 1 << 27  # largest file in the input that is read into memory
 
 
 class RejectedRecord(Exception):
@@ -112,7 +112,7 @@ class FieldMapping:
         key, url = taken.get("key"), taken.get("url")
         texts = taken.get("text")
         if isinstance(texts, list) and any(isinstance(text, Mapping) for text in texts):
-            rest[names["text"]] = texts  # texts with scores, say
+            rest[names["text"]] = texts  # for example texts with scores
         truth = rest.pop("truth", "")
         raw = RawRecord(
             name=name if key in (None, "") else as_text(key),
@@ -122,7 +122,7 @@ class FieldMapping:
             fields=rest,
         )
         image = taken.get("image")
-        if isinstance(image, Mapping):  # of Hugging Face's datasets
+        if isinstance(image, Mapping):  # the image format of Hugging Face's datasets
             image = image.get("bytes") or image.get("path")
         if isinstance(image, bytes | bytearray | memoryview):
             raw.image = bytes(image)
@@ -158,7 +158,7 @@ def add_texts(raw: RawRecord, texts: Iterable[str]) -> None:
 
 
 def is_unicode(text: str) -> bool:
-    """Whether the text has no lone surrogates, so that it can be written as UTF-8."""
+    """Returns whether the text has no lone surrogates, so that it can be written as UTF-8."""
     return not re.search("[\ud800-\udfff]", text)
 
 

@@ -44,9 +44,9 @@ def run(config: IngestConfig, workdir: str) -> None:
     if "://" in workdir:
         raise UserError(f"prepare writes to a local folder, not to {workdir}; copy it from there")
     folder, parts = epath.Path(workdir), epath.Path(workdir) / PARTS
-    made = [path for path in parts.parents if not path.exists()]  # the innermost first
+    made = [path for path in parts.parents if not path.exists()]  # innermost first
     settings = to_json(config)
-    del settings["workers"]  # it decides no row
+    del settings["workers"]  # it does not affect the rows
     asked = {"settings": settings, "files": [to_json(file) for file in plan.files(config)]}
     if (folder / output.MANIFEST).exists():
         manifest = _read(folder / output.MANIFEST, asked)
@@ -85,7 +85,7 @@ def _planned(
 
 @contextlib.contextmanager
 def _removed_if_refused(parts: epath.Path, made: list[epath.Path]) -> Iterator[None]:
-    """After a UserError removes the folder of units, and those of `made` that are empty then."""
+    """Removes the folder of units, and the folders `made` if empty, after a UserError."""
     try:
         yield
     except UserError:
@@ -106,7 +106,7 @@ def _read(path: epath.Path, asked: dict) -> dict[str, Any]:
     for name, value in asked["settings"].items():
         if content["settings"].get(name) != value:
             raise UserError(
-                f"{path} is of an import with {name}={content['settings'].get(name)!r}, "
+                f"{path} was written by an import with {name}={content['settings'].get(name)!r}, "
                 f"not {value!r}; choose another --workdir"
             )
     if content["files"] != asked["files"]:
@@ -115,7 +115,8 @@ def _read(path: epath.Path, asked: dict) -> dict[str, Any]:
         )
         changed = min(before ^ now, default=("the order of files", 0))[0]
         raise UserError(
-            f"{path} is of another input ({changed} has changed); choose another --workdir"
+            f"{path} was written for another input ({changed} has changed); "
+            "choose another --workdir"
         )
     return content
 
@@ -154,7 +155,7 @@ def _run_serial(left, config: IngestConfig, parts: str, signals) -> Iterator[dic
 def _run_parallel(left, config: IngestConfig, parts: str, workers: int, signals) -> Iterator[dict]:
     """Yields the counts of the units, processed by several processes, as they are finished."""
     context = multiprocessing.get_context("spawn")
-    stop = context.RawValue("b", 0)  # without a lock, which a process that is killed would keep
+    stop = context.RawValue("b", 0)  # has no lock, which a killed process would keep
     waiting = iter(left)
     running: set[concurrent.futures.Future] = set()
     with concurrent.futures.ProcessPoolExecutor(
@@ -188,7 +189,7 @@ _own: dict[str, Any] = {}  # a worker's stop, config and folder
 def _start(stop, config: IngestConfig, parts: str) -> None:
     """Starts a worker: it leaves Ctrl-C to the parent, and ends when the parent does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # C libraries write a line there for every image that is slightly damaged.
+    # C libraries write a line to stderr for every slightly damaged image.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
     _own.update(stop=stop, config=config, parts=parts)
     threading.Thread(target=_end_with_parent, daemon=True).start()

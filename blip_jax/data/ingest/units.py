@@ -31,20 +31,20 @@ from blip_jax.runtime.files import atomic_path, atomic_write
 _F = tfds.features
 FEATURES = _F.FeaturesDict({
     "key": _F.Text(),  # unique in the dataset
-    "image": _F.Image(),  # the bytes as found, unless downscaled
+    "image": _F.Image(),  # the original bytes, unless downscaled
     "texts": _F.Sequence(_F.Text()),
-    "truth": _F.Text(),  # for measuring; "" unless the input has one
+    "truth": _F.Text(),  # for evaluation; "" if the input has none
     "url": _F.Text(),
     "source": _F.Text(),
-    "sha256": _F.Text(),  # of the bytes as found
+    "sha256": _F.Text(),  # of the original bytes
     "phash": _F.Text(),  # perceptual hash, 16 hex digits
-    "width": _F.Scalar(np.int32),  # as found
+    "width": _F.Scalar(np.int32),  # of the original image
     "height": _F.Scalar(np.int32),
     "fields": _F.Text(),  # JSON: all other fields of the input
 })  # fmt: skip
 SERIALIZE = serializer(FEATURES)
 ROWS, INDEX, SKIPPED, COUNTS = "rows", "parquet", "skipped.jsonl", "json"
-MERGED = "merged with the record before"  # such records add a text to that record's row
+MERGED = "merged with the record before"  # these records add a text to that record's row
 GROUP = 1000  # rows of the index written at once
 # What is known of a row while its unit is read; `output` adds the duplicates.
 COLUMNS = pyarrow.schema(
@@ -77,11 +77,11 @@ def process_unit(
     Raises:
       UnitInterrupted: `should_continue` returned False. UserError: the input cannot be read.
     """
-    if is_done(folder, unit.number):  # by a process that outlived the last run
+    if is_done(folder, unit.number):  # by a process that continued after the last run had ended
         return json.loads(path_of(folder, unit.number, COUNTS).read_text())
     names: set[str] = set()
     with _Files(folder, unit.number) as files, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # PIL's, about files that are unusual but complete
+        warnings.simplefilter("ignore")  # warnings of PIL about unusual but complete files
         for raw in merge_adjacent(_read(unit, settings)):
             if not should_continue():
                 raise UnitInterrupted
@@ -123,7 +123,7 @@ class _Files:
 
     def __enter__(self) -> _Files:
         with contextlib.ExitStack() as stack:
-            # Left in reverse order, so that the counts, which mean "done", are renamed last.
+            # Exits in reverse order, so the counts, which mark the unit as done, are renamed last.
             self._counts = stack.enter_context(atomic_write(self._path(COUNTS)))
             self._skipped = stack.enter_context(atomic_write(self._path(SKIPPED)))
             rows = stack.enter_context(atomic_path(self._path(ROWS)))

@@ -171,7 +171,7 @@ class Shapes(tfds.core.GeneratorBasedBuilder):
 
 
 def _is_whole(builder: tfds.core.DatasetBuilder) -> bool:
-    """Whether all files of all splits exist, and the splits are those of the config."""
+    """Returns whether all files of all splits exist, and the splits are those of the config."""
     if not builder.is_prepared() or set(builder.info.splits) != set(
         builder.builder_config.counts()
     ):

@@ -55,7 +55,7 @@ FIELDS = {
 }
 BACKGROUND_NOUNS = ("background", "backdrop")
 PREPOSITIONS = ("on", "over", "against")
-COMMON_WORD_PROBABILITY = 0.6  # of a concept's first word
+COMMON_WORD_PROBABILITY = 0.6  # probability of a concept's first word
 
 
 @dataclasses.dataclass(frozen=True)

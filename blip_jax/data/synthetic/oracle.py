@@ -29,7 +29,7 @@ class Assessment:
 
 
 def is_true_of(statement: Statement, scene: Scene) -> bool:
-    """Whether each phrase has an object of its own in the scene, and the background is right."""
+    """Returns whether each phrase has its own object in the scene and the background is right."""
     if statement.background not in ("", scene.background):
         return False
 

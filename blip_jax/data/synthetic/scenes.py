@@ -26,8 +26,9 @@ RGB = {
     "pink": (250, 150, 195),
     "cyan": (50, 205, 215),
 }
-# All are darker than all objects: if an object could be brighter or darker, a linear map of pixels
-# would say little about its shape, and a small model would learn nothing for a thousand steps.
+# All are darker than all objects. If objects could be brighter or darker than the background, a
+# linear map of pixels would say little about shapes, and a small model would not learn for a
+# thousand steps.
 BACKGROUND_RGB = {
     "black": (15, 15, 20),
     "gray": (60, 60, 60),
@@ -35,7 +36,7 @@ BACKGROUND_RGB = {
     "maroon": (65, 15, 25),
 }
 _OVERSAMPLE = 4  # shapes are drawn this much larger and averaged down, for smooth edges
-_SIDE = {"small": 0.45, "large": 0.8}  # of a cell
+_SIDE = {"small": 0.45, "large": 0.8}  # in parts of a cell
 
 
 @dataclasses.dataclass(frozen=True)

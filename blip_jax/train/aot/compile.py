@@ -1,6 +1,7 @@
-"""The programs of a run, compiled ahead of time for TPUs that are not there.
+"""Compiles the programs of a run ahead of time, for TPUs that need not exist.
 
-Nothing is computed and no array is made: shapes go in, and what the compiler says comes out.
+Nothing is computed and no array is created: the compiler gets shapes, and its memory analysis and
+the text of the compiled program are read.
 """
 
 import dataclasses
@@ -26,11 +27,12 @@ from blip_jax.train.mesh import batch_sharding
 from blip_jax.train.setup import TrainSetup
 
 GIB = 2**30
-IMAGES, TEXTS = 64, 2  # of a CapFilt batch on one chip: images, and texts scored for each
+CAPFILT_IMAGES = 64  # in a CapFilt batch on one chip
+CAPFILT_TEXTS_PER_IMAGE = 2  # that the filter scores
 
 
-def vocabulary(name: str) -> Tokenizer | TokenIds:
-    """Returns a tokenizer to compile with; bert-base-uncased is not downloaded for it."""
+def load_tokenizer(name: str) -> Tokenizer | TokenIds:
+    """Returns a tokenizer to compile with; for bert-base-uncased its ids, without a download."""
     if name.split("/")[-1] == "bert-base-uncased" and not os.path.isdir(name):
         return TokenIds()
     return Tokenizer.load(name)
@@ -38,99 +40,125 @@ def vocabulary(name: str) -> Tokenizer | TokenIds:
 
 @dataclasses.dataclass(frozen=True)
 class CompiledCost:
-    """What a program needs of one chip.
+    """What one run of a program needs; all but `batch_size` is per chip.
 
     Attributes:
       program: "step", "captioner" or "matcher".
-      chips: that it runs on together.
-      batch: pairs or images of all these chips, each time.
-      arguments, temporaries, peak: bytes of HBM. Arguments are what lies there between steps;
-        peak is the most at any time, the program itself included.
-      flops: by formula (nn/flops.py); compiled: of the products in the compiled program.
-      hbm: bytes to and from HBM.
-      ici: bytes received from other chips, by kind of collective.
-      roofline: of these, for its chip.
+      chips: number of chips that the program runs on.
+      batch_size: pairs or images per run, over all these chips.
+      arguments_bytes: HBM that is in use between steps.
+      temporaries_bytes: HBM that is in use only during a step.
+      peak_bytes: the most HBM in use at any time, the program's code included.
+      flops: by formula (nn/flops.py).
+      compiled_flops: of the matrix products in the compiled program.
+      hbm_bytes: read from and written to HBM.
+      ici_bytes: received from other chips, by kind of collective.
+      roofline: of `flops`, `hbm_bytes` and `ici_bytes`, for this kind of chip.
     """
 
     program: str
     chips: int
-    batch: int
-    arguments: int
-    temporaries: int
-    peak: int
+    batch_size: int
+    arguments_bytes: int
+    temporaries_bytes: int
+    peak_bytes: int
     flops: float
-    compiled: float
-    hbm: int
-    ici: dict[str, int]
+    compiled_flops: float
+    hbm_bytes: int
+    ici_bytes: dict[str, int]
     roofline: Roofline
 
     @property
-    def rate(self) -> float:
-        """Images a second over all chips, at best."""
-        return self.batch / self.roofline.seconds
+    def images_per_second(self) -> float:
+        """Returns the upper bound of images per second over all chips."""
+        return self.batch_size / self.roofline.seconds
 
 
 class OutOfMemory(Exception):
     """A program needs more memory than a chip has.
 
     Attributes:
-      peak: bytes that it would need at least; nan where the compiler does not say.
+      program: as in CompiledCost.
+      peak_bytes: a lower bound of what it needs; nan if the compiler does not say.
     """
 
-    def __init__(self, program: str, peak: float):
-        super().__init__(program, peak)
-        self.program, self.peak = program, peak
+    def __init__(self, program: str, peak_bytes: float):
+        super().__init__(program, peak_bytes)
+        self.program, self.peak_bytes = program, peak_bytes
 
 
-def step(config: TrainConfig, where: str) -> CompiledCost:
-    """The step that `train` runs with this config, for all chips of the topology `where`.
+def step(config: TrainConfig, topology_name: str) -> CompiledCost:
+    """Compiles the step that `train` runs with this config, for all chips of the topology.
 
     Raises:
-      UserError: the config does not go with the topology.
-      OutOfMemory: it needs more memory than a chip has.
+      UserError: the config does not fit the topology.
+      OutOfMemory: the step needs more memory than a chip has.
     """
-    setup = TrainSetup(config, topology.devices(where), vocabulary(config.tokenizer))
-    placed = batch_sharding(setup.mesh)
+    devices = topology.devices(topology_name)
+    setup = TrainSetup(config, devices, load_tokenizer(config.tokenizer))
+    sharding = batch_sharding(setup.mesh)
     batch = {
-        name: jax.ShapeDtypeStruct(spec.shape, spec.dtype, sharding=placed)
+        name: jax.ShapeDtypeStruct(spec.shape, spec.dtype, sharding=sharding)
         for name, spec in setup.task.batch_spec(config.batch_size).items()
     }
-    arguments = setup.functions.state, batch, jax.eval_shape(lambda: jax.random.key(0))
-    total = setup.task.flops(config.batch_size)
-    return compiled("step", where, setup.functions.step, arguments, config.batch_size, total)
-
-
-def captioner(config: TrainConfig, where: str) -> CompiledCost:
-    """CapFilt's captioner with this config's network, for one chip; as `step`."""
-    config = fine_tuned(config, captioning())
-    model, options = abstract(config), Decoding()
-    size, prompt = model.image_size, len(functions.prompt_tokens(model))
-    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), (IMAGES, 1)))
-    params = jax.eval_shape(lambda: options.params(IMAGES))
-    inputs = (
-        jax.ShapeDtypeStruct((IMAGES, size, size, 3), np.uint8),
-        keys,
-        params,
-        jax.ShapeDtypeStruct((IMAGES, prompt), np.int32),
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    return compile_program(
+        "step",
+        topology_name,
+        setup.functions.step,
+        (setup.functions.state, batch, key),
+        batch_size=config.batch_size,
+        flops=setup.task.flops(config.batch_size),
     )
-    total = IMAGES * flops.captioning(model.config, prompt, options.max_length)
-    turns = options.max_length - prompt - 1  # the prompt's prefill gives the first token
-    write = functions.caption_function(model, options.shape(prompt))
-    return mapped("captioner", where, write, model, inputs, total, turns)
 
 
-def matcher(config: TrainConfig, where: str) -> CompiledCost:
-    """CapFilt's filter with this config's network, for one chip; as `step`."""
-    config = fine_tuned(config, retrieval())
-    model = abstract(config)
-    size, shape = model.image_size, (IMAGES, TEXTS, config.task.max_length)
+def captioner(config: TrainConfig, topology_name: str) -> CompiledCost:
+    """Compiles CapFilt's captioner with this config's network, for one chip.
+
+    Raises: as `step`.
+    """
+    model, decoding = abstract_model(fine_tuning_config(config, captioning())), Decoding()
+    size, prompt_length = model.image_size, len(functions.prompt_tokens(model))
+    key_shape = (CAPFILT_IMAGES, 1)
     inputs = (
-        jax.ShapeDtypeStruct((IMAGES, size, size, 3), np.uint8),
-        jax.ShapeDtypeStruct(shape, np.int32),
-        jax.ShapeDtypeStruct(shape, bool),
+        jax.ShapeDtypeStruct((CAPFILT_IMAGES, size, size, 3), np.uint8),
+        jax.eval_shape(lambda: jax.random.split(jax.random.key(0), key_shape)),
+        jax.eval_shape(lambda: decoding.params(CAPFILT_IMAGES)),
+        jax.ShapeDtypeStruct((CAPFILT_IMAGES, prompt_length), np.int32),
     )
-    total = IMAGES * flops.matching(model.config, config.task.max_length, TEXTS)
-    return mapped("matcher", where, functions.match_function(model), model, inputs, total)
+    return compile_per_device(
+        "captioner",
+        topology_name,
+        functions.caption_function(model, decoding.shape(prompt_length)),
+        model,
+        inputs,
+        flops.captioning(model.config, prompt_length, decoding.max_length),
+        # The prefill of the prompt gives the first token, so it needs no iteration.
+        default_trip_count=decoding.max_length - prompt_length - 1,
+    )
+
+
+def matcher(config: TrainConfig, topology_name: str) -> CompiledCost:
+    """Compiles CapFilt's filter with this config's network, for one chip.
+
+    Raises: as `step`.
+    """
+    config = fine_tuning_config(config, retrieval())
+    model, length = abstract_model(config), config.task.max_length
+    size, text_shape = model.image_size, (CAPFILT_IMAGES, CAPFILT_TEXTS_PER_IMAGE, length)
+    inputs = (
+        jax.ShapeDtypeStruct((CAPFILT_IMAGES, size, size, 3), np.uint8),
+        jax.ShapeDtypeStruct(text_shape, np.int32),
+        jax.ShapeDtypeStruct(text_shape, bool),
+    )
+    return compile_per_device(
+        "matcher",
+        topology_name,
+        functions.match_function(model),
+        model,
+        inputs,
+        flops.matching(model.config, length, CAPFILT_TEXTS_PER_IMAGE),
+    )
 
 
 PROGRAMS: dict[str, Callable[[TrainConfig, str], CompiledCost]] = {
@@ -138,10 +166,10 @@ PROGRAMS: dict[str, Callable[[TrainConfig, str], CompiledCost]] = {
 }  # fmt: skip
 
 
-def fine_tuned(config: TrainConfig, recipe: TrainConfig) -> TrainConfig:
-    """`recipe` with the network of `config`, or `config` itself if it trains the recipe's task.
+def fine_tuning_config(config: TrainConfig, recipe: TrainConfig) -> TrainConfig:
+    """Returns `recipe` with the network of `config`; `config` itself if it trains that task.
 
-    Images have the recipe's size if those of `config` have pre-training's.
+    The image size is the recipe's if that of `config` is the default of pre-training.
     """
     if type(config.task) is type(recipe.task):
         return config
@@ -152,9 +180,9 @@ def fine_tuned(config: TrainConfig, recipe: TrainConfig) -> TrainConfig:
     return replace(recipe, model=model, tokenizer=config.tokenizer, **{"task.max_length": length})
 
 
-def abstract(config: TrainConfig) -> Model:
-    """The model that a training of `config` leaves, as shapes."""
-    tokenizer, task = vocabulary(config.tokenizer), config.task
+def abstract_model(config: TrainConfig) -> Model:
+    """Returns the model that training with `config` produces, with shapes as parameters."""
+    tokenizer, task = load_tokenizer(config.tokenizer), config.task
     model = replace(config.model, **{"med.vocab_size": tokenizer.ids.vocab_size})
     return Model(
         nn.param_shapes(model, task.model_type),
@@ -166,73 +194,91 @@ def abstract(config: TrainConfig) -> Model:
     )
 
 
-def mapped(
+def compile_per_device(
     name: str,
-    where: str,
-    program: functions.PmappedFunction,
+    topology_name: str,
+    function: functions.PmappedFunction,
     model: Model,
     inputs: tuple,
+    flops_per_image: int,
+    default_trip_count: int = 1,
+) -> CompiledCost:
+    """Compiles what one chip runs of a pmapped function on CAPFILT_IMAGES images."""
+    sharding = SingleDeviceSharding(topology.devices(topology_name)[0])
+    arguments = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+        (model.params, (), inputs),
+    )
+    return compile_program(
+        name,
+        topology_name,
+        jax.jit(function.per_device, out_shardings=sharding),
+        arguments,
+        batch_size=CAPFILT_IMAGES,
+        flops=CAPFILT_IMAGES * flops_per_image,
+        default_trip_count=default_trip_count,
+    )
+
+
+def compile_program(
+    name: str,
+    topology_name: str,
+    jitted: Any,
+    arguments: tuple,
+    *,
+    batch_size: int,
     flops: int,
-    *turns,
+    default_trip_count: int = 1,
 ) -> CompiledCost:
-    """`compiled` of what one chip runs of a mapped program."""
-    chip = SingleDeviceSharding(topology.devices(where)[0])
-    place = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=chip)  # noqa: E731
-    arguments = jax.tree.map(place, (model.params, (), inputs))
-    jitted = jax.jit(program.per_device, out_shardings=chip)
-    return compiled(name, where, jitted, arguments, IMAGES, flops, *turns)
-
-
-def compiled(
-    name: str, where: str, jitted: Any, arguments: tuple, batch: int, flops: int, turns: int = 1
-) -> CompiledCost:
-    """Compiles and reads the result.
+    """Compiles a jitted function and returns what it needs.
 
     Args:
-      jitted: a jitted function, and its arguments as shapes with shardings.
-      flops: by formula, of all chips together.
-      turns: of a loop that ends by what it finds.
+      jitted: a jitted function.
+      arguments: its arguments, as shapes with shardings.
+      batch_size, flops: over all chips together; FLOPs by formula.
+      default_trip_count: iterations of loops that end by a condition on data.
 
     Raises:
-      OutOfMemory: the compiler cannot place it.
+      OutOfMemory: the program needs more memory than a chip has.
     """
-    chip, _ = topology.parse(where)
+    chip, _ = topology.parse(topology_name)
     lowered = jitted.trace(*arguments).lower(lowering_platforms=("tpu",))
     try:
         executable = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        raise OutOfMemory(name, needed(str(error))) from error
+        raise OutOfMemory(name, required_bytes(str(error))) from error
     memory = executable.memory_analysis()
-    peak = memory.peak_memory_in_bytes + memory.generated_code_size_in_bytes
-    if peak > chip.hbm * GIB:
-        raise OutOfMemory(name, peak)
-    program = hlo.HloModule(executable.as_text())
-    ici, moved = program.collectives(turns), memory_traffic.hbm_bytes(program, turns)
-    chips = program.partitions
-    flops_a_chip = flops / chips
+    peak_bytes = memory.peak_memory_in_bytes + memory.generated_code_size_in_bytes
+    if peak_bytes > chip.hbm_gib * GIB:
+        raise OutOfMemory(name, peak_bytes)
+    module = hlo.HloModule(executable.as_text())
+    ici_bytes = module.collectives(default_trip_count)
+    hbm_bytes = memory_traffic.hbm_bytes(module, default_trip_count)
+    flops_per_chip = flops / module.partitions
     return CompiledCost(
         program=name,
-        chips=chips,
-        batch=batch,
-        arguments=memory.argument_size_in_bytes,
-        temporaries=memory.temp_size_in_bytes,
-        peak=peak,
-        flops=flops_a_chip,
-        compiled=memory_traffic.matrix_flops(program, turns),
-        hbm=moved,
-        ici=ici,
-        roofline=roofline(chip, flops_a_chip, moved, sum(ici.values())),
+        chips=module.partitions,
+        batch_size=batch_size,
+        arguments_bytes=memory.argument_size_in_bytes,
+        temporaries_bytes=memory.temp_size_in_bytes,
+        peak_bytes=peak_bytes,
+        flops=flops_per_chip,
+        compiled_flops=memory_traffic.matrix_flops(module, default_trip_count),
+        hbm_bytes=hbm_bytes,
+        ici_bytes=ici_bytes,
+        roofline=roofline(chip, flops_per_chip, hbm_bytes, sum(ici_bytes.values())),
     )
 
 
-def needed(message: str) -> float:
-    """Bytes that the compiler found no room for, as it says in one of two ways; nan: neither.
+def required_bytes(message: str) -> float:
+    """Returns the bytes that an out-of-memory message of the compiler names; nan if none.
 
-    The second counts temporaries alone, and so is less than what the program needs.
+    The compiler has two such messages. The one about HLO temporaries counts these alone, which is
+    less than what the program needs.
     """
-    found = re.search(r"(?:Used |HLO temporaries \()([\d.]+)([KMGT])", message)
-    if not found:
+    match = re.search(r"(?:Used |HLO temporaries \()([\d.]+)([KMGT])", message)
+    if not match:
         return float("nan")
-    return float(found[1]) * 2 ** {"K": 10, "M": 20, "G": 30, "T": 40}[found[2]]
+    return float(match[1]) * 2 ** {"K": 10, "M": 20, "G": 30, "T": 40}[match[2]]

@@ -1,7 +1,7 @@
-"""A compiled program's instructions and communication, read from its text (`compiled.as_text()`).
+"""Reads a compiled program's instructions and communication from its text (`as_text()`).
 
-XLA's own `cost_analysis` counts the body of a loop once; here it counts once per iteration, so that
-twelve scanned layers are twelve.
+XLA's own `cost_analysis` counts the body of a loop once. Here it counts once per iteration, so that
+twelve scanned layers count twelve times.
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ CALLS = re.compile(r"\b(?:calls|to_apply|body|true_computation|false_computation
 
 @dataclasses.dataclass(frozen=True)
 class Array:
-    """One array of an instruction: its type, its shape, and its memory space (0: HBM)."""
+    """One array of an instruction: its dtype, its shape, and its memory space (0: HBM)."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -32,7 +32,7 @@ class Array:
 
     @property
     def bytes(self) -> int:
-        """Without the padding that its layout adds."""
+        """Returns the bytes, without the padding that the layout adds."""
         return math.prod(self.shape) * BITS.get(self.dtype, 8) // 8
 
 
@@ -53,16 +53,16 @@ class HloModule:
     """The computations of an HLO module.
 
     Attributes:
-      computations: by name, each its instructions by name, in order.
-      entry: name of the one that runs.
-      partitions: devices that it runs on.
+      computations: the instructions of each computation, by name and in order, by its name.
+      entry: name of the computation that is run first.
+      partitions: number of devices that the module runs on.
     """
 
     def __init__(self, text: str):
         self.computations: dict[str, dict[str, Instruction]] = {}
         self.entry = ""
-        found = re.search(r"num_partitions=(\d+)", text[: text.find("\n")])
-        self.partitions = int(found[1]) if found else 1
+        match = re.search(r"num_partitions=(\d+)", text[: text.find("\n")])
+        self.partitions = int(match[1]) if match else 1
         current: dict[str, Instruction] = {}
         for line in text.splitlines():
             if line.endswith("{") and (head := re.match(r"(ENTRY )?%?([\w.-]+) \(", line)):
@@ -77,7 +77,7 @@ class HloModule:
 
         Args:
           default_trip_count: iterations of loops whose number is not in the text.
-          fusions: count those inside fusions too.
+          fusions: count the computations inside fusions too.
         """
         counts: Counter = Counter()
 
@@ -95,7 +95,7 @@ class HloModule:
     def called_computations(
         self, instruction: Instruction, default_trip_count: int
     ) -> Iterator[tuple[str, int]]:
-        """Yields the computations that an instruction runs, and how often; no reducers."""
+        """Yields the computations that an instruction runs, and how often; without reducers."""
         opcode, attributes = instruction.opcode, instruction.attributes
         if opcode == "while":
             yield (
@@ -112,38 +112,41 @@ class HloModule:
                 yield name, 1
 
     def loop_trip_count(self, loop: Instruction) -> int | None:
-        """Returns the trip count of a loop that counts from 0 by 1, as scans do; None: unknown."""
+        """Returns the trip count of a loop that counts from 0 by 1, like scans; None: unknown."""
         if known := re.search(r"known_trip_count\W+n\W+(\d+)", loop.attributes):
             return int(known[1])
         condition = self.computations[re.search(r"condition=%?([\w.-]+)", loop.attributes)[1]]
-        last = next(x for x in condition.values() if x.root)
+        root = next(x for x in condition.values() if x.root)
         constants = [x for x in condition.values() if x.opcode == "constant"]
-        whole = [x for x in constants if x.results[0].dtype in ("s32", "u32")]
-        compares = "direction=LT" in last.attributes or last.opcode == "fusion"
-        return int(whole[0].literal) if compares and len(whole) == 1 == len(constants) else None
+        integers = [x for x in constants if x.results[0].dtype in ("s32", "u32")]
+        compares = "direction=LT" in root.attributes or root.opcode == "fusion"
+        is_limit = compares and len(integers) == 1 == len(constants)
+        return int(integers[0].literal) if is_limit else None
 
     def collectives(self, default_trip_count: int = 1) -> dict[str, int]:
-        """Returns the bytes that one device receives, by collective, if each is a ring algorithm.
+        """Returns the bytes that one device receives, by collective, assuming ring algorithms.
 
-        Of n devices: all-gather (n - 1) x operand, all-reduce 2 (n - 1) / n x operand,
-        reduce-scatter and all-to-all (n - 1) / n x operand, collective-permute its operand.
+        With n devices: all-gather (n - 1) x operand, all-reduce 2 (n - 1) / n x operand,
+        reduce-scatter and all-to-all (n - 1) / n x operand, collective-permute 1 x operand.
         """
         total: Counter = Counter()
         for name, times in self.execution_counts(default_trip_count).items():
             computation = self.computations[name]
             for instruction in computation.values():
-                kind = instruction.opcode.removesuffix("-start")
-                if kind not in COLLECTIVES:
+                collective = instruction.opcode.removesuffix("-start")
+                if collective not in COLLECTIVES:
                     continue
-                size = sum(self.size(computation, operand) for operand in instruction.operands)
+                size = sum(
+                    self.size_in_bytes(computation, operand) for operand in instruction.operands
+                )
                 n = group_size(instruction.attributes) or self.partitions
                 factor = {
                     "all-gather": n - 1, "all-reduce": 2 * (n - 1) / n, "collective-permute": 1,
-                }.get(kind, (n - 1) / n)  # fmt: skip
-                total[kind] += round(times * size * factor)
+                }.get(collective, (n - 1) / n)  # fmt: skip
+                total[collective] += round(times * size * factor)
         return dict(total)
 
-    def size(self, computation: dict[str, Instruction], name: str) -> int:
+    def size_in_bytes(self, computation: dict[str, Instruction], name: str) -> int:
         return sum(array.bytes for array in computation[name].results)
 
 
@@ -151,22 +154,22 @@ def group_size(attributes: str) -> int | None:
     """Returns the number of devices in each group of a collective; None: all devices.
 
     Groups are written as `{{0,1},{2,3}}`, `[2,2]<=[4]` (groups, members), or by a mesh's axes:
-    `mesh['a'=4,'b'=2] {'a'}`, of an axis' part `{'a':(1)2}`.
+    `mesh['a'=4,'b'=2] {'a'}`, or by a part of an axis, `{'a':(1)2}`.
     """
     text = attributes.partition("replica_groups=")[2]
     if text.startswith("{{"):
         return text[2 : text.index("}")].count(",") + 1
-    if found := re.match(r"\[\d+,(\d+)\]", text):
-        return int(found[1])
-    if found := re.match(r"@?mesh\w*\[([^\]]*)\][^{]*\{([^}]*)\}", text):
-        sizes = dict(re.findall(r"'([^']+)'=(\d+)", found[1]))
-        taken = re.findall(r"'([^']+)'(?::\(\d+\)(\d+))?", found[2])
-        return math.prod(int(part or sizes[axis]) for axis, part in taken)
+    if match := re.match(r"\[\d+,(\d+)\]", text):
+        return int(match[1])
+    if match := re.match(r"@?mesh\w*\[([^\]]*)\][^{]*\{([^}]*)\}", text):
+        sizes = dict(re.findall(r"'([^']+)'=(\d+)", match[1]))
+        axes = re.findall(r"'([^']+)'(?::\(\d+\)(\d+))?", match[2])
+        return math.prod(int(part or sizes[axis]) for axis, part in axes)
     return None
 
 
 def parse_instruction(line: str) -> Instruction:
-    """One line of a computation."""
+    """Parses one line of a computation."""
     name, _, rest = line.strip().partition(" = ")
     end = closing_bracket(rest, 0) if rest.startswith("(") else rest.index(" ")
     results, rest = rest[:end], rest[end:].lstrip()
@@ -187,22 +190,22 @@ def parse_instruction(line: str) -> Instruction:
 def closing_bracket(text: str, start: int) -> int:
     """Returns the position after the bracket that closes the one at `start`."""
     depth = 0
-    for place in re.finditer(r"[()]", text[start:]):
-        depth += 1 if place[0] == "(" else -1
+    for bracket in re.finditer(r"[()]", text[start:]):
+        depth += 1 if bracket[0] == "(" else -1
         if depth == 0:
-            return start + place.end()
+            return start + bracket.end()
     raise ValueError(f"no closing bracket in {text[:80]!r}")
 
 
 @functools.lru_cache(maxsize=65536)
 def arrays(text: str) -> tuple[Array, ...]:
-    """The arrays of a type: `bf16[12,768]{1,0:T(8,128)S(1)}`, or a tuple of such."""
-    found = re.findall(r"([a-z]\w*)\[([\d,<=]*)\](\{[^}]*\})?", text)
+    """Parses the arrays of a type: `bf16[12,768]{1,0:T(8,128)S(1)}`, or a tuple of such types."""
+    matches = re.findall(r"([a-z]\w*)\[([\d,<=]*)\](\{[^}]*\})?", text)
     return tuple(
         Array(
             dtype,
             tuple(int(size.lstrip("<=")) for size in shape.split(",") if size),
             int(space[1]) if (space := re.search(r"S\((\d+)\)", layout)) else 0,
         )
-        for dtype, shape, layout in found
+        for dtype, shape, layout in matches
     )

@@ -1,7 +1,7 @@
 """Bytes that a compiled program reads and writes in HBM, and FLOPs of its matrix products.
 
-What XLA fuses is one pass over its operands and results; what it keeps on the chip (memory space
-S(1) and up) counts nothing.
+A fusion counts as one pass over its operands and results. Arrays that XLA keeps on the chip (memory
+space S(1) and up) do not count.
 """
 
 import math
@@ -9,7 +9,7 @@ import re
 
 from blip_jax.train.aot.hlo import Array, HloModule, Instruction
 
-# No traffic of their own: names of existing arrays, or counted elsewhere (by their -start).
+# Instructions without traffic: they only name existing arrays, or are counted at their -start.
 NO_TRAFFIC = {
     "parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional",
     "call", "async-start", "after-all", "partition-id", "replica-id", "opt-barrier",
@@ -18,9 +18,9 @@ SLICES = {"dynamic-slice", "slice", "gather"}
 
 
 def hbm_bytes(module: HloModule, default_trip_count: int = 1) -> int:
-    """Bytes that one run reads from and writes to HBM, without the layouts' padding.
+    """Returns the bytes that one run moves from and to HBM, without the layouts' padding.
 
-    A slice counts the bytes that it reads, and an update in place those that it writes.
+    A slice counts the bytes that it reads, an in-place update the bytes that it writes.
 
     Args:
       default_trip_count: iterations of loops whose number is not in the text.
@@ -37,72 +37,77 @@ def hbm_bytes(module: HloModule, default_trip_count: int = 1) -> int:
 def instruction_bytes(
     module: HloModule, computation: dict[str, Instruction], x: Instruction
 ) -> int:
-    """Bytes of one run of one instruction."""
+    """Returns the HBM bytes of one run of one instruction."""
     if x.opcode in NO_TRAFFIC or x.opcode.endswith(("-done", "-update")):
         return 0
-    given = [computation[operand].results for operand in x.operands]
+    operands = [computation[name].results for name in x.operands]
     if x.opcode == "fusion":
-        return fusion_bytes(module, fused_computation(module, x), given, x.results)
+        return fusion_bytes(module, fused_computation(module, x), operands, x.results)
     if x.opcode in SLICES:
-        return 2 * hbm(x.results)
+        return 2 * bytes_in_hbm(x.results)
     if x.opcode == "dynamic-update-slice":
-        return 2 * hbm(given[1])
+        return 2 * bytes_in_hbm(operands[1])
     if x.opcode == "copy-start":
-        return hbm(given[0]) + hbm(x.results[:1])
-    results = x.results[len(given) :] if x.opcode.endswith("-start") else x.results
-    return sum(hbm(arrays) for arrays in given) + hbm(results)
+        return bytes_in_hbm(operands[0]) + bytes_in_hbm(x.results[:1])
+    results = x.results[len(operands) :] if x.opcode.endswith("-start") else x.results
+    return sum(bytes_in_hbm(arrays) for arrays in operands) + bytes_in_hbm(results)
 
 
 def fusion_bytes(
-    module: HloModule, body: dict[str, Instruction], given: list[tuple], results: tuple[Array, ...]
+    module: HloModule,
+    body: dict[str, Instruction],
+    operands: list[tuple],
+    results: tuple[Array, ...],
 ) -> int:
-    """Bytes of a fusion; of what is in it only parameters and root touch memory."""
+    """Returns the HBM bytes of a fusion; only its parameters and its root touch memory."""
     total = 0
-    for number, arrays in enumerate(given):
-        if whole := hbm(arrays):
-            total += bytes_read(module, body, parameter(body, number), whole)
+    for number, arrays in enumerate(operands):
+        if array_bytes := bytes_in_hbm(arrays):
+            total += bytes_read(module, body, parameter(body, number), array_bytes)
     root = root_of(body)
     while root.opcode == "fusion":
         body = fused_computation(module, root)
         root = root_of(body)
     names = root.operands if root.opcode == "tuple" else (root.name,)
-    if len(names) != len(results):  # one instruction of several results, such as a sort
-        return total + hbm(results)
+    if len(names) != len(results):  # one instruction with several results, e.g. a sort
+        return total + bytes_in_hbm(results)
     for name, array in zip(names, results, strict=True):
-        total += hbm((array,)) and bytes_written(module, body, name, array.bytes)
+        total += bytes_in_hbm((array,)) and bytes_written(module, body, name, array.bytes)
     return total
 
 
-def bytes_read(module: HloModule, body: dict[str, Instruction], name: str, whole: int) -> int:
-    """Bytes that a fusion reads of its parameter `name`: its slices, or the whole."""
+def bytes_read(module: HloModule, body: dict[str, Instruction], name: str, array_bytes: int) -> int:
+    """Returns the bytes that a fusion reads of its parameter `name`: its slices, or all of it."""
     total = 0
     for x in body.values():
-        for place, operand in enumerate(x.operands):
+        for position, operand in enumerate(x.operands):
             if operand != name:
                 continue
             if x.opcode == "bitcast" and not x.root:
-                total += bytes_read(module, body, x.name, whole)
+                total += bytes_read(module, body, x.name, array_bytes)
             elif x.opcode == "fusion":
                 inner = fused_computation(module, x)
-                total += bytes_read(module, inner, parameter(inner, place), whole)
-            elif x.opcode in SLICES and place == 0:
+                total += bytes_read(module, inner, parameter(inner, position), array_bytes)
+            elif x.opcode in SLICES and position == 0:
                 total += sum(array.bytes for array in x.results)
-            elif x.opcode != "dynamic-update-slice" or place:  # what is overwritten is not read
-                return whole
-    return min(total, whole)
+            elif x.opcode != "dynamic-update-slice" or position:  # the updated array is not read
+                return array_bytes
+    return min(total, array_bytes)
 
 
-def bytes_written(module: HloModule, body: dict[str, Instruction], name: str, whole: int) -> int:
-    """Bytes that a fusion writes as its result `name`: of an update in place the update."""
+def bytes_written(
+    module: HloModule, body: dict[str, Instruction], name: str, array_bytes: int
+) -> int:
+    """Returns the bytes that a fusion writes as its result `name`; in place, only the update's."""
     x = body[name]
     if x.opcode == "bitcast":
-        return bytes_written(module, body, x.operands[0], whole)
+        return bytes_written(module, body, x.operands[0], array_bytes)
     if x.opcode == "dynamic-update-slice":
         return sum(array.bytes for array in body[x.operands[1]].results)
     if x.opcode == "fusion" and len(x.results) == 1:
         inner = fused_computation(module, x)
-        return bytes_written(module, inner, root_of(inner).name, whole)
-    return whole
+        return bytes_written(module, inner, root_of(inner).name, array_bytes)
+    return array_bytes
 
 
 def fused_computation(module: HloModule, fusion: Instruction) -> dict[str, Instruction]:
@@ -114,19 +119,21 @@ def root_of(body: dict[str, Instruction]) -> Instruction:
 
 
 def parameter(body: dict[str, Instruction], number: int) -> str:
-    """Name of a computation's parameter."""
+    """Returns the name of a computation's parameter."""
     return next(
         x.name for x in body.values() if x.opcode == "parameter" and int(x.literal) == number
     )
 
 
-def hbm(arrays: tuple[Array, ...]) -> int:
-    """Bytes of the arrays that are in HBM."""
+def bytes_in_hbm(arrays: tuple[Array, ...]) -> int:
+    """Returns the bytes of the arrays that are in HBM."""
     return sum(x.bytes for x in arrays if x.space == 0)
 
 
 def matrix_flops(module: HloModule, default_trip_count: int = 1) -> int:
-    """FLOPs of all matrix products, two a multiply-add; on TPUs they are written as convolutions.
+    """Returns the FLOPs of all matrix products, two per multiply-add.
+
+    On TPUs matrix products are written as convolutions.
 
     Args:
       default_trip_count: iterations of loops whose number is not in the text.
@@ -143,37 +150,40 @@ def matrix_flops(module: HloModule, default_trip_count: int = 1) -> int:
 
 
 def dot(x: Instruction, left: tuple[int, ...], right: tuple[int, ...]) -> int:
-    inner = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", x.attributes)[1]
-    inner = math.prod(left[int(axis)] for axis in inner.split(",") if axis)
-    return 2 * math.prod(x.results[0].shape) * inner
+    axes = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", x.attributes)[1]
+    contracted = math.prod(left[int(axis)] for axis in axes.split(",") if axis)
+    return 2 * math.prod(x.results[0].shape) * contracted
 
 
 def convolution(x: Instruction, left: tuple[int, ...], right: tuple[int, ...]) -> int:
-    """Only products count that meet an element of the input, and no padding or dilation.
+    """Returns the FLOPs of a convolution; products with padding or dilation do not count.
 
-    Batched products come as convolutions whose batch is a dilated spatial axis, so that each
+    XLA writes batched products as convolutions whose batch is a dilated spatial axis, so that each
     output meets one of the kernel's positions.
     """
     labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", x.attributes)
-    lhs, rhs, out = labels.groups()
-    result = x.results[0].shape
-    groups = int(found[1]) if (found := re.search(r"batch_group_count=(\d+)", x.attributes)) else 1
-    count = right[rhs.index("i")] * result[out.index("f")] * (left[lhs.index("b")] // groups)
+    left_labels, right_labels, output_labels = labels.groups()
+    output = x.results[0].shape
+    match = re.search(r"batch_group_count=(\d+)", x.attributes)
+    groups = int(match[1]) if match else 1
+    batch = left[left_labels.index("b")] // groups
+    count = right[right_labels.index("i")] * output[output_labels.index("f")] * batch
     window = re.search(r"window=\{([^}]*)\}", x.attributes)
     options = dict(part.split("=") for part in window[1].split()) if window else {}
-    for axis, label in enumerate(sorted(set(out) - set("bf"))):
+    for axis, label in enumerate(sorted(set(output_labels) - set("bf"))):
 
         def option(name: str, default: int, axis: int = axis) -> int:
             return int(options[name].split("x")[axis]) if name in options else default
 
-        low = int(options["pad"].split("x")[axis].split("_")[0]) if "pad" in options else 0
-        wide = left[lhs.index(label)]
-        stride, dilate = option("stride", 1), option("lhs_dilate", 1)
-        spread = option("rhs_dilate", 1)
-        met = 0
-        for at in range(result[out.index(label)]):
-            for k in range(right[rhs.index(label)]):
-                place, rest = divmod(at * stride - low + k * spread, dilate)
-                met += not rest and 0 <= place < wide
-        count *= met
+        padding = int(options["pad"].split("x")[axis].split("_")[0]) if "pad" in options else 0
+        stride = option("stride", 1)
+        left_dilation, right_dilation = option("lhs_dilate", 1), option("rhs_dilate", 1)
+        input_size = left[left_labels.index(label)]
+        products = 0  # along this axis
+        for output_position in range(output[output_labels.index(label)]):
+            for kernel_position in range(right[right_labels.index(label)]):
+                dilated = output_position * stride - padding + kernel_position * right_dilation
+                position, remainder = divmod(dilated, left_dilation)
+                products += not remainder and 0 <= position < input_size
+        count *= products
     return 2 * count

@@ -1,4 +1,4 @@
-"""The least time that a chip needs for a program, by its peak rates."""
+"""Computes the least time that a chip needs for a program, from its peak rates."""
 
 from typing import NamedTuple
 
@@ -6,15 +6,15 @@ from blip_jax.train.chips import Chip
 
 
 class Roofline(NamedTuple):
-    """Seconds that each of a chip's means needs at its peak; with all busy at once, the step's.
+    """Seconds that a chip's compute units, HBM and links each need at their peak rates.
 
-    It is a bound from below: vector work (random bits for dropout above all), waiting and what
-    does not overlap come on top.
+    The longest of the three is a lower bound of the program's time: it assumes that they fully
+    overlap, and leaves out vector work (above all random bits for dropout) and waiting.
     """
 
-    compute: float
-    hbm: float
-    ici: float
+    compute_seconds: float
+    hbm_seconds: float
+    ici_seconds: float
 
     @property
     def seconds(self) -> float:
@@ -22,10 +22,14 @@ class Roofline(NamedTuple):
 
     @property
     def limit(self) -> str:
-        """Which of them it is."""
+        """Returns which of the three takes longest: "compute", "HBM" or "ICI"."""
         return ("compute", "HBM", "ICI")[self.index(self.seconds)]
 
 
-def roofline(chip: Chip, flops: float, hbm: float, ici: float) -> Roofline:
+def roofline(chip: Chip, flops: float, hbm_bytes: float, ici_bytes: float) -> Roofline:
     """Returns the roofline of one chip's FLOPs, HBM bytes, and bytes from other chips."""
-    return Roofline(flops / chip.flops, hbm / (chip.bandwidth * 1e9), ici / (chip.ici * 1e9))
+    return Roofline(
+        compute_seconds=flops / chip.flops,
+        hbm_seconds=hbm_bytes / (chip.hbm_gb_per_second * 1e9),
+        ici_seconds=ici_bytes / (chip.ici_gb_per_second * 1e9),
+    )

@@ -1,8 +1,8 @@
 """TPU chips and topologies, for compiling without a TPU.
 
-A topology is `v5p:4x4x4`: a generation, and chips along each axis of its torus. Google's names of
-machine types count differently: **v4-32 and v5p-64 count TensorCores, two a chip** (16 and 32
-chips), v5e-64 and v6e-64 count chips.
+A topology is written as `v5p:4x4x4`: a generation, and the number of chips along each axis of its
+torus. Google's machine types count differently: **v4-32 and v5p-64 count TensorCores, two per
+chip** (16 and 32 chips), v5e-64 and v6e-64 count chips.
 """
 
 import importlib.util
@@ -13,7 +13,7 @@ import re
 from blip_jax.runtime.errors import UserError
 from blip_jax.train.chips import CHIPS, Chip
 
-# The shapes of which machines are made, by their number of chips.
+# Shapes of the available machines, by number of axes and number of chips.
 SHAPES = {
     2: {4: "2x2", 8: "2x4", 16: "4x4", 32: "4x8", 64: "8x8", 128: "8x16", 256: "16x16"},
     3: {
@@ -21,8 +21,9 @@ SHAPES = {
         512: "8x8x8",
     },
 }  # fmt: skip
-# What the TPU compiler requires on a machine without a TPU. The accelerator's type is a
-# formality: the topology decides the target. The last lets several processes compile.
+# Environment that the TPU compiler requires on a machine without a TPU. The accelerator type has to
+# be set but is not used: the topology decides the target. The last variable lets several processes
+# compile at the same time.
 ENVIRONMENT = {
     "JAX_PLATFORMS": "cpu",
     "TPU_SKIP_MDS_QUERY": "1",
@@ -33,35 +34,36 @@ ENVIRONMENT = {
 
 
 def prepare() -> None:
-    """Sets ENVIRONMENT; before jax is imported."""
+    """Sets the variables of ENVIRONMENT; must be called before jax is imported."""
     os.environ.update(ENVIRONMENT)
 
 
 def topology_of_machine(name: str) -> str:
-    """Returns the topology of a machine type: "v5p-64" -> "v5p:2x4x4", "v5e-64" -> "v5e:8x8".
+    """Returns a machine type's topology: "v5p:2x4x4" of "v5p-64", "v5e:8x8" of "v5e-64".
 
     Raises:
       UserError: no such generation, or no machine of that size.
     """
-    found = re.fullmatch(r"(v\w+)-(\d+)", name)
-    if not found or found[1] not in CHIPS:
+    match = re.fullmatch(r"(v\w+)-(\d+)", name)
+    if not match or match[1] not in CHIPS:
         raise UserError(
             f"unknown topology {name!r}; known: {examples()}, or a machine type: v5p-64"
         )
-    chip = CHIPS[found[1]]
+    generation = match[1]
+    chip = CHIPS[generation]
     shapes = SHAPES[chip.axes]
-    chips, rest = divmod(int(found[2]), chip.cores)
-    if rest or chips not in shapes:
-        known = ", ".join(f"{found[1]}-{size * chip.cores}" for size in shapes)
+    num_chips, remainder = divmod(int(match[2]), chip.cores)
+    if remainder or num_chips not in shapes:
+        known = ", ".join(f"{generation}-{size * chip.cores}" for size in shapes)
         raise UserError(f"unknown machine type {name!r}; known: {known}")
-    return f"{found[1]}:{shapes[chips]}"
+    return f"{generation}:{shapes[num_chips]}"
 
 
 def resolve(name: str) -> str:
-    """Returns the topology that `name` is, or that of the machine type `name`.
+    """Returns the topology of `name`, which is a topology itself or a machine type.
 
     Raises:
-      UserError: it is neither.
+      UserError: `name` is neither.
     """
     name = name if ":" in name else topology_of_machine(name)
     parse(name)
@@ -69,7 +71,7 @@ def resolve(name: str) -> str:
 
 
 def parse(topology: str) -> tuple[Chip, tuple[int, ...]]:
-    """Returns the chip, and the number of chips along each axis.
+    """Returns a topology's kind of chip, and the number of chips along each axis.
 
     Raises:
       UserError: malformed, an unknown chip, or the wrong number of axes.
@@ -111,14 +113,16 @@ def devices(topology: str) -> list:
         )
     from jax.experimental import topologies
 
-    # Of a v4 the two halves of a chip would count as devices.
+    # Without megacore the two TensorCores of a v4 chip would be separate devices.
     options = {"chip_config_name": "megacore"} if topology.startswith("v4:") else {}
     try:
-        found = topologies.get_topology_desc(platform="tpu", topology_name=topology, **options)
+        description = topologies.get_topology_desc(
+            platform="tpu", topology_name=topology, **options
+        )
     except Exception as error:  # the compiler raises several types
         reason = str(error).strip().splitlines()[-1:]
         raise UserError(
             f"libtpu does not know topology {topology!r} ({''.join(reason)[:120]}); "
             f"known: {examples()}"
         ) from error
-    return found.devices
+    return description.devices

@@ -16,7 +16,7 @@ from blip_jax.data.ingest.readers.json_lines import chunk_offsets
 from blip_jax.data.ingest.records import FieldMapping, RawRecord, RejectedRecord
 from blip_jax.runtime.errors import UserError
 
-LONGEST = 1 << 20  # characters of a field; limits a quote that is never closed
+LONGEST = 1 << 20  # most characters of a field, which limits a quote that is never closed
 
 
 class _Rows:

@@ -9,10 +9,10 @@ from etils import epath
 
 from blip_jax.data.ingest.records import MAX_BYTES, RejectedRecord
 
-# Errors that concern one record; others are of the disk or the network and stop the import.
+# Errors that concern one record; others come from the disk or the network and stop the import.
 ABSENT = (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError, ValueError)
 REMOTE = ("http://", "https://")
-LONGEST = 255  # of a file's name
+LONGEST = 255  # longest file name
 
 
 def open_buffered(path: str) -> io.BufferedReader:
@@ -51,6 +51,6 @@ def load(image_path: str, images: str, folder: str) -> bytes:
 
 
 def is_unsafe(name: str, absolute: bool = False) -> bool:
-    """Whether a path may leave its folder; `absolute` permits full paths."""
+    """Returns whether a path may leave its folder; `absolute` permits full paths."""
     parts = name.replace("\\", "/").split("/")
     return ".." in parts or (not absolute and (parts[0] == "" or parts[0].endswith(":")))

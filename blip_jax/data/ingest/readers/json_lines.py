@@ -18,7 +18,7 @@ from blip_jax.data.ingest.records import FieldMapping, RawRecord, RejectedRecord
 from blip_jax.runtime.errors import UserError
 
 CHUNK = 1 << 20
-LONGEST = 1 << 24  # characters of one object
+LONGEST = 1 << 24  # most characters of one object
 BEFORE = " \t\r\n["
 BETWEEN = " \t\r\n,"
 DECODER = json.JSONDecoder(strict=False)
@@ -122,12 +122,12 @@ def _elements(file, path: str, offset: int, inside: bool = True) -> Iterator[tup
     while True:
         while text[place : place + 1] and text[place] in (BETWEEN if inside else BEFORE):
             inside = inside or text[place] == "["
-            place, offset = place + 1, offset + 1  # each of these is one byte
+            place, offset = place + 1, offset + 1  # each of these characters is one byte
         if text[place : place + 1] == "]":
             return
         try:
             value, end = DECODER.raw_decode(text, place)
-            whole = ended or end < len(text)  # else a number might continue
+            whole = ended or end < len(text)  # otherwise a number might continue
         except (ValueError, RecursionError) as error:
             whole = False
             if len(text) - place > LONGEST or (ended and place < len(text)):

@@ -20,7 +20,7 @@ BATCH = 16  # rows decoded at once; they may contain images
 def _opened(path: str) -> Iterator[pyarrow.parquet.ParquetFile]:
     with epath.Path(path).open("rb") as file:
         try:
-            # Read page by page: a group of rows with images may have gigabytes.
+            # Reads page by page, since a row group with images may have gigabytes.
             yield pyarrow.parquet.ParquetFile(file, buffer_size=1 << 20, pre_buffer=False)
         except pyarrow.ArrowInvalid as error:
             raise UserError(f"{path} cannot be read: {error}".splitlines()[0]) from error

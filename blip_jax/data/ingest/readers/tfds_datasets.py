@@ -34,7 +34,7 @@ def _open(path: str, split: str, columns: FieldMapping):
         return builder.as_data_source(split, decoders=decoders), list(features)
     except (UserError, KeyboardInterrupt):
         raise
-    except Exception as error:  # whatever TFDS raises
+    except Exception as error:  # TFDS raises many types
         raise UserError(f"dataset {path} cannot be read: {error}".splitlines()[0]) from error
 
 

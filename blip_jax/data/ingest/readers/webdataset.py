@@ -26,8 +26,8 @@ from blip_jax.data.ingest.records import (
 )
 
 TEXTS = ("txt", "text", "caption")  # suffixes of text members
-DAMAGE = (tarfile.TarError, EOFError, zlib.error)  # an OSError is the disk's or the network's
-SMALL = 1 << 16  # bytes up to which other members are kept as fields
+DAMAGE = (tarfile.TarError, EOFError, zlib.error)  # an OSError comes from the disk or the network
+SMALL = 1 << 16  # other members of at most this many bytes are kept as fields
 
 
 class _Header(tarfile.TarInfo):
@@ -74,7 +74,7 @@ def _members(path: str) -> Iterator[tuple[str, str, bytes | RejectedRecord]]:
         tarfile.open(fileobj=file, mode="r|*", tarinfo=_Header, errorlevel=2) as tar,
     ):
         for member in tar:
-            tar.members = []  # else it would keep all of them
+            tar.members = []  # otherwise tarfile keeps all of them
             if member.isdir():
                 continue
             folder, slash, base = member.name.rpartition("/")
