@@ -168,7 +168,7 @@ class TrainingCheckpoints:
                 "gs:// or another shared file system"
             )
         items = state_items(like)
-        for step, older in zip(steps, [*steps[1:], None], strict=True):
+        for step, older in zip(steps, [*steps[1:], None], strict=False):
             error = None
             try:
                 self._check_shapes(step, items)

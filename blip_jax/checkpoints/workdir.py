@@ -92,7 +92,7 @@ def load_state_items(workdir: str, names: tuple[str, ...]) -> tuple[dict[str, An
         steps = sorted(manager.all_steps(), reverse=True)
     if not steps:
         raise UserError(f"no whole checkpoint in {folder}; train it first")
-    for step, older in zip(steps, [*steps[1:], None], strict=True):
+    for step, older in zip(steps, [*steps[1:], None], strict=False):
         try:
             return _load_step(folder, step, names)
         except Exception as error:  # Orbax, TensorStore and file systems raise many kinds
