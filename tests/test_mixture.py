@@ -74,7 +74,7 @@ def test_what_is_missing_or_does_not_fit_is_named(datasets, tmp_path):
         load_mixture(str(tmp_path / "none.json"))
     mixture = tmp_path / "mixture.json"
     for content, message in (
-        ("{", "is not a mixture"),
+        ("{", "mixture.json is not a JSON file"),
         ('{"components": [{"name": "a", "dataset": "b", "wieght": 1}]}', "wieght"),
         (
             '{"components": [{"name": "a", "dataset": "b", "weight": -1}]}',

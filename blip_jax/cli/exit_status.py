@@ -6,6 +6,7 @@ import sys
 
 from blip_jax.runtime.errors import UserError
 from blip_jax.runtime.signals import Interrupted
+from blip_jax.runtime.terminal import printable
 
 # Errors that are reported in one line; all others show a traceback.
 EXPECTED_ERRORS = (UserError, KeyboardInterrupt, BrokenPipeError)
@@ -20,7 +21,8 @@ def report_error(verb: str, error: BaseException) -> int:
             os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
         )  # otherwise Python flushes again
         return 128 + signal.SIGPIPE
-    print(f"blip-jax {verb}: {str(error) or 'stopped'}", file=sys.stderr)
+    message = " ".join(str(error).splitlines()) or "stopped"
+    print(f"blip-jax {verb}: {printable(message)}", file=sys.stderr)
     if isinstance(error, UserError):
         return 2
     return error.status if isinstance(error, Interrupted) else 128 + signal.SIGINT
