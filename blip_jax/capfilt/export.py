@@ -104,7 +104,8 @@ def rows(components: list[Component], with_images: bool) -> Iterator[Row]:
 def _rows(component: Component, with_images: bool) -> Iterator[Row]:
     needed = ["key", *["image"] * with_images, *["texts"] * (not component.scores)]
     source = open_dataset(component.dataset, component.split, needed)
-    index = image_index.read(component.dataset, len(source))
+    # The index is of a whole split.
+    index = None if "[" in component.split else image_index.read(component.dataset, len(source))
     stored = _Stored(component, len(source)) if component.scores else None
     selected = None if component.selected is None else load_selected(component, len(source))
     for row, indices in _selected_texts(selected, len(source)):
