@@ -11,7 +11,7 @@ import numpy as np
 
 from blip_jax.data.pipeline import crc32_hash
 from blip_jax.data.synthetic.oracle import truthfulness
-from blip_jax.decoding import Decoding
+from blip_jax.decoding import Decoding, Generated
 from blip_jax.metrics.captioning import caption_scores
 from blip_jax.models import Model
 from blip_jax.models.functions import captioner, example_keys, prompt_tokens
@@ -70,10 +70,13 @@ def predict_captions(model: Model, dataset: EvalDataset, decoding: Decoding) -> 
     hashes = np.array([crc32_hash(record["key"]) for record in dataset.records])
     keys = example_keys(0, hashes)[:, None]
     write = captioner(model, [decoding])
-    tokens, log_probabilities, *_ = dataset.share(
-        lambda images, keys: write(images, [keys]), dataset.images, keys, title="captions"
+    found = Generated(
+        *dataset.share(
+            lambda images, keys: write(images, [keys]), dataset.images, keys, title="captions"
+        )
     )
-    if count := int(np.isnan(log_probabilities).any(axis=(1, 2)).sum()):
+    tokens = found.tokens
+    if count := int(np.isnan(found.log_probabilities).any(axis=(1, 2)).sum()):
         raise UserError(
             f"the captions of {count} of {len(tokens)} images have probability NaN; check whether "
             "the model diverged"
