@@ -54,10 +54,10 @@ class Dataset:
     def damaged(self, row: int, error: Exception) -> UserError:
         """Returns the error of a row that cannot be read."""
         reason = (str(error) or type(error).__name__).splitlines()[0]
-        return UserError(
-            f"{self._name}: row {row} cannot be read ({reason}); its file is damaged or cut short: "
-            "copy or make it again"
-        )
+        advice = "its file is damaged or cut short: copy or make it again"
+        if isinstance(error, OSError):
+            advice = "check the storage, and rerun the same command"
+        return UserError(f"{self._name}: row {row} cannot be read ({reason}); {advice}")
 
 
 def open_dataset(directory: str, split: str, fields: Sequence[str] = ("key",)) -> Dataset:
