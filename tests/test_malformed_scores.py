@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import shutil
+from unittest import mock
 
 import numpy as np
 import pyarrow as pa
@@ -310,17 +311,22 @@ def test_errors_are_one_line_whatever_a_name_holds(tmp_path, capsys):
     shutil.rmtree(tmp_path)
 
 
-@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device", "a\nb"),
-                                   PermissionError(errno.EACCES, "Permission denied", "a\nb"),
-                                   RuntimeError("close failed: No space left on device")])  # fmt: skip
+FULL = "No space left on device"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, FULL, "a\nb"),
+        PermissionError(errno.EACCES, "Permission denied", "a\nb"),
+        RuntimeError(f"close failed: {FULL}"),
+    ],
+)
 def test_a_full_disk_is_one_line_and_the_same_command_goes_on(
     web, tmp_path, capsys, monkeypatch, error
 ):
-    def full(*unused, **also):
-        raise error
-
     with monkeypatch.context() as patch:
-        patch.setattr("blip_jax.capfilt.assemble.write_json", full)
+        patch.setattr("blip_jax.capfilt.assemble.write_json", mock.Mock(side_effect=error))
         assert assemble(tmp_path / "out", web.scores) == 2
     found = capsys.readouterr().err
     assert found.count("\n") == 1 and "fix the storage and rerun the same command" in found
