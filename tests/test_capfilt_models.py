@@ -101,7 +101,7 @@ def test_another_model_of_the_same_name_needs_another_folder(settings, world, mo
         "small": ("a", tiny_dataset.trained(world, 9, tiny_dataset.PROMPT)),
         "large": models[0]["large"],
     }
-    with pytest.raises(UserError, match=r"started with other settings \(captioners\)"):
+    with pytest.raises(UserError, match=r"another run: captioners\.small\.sha256 was"):
         run.run(settings, other, models[1])
 
 
