@@ -4,7 +4,6 @@ import errno
 import json
 import os
 import pathlib
-import shutil
 from unittest import mock
 
 import numpy as np
@@ -21,11 +20,8 @@ from blip_jax.capfilt.selection import SelectionRules
 from blip_jax.capfilt.work_queue import ShardQueue
 from blip_jax.cli.main import main
 from blip_jax.data.mixture import Component, load_mixture, save_mixture
-from blip_jax.reports import tables
 from blip_jax.runtime.errors import UserError
 from blip_jax.runtime.lock import folder_lock
-
-EVIL = "<script>alert(1)</script>[x](javascript:y) `|` \\x1b]0;\x1b[31m\nnext\u202e"
 
 
 @pytest.fixture(scope="module")
@@ -262,53 +258,6 @@ def test_two_assemblies_do_not_write_into_one_folder(web, tmp_path, capsys):
         assert os.listdir(tmp_path) == [".lock"]
     assert assemble(tmp_path, web.scores) == 0
     assert (tmp_path / "mixture.json").exists() and not (tmp_path / ".lock").exists()
-
-
-# What comes from data, in the card and on the terminal.
-
-
-def test_markdown_shows_texts_as_they_are():
-    found = tables.markdown_text("a<b>&[x](y)*`|\\\x1b\nc")
-    assert found == r"a&lt;b&gt;&amp;\[x\](y)\*\`|\\\\x1b c"
-    assert tables.markdown_code("a``b\n") == r"```a``b\n```"
-    assert tables.markdown_code("`a") == "`` `a ``"
-    table = tables.markdown([{"name": EVIL, "count": 1}])
-    assert "<script" not in table and "](" not in table.replace(r"\](", "")
-    assert table.count("\n") == 2 and "\x1b" not in tables.plain([{"name": EVIL}])
-
-
-def test_the_card_and_the_terminal_show_no_code_of_the_data(tmp_path, capsys):
-    web = scored_dataset.build(tmp_path)
-    index = pathlib.Path(web.images) / image_index.FILE
-    table = pa.parquet.read_table(index)
-    for name in ("source", "license"):
-        values = pa.array([EVIL if row % 2 else "b" for row in range(len(table))])
-        table = table.set_column(table.column_names.index(name), name, values)
-    pa.parquet.write_table(table, index)
-    found = json.loads((pathlib.Path(web.scores) / provenance.FILE).read_text())
-    found["captioners"][0] |= {"name": EVIL, "path": EVIL, "sha256": EVIL}
-    found |= {"version": EVIL, "command": f"blip-jax x\n```\n{EVIL}", "seed": EVIL}
-    provenance.write(web.scores, found)
-    manifest = {"records_read": 1, "rows": 1, "skipped": {EVIL: 1}}
-    (pathlib.Path(web.images) / provenance.MANIFEST).write_text(json.dumps(manifest))
-    assert assemble(tmp_path / "out", web.scores) == 0
-    card = (tmp_path / "out" / "README.md").read_text()
-    body = card.split("---\n", 2)[2]
-    blocks = body.split("\n```")
-    for text in blocks[::2]:  # not in the blocks of code
-        assert "<script" not in text and "[x](javascript" not in text
-    assert len(blocks) % 2 == 1
-    assert "\x1b" not in card and "\u202e" not in card
-    out, err = capsys.readouterr()
-    assert "\x1b" not in out + err and "\u202e" not in out + err
-
-
-def test_errors_are_one_line_whatever_a_name_holds(tmp_path, capsys):
-    name = f"{tmp_path}/a\x1b[31m\nb\u202e"
-    assert main(["export", name, str(tmp_path / "out"), "--to=jsonl"]) == 2
-    error = capsys.readouterr().err
-    assert error.count("\n") == 1 and r"a\x1b[31m b\u202e does not exist" in error
-    shutil.rmtree(tmp_path)
 
 
 FULL = "No space left on device"
