@@ -1,4 +1,4 @@
-"""What comes from data shows as text: no code in the dataset card, nothing that steers a terminal."""
+"""Text from data shows as text: no code in the dataset card, nothing that steers a terminal."""
 
 import json
 import pathlib
