@@ -1,5 +1,6 @@
-"""What a verb's end means to the shell."""
+"""Exit statuses of the command line, and errors that are reported in one line."""
 
+import errno
 import os
 import signal
 import sys
@@ -7,20 +8,40 @@ import sys
 from blip_jax.runtime.errors import UserError
 from blip_jax.runtime.signals import Interrupted
 
-# Errors that are reported in one line; all others show a traceback.
-EXPECTED_ERRORS = (UserError, KeyboardInterrupt, BrokenPipeError)
+# Errors of storage that the user can mend; other OSErrors show a traceback.
+STORAGE_ERRORS = {
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS,
+    errno.ENAMETOOLONG, errno.EIO, errno.ESTALE,
+}  # fmt: skip
 
 
-def report_error(verb: str, error: BaseException) -> int:
-    """Prints one of EXPECTED_ERRORS as one line on stderr; returns the exit status."""
-    if isinstance(
-        error, BrokenPipeError
-    ):  # the program that reads our output has ended, e.g. `head`
-        os.dup2(
-            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
-        )  # otherwise Python flushes again
+def report_error(verb: str, error: BaseException) -> int | None:
+    """Prints an error that the user can mend as one line on stderr.
+
+    Returns: the exit status; None for other errors, of which nothing is printed.
+    """
+    if isinstance(error, BrokenPipeError):  # the reader of our output has ended, as `head` does
+        # Otherwise Python flushes stdout again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
-    print(f"blip-jax {verb}: {str(error) or 'stopped'}", file=sys.stderr)
-    if isinstance(error, UserError):
-        return 2
-    return error.status if isinstance(error, Interrupted) else 128 + signal.SIGINT
+    message = _message(error)
+    if message is None:
+        return None
+    print(f"blip-jax {verb}: {message}", file=sys.stderr)
+    if isinstance(error, KeyboardInterrupt):
+        return error.status if isinstance(error, Interrupted) else 128 + signal.SIGINT
+    return 2
+
+
+def _message(error: BaseException) -> str | None:
+    if isinstance(error, UserError | KeyboardInterrupt):
+        return str(error) or "stopped"
+    if isinstance(error, OSError) and (
+        error.errno in STORAGE_ERRORS or isinstance(error, PermissionError)
+    ):
+        place = f"{error.filename}: " if error.filename else ""
+        reason = error.strerror or (str(error).splitlines() or [type(error).__name__])[0]
+        return (
+            f"{place}{reason}; free space or correct the permissions, then rerun the same command"
+        )
+    return None
