@@ -7,6 +7,7 @@ import sys
 
 from blip_jax.runtime.errors import UserError
 from blip_jax.runtime.signals import Interrupted
+from blip_jax.runtime.terminal import printable
 
 # Errors of storage that the user can mend; other OSErrors show a traceback.
 STORAGE_ERRORS = {
@@ -27,7 +28,7 @@ def report_error(verb: str, error: BaseException) -> int | None:
     message = _message(error)
     if message is None:
         return None
-    print(f"blip-jax {verb}: {message}", file=sys.stderr)
+    print(f"blip-jax {verb}: {printable(message)}", file=sys.stderr)
     if isinstance(error, KeyboardInterrupt):
         return error.status if isinstance(error, Interrupted) else 128 + signal.SIGINT
     return 2
@@ -35,7 +36,7 @@ def report_error(verb: str, error: BaseException) -> int | None:
 
 def _message(error: BaseException) -> str | None:
     if isinstance(error, UserError | KeyboardInterrupt):
-        return str(error) or "stopped"
+        return " ".join(str(error).splitlines()) or "stopped"
     if isinstance(error, OSError) and (
         error.errno in STORAGE_ERRORS or isinstance(error, PermissionError)
     ):

@@ -58,6 +58,7 @@ class FolderLock:
         self._files, path = fsspec.core.url_to_fs(self.folder)
         self._path = f"{path.rstrip('/')}/{LOCK}"
         self._lease_seconds = lease_seconds
+        self._made = False  # whether this made the folder
         self._values = {
             "id": uuid.uuid4().hex,
             "host": socket.gethostname(),
@@ -77,7 +78,9 @@ class FolderLock:
           UserError: the lock is held, or the folder cannot be written.
         """
         try:
-            self._files.makedirs(os.path.dirname(self._path), exist_ok=True)
+            folder = os.path.dirname(self._path)
+            self._made = not self._files.exists(folder)
+            self._files.makedirs(folder, exist_ok=True)
             while not self._create():
                 holder = self._read()
                 if holder and self._is_alive(holder):
@@ -89,13 +92,15 @@ class FolderLock:
         self._thread.start()
 
     def release(self) -> None:
-        """Removes the lock file if it is still this one's."""
+        """Removes the lock file if it is still this one's, and the folder if it left it empty."""
         self._released.set()
         if self._thread.is_alive():
             self._thread.join()
             with contextlib.suppress(OSError):
                 if self._read().get("id") == self._values["id"]:
                     self._files.rm(self._path)
+                if self._made and "://" not in self.folder:
+                    os.rmdir(self.folder)  # fails if it holds something
 
     def _create(self) -> bool:
         if self._read():  # not every object store supports exclusive creation
