@@ -23,6 +23,8 @@ QUIRKS = {
     "smoothed_ranking": "VQA ranks answers with training's label smoothing (models/blip_vqa.py)",
     "unmasked_question": "VQA generates from the question's pads too (models/blip_vqa.py; "
     "Hugging Face)",
+    "ignore_exif": "photos whose EXIF orientation says that they were taken sideways are read as "
+    "stored (data/: PIL's convert('RGB'))",
 }
 
 
@@ -100,6 +102,11 @@ class BlipConfig:
     remat: Literal["none", "dots", "full"] = "none"
     scan_unroll: int = 1  # layers in one iteration of the scan over layers
     quirks: tuple[str, ...] = ()  # of nn.QUIRKS: bugs of the original to reproduce
+
+    @property
+    def exif_orientation(self) -> bool:
+        """Returns whether images are turned upright as their EXIF says."""
+        return "ignore_exif" not in self.quirks
 
     def __post_init__(self):
         object.__setattr__(self, "quirks", tuple(self.quirks))  # checkpoints' JSON has a list

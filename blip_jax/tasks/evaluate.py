@@ -63,7 +63,11 @@ def evaluate(config: EvaluateConfig, workdir: str = "", model: Model | None = No
         task_config = replace(config.task, max_length=model.max_length)
         task = task_config.make(model.config, model.tokenizer)
         dataset = EvalDataset.load(
-            config.dataset, config.split, model.image_size, config.limit or None
+            config.dataset,
+            config.split,
+            model.image_size,
+            config.limit or None,
+            model.config.exif_orientation,
         )
         predictions, records = task.predict(model, dataset), dataset.records
     metrics = task.evaluate(predictions, records)

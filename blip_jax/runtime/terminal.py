@@ -1,0 +1,16 @@
+"""Text for a terminal or a log: names of files may hold characters that steer a terminal."""
+
+import re
+
+# Controls (C0, DEL, C1), line and paragraph separators, and marks that turn the writing direction.
+_CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+
+
+def printable(text: str) -> str:
+    r"""Returns the text on one line, with escapes as `\x1b` for control characters."""
+    return _CONTROLS.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
+def json_escaped(text: str) -> str:
+    r"""Returns JSON with escapes as `\u009b` for control characters in its strings."""
+    return _CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
