@@ -56,7 +56,7 @@ def load_mixture(path: str) -> list[Component]:
     try:
         entries = json.loads(file.read_text())["components"]
         components = [Component(**entry) for entry in entries]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, OSError, RecursionError) as error:
         raise UserError(f"mixture file {path} is not a mixture: {error}") from error
     _check(components, path)
 
@@ -76,9 +76,18 @@ def load_mixture(path: str) -> list[Component]:
 
 def _check(components: list[Component], path: str) -> None:
     for component in components:
+        for name in ("name", "dataset", "split", "scores", "selected"):
+            value, optional = getattr(component, name), name in ("scores", "selected")
+            if not (isinstance(value, str) or (optional and value is None)):
+                raise UserError(f"mixture file {path}: {name} is {value!r:.80}; expected a text")
         weight = component.weight
-        if not isinstance(weight, int | float) or not math.isfinite(weight) or weight < 0:
-            message = f"weight of component {component.name!r} is {weight!r}; it must be 0 or more"
+        if (
+            isinstance(weight, bool)
+            or not isinstance(weight, int | float)
+            or not math.isfinite(weight)
+            or weight < 0
+        ):
+            message = f"weight of component {component.name!r:.80} is {weight!r:.80}; it must be 0 or more"
             raise UserError(f"mixture file {path}: {message}")
     if not any(component.weight for component in components):
         raise UserError(f"mixture file {path} has no component with a weight above 0")

@@ -110,9 +110,8 @@ class Model(Base):
         functions.check_length(self, decoding, int(lengths.max(initial=1)))
         shape = decoding.shape(prompts.shape[1], self.config.med.max_length)
         function = self._function(functions.caption_function, shape)
-        index = np.asarray(start_index)
-        index = index if index.ndim else index + np.arange(len(images))
-        numbers = [index] * decoding.num_captions
+        first = 0 if is_sequence(start_index) else np.arange(len(images))
+        numbers = [np.asarray(start_index) + first] * decoding.num_captions
         keys = [functions.example_keys(seed, index, n) for n, index in enumerate(numbers)]
         arrays = jnp.stack(keys, axis=1), decoding.params(len(images)), prompts
         if prompt is not None:

@@ -101,15 +101,22 @@ def read_predictions(path: str) -> list[Prediction]:
     file = epath.Path(path)
     if not file.exists():
         raise UserError(f"predictions file {path} does not exist")
+    try:
+        lines = file.read_bytes().decode("utf-8").removesuffix("\n").split("\n")
+    except (OSError, UnicodeError) as error:
+        raise UserError(f"predictions file {path} is not a text file in UTF-8") from error
     predictions = []
-    for number, line in enumerate(file.read_text().splitlines(), start=1):
+    for number, line in enumerate(lines if lines != [""] else [], start=1):
         try:
             prediction = json.loads(line)
-            prediction["key"]
-        except (ValueError, KeyError, TypeError) as error:
+            if not isinstance(prediction["key"], str):
+                raise TypeError
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise UserError(
                 f"{path}, line {number} is not a prediction: expected a JSON object with a 'key'"
             ) from error
+        if not isinstance(prediction.get("caption", ""), str):
+            raise UserError(f"{path}, line {number} has a caption that is not a text")
         predictions.append(prediction)
     return predictions
 
