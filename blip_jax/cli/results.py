@@ -18,7 +18,7 @@ from etils import epath
 
 from blip_jax.cli.exit_status import discard_stdout
 from blip_jax.runtime.errors import UserError
-from blip_jax.runtime.files import check_scheme, temporary_name, write_json
+from blip_jax.runtime.files import check_scheme, is_special, temporary_name, write_json
 from blip_jax.runtime.terminal import json_escaped
 
 UNFINISHED = ".unfinished"
@@ -176,10 +176,12 @@ class ResultWriter:
 
     def _append(self, data: bytes) -> None:
         """Adds whole lines: if only a part of them can be written, none is left."""
+        special = is_special(self._path)  # a pipe or device, which cannot be resumed
         if not self._file:
-            write_json(self._marker, self._settings)
+            if not special:
+                write_json(self._marker, self._settings)
             self._file = self._open()
-        if "://" in str(self._path):
+        if special or "://" in str(self._path):
             self._file.write(data)
             return
         start, view = self._file.seek(0, os.SEEK_END), memoryview(data)
@@ -187,7 +189,8 @@ class ResultWriter:
             while view:
                 view = view[self._file.write(view) :]
         except OSError:
-            self._file.truncate(start)
+            with contextlib.suppress(OSError):
+                self._file.truncate(start)
             raise
 
     def _open(self) -> Any:

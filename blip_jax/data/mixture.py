@@ -87,8 +87,10 @@ def _check(components: list[Component], path: str) -> None:
             or not math.isfinite(weight)
             or weight < 0
         ):
-            message = f"weight of component {component.name!r:.80} is {weight!r:.80}; it must be 0 or more"
-            raise UserError(f"mixture file {path}: {message}")
+            raise UserError(
+                f"mixture file {path}: weight of component {component.name!r:.80} is "
+                f"{weight!r:.80}; it must be 0 or more"
+            )
     if not any(component.weight for component in components):
         raise UserError(f"mixture file {path} has no component with a weight above 0")
 

@@ -168,8 +168,8 @@ def _from_json(annotation: Any, value: Any, path: str) -> Any:
     if "type" in values and "type" not in field_types(kind):
         name = values.pop("type")
         classes = {cls.__name__: cls for kind in kinds for cls in _with_subclasses(kind)}
-        if name not in classes:
-            raise UserError(f"{path} has the type {name!r}; {hint(name, classes)}")
+        if not isinstance(name, str) or name not in classes:
+            raise UserError(f"{path} has the type {name!r:.80}; {hint(str(name), classes)}")
         kind = classes[name]
     return from_json(kind, values, f"{path}.")
 
