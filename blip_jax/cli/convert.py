@@ -61,6 +61,7 @@ def run(argv: list[str]) -> int:
     from blip_jax.checkpoints import sources
     from blip_jax.checkpoints.workdir import CHECKPOINT_DIR
 
+    sources.check_source(args.source)
     check_scheme(args.target)
     target = epath.Path(args.target)
     to = args.to

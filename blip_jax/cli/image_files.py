@@ -150,9 +150,9 @@ def run(
     writer = ResultWriter(args.out, verb == "caption" and args.sidecars, verb)
     finished = writer.check(paths, args.overwrite, args.skip_existing)
     places = [place for place, path in enumerate(paths) if path not in finished]
-    if len(places) < len(paths):
-        say(f"{len(paths) - len(places)} of {len(paths)} images are done already")
+    already = f"{len(paths) - len(places)} of {len(paths)} images are done already"
     if not places:
+        say(already)
         writer.close(True)
         return 0
     job = make_job(args, [paths[place] for place in places], places)
@@ -166,6 +166,8 @@ def run(
     model.require(verb)
     if args.out:
         writer.begin(_settings(args, model))
+    if len(places) < len(paths):
+        say(already)
     skipped, done, total = 0, 0, len(places)
     bar = tqdm.tqdm(total=total, desc=verb, unit="image", disable=None)
 
