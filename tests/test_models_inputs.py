@@ -129,7 +129,12 @@ def test_images_that_cannot_be_read_can_be_skipped(model):
         ),
         ("retrieval", "match", (FILES[:2], [["a"], []]), "2 images and lists of 1, 0 texts; give"),
         ("retrieval", "match", (FILES[:2], [[], []]), "2 images and lists of 0, 0 texts; give"),
-        ("retrieval", "match", (FILES[:2], [3, 4]), "texts has int; give a string or a list"),
+        (
+            "retrieval",
+            "match",
+            (FILES[:2], [3, 4]),
+            "texts[0] is 3 (int); give a string or a list of strings",
+        ),
         ("retrieval", "match", ([], []), "no images; give at least one"),
         ("retrieval", "encode_image", ([],), "no images; give at least one"),
         ("retrieval", "encode_text", ([],), "no texts; give at least one"),

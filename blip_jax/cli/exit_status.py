@@ -1,6 +1,8 @@
 """Exit statuses of the command line, and errors that are reported in one line."""
 
+import contextlib
 import errno
+import io
 import os
 import signal
 import sys
@@ -22,8 +24,7 @@ def report_error(verb: str, error: BaseException) -> int | None:
     Returns: the exit status; None for other errors, of which nothing is printed.
     """
     if isinstance(error, BrokenPipeError):  # the reader of our output has ended, as `head` does
-        # Otherwise Python flushes stdout again at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        discard_stdout()
         return 128 + signal.SIGPIPE
     message = _message(error)
     if message is None:
@@ -46,3 +47,9 @@ def _message(error: BaseException) -> str | None:
             f"{place}{reason}; free space or correct the permissions, then rerun the same command"
         )
     return None
+
+
+def discard_stdout() -> None:
+    """Lets what is still to be written to stdout go nowhere; otherwise Python fails at its end."""
+    with contextlib.suppress(io.UnsupportedOperation):  # in tests stdout is no file
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -143,6 +143,8 @@ def from_json(cls: type[T], values: Mapping[str, Any], path: str = "") -> T:
       UserError: an unknown field or class, or a dataclass refuses a value.
     """
     known, found = field_types(cls), {}
+    if not isinstance(values, Mapping):
+        raise UserError(f"{path.rstrip('.') or cls.__name__} is {values!r:.80}; expected an object")
     for name, value in values.items():
         if name not in known:
             raise UserError(
@@ -155,6 +157,8 @@ def from_json(cls: type[T], values: Mapping[str, Any], path: str = "") -> T:
 
 def _from_json(annotation: Any, value: Any, path: str) -> Any:
     kinds = members(annotation)
+    if not _fits(annotation, value):
+        raise UserError(f"{path} is {value!r:.80}; expected {type_name(annotation)}")
     if isinstance(value, list):
         entry = (typing.get_args(kinds[0]) or (Any,))[0]
         return tuple(_from_json(entry, x, path) for x in value)
@@ -164,10 +168,27 @@ def _from_json(annotation: Any, value: Any, path: str) -> Any:
     if "type" in values and "type" not in field_types(kind):
         name = values.pop("type")
         classes = {cls.__name__: cls for kind in kinds for cls in _with_subclasses(kind)}
-        if name not in classes:
-            raise UserError(f"{path} has the type {name!r}; {hint(name, classes)}")
+        if not isinstance(name, str) or name not in classes:
+            raise UserError(f"{path} has the type {name!r:.80}; {hint(str(name), classes)}")
         kind = classes[name]
     return from_json(kind, values, f"{path}.")
+
+
+def _fits(annotation: Any, value: Any) -> bool:
+    """Returns whether JSON has a value for an annotation; of entries of lists, not."""
+    if typing.get_origin(annotation) in (Union, types.UnionType):
+        return any(_fits(x, value) for x in typing.get_args(annotation))
+    if annotation in (types.NoneType, None):
+        return value is None
+    origin = typing.get_origin(annotation) or annotation
+    if origin is Literal:
+        return any(value == x and type(value) is type(x) for x in typing.get_args(annotation))
+    if dataclasses.is_dataclass(origin) or origin is dict:
+        return isinstance(value, Mapping)
+    accepted = {bool: bool, int: int, float: (int, float), str: str, tuple: (list, tuple)}
+    if origin not in accepted:
+        return True
+    return isinstance(value, accepted[origin]) and (origin is bool or not isinstance(value, bool))
 
 
 def _with_subclasses(cls: type) -> list[type]:

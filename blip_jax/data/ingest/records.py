@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from blip_jax.data.image_suffixes import IMAGE_SUFFIXES
 from blip_jax.data.ingest.config import IngestConfig
 from blip_jax.runtime.errors import UserError
 
@@ -20,8 +21,7 @@ DEFAULT_FIELD_NAMES = {
              "description"),
     "url": ("url", "image_url", "img_url"),
 }  # fmt: skip
-IMAGES = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm",
-          ".jp2", ".avif")  # fmt: skip
+IMAGES = IMAGE_SUFFIXES
 MAX_BYTES = 1 << 27  # largest file in the input that is read into memory
 
 
