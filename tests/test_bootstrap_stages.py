@@ -1,10 +1,14 @@
 """Stages of a run: done once, never by half, and of one config."""
 
+import os
+
 import pytest
 
+from blip_jax.capfilt.bootstrap import BootstrapConfig, bootstrap
 from blip_jax.capfilt.bootstrap.stages import Stages
 from blip_jax.runtime.errors import UserError
 from blip_jax.runtime.fingerprint import FILE
+from blip_jax.runtime.lock import folder_lock
 
 
 def test_a_stage_is_done_once(tmp_path):
@@ -61,3 +65,31 @@ def test_a_damaged_marker_is_one_line(tmp_path, text):
         with pytest.raises(UserError, match="first.json is ") as error:
             read()
         assert "\n" not in str(error.value)
+
+
+def test_two_runs_do_not_use_one_folder(tmp_path):
+    with folder_lock(tmp_path, "bootstrap"), pytest.raises(UserError, match="is in use by process"):
+        bootstrap(BootstrapConfig(), str(tmp_path))
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_run_that_cannot_begin_leaves_nothing(tmp_path):
+    with pytest.raises(UserError, match="no dataset in /nowhere"):
+        bootstrap(BootstrapConfig(web_dataset="/nowhere"), str(tmp_path / "run"))
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"seeds": ()}, "seeds is empty"),
+        ({"arms": ()}, "arms is empty"),
+        ({"seeds": (0, -1)}, "seeds has -1; a seed must be 0 or more"),
+        ({"seeds": (1, 1)}, "seeds has a seed twice"),
+        ({"threshold": float("nan")}, "threshold is nan"),
+        ({"human_fraction": float("nan")}, "human_fraction is nan"),
+    ],
+)
+def test_fields_out_of_range_are_refused(changes, named):
+    with pytest.raises(UserError, match=named):
+        BootstrapConfig(**changes)

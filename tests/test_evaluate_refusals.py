@@ -63,10 +63,7 @@ def test_a_captioner_that_has_diverged(world, model, tmp_path, monkeypatch):
     monkeypatch.setattr(eval_dataset, "ROWS_PER_DEVICE", 2)
     whole = model("captioner")
     params = dict(whole.params)
-    params["vit"] = {
-        **params["vit"],
-        "norm": {k: v * np.nan for k, v in params["vit"]["norm"].items()},
-    }
+    params["vit"] = jax.tree.map(lambda x: x * np.nan, params["vit"])
     broken = Model(params, whole.config, whole.tokenizer, model_type="captioner", max_length=24)
     task = CaptioningConfig(decoding=GREEDY)
     found = refusal(tmp_path, EvaluateConfig(dataset=world.human, task=task), broken)

@@ -104,3 +104,13 @@ def test_nothing_gives_nan():
 def test_lengths_must_agree():
     with pytest.raises(UserError, match="true has 2 texts"):
         filtering.curve([0.5], [True, False])
+
+
+@pytest.mark.parametrize("value", [-0.1, 1.5, math.inf])
+def test_what_is_no_probability_is_refused(value):
+    for measure in (
+        filtering.curve, filtering.average_precision, filtering.calibration,
+        filtering.fit_calibration,
+    ):  # fmt: skip
+        with pytest.raises(UserError, match=f"p_match has {value:g}; expected probabilities"):
+            measure([0.5, value, math.nan], [True, False, True])

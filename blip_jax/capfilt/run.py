@@ -85,9 +85,8 @@ def run(
                     break
             if signals.requested:
                 break
-            check_fingerprint(
-                output, same, free=resume.FREE
-            )  # another host may have other settings
+            # Another host may have begun with other settings.
+            check_fingerprint(output, same, free=resume.FREE)
             storage.write_shard(paths[number], rows_done, len(filters))
             shards.finished(
                 number, {"rows": len(rows_done), **times.seconds(), **count_by_status(rows_done)}

@@ -38,11 +38,13 @@ def report_error(verb: str, error: BaseException) -> int | None:
 def _message(error: BaseException) -> str | None:
     if isinstance(error, UserError | KeyboardInterrupt):
         return " ".join(str(error).splitlines()) or "stopped"
-    if isinstance(error, OSError) and (
-        error.errno in STORAGE_ERRORS or isinstance(error, PermissionError)
-    ):
-        place = f"{error.filename}: " if error.filename else ""
-        reason = error.strerror or (str(error).splitlines() or [type(error).__name__])[0]
+    place, reason = "", (str(error).splitlines() or [type(error).__name__])[0]
+    if isinstance(error, OSError) and error.strerror:
+        place, reason = f"{error.filename}: " if error.filename else "", error.strerror
+    is_storage = isinstance(error, PermissionError) or (
+        isinstance(error, OSError) and error.errno in STORAGE_ERRORS
+    )
+    if is_storage or os.strerror(errno.ENOSPC) in str(error):  # libraries in C++ have other types
         return (
             f"{place}{reason}; free space or correct the permissions, then rerun the same command"
         )

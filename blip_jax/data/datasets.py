@@ -34,10 +34,11 @@ class Dataset:
 
     def __init__(self, directory: str, split: str, source: Any):
         self._name, self._source = f"{directory}, split {split}", source
+        self._length = len(source)  # raises a ValueError for a slice that ends before it starts
         self.dataset_info, self.data_source = source.dataset_info, source.data_source
 
     def __len__(self) -> int:
-        return len(self._source)
+        return self._length
 
     def __getitem__(self, row: int) -> dict[str, Any]:
         """Raises a UserError if the file of the record is damaged."""
@@ -54,10 +55,10 @@ class Dataset:
     def damaged(self, row: int, error: Exception) -> UserError:
         """Returns the error of a row that cannot be read."""
         reason = (str(error) or type(error).__name__).splitlines()[0]
-        return UserError(
-            f"{self._name}: row {row} cannot be read ({reason}); its file is damaged or cut short: "
-            "copy or make it again"
-        )
+        advice = "its file is damaged or cut short: copy or make it again"
+        if isinstance(error, OSError):
+            advice = "check the storage, and rerun the same command"
+        return UserError(f"{self._name}: row {row} cannot be read ({reason}); {advice}")
 
 
 def open_dataset(directory: str, split: str, fields: Sequence[str] = ("key",)) -> Dataset:
@@ -103,10 +104,9 @@ def open_dataset(directory: str, split: str, fields: Sequence[str] = ("key",)) -
         message = f"split {split!r} of {directory} cannot be read: {error}".splitlines()[0]
         raise UserError(message) from error
     try:
-        len(source)
-    except ValueError as error:  # it is negative
+        return Dataset(directory, split, source)
+    except ValueError as error:  # the length is negative
         raise UserError(f"split {split!r} of {directory} ends before it starts") from error
-    return Dataset(directory, split, source)
 
 
 def check_feature_classes(directory: str) -> None:

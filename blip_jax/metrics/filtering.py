@@ -61,7 +61,7 @@ def curve(p_match, true, thresholds=None) -> dict[str, list[float]]:
     Returns:
       'thresholds', 'precision', 'recall', 'kept_share': lists of M floats.
     """
-    p_match, true = _pair(np.asarray(p_match, dtype=np.float64), true, "p_match")
+    p_match, true = _scored(p_match, true)
     thresholds = np.linspace(0, 1, 51) if thresholds is None else np.asarray(thresholds, np.float64)
     rows = [decision_scores(p_match >= t, true) for t in thresholds]
     names = ("precision", "recall", "kept_share")
@@ -73,7 +73,7 @@ def average_precision(p_match, true) -> float:
 
     A random filter scores the share of true texts, a perfect one 1; nan if no text is true.
     """
-    p_match, true = _pair(np.asarray(p_match, dtype=np.float64), true, "p_match")
+    p_match, true = _scored(p_match, true)
     if not true.any():
         return float("nan")
     p_match = np.where(np.isnan(p_match), -1.0, p_match)
@@ -96,7 +96,7 @@ def calibration(p_match, true, bins: int = 10) -> dict:
       'edges' (bins + 1 floats), 'count' (ints), 'p_match' and 'true_share' (means of each bin, nan
       if it is empty), 'ece' (expected calibration error: mean |p_match - true_share| by count).
     """
-    p_match, true = _pair(np.asarray(p_match, dtype=np.float64), true, "p_match")
+    p_match, true = _scored(p_match, true)
     finite = ~np.isnan(p_match)
     p_match, true = p_match[finite], true[finite]
     which = np.clip((p_match * bins).astype(np.int64), 0, bins - 1)
@@ -129,7 +129,7 @@ def fit_calibration(p_match, true, bins: int = 20) -> dict[str, list[float]]:
     Raises:
       UserError: there are no texts.
     """
-    p_match, true = _pair(np.asarray(p_match, dtype=np.float64), true, "p_match")
+    p_match, true = _scored(p_match, true)
     finite = ~np.isnan(p_match)
     if not finite.any():
         raise UserError("calibration needs scored texts of known truth, and there are none")
@@ -186,6 +186,15 @@ def _truth(true) -> np.ndarray:
     if true.ndim != 1:
         raise UserError(f"true has shape {true.shape}; expected one bool for each text")
     return true
+
+
+def _scored(p_match, true) -> tuple[np.ndarray, np.ndarray]:
+    """Returns P(match) as float64 [N] and bool [N]; raises a UserError outside 0..1."""
+    p_match, true = _pair(np.asarray(p_match, dtype=np.float64), true, "p_match")
+    outside = (p_match < 0) | (p_match > 1)  # False for NaN
+    if outside.any():
+        raise UserError(f"p_match has {p_match[outside][0]:g}; expected probabilities, 0 to 1")
+    return p_match, true
 
 
 def _pair(values: np.ndarray, true, name: str) -> tuple[np.ndarray, np.ndarray]:
