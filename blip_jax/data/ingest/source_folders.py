@@ -37,9 +37,11 @@ class _Survey:
         """Returns the paths with the first ending in TABLES that occurs."""
         return next((self.tables[ending] for ending in TABLES if ending in self.tables), [])
 
-    def all_tables(self) -> list[str]:
-        """Returns all paths except the images'."""
-        return [path for paths in self.tables.values() for path in paths] + self.lists
+    def all_but(self, chosen: list[str]) -> list[str]:
+        """Returns the paths of tables and lists that are not among the chosen ones."""
+        paths = [path for paths in self.tables.values() for path in paths] + self.lists
+        known = set(chosen)
+        return [path for path in paths if path not in known]
 
 
 def choose(folder: str, settings: IngestConfig, passed_over: list[str]) -> tuple[str, list[str]]:
@@ -62,13 +64,13 @@ def choose(folder: str, settings: IngestConfig, passed_over: list[str]) -> tuple
                 f"{folder} has images with texts and also {_names(tables, folder)}; choose with "
                 f"--config.format=folder or --config.format={kind}"
             )
-        others = [path for path in direct.all_tables() if path not in tables]
+        others = direct.all_but(tables)
         named = kind in ("json", "csv", "parquet")  # these can name the images
         _note(passed_over, folder, others, 0 if named else direct.images)
         return kind, tables
     below = _survey(folder)
     if below.images and (below.with_text or settings.allow_no_text):
-        _note(passed_over, folder, below.all_tables(), 0)
+        _note(passed_over, folder, below.all_but([]), 0)
         return "folder", []
     tables = (
         below.first_tables()
@@ -76,14 +78,15 @@ def choose(folder: str, settings: IngestConfig, passed_over: list[str]) -> tuple
     )
     if tables:
         kind = _kind(tables[0])
-        others = [path for path in below.all_tables() if path not in tables]
+        others = below.all_but(tables)
         _note(passed_over, folder, others, below.images if kind == "tar" else 0)
         return kind, tables
     if below.lists:
         what = "images without texts, and" if below.images else "no images, but"
+        alone = " (--config.allow_no_text=True takes the images alone)" if below.images else ""
         raise UserError(
             f"{folder} has {what} {_names(below.lists, folder)}; name the list with the texts as "
-            "--config.source, and where its image paths start as --config.images"
+            f"--config.source, and where its image paths start as --config.images{alone}"
         )
     return "folder", []
 
@@ -92,12 +95,12 @@ def _of_format(folder: str, format: str) -> list[str]:
     """Returns the files of a format in a folder or, if there are none, below it."""
     endings = [ending for ending, kind in SUFFIXES.items() if kind == format]
     found: dict[str, list[str]] = {}
-    for here, names in walk(folder):
+    for depth, (here, _, names) in enumerate(walk(folder)):
         for name in names:
             ending = next((ending for ending in endings if name.lower().endswith(ending)), None)
             if ending:
                 found.setdefault(ending, []).append(os.path.join(here, name))
-        if here.rstrip("/") == folder.rstrip("/") and found:
+        if found and depth == 0:
             break
     paths = next((found[ending] for ending in endings if ending in found), None)
     if not paths:
@@ -108,18 +111,10 @@ def _of_format(folder: str, format: str) -> list[str]:
 def _survey(folder: str, deep: bool = True) -> _Survey:
     """Returns what is in a folder and, if `deep`, below it."""
     survey = _Survey()
-    folders: list[tuple[str, list[str]]] = []
-    subfolders: set[str] = set()
-    for here, names in walk(folder):
-        if here.rstrip("/") == folder.rstrip("/"):
-            folders.append((here, names))
-        elif deep:
-            folders.append((here, names))
-        subfolders.add(here)
-        if not deep and len(subfolders) > 1:
+    for here, folders, names in walk(folder):
+        _add(survey, here, names, set(folders))
+        if not deep:
             break
-    for here, names in folders:
-        _add(survey, here, names, subfolders)
     return survey
 
 
@@ -136,7 +131,7 @@ def _add(survey: _Survey, here: str, names: list[str], folders: set[str]) -> Non
         ending = next((ending for ending in TABLES if lower.endswith(ending)), None)
         if ending == ".parquet":  # img2dataset's about the images of a tar or a folder
             stem = name[: -len(ending)]
-            if f"{stem}.tar" in known or os.path.join(here, stem) in folders:
+            if f"{stem}.tar" in known or stem in folders:
                 continue
         if ending:
             survey.tables.setdefault(ending, []).append(path)

@@ -28,11 +28,14 @@ from blip_jax.data.ingest.text import decode_text, parse_json, text_lines
 from blip_jax.runtime.files import atomic_write
 
 
-def walk(folder: str) -> Iterator[tuple[str, list[str]]]:
-    """Yields (folder, names of its files, sorted) for a folder and all below; no hidden ones."""
+def walk(folder: str) -> Iterator[tuple[str, list[str], list[str]]]:
+    """Yields (folder, names of the folders in it, of its files) of a folder and all below.
+
+    Names are sorted; hidden files and folders are left out.
+    """
     for here, folders, files in epath.Path(folder).walk():
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield os.fspath(here), sorted(name for name in files if not name.startswith("."))
+        yield os.fspath(here), folders, sorted(name for name in files if not name.startswith("."))
 
 
 def sidecars(names: list[str]) -> dict[str, list[str]]:
@@ -48,7 +51,7 @@ def sidecars(names: list[str]) -> dict[str, list[str]]:
 
 def images(folder: str) -> Iterator[tuple[str, list[str]]]:
     """Yields (path, its sidecar files) of the images below a folder, relative to it, sorted."""
-    for here, names in walk(folder):
+    for here, _, names in walk(folder):
         inner = os.path.relpath(here, folder)
         prefix = "" if inner == "." else inner
         beside = sidecars(names)
