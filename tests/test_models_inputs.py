@@ -164,7 +164,7 @@ def test_weights_of_nan_are_named_and_give_no_empty_caption(world):
             "texts[1][0] is None (NoneType); give",
         ),
         ("retrieval", "match", (FILES[:2], [["a"], NAN]), "texts[1] is nan (float); give a string"),
-        ("retrieval", "match", (FILES[0], b"a dog"), "texts is b'a dog' (bytes); give a string"),
+        ("retrieval", "match", (FILES[0], b"a dog"), "texts[0] is b'a dog' (bytes); give"),
         ("retrieval", "match", ([], []), "no images; give at least one"),
         ("retrieval", "encode_image", ([],), "no images; give at least one"),
         ("retrieval", "encode_text", ([],), "no texts; give at least one"),
