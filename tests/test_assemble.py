@@ -225,7 +225,7 @@ def test_thresholds_mean_what_they_say_once_calibrated(web, tmp_path):
 @pytest.mark.parametrize(
     ("options", "named"),
     [
-        (["selection.calibration=README.md"], "README.md holds no fit (JSONDecodeError)"),
+        (["selection.calibration=README.md"], "README.md is not a JSON file: Exp"),
         (["scores="], "config.scores is empty"),
         (["scores=/nowhere", "dataset=WEB"], "no dataset in /nowhere"),
         (

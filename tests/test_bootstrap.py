@@ -90,7 +90,7 @@ def test_all_arms_are_evaluated_and_reported(whole):
 
 def test_arms_train_on_the_texts_they_stand_for(tmp_path):
     """Every third text of either origin passes; the last row's image does not decode."""
-    bootstrap_run = run.BootstrapRun(minute_config(threshold=0.5), str(tmp_path), 0)
+    bootstrap_run = run.BootstrapRun(minute_config(threshold=0.5), str(tmp_path), 0, {})
     bootstrap_run.data = {name: bootstrap_run.build(name) for name in ("human", "web")}
     rows = [
         {"key": f"web-train-{row:07d}", "status": "ok", "texts": [
@@ -253,9 +253,11 @@ def test_two_seeds_give_mean_and_spread(whole, tmp_path):
 
 
 def test_each_seed_draws_its_own_world(tmp_path):
-    built = [run.BootstrapRun(minute_config(), str(tmp_path), seed).build("web") for seed in (0, 0)]
+    built = [
+        run.BootstrapRun(minute_config(), str(tmp_path), seed, {}).build("web") for seed in (0, 0)
+    ]
     assert built[0] == built[1]
-    other = run.BootstrapRun(minute_config(), str(tmp_path / "other"), 1).build("web")
+    other = run.BootstrapRun(minute_config(), str(tmp_path / "other"), 1, {}).build("web")
     first, second = (open_dataset(path, "train") for path in (built[0], other))
     assert all(first[row]["image"] != second[row]["image"] for row in range(WEB))
 

@@ -225,10 +225,16 @@ def test_what_is_done_is_not_done_again(settings, models, scored, monkeypatch):
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        ({"seed": 1}, r"started with other settings \(seed\)"),
-        ({"decodings": (Decoding(max_length=16, top_p=0.8),)}, r"other settings \(decoding\)"),
-        ({"decodings": (Decoding(max_length=16, num_captions=2),)}, r"other settings \(decoding\)"),
-        ({"shard_rows": 15}, "of-00004; now 2 shards.*choose another"),
+        ({"seed": 1}, r"holds another run: seed was 0, now 1; choose another folder"),
+        (
+            {"decodings": (Decoding(max_length=16, top_p=0.8),)},
+            r"run: decodings.0.top_p was 0.9, now 0.8;",
+        ),
+        (
+            {"decodings": (Decoding(max_length=16, num_captions=2),)},
+            r"0.num_captions was 1, now 2;",
+        ),
+        ({"shard_rows": 15}, "shard_rows was 8, now 15; choose another"),
         ({"split": "test"}, "no split 'test'"),
         ({"split": "train[:10]"}, "takes a whole split"),
         ({"dataset": "/nowhere"}, "no dataset in /nowhere"),

@@ -38,6 +38,15 @@ def test_the_lock_is_released_when_the_block_raises(tmp_path):
     assert not (tmp_path / LOCK).exists()
 
 
+def test_a_folder_that_the_lock_made_and_nobody_filled_is_removed(tmp_path):
+    for name in ("empty", "filled"):
+        with pytest.raises(KeyError), folder_lock(tmp_path / name, "train"):
+            if name == "filled":
+                (tmp_path / name / "metrics.json").touch()
+            raise KeyError
+    assert os.listdir(tmp_path) == ["filled"]
+
+
 def test_the_lock_of_a_killed_process_is_taken_over(tmp_path):
     started, end = spawn.Event(), spawn.Event()
     process = spawn.Process(target=hold, args=(tmp_path, started, end))
@@ -51,6 +60,13 @@ def test_the_lock_of_a_killed_process_is_taken_over(tmp_path):
     with folder_lock(tmp_path, "x"):
         assert json.loads((tmp_path / LOCK).read_text())["pid"] == os.getpid()
     assert not (tmp_path / LOCK).exists()
+
+
+def test_a_process_with_the_number_of_an_ended_one_does_not_hold_its_lock(tmp_path):
+    values = {"id": "x", "host": socket.gethostname(), "pid": os.getpid(), "started": "1"}
+    (tmp_path / LOCK).write_text(json.dumps(values))
+    with folder_lock(tmp_path, "train"):
+        pass
 
 
 def test_the_lock_of_another_host_is_taken_over_without_heartbeats(tmp_path):

@@ -69,3 +69,19 @@ def test_missing_library_names_the_mend(monkeypatch):
     monkeypatch.setitem(sys.modules, "pycocoevalcap.bleu.bleu", None)
     with pytest.raises(UserError, match=r"pip install blip_jax\[metrics\]"):
         caption_scores(["a"], [["a"]])
+
+
+@pytest.mark.parametrize(
+    ("hypotheses", "references", "named"),
+    [
+        (["a dog"], ["a dog"], "references of image 0 are 'a dog'; give a list of texts"),
+        (["a"], "a", "references of image 0 are 'a'; give a list"),
+        (["a", "b"], [["a"], "b"], "references of image 1 are 'b'"),
+        (["a"], [[None]], r"references of image 0 are \[None\]"),
+        ("a", [["a"]], "hypotheses must be a list of texts"),
+        ([None], [["a"]], "hypotheses must be a list of texts"),
+    ],
+)
+def test_a_string_where_a_list_belongs_is_refused(hypotheses, references, named):
+    with pytest.raises(UserError, match=named):
+        caption_scores(hypotheses, references)

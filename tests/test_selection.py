@@ -197,7 +197,7 @@ def test_where_scores_come_from(world, tmp_path):
     assert found["dataset"] == world.images and found["filters"][1]["name"] == "small"
     assert provenance.read(str(tmp_path)) == {}
     (tmp_path / provenance.FILE).write_text("{")
-    with pytest.raises(UserError, match="provenance.json is damaged"):
+    with pytest.raises(UserError, match="provenance.json is not a JSON file"):
         provenance.read(str(tmp_path))
 
 

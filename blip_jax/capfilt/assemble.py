@@ -1,7 +1,6 @@
 """The verb `assemble`: selects texts by stored scores and writes mixture, statistics and card."""
 
 import dataclasses
-import json
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -23,13 +22,16 @@ from blip_jax.capfilt.config import AssembleConfig
 from blip_jax.capfilt.gallery_entries import gallery_entries
 from blip_jax.capfilt.selection import DECISIONS, SelectionRules, probability, select_texts
 from blip_jax.capfilt.table import TextTable
+from blip_jax.data.datasets import open_dataset
 from blip_jax.data.mixture import Component
 from blip_jax.reports import tables
 from blip_jax.reports.gallery import write_gallery
 from blip_jax.reports.publishing import public_command, public_path, public_values
 from blip_jax.runtime.config import check_required, write_config
 from blip_jax.runtime.errors import UserError
-from blip_jax.runtime.files import atomic_write, write_json
+from blip_jax.runtime.files import atomic_write, read_json, write_json
+from blip_jax.runtime.lock import folder_lock
+from blip_jax.runtime.terminal import printable
 
 
 def run(config: AssembleConfig, workdir: str) -> None:
@@ -47,15 +49,29 @@ def run(config: AssembleConfig, workdir: str) -> None:
             f"{config.scores} does not say what images it is about; give their folder with "
             "--config.dataset=FOLDER"
         )
+    if config.human_dataset:
+        open_dataset(config.human_dataset, "train")
     scored = select(config, dataset, split)
-    folder = epath.Path(workdir)
+    with folder_lock(workdir, "assemble"):
+        _write(config, workdir, mixture.ScoredDataset(dataset, split, config.scores), scored)
+
+
+def _write(
+    config: AssembleConfig,
+    workdir: str,
+    source: mixture.ScoredDataset,
+    scored: statistics.Scored,
+) -> None:
+    folder, dataset, split = epath.Path(workdir), source.dataset, source.split
+    origin = provenance.read(config.scores)
+    prepared = provenance.manifest(dataset)
     write_config(folder, config)
     human = Component(name="human", dataset=config.human_dataset) if config.human_dataset else None
     index = scored.images
     mixture.write_mixture(
         str(folder / "mixture.json"),
         human,
-        mixture.ScoredDataset(dataset, split, config.scores),
+        source,
         scored.table,
         scored.kept,
         config.human_fraction,
@@ -64,7 +80,6 @@ def run(config: AssembleConfig, workdir: str) -> None:
     found = statistics.gather(scored)
     if config.threshold_sweep:
         found["sweep"] = statistics.sweep(scored, config.threshold_sweep)
-    prepared = provenance.manifest(dataset)
     if "records_read" in prepared:
         found["prepared"] = {name: prepared[name] for name in ("records_read", "rows", "skipped")}
     commands = [public_command(x) for x in provenance.commands(dataset, prepared, origin)]
@@ -129,11 +144,13 @@ def calibration(
     else:
         path = epath.Path(config.selection.calibration)
         try:
-            found = json.loads(path.read_text())
+            found = read_json(path)
             fits = found["selection"]["calibration"] or found["truth"]["fit"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            fits = dict(fits)
+        except (UserError, KeyError, TypeError, ValueError) as error:
+            reason = error if isinstance(error, UserError) else f"{path} holds no fit"
             raise UserError(
-                f"config.selection.calibration: {path} holds no fit ({type(error).__name__}); give "
+                f"config.selection.calibration: {reason}; give "
                 '"fit", or the statistics.json of a dataset with known truth'
             ) from error
         lacking = f"has no fit in {path}"
@@ -154,7 +171,7 @@ def _tell(found: Mapping[str, Any]) -> None:
         if rows:
             print(f"\n{title}\n\n{tables.plain(rows)}")
     for reason, count in found["images"]["skipped"].items():
-        print(f"skipped {count}: {reason}", file=sys.stderr)
+        print(f"skipped {count}: {printable(reason)}", file=sys.stderr)
 
 
 def report(

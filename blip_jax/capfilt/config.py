@@ -1,6 +1,7 @@
 """The settings of CapFilt and of assembling its result; the defaults are the paper's."""
 
 import dataclasses
+import math
 from typing import Literal
 
 from blip_jax.capfilt.work_queue import LEASE_SECONDS
@@ -9,6 +10,18 @@ from blip_jax.runtime.config import required
 from blip_jax.runtime.errors import UserError
 
 DEFAULT_TOP_K = 50  # of the method "top_k" if decoding.top_k is 0
+
+
+def check_number(name: str, value: float) -> None:
+    """Raises a UserError if a field is NaN or infinite."""
+    if not math.isfinite(value):
+        raise UserError(f"{name} is {value}; expected a finite number")
+
+
+def check_share(name: str, value: float) -> None:
+    """Raises a UserError if a field is not in 0..1."""
+    if not 0 <= value <= 1:
+        raise UserError(f"{name} is {value}; expected 0 to 1")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,6 +84,8 @@ class CapFiltConfig:
         for name in ("batch_size", "shard_rows"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} is {getattr(self, name)}; it must be 1 or more")
+        check_number("threshold", self.threshold)
+        check_share("human_fraction", self.human_fraction)
 
     def decodings(self) -> tuple[Decoding, ...]:
         """Returns how each captioner writes: "nucleus*2,beam" is two samples and one beam search.
@@ -115,6 +130,10 @@ class ThresholdConfig:
     web: float = 0.5  # least P(match) of texts that came with the images
     synthetic: float = 0.5  # least P(match) of texts that a captioner wrote
 
+    def __post_init__(self):
+        for name in ("web", "synthetic"):
+            check_number(f"thresholds.{name}", getattr(self, name))
+
 
 @dataclasses.dataclass(frozen=True)
 class SelectionConfig:
@@ -134,6 +153,7 @@ class SelectionConfig:
     calibration: str = ""
 
     def __post_init__(self):
+        check_number("min_cosine", self.min_cosine)
         self.weights()
 
     def weights(self) -> dict[str, float]:
@@ -147,6 +167,7 @@ class SelectionConfig:
             source, _, weight = entry.rpartition("=")
             try:
                 weights[source.strip()] = float(weight)
+                check_number("source_weights", float(weight))
             except ValueError:
                 raise UserError(
                     f"source_weights has {entry!r}; expected SOURCE=NUMBER, as in laion=0.5"
@@ -170,3 +191,11 @@ class AssembleConfig:
     seed: int = 0  # seed of the choice of these images
     title: str = "Image-text pairs by CapFilt"  # title of the dataset card and the report
     license: str = ""  # Hugging Face's name of it; "": as the images' index says
+
+    def __post_init__(self):
+        check_share("human_fraction", self.human_fraction)
+        for threshold in self.threshold_sweep:
+            check_number("threshold_sweep", threshold)
+        for name in ("gallery_images", "seed"):
+            if getattr(self, name) < 0:
+                raise UserError(f"{name} is {getattr(self, name)}; it must be 0 or more")

@@ -12,6 +12,7 @@ from huggingface_hub import DatasetCardData
 from blip_jax.capfilt.selection import DECISIONS, KEPT
 from blip_jax.capfilt.statistics import UNKNOWN_VALUE
 from blip_jax.reports import tables
+from blip_jax.runtime.terminal import printable
 
 TASKS = ("image-to-text", "text-to-image", "zero-shot-image-classification")
 TAGS = ("image-text-pairs", "synthetic-captions", "blip", "capfilt")
@@ -38,7 +39,11 @@ def render(title: str, found: Mapping[str, Any], licence: str = "") -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["table"] = tables.markdown
+    environment.filters |= {
+        "table": tables.markdown,
+        "text": tables.markdown_text,
+        "code": tables.markdown_code,
+    }
     kept = next((row for row in found["decisions"] if row["decision"] == DECISIONS[KEPT]), {})
     texts = sum(value for name, value in kept.items() if name != "decision")
     data = DatasetCardData(
@@ -60,10 +65,10 @@ def render(title: str, found: Mapping[str, Any], licence: str = "") -> str:
         decoding=json.dumps(provenance.get("decoding"), indent=1),
         models=[
             {"role": role[:-1], "name": model["name"], "path": model["path"],
-             "SHA-256 of the weights": f"`{model['sha256']}`"}
+             "SHA-256 of the weights": model["sha256"]}
             for role in ("captioners", "filters") for model in provenance.get(role, ())
         ],
-        commands=found["commands"],
+        commands=[printable(command) for command in found["commands"]],
     )  # fmt: skip
 
 

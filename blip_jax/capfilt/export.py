@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import io
-import re
+import urllib.parse
 from collections.abc import Iterator
 
 import numpy as np
@@ -11,14 +11,30 @@ from PIL import Image
 
 from blip_jax.capfilt import image_index, storage
 from blip_jax.data.datasets import open_dataset, to_text
-from blip_jax.data.mixture import Component, load_selected
+from blip_jax.data.mixture import Component, check_selected_texts, load_selected
 from blip_jax.runtime.errors import UserError
 from blip_jax.runtime.files import float32_number
 
 # File suffixes of PIL's formats whose name is not the suffix.
 SUFFIXES = {"jpeg": "jpg", "mpo": "jpg", "tiff": "tif", "jpeg2000": "jp2"}
 ABOUT = ("source", "license", "sha256", "width", "height")  # columns of the index
+MAX_NAME = 96  # characters of `file_name`
 NUMBERS = ("p_match", "cosine", "log_probability")
+
+
+def file_name(text: str) -> str:
+    """Returns a text as part of a file name: different texts give different names.
+
+    All but ASCII letters, digits, "_" and "-" is percent-encoded, as in "a%20b", so that
+    `urllib.parse.unquote` gives the text back. Of "" and of long texts the name ends in "~" and
+    their SHA-256.
+    """
+    name = urllib.parse.quote(text.encode("utf-8", "surrogatepass"), safe="")
+    name = name.replace(".", "%2E").replace("~", "%7E")
+    if 0 < len(name) <= MAX_NAME:
+        return name
+    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+    return f"{name[: MAX_NAME - 33]}~{digest[:32]}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +43,7 @@ class Row:
 
     Attributes:
       component: name of the component of the mixture.
+      number: of the image's row in the component's dataset.
       key, url: of the image; the URL may be "".
       image: the bytes; None if not requested.
       texts: [{'text', 'origin', 'model', 'method', 'p_match', 'cosine', 'log_probability'}]; of
@@ -35,6 +52,7 @@ class Row:
     """
 
     component: str
+    number: int
     key: str
     url: str
     image: bytes | None
@@ -43,11 +61,8 @@ class Row:
 
     @property
     def name(self) -> str:
-        """Returns the key as a safe file name, unique within the component."""
-        safe = re.sub(r"[^A-Za-z0-9_-]", "_", self.key)[:80]
-        if safe and safe == self.key:
-            return safe
-        return f"{safe}-{hashlib.sha256(self.key.encode()).hexdigest()[:12]}"
+        """Returns the key as a file name; see `file_name`."""
+        return file_name(self.key)
 
     @property
     def suffix(self) -> str:
@@ -87,8 +102,10 @@ def rows(components: list[Component], with_images: bool) -> Iterator[Row]:
 
 
 def _rows(component: Component, with_images: bool) -> Iterator[Row]:
-    source = open_dataset(component.dataset, component.split)
-    index = image_index.read(component.dataset, len(source))
+    needed = ["key", *["image"] * with_images, *["texts"] * (not component.scores)]
+    source = open_dataset(component.dataset, component.split, needed)
+    # The index is of a whole split.
+    index = None if "[" in component.split else image_index.read(component.dataset, len(source))
     stored = _Stored(component, len(source)) if component.scores else None
     selected = None if component.selected is None else load_selected(component, len(source))
     for row, indices in _selected_texts(selected, len(source)):
@@ -99,13 +116,16 @@ def _rows(component: Component, with_images: bool) -> Iterator[Row]:
         key = to_text(record["key"]) if record else about["key"]
         if stored is None:
             own = [to_text(text) for text in record["texts"]]
-            texts = [_unscored(own[i]) for i in (range(len(own)) if indices is None else indices)]
+            indices = range(len(own)) if indices is None else indices
+            check_selected_texts(component, row, indices, len(own))
+            texts = [_unscored(own[i]) for i in indices]
         else:
             texts = stored.texts(row, key, indices)
         if not texts:
             continue
         yield Row(
             component.name,
+            row,
             key,
             to_text(record.get("url", b"")) or about.get("url") or "",
             record["image"] if with_images else None,
@@ -156,11 +176,7 @@ class _Stored:
                 f"{found!r} in its scores; score this dataset"
             )
         indices = range(stop - start) if indices is None else indices
-        if indices and not 0 <= min(indices) <= max(indices) < stop - start:
-            raise UserError(
-                f"component {component.name!r}: {component.selected} selects text {max(indices)} "
-                f"of row {row}, which has {stop - start}"
-            )
+        check_selected_texts(component, row, indices, stop - start)
         return [self._text(start + index) for index in indices]
 
     def _text(self, i: int) -> dict:

@@ -17,6 +17,7 @@ from blip_jax.data.text import clean_caption
 from blip_jax.decoding import Decoding
 from blip_jax.models import Model
 from blip_jax.models.functions import captioner, example_keys, match_function, prompt_tokens
+from blip_jax.runtime.errors import UserError
 
 TEXTS_PER_CALL = 8  # largest number of texts of an image that one call scores
 LENGTH_MULTIPLE = 8  # T is a multiple of it, so that few programs are compiled
@@ -135,18 +136,27 @@ class CaptionScorer:
         for i, example in batch.decoded():
             texts = model.tokenizer.decode(tokens[i, :, start:])
             for text, log in zip(texts, log_probabilities[i].tolist(), strict=True):
+                if math.isnan(log):
+                    raise UserError(_diverged("captioner", name, example["key"]))
                 made = entry(text, "synthetic", len(self.filters))
                 made |= {"model": name, "method": method(decoding), "log_probability": log}
                 example["texts"].append(made)
 
     def _collect_rows(self, batch: BatchInFlight) -> list[dict]:
-        """Adds the scores of all texts that are not empty, and returns the rows."""
+        """Adds the scores of all texts that are not empty, and returns the rows.
+
+        Raises:
+          UserError: a filter gives no number.
+        """
+        names = list(self.filters)
         for number, first, started in batch.scores:
             logits, cosine = self._match[number].collect(started)
             for i, example in batch.decoded():
                 for g, made in enumerate(example["texts"][first : first + TEXTS_PER_CALL]):
                     if clean_caption(made["text"]):
                         no, yes = logits[i, g].tolist()
+                        if not math.isfinite(no - yes + cosine[i, g]):
+                            raise UserError(_diverged("filter", names[number], example["key"]))
                         made["itm_logits"][number] = logits[i, g]
                         made["p_match"][number] = 1 / (1 + math.exp(min(no - yes, 700)))
                         made["cosine"][number] = cosine[i, g]
@@ -187,6 +197,13 @@ def entry(text: str, origin: str, filters: int) -> dict:
         "log_probability": math.nan,
         "tokens": 0,
     }
+
+
+def _diverged(role: str, name: str, key: str) -> str:
+    return (
+        f"{role} {name!r} gives NaN for image {key!r}; check whether the model diverged, or use "
+        "--config.dtype=float32"
+    )
 
 
 def method(decoding: Decoding) -> str:

@@ -59,6 +59,9 @@ class Images:
 
 COLUMNS = ("key", "url", "source", "license", "sha256", "width", "height", "duplicate_of",
            "distance")  # fmt: skip
+_SCHEMA = pa.schema(
+    [(name, pa.string()) for name in COLUMNS[:5]] + [(name, pa.int64()) for name in COLUMNS[5:]]
+)
 
 
 def read(dataset: str, rows: int) -> Images | None:
@@ -85,4 +88,11 @@ def read(dataset: str, rows: int) -> Images | None:
     missing = sorted(set(COLUMNS) - set(table.column_names))
     if missing:
         raise UserError(f"{path} has no column {missing[0]!r}; prepare the dataset again")
+    try:
+        table = table.select(COLUMNS).cast(_SCHEMA)
+    except pa.ArrowException as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"{path} has other columns ({reason}); prepare the dataset again"
+        ) from error
     return Images(table)

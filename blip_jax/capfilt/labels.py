@@ -11,8 +11,7 @@ import numpy as np
 
 from blip_jax.capfilt.table import TextTable
 from blip_jax.data.datasets import open_dataset, to_text
-from blip_jax.data.synthetic.oracle import check
-from blip_jax.data.synthetic.scenes import Scene
+from blip_jax.data.synthetic.oracle import check, parse_scene
 from blip_jax.data.text import clean_caption
 
 UNKNOWN, FALSE, TRUE = -1, 0, 1
@@ -45,7 +44,8 @@ def text_labels(
         truth = _truth(source, row)
         positions = np.arange(starts[row], starts[row + 1])
         if isinstance(truth, dict) and "scene" in truth:
-            scene = Scene.from_dict(truth["scene"])
+            if (scene := parse_scene(json.dumps(truth))) is None:
+                continue
             texts = table.text[starts[row] : starts[row + 1]].to_pylist()
             found[positions] = [check(clean_caption(text), scene).true for text in texts]
             continue
@@ -62,5 +62,5 @@ def _truth(source, row: int):
     text = to_text(source[int(row)].get("truth", b""))
     try:
         return json.loads(text) if text else None
-    except ValueError:
+    except (ValueError, RecursionError):
         return None

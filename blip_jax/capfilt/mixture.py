@@ -78,6 +78,9 @@ def write_mixture(
         scores=relative_path(source.scores, file.parent),
     )
     weight_levels = np.unique(of_text[kept])[::-1]
+    names = [f"web x {level:g}" for level in weight_levels]
+    if len(set(names)) < len(names):
+        names = [f"web x {float(level)!r}" for level in weight_levels]
     for number, level in enumerate(weight_levels):
         own = kept & (of_text == level)
         name = file.stem if number == 0 else f"{file.stem}-{number}"
@@ -85,7 +88,7 @@ def write_mixture(
         components.append(
             dataclasses.replace(
                 whole,
-                name="web" if len(weight_levels) == 1 else f"web x {level:g}",
+                name="web" if len(weight_levels) == 1 else names[number],
                 weight=(1 - human_fraction) * float(level * own.sum() / total),
                 selected=f"{name}.npy",
             )

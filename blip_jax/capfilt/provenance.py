@@ -6,7 +6,7 @@
 can be moved together.
 """
 
-import json
+import contextlib
 import os
 import shlex
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ from blip_jax.data.ingest.config import IngestConfig
 from blip_jax.runtime.command_line import command_line
 from blip_jax.runtime.config import command_line_flags, from_json
 from blip_jax.runtime.errors import UserError
-from blip_jax.runtime.files import absolute_path, write_json
+from blip_jax.runtime.files import absolute_path, read_json, write_json
 
 FILE = "provenance.json"
 MANIFEST = "manifest.json"
@@ -33,12 +33,31 @@ def read(directory: str) -> dict:
     path = epath.Path(directory) / FILE
     if not path.exists():
         return {}
-    try:
-        found = json.loads(path.read_text())
-        dataset = absolute_path(found["dataset"], path.parent)
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is damaged ({type(error).__name__}); run capfilt again") from error
+    found = read_json(path)
+    if fault := _fault(found):
+        raise UserError(f"{path} is damaged ({fault}); run capfilt again")
+    dataset = absolute_path(found["dataset"], path.parent)
     return found | {"dataset": dataset if "://" in dataset else os.path.normpath(dataset)}
+
+
+def _fault(found: Any) -> str:
+    """Returns which value of a provenance is not what it should be; "" if none."""
+    if not isinstance(found, dict):
+        return "expected an object"
+    texts = {name: found.get(name, "") for name in ("split", "texts", "version", "command")}
+    for name, value in {**texts, "dataset": found.get("dataset")}.items():
+        if not isinstance(value, str):
+            return f"{name} is {value!r}"
+    for role in ("captioners", "filters"):
+        models = found.get(role, [])
+        if not isinstance(models, list):
+            return f"{role} is {models!r}"
+        for model in models:
+            if not isinstance(model, dict) or not all(
+                isinstance(model.get(name), str) for name in ("name", "path", "sha256")
+            ):
+                return f"{role} has {model!r}"
+    return ""
 
 
 def write(directory: str, found: dict) -> None:
@@ -47,22 +66,36 @@ def write(directory: str, found: dict) -> None:
 
 
 def manifest(dataset: str) -> dict[str, Any]:
-    """Returns the manifest that `prepare` wrote into a dataset's folder; {} if there is none."""
+    """Returns the manifest that `prepare` wrote into a dataset's folder; {} if there is none.
+
+    Raises:
+      UserError: the file is damaged.
+    """
     path = epath.Path(dataset) / MANIFEST
-    try:
-        found = json.loads(path.read_text()) if path.exists() else {}
-    except ValueError:
+    if not path.exists():
         return {}
-    return found if isinstance(found, dict) else {}
+    found = read_json(path)
+    if not isinstance(found, dict):
+        return {}
+    if "records_read" in found:
+        skipped = found.get("skipped")
+        counts = [found["records_read"], found.get("rows")]
+        counts += skipped.values() if isinstance(skipped, dict) else [None]
+        if not all(isinstance(count, int) for count in counts):
+            raise UserError(f"{path} is damaged (counts that are no numbers); prepare it again")
+    return found
 
 
 def commands(dataset: str, prepared: Mapping, provenance: Mapping) -> list[str]:
     """Returns the known commands that made a dataset, in order; the last one is the present one."""
     found = []
-    if "source" in prepared.get("settings", {}):
+    settings = prepared.get("settings")
+    if isinstance(settings, dict) and "source" in settings:
         argv = ["blip-jax", "prepare", "--workdir", dataset]
-        argv += command_line_flags(from_json(IngestConfig, prepared["settings"]))
-        found.append(shlex.join(argv))
+        # The settings of another version are left out.
+        with contextlib.suppress(UserError, TypeError, ValueError):
+            flags = command_line_flags(from_json(IngestConfig, settings))
+            found.append(shlex.join([*argv, *flags]))
     if provenance.get("command"):
         found.append(provenance["command"])
     return [*found, *filter(None, [command_line()])]

@@ -7,9 +7,6 @@ devices, batches or restarts; scores are equal to the last bit for hosts with eq
 devices and equal `batch_size`.
 """
 
-import dataclasses
-import hashlib
-import json
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -20,16 +17,15 @@ import jax
 import numpy as np
 from etils import epath
 
-import blip_jax
-from blip_jax.capfilt import provenance, storage
+from blip_jax.capfilt import resume, storage
 from blip_jax.capfilt.config import ScoringConfig
 from blip_jax.capfilt.generate import CaptionScorer
 from blip_jax.capfilt.inputs import CapFiltInput
 from blip_jax.capfilt.work_queue import ShardQueue
 from blip_jax.data.images import ImageError, decode, resize
 from blip_jax.models import Model
-from blip_jax.runtime.errors import UserError
-from blip_jax.runtime.files import relative_path, write_json
+from blip_jax.runtime.files import write_json
+from blip_jax.runtime.fingerprint import check_fingerprint
 from blip_jax.runtime.progress import Progress
 from blip_jax.runtime.signals import Interrupted, SignalHandler
 
@@ -40,32 +36,38 @@ def run(
     settings: ScoringConfig,
     captioners: Mapping[str, tuple[str, Model]],
     filters: Mapping[str, tuple[str, Model]],
+    begin: Callable[[], None] = lambda: None,
 ) -> str:
     """Captions every image with each captioner and scores all texts with each filter.
 
     Args:
       captioners, filters: name to (path, model). Without captioners only the existing texts are
         scored.
+      begin: called when nothing stands against the run, before the first image.
 
     Returns: the folder of the scored dataset, `settings.output`, when all shards are written.
 
     Raises:
-      UserError: bad input, or the output folder was started with other settings.
+      UserError: bad input, a model that cannot do it, or the output folder holds another run. If it
+        is raised before the first image, nothing is written.
       Interrupted: a signal came; finished shards are kept, and the same call resumes.
     """
-    if not filters:
-        raise UserError("capfilt needs a filter to score texts; name one")
     source = CapFiltInput(settings.dataset, settings.split, len(filters))
     output, split = epath.Path(settings.output), source.split
-    output.mkdir(parents=True, exist_ok=True)
-    starts = range(0, len(source), settings.shard_rows)
-    storage.check_shards(settings.output, split, len(starts))
-    _check_settings(settings, source, captioners, filters)
-    paths = [storage.shard_path(settings.output, split, i, len(starts)) for i in range(len(starts))]
+    resume.check_models(captioners, filters)
     models = [{name: model for name, (_, model) in x.items()} for x in (captioners, filters)]
     size = settings.batch_size * jax.local_device_count()
     upright = all(m.config.exif_orientation for group in models for m in group.values())
     scorer = CaptionScorer(*models, settings.decodings, size, settings.seed)
+    starts = range(0, len(source), settings.shard_rows)
+    paths = [storage.shard_path(settings.output, split, i, len(starts)) for i in range(len(starts))]
+    found = {
+        role: [resume.describe(role[:-1], name, *own) for name, own in x.items()]
+        for role, x in (("captioners", captioners), ("filters", filters))
+    }
+    same = resume.fingerprint(settings, source, found, captioners, filters)
+    resume.check_same_run(settings, source, found, same, ShardQueue(paths))
+    begin()
     with (
         SignalHandler() as signals,
         ShardQueue(paths, settings.lease_seconds) as shards,
@@ -83,6 +85,9 @@ def run(
                     break
             if signals.requested:
                 break
+            check_fingerprint(
+                output, same, free=resume.FREE
+            )  # another host may have other settings
             storage.write_shard(paths[number], rows_done, len(filters))
             shards.finished(
                 number, {"rows": len(rows_done), **times.seconds(), **count_by_status(rows_done)}
@@ -117,59 +122,6 @@ class _ImageProgress(Progress):
 
     def _images_done(self) -> int:
         return min(len(self._shards.done()) * self._shard_rows, self._images)
-
-
-def _check_settings(
-    settings: ScoringConfig, source: CapFiltInput, captioners: Mapping, filters: Mapping
-) -> None:
-    """Writes provenance.json, or checks that an existing one has the same settings.
-
-    Raises:
-      UserError: the folder was started with other settings.
-    """
-    folder = epath.Path(settings.output)
-    found = {
-        "dataset": relative_path(source.dataset, folder),
-        "split": source.split,
-        "captioners": [fingerprint(name, *own) for name, own in captioners.items()],
-        "filters": [fingerprint(name, *own) for name, own in filters.items()],
-        "decoding": [dataclasses.asdict(decoding) for decoding in settings.decodings],
-        "seed": settings.seed,
-        "shard_rows": settings.shard_rows,
-    }
-    if settings.dataset.endswith(".json"):
-        found["texts"] = relative_path(settings.dataset, folder)
-    before = provenance.read(settings.output)
-    if before:
-        theirs = {name: before.get(name) for name in found}
-        ours = json.loads(json.dumps(found))
-        # A folder may be moved together with its images, and models may be elsewhere.
-        theirs["dataset"] = relative_path(theirs["dataset"], folder)
-        other = [name for name in found if drop_paths(theirs[name]) != drop_paths(ours[name])]
-        if other:
-            raise UserError(
-                f"{folder} was started with other settings ({', '.join(other)}); "
-                "choose another --workdir"
-            )
-    else:
-        found |= {"version": blip_jax.__version__, "command": settings.command}
-        provenance.write(settings.output, found)
-
-
-def fingerprint(name: str, path: str, model: Model) -> dict[str, str]:
-    """Returns a model's name, its path and the SHA-256 of its parameters."""
-    digest = hashlib.sha256()
-    for place, leaf in jax.tree_util.tree_leaves_with_path(model.params):
-        digest.update(jax.tree_util.keystr(place).encode())
-        digest.update(np.ascontiguousarray(jax.device_get(leaf)))
-    return {"name": name, "path": path, "sha256": digest.hexdigest()}
-
-
-def drop_paths(value: object) -> object:
-    """Returns a value of the provenance without the paths of models."""
-    if isinstance(value, list):
-        return [{k: v for k, v in entry.items() if k != "path"} for entry in value]
-    return value
 
 
 def batches(

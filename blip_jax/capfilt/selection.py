@@ -4,7 +4,9 @@ Legend: N images, M texts, F filters (table.py).
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -67,6 +69,16 @@ class SelectionRules:
         unknown = sorted(set(self.thresholds) - set(ORIGINS))
         if unknown:
             raise UserError(f"unknown origin {unknown[0]!r}; expected {', '.join(ORIGINS)}")
+        given = {f"the threshold of {name}": x for name, x in self.thresholds.items()}
+        for name, value in {**given, "min_cosine": self.min_cosine}.items():
+            if value is not None and math.isnan(value):
+                raise UserError(f"{name} is NaN; expected a number")
+        for origin, fit in self.calibration.items():
+            if not _is_fit(fit):
+                raise UserError(
+                    f"the calibration of {origin!r} texts is no fit: expected increasing p_match "
+                    "and as many true_share, all 0 to 1"
+                )
         if self.max_texts_per_image < 0:
             raise UserError(
                 f"max_texts_per_image is {self.max_texts_per_image}; expected 0 (all) or more"
@@ -78,6 +90,17 @@ class SelectionRules:
         for source, weight in self.source_weights.items():
             if not 0 <= weight < np.inf:
                 raise UserError(f"the weight of source {source!r} is {weight}; expected 0 or more")
+
+
+def _is_fit(fit: Any) -> bool:
+    """Returns whether a value is what `filtering.fit_calibration` returns."""
+    try:
+        p_match, share = (np.array(fit[name], np.float64) for name in ("p_match", "true_share"))
+    except (KeyError, TypeError, ValueError):
+        return False
+    is_share = [((x >= 0) & (x <= 1)).all() for x in (p_match, share)]  # False for NaN
+    return bool(p_match.ndim == 1 <= p_match.size and p_match.shape == share.shape
+                and all(is_share) and (np.diff(p_match) >= 0).all())  # fmt: skip
 
 
 def select_texts(

@@ -5,11 +5,9 @@ the selection happens at assembly. provenance.json names the models and the imag
 `read` returns the texts as columns (table.py).
 """
 
-import re
-
 import numpy as np
 import tensorflow_datasets as tfds
-from array_record.python.array_record_module import ArrayRecordWriter
+from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 from etils import epath
 
 from blip_jax.capfilt.table import TextTable, read, skipped  # noqa: F401
@@ -18,6 +16,7 @@ from blip_jax.runtime.errors import UserError
 from blip_jax.runtime.files import atomic_path, remove_incomplete
 
 NAME = "scores"
+FORMAT = 1  # of the rows: shards of another one cannot be continued
 WORK = "shards"  # folder of claims (work_queue.py)
 ORIGINS = ("web", "synthetic")
 
@@ -71,7 +70,7 @@ def finish(
       lengths: rows of each shard.
 
     Raises:
-      UserError: a shard is missing.
+      UserError: a shard is missing or damaged.
     """
     paths = [shard_path(directory, split, i, len(lengths)) for i in range(len(lengths))]
     missing = [path.name for path in paths if not path.exists()]
@@ -82,6 +81,8 @@ def finish(
     )
     for folder in (directory, epath.Path(directory) / WORK):
         remove_incomplete(folder)
+    for path, length in zip(paths, lengths, strict=True):
+        _check_rows(path, length)
     size = sum(path.stat().length for path in paths)
     info = tfds.core.SplitInfo(
         name=split, shard_lengths=lengths, num_bytes=size, filename_template=template
@@ -95,12 +96,23 @@ def finish(
     )
 
 
-def check_shards(directory: str, split: str, shards: int) -> None:
-    """Raises a UserError if the folder holds a different number of shards of the split."""
-    for path in epath.Path(directory).glob(f"{NAME}-{split}.array_record-*"):
-        found = re.search(r"-of-(\d+)$", path.name)
-        if found and int(found.group(1)) != shards:
-            raise UserError(
-                f"{directory} holds shards of another run ({path.name}; now {shards} shards): "
-                "choose another --workdir"
-            )
+def has_shards(directory: str) -> bool:
+    """Returns whether a folder holds shards of scores."""
+    return any(epath.Path(directory).glob(f"{NAME}-*.array_record-*"))
+
+
+def _check_rows(path: epath.Path, rows: int) -> None:
+    """Raises a UserError if a local shard is damaged or does not hold so many rows."""
+    if "://" in str(path):  # objects are whole
+        return
+    try:
+        reader = ArrayRecordReader(str(path))
+        found = str(reader.num_records())
+        reader.close()
+    except Exception as error:  # ArrayRecord raises many types
+        found = f"not readable: {error}".splitlines()[0]
+    if found != str(rows):
+        raise UserError(
+            f"{path} is damaged (rows: {found}, expected {rows}); delete it and rerun the same "
+            "command"
+        )

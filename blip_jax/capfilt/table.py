@@ -14,10 +14,12 @@ import pyarrow.compute as pc
 from tensorflow_datasets.proto import tf_example_pb2
 
 from blip_jax.capfilt import provenance
-from blip_jax.data.datasets import open_dataset
+from blip_jax.data.datasets import Dataset, open_dataset
+from blip_jax.data.text import clean_caption
 from blip_jax.runtime.errors import UserError
 
 _CHUNK = 16_384  # rows that are parsed at a time
+RANGES = {"p_match": (0.0, 1.0), "cosine": (-1.01, 1.01)}  # in bfloat16 a cosine exceeds 1
 _NUMBERS = {"p_match": "f", "cosine": "f", "log_probability": "f", "tokens": "i"}
 
 
@@ -81,23 +83,62 @@ def read(directory: str, split: str) -> TextTable:
     source = open_dataset(directory, split)
     kinds = source.dataset_info.features
     try:
-        (filters,) = kinds["texts"]["p_match"].shape
-    except (KeyError, TypeError, ValueError):
+        (filters,) = kinds["status"] and kinds["texts"]["p_match"].shape
+    except (KeyError, TypeError, ValueError, AttributeError):
         raise UserError(
             f"{directory} holds no scores of this version of capfilt; run capfilt on the images"
         ) from None
     names = [entry["name"] for entry in provenance.read(directory).get("filters", [])]
     if len(names) != filters:
         names = ["filter"] if filters == 1 else [f"filter-{i}" for i in range(filters)]
-    return _Builder(filters).build(_examples(source), tuple(names))
+    try:
+        table = _Builder(filters).build(_examples(source), tuple(names))
+    except (ValueError, pa.ArrowException) as error:  # columns of unequal lengths
+        if isinstance(error, UserError):
+            raise
+        raise UserError(
+            f"{directory} holds rows that are no scores ({error}); run capfilt on the images again"
+        ) from error
+    _check_scores(table, directory)
+    return table
 
 
-def _examples(source) -> Iterator[dict]:
+def _check_scores(table: TextTable, directory: str) -> None:
+    """Raises a UserError if scores are out of their range, or missing where there is a text."""
+    for name, (low, high) in RANGES.items():
+        values = getattr(table, name)
+        bad = (values < low) | (values > high)  # False for NaN
+        if bad.any():
+            raise UserError(
+                f"{directory} has {int(bad.sum())} values of {name} outside {low:g} to {high:g}, "
+                f"as {values[bad][0]:g}; run capfilt on the images again"
+            )
+    usable = table.where("status", "ok")[table.row]
+    missing = np.isnan(table.p_match) & usable[:, None]
+    rows = np.flatnonzero(missing.any(axis=1))
+    rows = rows[[bool(clean_caption(table.text[i].as_py())) for i in rows.tolist()]]
+    for number, name in enumerate(table.filters):
+        if count := int(missing[rows, number].sum()):
+            raise UserError(
+                f"{directory}: filter {name!r} gave {count} texts no score (NaN); check whether "
+                "the model diverged, and run capfilt with another filter"
+            )
+
+
+def _examples(source: Dataset) -> Iterator[dict]:
     """Yields the features of each row from protobuf: ten times faster than the decoding of TFDS."""
     raw = source.data_source
     for start in range(0, len(raw), _CHUNK):
-        for record in raw.__getitems__(range(start, min(start + _CHUNK, len(raw)))):
-            yield tf_example_pb2.Example.FromString(record).features.feature
+        row = start
+        try:
+            for record in raw.__getitems__(range(start, min(start + _CHUNK, len(raw)))):
+                example = tf_example_pb2.Example.FromString(record)
+                if not example.features.feature:
+                    raise ValueError("it is empty")
+                yield example.features.feature
+                row += 1
+        except Exception as error:  # ArrayRecord and protobuf raise many types for a damaged file
+            raise source.damaged(row, error) from error
 
 
 class _Builder:
@@ -118,6 +159,13 @@ class _Builder:
         index = np.arange(len(row), dtype=np.int32) - np.repeat(
             (np.cumsum(count, dtype=np.int64) - count).astype(np.int32), count
         )
+        sizes = {"key": len(count), "status": len(count)}
+        columns = self.numbers | self.coded | self.strings
+        for name, values in columns.items():
+            wide = self.filters if name in ("p_match", "cosine") else 1
+            size = sizes.get(name, len(row) * wide)
+            if len(values) != size:
+                raise ValueError(f"{name} has {len(values)} values, expected {size}")
         numbers = {
             name: np.frombuffer(values, np.float32 if values.typecode == "f" else np.int32)
             for name, values in self.numbers.items()
@@ -149,6 +197,9 @@ class _Codes:
         self.known: dict[bytes, int] = collections.defaultdict(lambda: len(self.known))
         self.codes = array.array("i")
 
+    def __len__(self) -> int:
+        return len(self.codes)
+
     def extend(self, values) -> None:
         self.codes.extend([self.known[value] for value in values])
 
@@ -163,6 +214,9 @@ class _Strings:
     def __init__(self):
         self.chunks: list[pa.Array] = []
         self.last: list[bytes] = []
+
+    def __len__(self) -> int:
+        return sum(map(len, self.chunks)) + len(self.last)
 
     def extend(self, values) -> None:
         self.last.extend(values)

@@ -24,6 +24,7 @@ from etils import epath
 from blip_jax.capfilt.storage import WORK
 from blip_jax.runtime.errors import UserError
 from blip_jax.runtime.files import atomic_write
+from blip_jax.runtime.lock import is_running
 
 LEASE_SECONDS = 60.0  # without a heartbeat for this long, other hosts may claim the shard
 HEARTBEATS_PER_LEASE = 4
@@ -66,6 +67,10 @@ class ShardQueue:
         """Returns the numbers of the shards that are written."""
         names = {path.name for path in self._paths[0].parent.iterdir()}
         return {number for number, path in enumerate(self._paths) if path.name in names}
+
+    def begun(self) -> bool:
+        """Returns whether a shard is written or claimed, by any host."""
+        return bool(self.done()) or any(self._folder.glob("*.json"))
 
     def claim_shards(self, stop: Callable[[], bool]) -> Iterator[int]:
         """Yields shards that this host has claimed, until all shards are done on every host.
@@ -111,7 +116,7 @@ class ShardQueue:
 
     def _is_alive(self, number: int, text: str, claim: dict) -> bool:
         """Returns whether the owner of a claim is still running."""
-        host, _, rest = claim.get("owner", "").partition("/")
+        host, _, rest = str(claim.get("owner", "")).partition("/")
         if host == socket.gethostname() and not is_running(rest.partition("/")[0]):
             return False
         before, since = self._last_seen.get(number, (None, 0.0))
@@ -139,9 +144,10 @@ class ShardQueue:
     def _read(self, number: int) -> tuple[str | None, dict]:
         """Returns a shard's file as text (None if missing) and as values ({} if invalid)."""
         text = None
-        with contextlib.suppress(OSError, ValueError):
+        with contextlib.suppress(OSError, ValueError, RecursionError):
             text = self._file(number).read_text()
-            return text, json.loads(text)
+            found = json.loads(text)
+            return text, found if isinstance(found, dict) else {}
         return text, {}
 
     def _write(self, number: int, values: dict) -> None:
@@ -155,14 +161,3 @@ class ShardQueue:
             raise UserError(
                 f"{self._folder} cannot be written ({error}); check its permissions"
             ) from error
-
-
-def is_running(process: str) -> bool:
-    """Returns whether a process of this machine is running."""
-    try:
-        os.kill(int(process), 0)
-    except (ProcessLookupError, ValueError):
-        return False
-    except PermissionError:
-        return True
-    return True

@@ -12,7 +12,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet
 
-from blip_jax.capfilt.export import ABOUT, NUMBERS, Row
+from blip_jax.capfilt.export import ABOUT, NUMBERS, Row, file_name
 from blip_jax.runtime.errors import UserError
 
 _ROW_GROUP_SIZE = 64  # rows in a row group of Parquet, and at most in memory
@@ -41,6 +41,7 @@ class Writer(abc.ABC):
         self.images = self.texts = 0
         self.skipped: list[str] = []
         self._files: dict[str, int] = {}  # number of image files, by component
+        self._names: set[str] = set()  # of the present folder of images, or tar
 
     @abc.abstractmethod
     def write(self, rows: Iterable[Row]) -> None:
@@ -57,15 +58,24 @@ class Writer(abc.ABC):
             yield row, suffix
 
     def image_file(self, row: Row, suffix: str) -> str:
-        """Writes the image to a file; returns its path relative to the folder."""
+        """Writes the image to a new file; returns its path relative to the folder."""
         number = self._files[row.component] = self._files.get(row.component, -1) + 1
-        name = "".join(c if c.isalnum() else "-" for c in row.component)
-        subfolder = Path("images") / name / f"{number // _FILES_PER_FOLDER:05d}"
+        subfolder = Path("images") / file_name(row.component) / f"{number // _FILES_PER_FOLDER:05d}"
         if number % _FILES_PER_FOLDER == 0:
-            (self.folder / subfolder).mkdir(parents=True, exist_ok=True)
-        path = subfolder / f"{row.name}.{suffix}"
-        (self.folder / path).write_bytes(row.image)
+            (self.folder / subfolder).mkdir(parents=True)
+            self._names.clear()
+        path = subfolder / f"{self.unique(row.name, row)}.{suffix}"
+        with (self.folder / path).open("xb") as file:
+            file.write(row.image)
         return path.as_posix()
+
+    def unique(self, name: str, row: Row) -> str:
+        """Returns `name`, with the row's number if another row of the folder or tar has it."""
+        # Some file systems do not distinguish capitals. "+" is in no `file_name`.
+        if name.lower() in self._names:
+            name = f"{name}+{row.number}"
+        self._names.add(name.lower())
+        return name
 
     def fields(self, row: Row, suffix: str) -> dict:
         """Returns the fields of an image in a line, row or sidecar file."""
@@ -86,7 +96,7 @@ class Jsonl(Writer):
     PLACES = ("files", "none")
 
     def write(self, rows: Iterable[Row]) -> None:
-        with (self.folder / "data.jsonl").open("w", encoding="utf-8") as file:
+        with (self.folder / "data.jsonl").open("x", encoding="utf-8") as file:
             for row, suffix in self.usable(rows):
                 file.write(_json(self.fields(row, suffix)) + "\n")
 
@@ -132,7 +142,10 @@ class Parquet(Writer):
 
 
 class Webdataset(Writer):
-    """00000.tar, … with KEY.jpg (or another suffix), KEY.txt (one text per line) and KEY.json."""
+    """00000.tar, … with NAME.jpg (or another suffix), NAME.txt (one text per line) and NAME.json.
+
+    NAME is COMPONENT+KEY, both as `file_name` writes them.
+    """
 
     PLACES = ("bytes",)
 
@@ -142,12 +155,14 @@ class Webdataset(Writer):
                 if number % self.shard == 0:
                     stack.close()
                     path = self.folder / f"{number // self.shard:05d}.tar"
-                    tar = stack.enter_context(tarfile.open(path, "w", format=tarfile.USTAR_FORMAT))
+                    tar = stack.enter_context(tarfile.open(path, "x", format=tarfile.PAX_FORMAT))
+                    self._names.clear()
                 fields = self.fields(row, suffix)
                 lines = (" ".join(text["text"].split()) for text in row.texts)
-                _add(tar, f"{row.name}.{suffix}", row.image)
-                _add(tar, f"{row.name}.txt", "\n".join(lines).encode())
-                _add(tar, f"{row.name}.json", _json(fields).encode())
+                name = self.unique(f"{file_name(row.component)}+{row.name}", row)
+                _add(tar, f"{name}.{suffix}", row.image)
+                _add(tar, f"{name}.txt", "\n".join(lines).encode())
+                _add(tar, f"{name}.json", _json(fields).encode())
 
 
 class Blip(Writer):
@@ -156,7 +171,7 @@ class Blip(Writer):
     PLACES = ("files", "none")
 
     def write(self, rows: Iterable[Row]) -> None:
-        with (self.folder / "captions.json").open("w", encoding="utf-8") as file:
+        with (self.folder / "captions.json").open("x", encoding="utf-8") as file:
             separator = "["
             for row, suffix in self.usable(rows):
                 entry = {"image": self.image_file(row, suffix)} if suffix else {"url": row.url}

@@ -28,26 +28,29 @@ def work(config: "CapFiltConfig", workdir: str) -> None:
     from blip_jax.capfilt import mixture, storage
     from blip_jax.capfilt.inputs import CapFiltInput
     from blip_jax.capfilt.run import run as run_scoring
+    from blip_jax.data.datasets import open_dataset
     from blip_jax.data.mixture import Component
     from blip_jax.reports import tables
     from blip_jax.runtime.command_line import command_line
     from blip_jax.runtime.config import write_config
+    from blip_jax.runtime.terminal import printable
 
     output = str(epath.Path(workdir) / "scores")
     # Raises for a missing dataset before models are loaded.
     source = CapFiltInput(config.dataset, config.split, 1)
+    if config.human_dataset:
+        open_dataset(config.human_dataset, "train")
     captioners, filters = (load_models(x, config) for x in (config.captioners, config.filters))
-    if not jax.process_index():
-        write_config(workdir, config, replace=False)  # a failed call does not replace it
-    run_scoring(config.scoring(output, command_line()), captioners, filters)
-    if jax.process_index():
+    is_main = jax.process_index() == 0
+    begin = (lambda: write_config(workdir, config)) if is_main else lambda: None
+    run_scoring(config.scoring(output, command_line()), captioners, filters, begin)
+    if not is_main:
         return
-    write_config(workdir, config)
     table = storage.read(output, source.split)
     kept = mixture.select_by_threshold(table, storage.ORIGINS, config.threshold)
     print(tables.plain(summary(table, kept)))
     for reason, count in storage.skipped(table).items():
-        print(f"skipped {count}: {reason}", file=sys.stderr)
+        print(f"skipped {count}: {printable(reason)}", file=sys.stderr)
     print(f"\nscores of all texts: {output}")
     if config.human_dataset:
         origin = mixture.ScoredDataset(source.dataset, source.split, output)

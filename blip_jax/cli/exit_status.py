@@ -1,6 +1,7 @@
-"""What a verb's end means to the shell."""
+"""Exit statuses of the command line, and errors that are reported in one line."""
 
 import contextlib
+import errno
 import io
 import os
 import signal
@@ -10,19 +11,42 @@ from blip_jax.runtime.errors import UserError
 from blip_jax.runtime.signals import Interrupted
 from blip_jax.runtime.terminal import printable
 
-# Errors that are reported in one line; all others show a traceback.
-EXPECTED_ERRORS = (UserError, KeyboardInterrupt, BrokenPipeError)
+# Errors of storage that the user can mend; other OSErrors show a traceback.
+STORAGE_ERRORS = {
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS,
+    errno.ENAMETOOLONG, errno.EIO, errno.ESTALE,
+}  # fmt: skip
 
 
-def report_error(verb: str, error: BaseException) -> int:
-    """Prints one of EXPECTED_ERRORS as one line on stderr; returns the exit status."""
-    if isinstance(error, BrokenPipeError):  # the program that reads our output, as `head`, ended
+def report_error(verb: str, error: BaseException) -> int | None:
+    """Prints an error that the user can mend as one line on stderr.
+
+    Returns: the exit status; None for other errors, of which nothing is printed.
+    """
+    if isinstance(error, BrokenPipeError):  # the reader of our output has ended, as `head` does
         discard_stdout()
         return 128 + signal.SIGPIPE
-    print(f"blip-jax {verb}: {printable(str(error)) or 'stopped'}", file=sys.stderr)
-    if isinstance(error, UserError):
-        return 2
-    return error.status if isinstance(error, Interrupted) else 128 + signal.SIGINT
+    message = _message(error)
+    if message is None:
+        return None
+    print(f"blip-jax {verb}: {printable(message)}", file=sys.stderr)
+    if isinstance(error, KeyboardInterrupt):
+        return error.status if isinstance(error, Interrupted) else 128 + signal.SIGINT
+    return 2
+
+
+def _message(error: BaseException) -> str | None:
+    if isinstance(error, UserError | KeyboardInterrupt):
+        return " ".join(str(error).splitlines()) or "stopped"
+    if isinstance(error, OSError) and (
+        error.errno in STORAGE_ERRORS or isinstance(error, PermissionError)
+    ):
+        place = f"{error.filename}: " if error.filename else ""
+        reason = error.strerror or (str(error).splitlines() or [type(error).__name__])[0]
+        return (
+            f"{place}{reason}; free space or correct the permissions, then rerun the same command"
+        )
+    return None
 
 
 def discard_stdout() -> None:

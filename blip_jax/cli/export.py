@@ -12,7 +12,7 @@ from blip_jax.runtime.errors import UserError
 FORMATS = {
     "jsonl": "data.jsonl with one image per line, and image files",
     "parquet": "one image per row, with its bytes, for datasets.load_dataset",
-    "webdataset": "tars of KEY.jpg, KEY.txt (one text per line) and KEY.json",
+    "webdataset": "tars of NAME.jpg, NAME.txt (one text per line) and NAME.json",
     "blip": "the original's captions.json with one entry per caption, and image files",
 }
 CARD = ("README.md", "statistics.json")  # written by `assemble` next to the mixture
@@ -59,6 +59,7 @@ def run(argv: list[str]) -> int:
     from blip_jax.data.mixture import load_mixture
     from blip_jax.runtime.files import atomic_folder
     from blip_jax.runtime.progress import track
+    from blip_jax.runtime.terminal import printable
 
     make = WRITERS[args.to]
     place = args.images or make.PLACES[0]
@@ -86,7 +87,7 @@ def run(argv: list[str]) -> int:
         raise UserError(f"{args.out} cannot be written ({reason(error)})") from error
     print(f"{args.out}: {writer.images:,} images, {writer.texts:,} texts ({args.to})")
     for key in writer.skipped[:10]:
-        print(f"blip-jax export: {key}: not an image", file=sys.stderr)
+        print(f"blip-jax export: {printable(key)}: not an image", file=sys.stderr)
     if writer.skipped:
         print(f"blip-jax export: skipped {len(writer.skipped)} images", file=sys.stderr)
     return int(bool(writer.skipped))

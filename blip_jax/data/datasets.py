@@ -6,7 +6,8 @@ A dataset is named by the directory that holds its features.json. Its records ar
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,42 +16,121 @@ from etils import epath
 
 from blip_jax.data.remote import RemoteDataSource
 from blip_jax.runtime.errors import UserError
+from blip_jax.runtime.files import read_json
+
+FEATURES = "features.json"
+# Classes that features.json may name. TFDS imports any module that is named there.
+FEATURE_CLASSES = "tensorflow_datasets.core.features."
+_CLASS_FIELDS = ("pythonClassName", "python_class_name", "type")
 
 
-def open_dataset(directory: str, split: str):
-    """Returns a TFDS data source: `len`, and records by row as dicts of bytes and arrays.
+class Dataset:
+    """Records by row, as dicts of bytes and arrays; a record that cannot be read is a UserError.
+
+    Attributes:
+      dataset_info: TFDS's description, with `features` and `splits`.
+      data_source: the bytes of the records.
+    """
+
+    def __init__(self, directory: str, split: str, source: Any):
+        self._name, self._source = f"{directory}, split {split}", source
+        self.dataset_info, self.data_source = source.dataset_info, source.data_source
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, row: int) -> dict[str, Any]:
+        """Raises a UserError if the file of the record is damaged."""
+        if not -len(self) <= row < len(self):
+            raise IndexError(row)
+        try:
+            return self._source[row]
+        except Exception as error:  # TFDS and ArrayRecord raise many types for a damaged file
+            raise self.damaged(row, error) from error
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return (self[row] for row in range(len(self)))
+
+    def damaged(self, row: int, error: Exception) -> UserError:
+        """Returns the error of a row that cannot be read."""
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        return UserError(
+            f"{self._name}: row {row} cannot be read ({reason}); its file is damaged or cut short: "
+            "copy or make it again"
+        )
+
+
+def open_dataset(directory: str, split: str, fields: Sequence[str] = ("key",)) -> Dataset:
+    """Returns a dataset: `len`, and records by row as dicts of bytes and arrays.
 
     Images stay encoded bytes.
 
     Args:
       directory: the folder of features.json, local or `gs://`, whose files are copied when read.
       split: a split's name, or a slice such as 'train[10:20]'.
+      fields: that the records must have.
 
     Raises:
-      UserError: there is no dataset in the directory, no such split, or files are missing.
+      UserError: there is no dataset in the directory, no such split or field, or files are missing.
     """
-    if not (epath.Path(directory) / "features.json").exists():
+    path = epath.Path(directory) / FEATURES
+    if not path.exists():
         raise UserError(
-            f"no dataset in {directory}: features.json is missing there; build one with "
+            f"no dataset in {directory}: {FEATURES} is missing there; build one with "
             "`blip-jax prepare`"
         )
+    check_feature_classes(directory)
     try:
         builder = tfds.builder_from_directory(str(directory))
         names = sorted(builder.info.splits)
+        features = list(builder.info.features)
     except Exception as error:  # TFDS raises many types for a damaged directory
         raise UserError(f"dataset {directory} cannot be read: {error}".splitlines()[0]) from error
     if split.split("[")[0] not in names:
         raise UserError(f"dataset {directory} has no split {split!r}; it has {', '.join(names)}")
-    decoders = {}
-    if "image" in builder.info.features:
-        decoders = {"image": tfds.decode.SkipDecoding()}
+    for field in fields:
+        if field not in features:
+            raise UserError(
+                f"dataset {directory} has no field {field!r}; it has {', '.join(features)}"
+            )
+    decoders = {"image": tfds.decode.SkipDecoding()} if "image" in features else {}
     try:
         if "://" in str(directory):
-            return RemoteDataSource(builder, split, decoders)
-        return builder.as_data_source(split, decoders=decoders)
+            source = RemoteDataSource(builder, split, decoders)
+        else:
+            source = builder.as_data_source(split, decoders=decoders)
     except Exception as error:
         message = f"split {split!r} of {directory} cannot be read: {error}".splitlines()[0]
         raise UserError(message) from error
+    try:
+        len(source)
+    except ValueError as error:  # it is negative
+        raise UserError(f"split {split!r} of {directory} ends before it starts") from error
+    return Dataset(directory, split, source)
+
+
+def check_feature_classes(directory: str) -> None:
+    """Raises a UserError if features.json names a class that is not TFDS's own, at any depth."""
+    path = epath.Path(directory) / FEATURES
+    waiting = [read_json(path)]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, list):
+            waiting += value
+        elif isinstance(value, dict):
+            waiting += value.values()
+            for field in _CLASS_FIELDS:
+                name = value.get(field, FEATURE_CLASSES)
+                if isinstance(name, str) and not name.startswith(FEATURE_CLASSES):
+                    raise UserError(
+                        f"{path} names the class {name!r}, which is not a feature of TFDS and "
+                        "is not imported; write the dataset with TFDS's own features"
+                    )
+            if isinstance(nested := value.get("json"), str):  # older files: JSON in a string
+                try:
+                    waiting.append(json.loads(nested))
+                except (ValueError, RecursionError) as error:
+                    raise UserError(f"{path} is damaged; copy or make it again") from error
 
 
 def to_text(value) -> str:

@@ -5,16 +5,18 @@ Training reads a mixture; see `load_mixture`.
 
 from __future__ import annotations
 
+import collections
 import dataclasses
-import json
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from etils import epath
 
-from blip_jax.data.datasets import open_dataset, plain_value, to_text
+from blip_jax.data.datasets import Dataset, open_dataset, plain_value, to_text
 from blip_jax.runtime.errors import UserError
-from blip_jax.runtime.files import absolute_path, write_json
+from blip_jax.runtime.files import absolute_path, read_json, write_json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,11 +55,11 @@ def load_mixture(path: str) -> list[Component]:
     file = epath.Path(path)
     if not file.exists():
         raise UserError(f"mixture file {path} does not exist")
-    try:
-        entries = json.loads(file.read_text())["components"]
-        components = [Component(**entry) for entry in entries]
-    except (ValueError, KeyError, TypeError, OSError, RecursionError) as error:
-        raise UserError(f"mixture file {path} is not a mixture: {error}") from error
+    found = read_json(path)
+    entries = found.get("components") if isinstance(found, dict) else None
+    if not isinstance(entries, list):
+        raise UserError(f'mixture file {path} is not a mixture: expected {{"components": [...]}}')
+    components = [_component(entry, path) for entry in entries]
     _check(components, path)
 
     def absolute(entry: str | None) -> str | None:
@@ -74,22 +76,38 @@ def load_mixture(path: str) -> list[Component]:
     ]
 
 
+def _component(entry: Any, path: str) -> Component:
+    """Returns a component of a mixture file, after a check of its fields."""
+    if not isinstance(entry, dict):
+        raise UserError(f"mixture file {path} is not a mixture: component {entry!r} is no object")
+    name = entry.get("name")
+    for field in dataclasses.fields(Component):
+        value, optional = entry.get(field.name), field.default is None
+        if field.name == "weight" or (value is None and (optional or field.name not in entry)):
+            continue
+        if not isinstance(value, str) or not value:
+            raise UserError(
+                f"mixture file {path}: {field.name} of component {name!r} is {value!r}; expected "
+                "text"
+            )
+    try:
+        return Component(**entry)
+    except TypeError as error:
+        raise UserError(f"mixture file {path} is not a mixture: {error}") from error
+
+
 def _check(components: list[Component], path: str) -> None:
     for component in components:
-        for name in ("name", "dataset", "split", "scores", "selected"):
-            value, optional = getattr(component, name), name in ("scores", "selected")
-            if not (isinstance(value, str) or (optional and value is None)):
-                raise UserError(f"mixture file {path}: {name} is {value!r:.80}; expected a text")
         weight = component.weight
-        if (
-            isinstance(weight, bool)
-            or not isinstance(weight, int | float)
-            or not math.isfinite(weight)
-            or weight < 0
-        ):
+        is_number = isinstance(weight, int | float) and not isinstance(weight, bool)
+        if not is_number or not 0 <= weight < math.inf:
+            message = f"weight of component {component.name!r} is {weight!r}; it must be 0 or more"
+            raise UserError(f"mixture file {path}: {message}")
+    for name, count in collections.Counter(entry.name for entry in components).items():
+        if count > 1:
             raise UserError(
-                f"mixture file {path}: weight of component {component.name!r:.80} is "
-                f"{weight!r:.80}; it must be 0 or more"
+                f"mixture file {path} has {count} components of the name {name!r}; give each its "
+                "own name"
             )
     if not any(component.weight for component in components):
         raise UserError(f"mixture file {path} has no component with a weight above 0")
@@ -117,7 +135,9 @@ class RecordSource:
         self.component = component
         self._rows = open_dataset(component.dataset, component.split)
         scores, split = component.scores, component.split
-        self._scores = open_dataset(scores, split) if scores else None
+        self._scores = open_dataset(scores, split, ("key", "texts")) if scores else None
+        if self._scores is not None:
+            check_scored(self._scores, scores)
         if self._scores is not None and len(self._scores) != len(self._rows):
             raise UserError(
                 f"component {component.name!r}: scores {scores} have {len(self._scores)} rows, "
@@ -153,11 +173,7 @@ class RecordSource:
                     f"{to_text(scores['key'])!r} in its scores; score this dataset"
                 )
         if chosen is not None:
-            if not 0 <= chosen < len(texts):
-                raise UserError(
-                    f"component {self.component.name!r}: {self.component.selected} selects text "
-                    f"{chosen} of row {row}, which has {len(texts)}"
-                )
+            check_selected_texts(self.component, row, [chosen], len(texts or ()))
             texts = [texts[chosen]]
         if texts is not None:
             fields["texts"] = texts
@@ -174,14 +190,38 @@ def load_selected(component: Component, rows: int) -> np.ndarray:
     file = epath.Path(path)
     if not file.exists():
         raise UserError(f"component {component.name!r}: selection file {path} does not exist")
-    with file.open("rb") as stream:
-        try:
+    try:
+        with file.open("rb") as stream:
             selected = np.load(stream, allow_pickle=False)
-        except (ValueError, EOFError, OSError) as error:
-            raise UserError(f"selection file {path} is not a .npy file: {error}") from error
+    except Exception as error:  # NumPy raises many types for a damaged file
+        raise UserError(f"selection file {path} is not a .npy file: {error}") from error
+    if not isinstance(selected, np.ndarray):
+        raise UserError(f"selection file {path} holds several arrays; expected int32 [P, 2]")
     if selected.ndim != 2 or selected.shape[1] != 2 or selected.dtype.kind not in "iu":
         found = f"{selected.dtype} {list(selected.shape)}"
         raise UserError(f"selection file {path} holds {found}; expected int32 [P, 2]")
     if selected.size and not (0 <= selected[:, 0].min() and selected[:, 0].max() < rows):
         raise UserError(f"selection file {path} selects rows outside 0 to {rows - 1}")
+    if selected.size and selected[:, 1].min() < 0:
+        raise UserError(f"selection file {path} selects text {selected[:, 1].min()} of a row")
     return selected
+
+
+def check_scored(scores: Dataset, directory: str) -> None:
+    """Raises a UserError if a dataset is not one that CapFilt wrote."""
+    try:
+        scores.dataset_info.features["texts"]["text"]
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise UserError(f"{directory} holds no scores of texts; give a folder of capfilt") from None
+
+
+def check_selected_texts(
+    component: Component, row: int, indices: Sequence[int], count: int
+) -> None:
+    """Raises a UserError if a component selects a text that its row, of `count` texts, lacks."""
+    missing = [index for index in indices if not 0 <= index < count]
+    if missing:
+        raise UserError(
+            f"component {component.name!r}: {component.selected} selects text {missing[0]} of row "
+            f"{row}, which has {count}"
+        )

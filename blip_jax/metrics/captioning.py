@@ -26,7 +26,8 @@ def caption_scores(hypotheses: list[str], references: list[list[str]]) -> dict[s
       'bleu4', 'cider' and 'rouge_l'; nan each if there are no images. CIDEr can exceed 100.
 
     Raises:
-      UserError: pycocoevalcap is missing, lists of different lengths, an image without references.
+      UserError: pycocoevalcap is missing, lists of different lengths, an image without references,
+        a string where a list belongs.
     """
     try:
         from pycocoevalcap.bleu.bleu import Bleu
@@ -36,6 +37,13 @@ def caption_scores(hypotheses: list[str], references: list[list[str]]) -> dict[s
         raise UserError(
             f"caption metrics need pycocoevalcap ({error}); pip install blip_jax[metrics]"
         ) from error
+    if isinstance(hypotheses, str) or not all(isinstance(text, str) for text in hypotheses):
+        raise UserError("hypotheses must be a list of texts, one for each image")
+    for i, texts in enumerate([references] if isinstance(references, str) else references):
+        if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
+            raise UserError(
+                f"the references of image {i} are {texts!r}; give a list of texts for each image"
+            )
     if len(hypotheses) != len(references):
         raise UserError(
             f"{len(hypotheses)} captions, but references of {len(references)} images: "

@@ -1,11 +1,14 @@
 """Rows of numbers as a plain-text table for the terminal or as Markdown."""
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from numbers import Integral, Real
 
 import numpy as np
 from tabulate import tabulate
+
+from blip_jax.runtime.terminal import printable
 
 Rows = Sequence[Mapping[str, object]]
 
@@ -81,7 +84,7 @@ def _cell(value: object, digits: int) -> str:
         return f"{value:,}"
     numbers = _numbers(value)
     if not numbers:
-        return str(value)
+        return printable(str(value))
     return " ± ".join(_number(n, digits) for n in numbers)
 
 
@@ -107,4 +110,18 @@ def _is_int(value: object) -> bool:
 
 
 def _escape(text: str) -> str:
-    return text.replace("|", r"\|").replace("\n", " ")
+    return markdown_text(text).replace("|", r"\|")
+
+
+def markdown_text(text: str) -> str:
+    """Returns a text on one line as Markdown that shows it as it is: no HTML, links or emphasis."""
+    text = re.sub(r"[\\`*\[\]]", r"\\\g<0>", printable(" ".join(text.split("\n"))))
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def markdown_code(text: str) -> str:
+    """Returns a text on one line as a code span of Markdown, whatever backticks it has."""
+    text = printable(text)
+    fence = "`" * (max(map(len, re.findall("`+", text)), default=0) + 1)
+    space = " " if text.startswith("`") or text.endswith("`") else ""
+    return f"{fence}{space}{text}{space}{fence}"

@@ -8,6 +8,7 @@ Object stores (`gs://…`) have no rename, and need none: an object appears when
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import math
 import os
@@ -106,7 +107,14 @@ def atomic_folder(path: str | os.PathLike, replace: bool = False) -> Iterator[pa
 
 def _rename_folder(temporary: pathlib.Path, target: pathlib.Path, replace: bool) -> None:
     if not (replace and target.is_dir()):
-        temporary.rename(target)  # fails if a folder with content has appeared there
+        try:
+            temporary.rename(target)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                raise
+            raise UserError(
+                f"{target} was made by another process in the meantime; choose another path"
+            ) from error
         return
     old = target.with_name(temporary_name(target.name))
     target.rename(old)  # a folder with content cannot be replaced by a rename
@@ -135,6 +143,21 @@ def write_json(path: str | os.PathLike, value: Any) -> None:
     text = json.dumps(nan_to_null(value), indent=1, allow_nan=False)
     with atomic_write(path) as file:
         file.write(text + "\n")
+
+
+def read_json(path: str | os.PathLike) -> Any:
+    """Returns the value of a JSON file, local or `gs://`.
+
+    Raises:
+      UserError: the file is missing or cannot be read, or is not JSON.
+    """
+    try:
+        return json.loads(epath.Path(path).read_text())
+    except FileNotFoundError:
+        raise UserError(f"{os.fspath(path)} does not exist") from None
+    except (OSError, ValueError, RecursionError) as error:
+        reason = "nested too deeply" if isinstance(error, RecursionError) else error
+        raise UserError(f"{os.fspath(path)} is not a JSON file: {reason}") from error
 
 
 def nan_to_null(value: Any) -> Any:

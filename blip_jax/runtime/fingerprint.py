@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal
 
 import fsspec
@@ -50,25 +50,29 @@ def file_digest(path: str | os.PathLike) -> str:
     return f"{size} bytes, sha256 {digest.hexdigest()[:16]}"
 
 
-def folder_digest(folder: str | os.PathLike) -> str:
+def folder_digest(folder: str | os.PathLike, names: Collection[str] | None = None) -> str:
     """Returns one hash of the names, sizes and contents of a folder's files, at any depth.
 
     Contents count by `file_digest`, of at most READ_FILES evenly spaced files. Hidden files are
     left out. The place of the folder does not count, so it can be moved.
+
+    Args:
+      names: the files of the folder itself that count; None: all, at any depth.
     """
     files, root = fsspec.core.url_to_fs(os.fspath(folder))
-    root = root.rstrip("/")
+    root, counted = root.rstrip("/"), None if names is None else set(names)
+    listed = files.find(root, maxdepth=None if counted is None else 1, detail=True)
     found = {
         path[len(root) + 1 :]: info["size"]
-        for path, info in sorted(files.find(root, detail=True).items())
-        if "/." not in path[len(root) :]
+        for path, info in sorted(listed.items())
+        if "/." not in path[len(root) :] and (counted is None or path[len(root) + 1 :] in counted)
     }
-    digest, names = hashlib.sha256(), list(found)
-    read = set(names[:: max(1, -(-len(names) // READ_FILES))])
+    digest = hashlib.sha256()
+    read = set(list(found)[:: max(1, -(-len(found) // READ_FILES))])
     for name, size in found.items():
         content = file_digest(epath.Path(folder) / name) if name in read else size
         digest.update(f"{name}: {content}\n".encode())
-    return f"{len(names)} files, {sum(found.values())} bytes, sha256 {digest.hexdigest()[:16]}"
+    return f"{len(found)} files, {sum(found.values())} bytes, sha256 {digest.hexdigest()[:16]}"
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

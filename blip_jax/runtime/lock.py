@@ -8,6 +8,7 @@ lock is taken over. Clocks of hosts are not compared. Object stores create exclu
 import contextlib
 import json
 import os
+import pathlib
 import socket
 import threading
 import time
@@ -57,10 +58,12 @@ class FolderLock:
         self._files, path = fsspec.core.url_to_fs(self.folder)
         self._path = f"{path.rstrip('/')}/{LOCK}"
         self._lease_seconds = lease_seconds
+        self._made = False  # whether this made the folder
         self._values = {
             "id": uuid.uuid4().hex,
             "host": socket.gethostname(),
             "pid": os.getpid(),
+            "started": start_time(os.getpid()),
             "verb": verb,
             "since": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
             "heartbeats": 0,
@@ -75,7 +78,9 @@ class FolderLock:
           UserError: the lock is held, or the folder cannot be written.
         """
         try:
-            self._files.makedirs(os.path.dirname(self._path), exist_ok=True)
+            folder = os.path.dirname(self._path)
+            self._made = not self._files.exists(folder)
+            self._files.makedirs(folder, exist_ok=True)
             while not self._create():
                 holder = self._read()
                 if holder and self._is_alive(holder):
@@ -87,13 +92,15 @@ class FolderLock:
         self._thread.start()
 
     def release(self) -> None:
-        """Removes the lock file if it is still this one's."""
+        """Removes the lock file if it is still this one's, and the folder if it left it empty."""
         self._released.set()
         if self._thread.is_alive():
             self._thread.join()
             with contextlib.suppress(OSError):
                 if self._read().get("id") == self._values["id"]:
                     self._files.rm(self._path)
+                if self._made and "://" not in self.folder:
+                    os.rmdir(self.folder)  # fails if it holds something
 
     def _create(self) -> bool:
         if self._read():  # not every object store supports exclusive creation
@@ -115,7 +122,8 @@ class FolderLock:
     def _is_alive(self, holder: dict) -> bool:
         """Returns whether the holder is running; of another host that takes a heartbeat."""
         if holder.get("host") == socket.gethostname():
-            return is_running(holder.get("pid", 0))
+            pid, started = holder.get("pid", 0), holder.get("started", "")
+            return is_running(pid) and started in ("", start_time(pid))
         end = time.monotonic() + self._lease_seconds
         while time.monotonic() < end:
             time.sleep(self._lease_seconds / HEARTBEATS_PER_LEASE / 5)
@@ -147,6 +155,17 @@ class FolderLock:
             found = json.loads(self._files.cat_file(self._path))
             return found if isinstance(found, dict) else {}
         return {}
+
+
+def start_time(pid: int | str) -> str:
+    """Returns when a process of this machine started, in ticks; "" if the system does not say.
+
+    It tells a process from a later one with the same number.
+    """
+    try:
+        return pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except (OSError, IndexError, ValueError):
+        return ""
 
 
 def is_running(pid: int | str) -> bool:

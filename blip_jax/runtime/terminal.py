@@ -2,8 +2,11 @@
 
 import re
 
-# Controls (C0, DEL, C1), line and paragraph separators, and marks that turn the writing direction.
-_CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+# Controls (C0, DEL, C1), line and paragraph separators, marks that turn the writing direction, and
+# halves of surrogate pairs, which cannot be printed.
+_CONTROLS = re.compile(
+    "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+)
 
 
 def printable(text: str) -> str:

@@ -11,10 +11,11 @@ import numpy as np
 
 from blip_jax.data.pipeline import crc32_hash
 from blip_jax.data.synthetic.oracle import truthfulness
-from blip_jax.decoding import Decoding
+from blip_jax.decoding import Decoding, Generated
 from blip_jax.metrics.captioning import caption_scores
 from blip_jax.models import Model
 from blip_jax.models.functions import captioner, example_keys, prompt_tokens
+from blip_jax.runtime.errors import UserError
 from blip_jax.tasks.base import Prediction, TaskConfig
 from blip_jax.tasks.eval_dataset import EvalDataset
 from blip_jax.tasks.pairs import LmConfig, PairTask
@@ -58,14 +59,28 @@ class Captioning(PairTask):
 
 
 def predict_captions(model: Model, dataset: EvalDataset, decoding: Decoding) -> list[Prediction]:
-    """Returns {"key", "caption"} of each image."""
+    """Returns {"key", "caption"} of each image.
+
+    Raises:
+      UserError: the model cannot caption, no image has a text, or the model has diverged.
+    """
+    model.require("caption")
+    dataset.check_texts()
     decoding = dataclasses.replace(decoding, num_captions=1)
     hashes = np.array([crc32_hash(record["key"]) for record in dataset.records])
     keys = example_keys(0, hashes)[:, None]
     write = captioner(model, [decoding])
-    tokens = dataset.share(
-        lambda images, keys: write(images, [keys]), dataset.images, keys, title="captions"
-    )[0]
+    found = Generated(
+        *dataset.share(
+            lambda images, keys: write(images, [keys]), dataset.images, keys, title="captions"
+        )
+    )
+    tokens = found.tokens
+    if count := int(np.isnan(found.log_probabilities).any(axis=(1, 2)).sum()):
+        raise UserError(
+            f"the captions of {count} of {len(tokens)} images have probability NaN; check whether "
+            "the model diverged"
+        )
     texts = model.tokenizer.decode(tokens[:, 0, len(prompt_tokens(model)) :])
     return [
         {"key": record["key"], "caption": text}

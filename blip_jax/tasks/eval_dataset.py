@@ -72,10 +72,12 @@ class EvalDataset:
     Attributes:
       images: uint8 [N, S, S, 3], or as `LazyImages` where they would take much memory.
       records: N dicts of the other fields of the dataset, "key" among them, as plain values.
+      name: folder and split, for messages.
     """
 
     images: np.ndarray | LazyImages
     records: list[Mapping[str, Any]]
+    name: str = "the dataset"
 
     @classmethod
     def load(
@@ -95,7 +97,7 @@ class EvalDataset:
         Raises:
           UserError: there is no such dataset or split, or no image of it decodes.
         """
-        images, records, rows = [], [], []
+        images, records, rows, name = [], [], [], f"{dataset}, split {split}"
         in_memory = MAX_IMAGE_BYTES // (3 * image_size**2)
         batches = eval_batches(
             dataset, split, cls.batch_size(), image_size, limit, exif_orientation
@@ -109,11 +111,16 @@ class EvalDataset:
             if len(records) > in_memory:
                 images.clear()
         if not records:
-            raise UserError(f"no image of {dataset}, split {split}, can be decoded")
+            raise UserError(f"no image of {name}, can be decoded")
         if len(records) <= in_memory:
-            return cls(np.concatenate(images), records)
+            return cls(np.concatenate(images), records, name)
         images = LazyImages(dataset, split, np.concatenate(rows), image_size, exif_orientation)
-        return cls(images, records)
+        return cls(images, records, name)
+
+    def check_texts(self) -> None:
+        """Raises a UserError if no image has a text."""
+        if not any(record.get("texts") for record in self.records):
+            raise UserError(f"no text in {self.name}; evaluate on images with texts")
 
     @staticmethod
     def batch_size() -> int:

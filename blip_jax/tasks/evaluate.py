@@ -4,6 +4,7 @@ Of several processes each encodes all images and texts; re-ranking and captions,
 are shared. All get the same numbers, and the first writes them.
 """
 
+import contextlib
 import dataclasses
 import json
 from collections.abc import Mapping, Sequence
@@ -15,10 +16,12 @@ from etils import epath
 from blip_jax import nn
 from blip_jax.data.datasets import open_dataset, plain_value
 from blip_jax.data.tokenizer import TokenIds
+from blip_jax.metrics import retrieval
 from blip_jax.models import Model, load
 from blip_jax.runtime.config import replace, required
 from blip_jax.runtime.errors import UserError
 from blip_jax.runtime.files import atomic_write, write_json
+from blip_jax.runtime.lock import folder_lock
 from blip_jax.tasks.base import EvaluationTask, Prediction, TaskConfig
 from blip_jax.tasks.eval_dataset import EvalDataset
 from blip_jax.tasks.pretraining import PretrainingConfig
@@ -37,6 +40,10 @@ class EvaluateConfig:
     limit: int = 0  # only the first this many images; 0: all
     predictions: str = ""  # a predictions.jsonl to score instead of running a model
 
+    def __post_init__(self):
+        if self.limit < 0:
+            raise UserError(f"limit is {self.limit}; it must be 0 (all) or more")
+
 
 def evaluate(config: EvaluateConfig, workdir: str = "", model: Model | None = None) -> dict:
     """Returns metrics by name, most of them in percent.
@@ -46,17 +53,34 @@ def evaluate(config: EvaluateConfig, workdir: str = "", model: Model | None = No
       model: in place of the config's.
 
     Raises:
-      UserError: a field that must be given is empty, or names nothing.
+      UserError: a field that must be given is empty, or names nothing; the task measures nothing of
+        this model; another process evaluates in `workdir`.
     """
     if not (model or config.model or config.predictions):
         raise UserError(
             "config.model is empty; give it with --config.model=MODEL, or predictions with "
             "--config.predictions=FILE"
         )
+    lock = folder_lock(workdir, "evaluate") if workdir else contextlib.nullcontext()
+    with lock:
+        predictions, metrics = _measure(config, model)
+        if workdir and jax.process_index() == 0:
+            write_evaluation(epath.Path(workdir), predictions, metrics)
+    return metrics
+
+
+def _measure(
+    config: EvaluateConfig, model: Model | None
+) -> tuple[list[Prediction], dict[str, float]]:
     if config.predictions:
         predictions = read_predictions(config.predictions)
         task = _scoring_task(config.task)
         records = read_records(config.dataset, config.split)
+        nothing = (
+            f"{config.predictions} has no prediction of an image of {config.dataset}, split "
+            f"{config.split}, that a {config.task.name} task measures; check the dataset and the "
+            "task"
+        )
     else:
         model = model or load(config.model)
         # Texts are truncated as in the model's training.
@@ -70,10 +94,14 @@ def evaluate(config: EvaluateConfig, workdir: str = "", model: Model | None = No
             model.config.exif_orientation,
         )
         predictions, records = task.predict(model, dataset), dataset.records
+        nothing = (
+            f"a {config.task.name} task measures nothing of a {model.model_type} model; give "
+            "another model or another --config"
+        )
     metrics = task.evaluate(predictions, records)
-    if workdir and jax.process_index() == 0:
-        write_evaluation(epath.Path(workdir), predictions, metrics)
-    return metrics
+    if not metrics:
+        raise UserError(nothing)
+    return predictions, metrics
 
 
 def _scoring_task(config: TaskConfig) -> EvaluationTask:
@@ -102,23 +130,46 @@ def read_predictions(path: str) -> list[Prediction]:
     if not file.exists():
         raise UserError(f"predictions file {path} does not exist")
     try:
-        lines = file.read_bytes().decode("utf-8").removesuffix("\n").split("\n")
-    except (OSError, UnicodeError) as error:
-        raise UserError(f"predictions file {path} is not a text file in UTF-8") from error
+        lines = file.read_text().split("\n")
+    except (OSError, ValueError) as error:
+        raise UserError(f"predictions file {path} cannot be read: {error}") from error
     predictions = []
-    for number, line in enumerate(lines if lines != [""] else [], start=1):
+    for number, line in enumerate(lines[:-1] if lines[-1] == "" else lines, start=1):
         try:
             prediction = json.loads(line)
-            if not isinstance(prediction["key"], str):
-                raise TypeError
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise UserError(
-                f"{path}, line {number} is not a prediction: expected a JSON object with a 'key'"
-            ) from error
-        if not isinstance(prediction.get("caption", ""), str):
-            raise UserError(f"{path}, line {number} has a caption that is not a text")
+            fault = _fault(prediction)
+        except (ValueError, RecursionError):
+            fault = "expected a JSON object with a 'key'"
+        if fault:
+            raise UserError(f"{path}, line {number} is not a prediction: {fault}")
         predictions.append(prediction)
     return predictions
+
+
+def _fault(prediction: Any) -> str:
+    """Returns what is wrong with a prediction of captions or of retrieval; "" if nothing is."""
+    if not isinstance(prediction, dict) or "key" not in prediction:
+        return "expected a JSON object with a 'key'"
+    for name in ("key", "caption"):
+        if not isinstance(prediction.get(name, ""), str):
+            return f"its {name} is not text"
+    if "direction" not in prediction:
+        return ""
+    if prediction["direction"] not in ("i2t", "t2i") or not isinstance(
+        prediction.get("gallery"), int
+    ):
+        return "expected a direction, i2t or t2i, and the number of a gallery"
+    for head in ("itc", "itm"):
+        if head in prediction and not _is_ranking(prediction[head]):
+            return f"its {head} has no hit@1, hit@5 and hit@10, each 0 to 1"
+    return ""
+
+
+def _is_ranking(found: Any) -> bool:
+    if not isinstance(found, dict):
+        return False
+    hits = [found.get(f"hit@{k}") for k in retrieval.KS]
+    return all(isinstance(hit, int | float) and 0 <= hit <= 1 for hit in hits)
 
 
 def read_records(dataset: str, split: str) -> list[dict[str, Any]]:

@@ -66,7 +66,14 @@ def predict_matches(
     "itc": {"hit@1": …, "top": [...], "scores": [...]}, "itm": the same or absent}. "hit@k" is the
     probability that one of the first k candidates is right when tied candidates are shuffled.
     Texts in "top" are "KEY#NUMBER", images are keys.
+
+    Raises:
+      UserError: the model cannot match images and texts, or no image has a text.
     """
+    model.require("encode")
+    if rerank_k:
+        model.require("match")
+    dataset.check_texts()
     records = dataset.records
     texts = [clean_caption(text) for record in records for text in record["texts"]]
     counts = [len(record["texts"]) for record in records]

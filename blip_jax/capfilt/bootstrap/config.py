@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from blip_jax.capfilt.config import CapFiltConfig
+from blip_jax.capfilt.config import CapFiltConfig, check_number, check_share
 from blip_jax.runtime.errors import UserError
 from blip_jax.runtime.suggestions import hint
 from blip_jax.tasks.captioning import GREEDY
@@ -80,6 +80,15 @@ class BootstrapConfig:
     gallery_images: int = 60  # images shown in the report
 
     def __post_init__(self):
+        for name in ("seeds", "arms"):
+            if not getattr(self, name):
+                raise UserError(f"{name} is empty; give at least one")
+        if min(self.seeds) < 0:
+            raise UserError(f"seeds has {min(self.seeds)}; a seed must be 0 or more")
+        if len(set(self.seeds)) < len(self.seeds):
+            raise UserError(f"seeds has a seed twice: {self.seeds}")
+        check_number("threshold", self.threshold)
+        check_share("human_fraction", self.human_fraction)
         for arm in self.arms:
             if arm not in ARMS:
                 raise UserError(f"unknown arm {arm!r}; {hint(arm, ARMS)}")

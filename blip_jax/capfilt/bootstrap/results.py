@@ -15,6 +15,7 @@ from blip_jax.reports.publishing import public_command, public_values
 from blip_jax.runtime.command_line import command_line
 from blip_jax.runtime.config import to_json
 from blip_jax.runtime.files import write_json
+from blip_jax.runtime.terminal import printable
 from blip_jax.train.logger import read_metrics
 
 # Column of the comparison: metric of `tasks.evaluate`.
@@ -38,7 +39,7 @@ def measure_filter(folder: str, dataset: str, threshold: float) -> dict[str, Any
     """
     table = storage.read(folder, "train")
     for reason, count in storage.skipped(table).items():
-        print(f"skipped {count}: {reason}", file=sys.stderr)
+        print(f"skipped {count}: {printable(reason)}", file=sys.stderr)
     truth = labels.text_labels(dataset, "train", table)
     if (truth == labels.UNKNOWN).all():
         return {}

@@ -1,6 +1,7 @@
 """The stages of a bootstrap run, one after the other."""
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -15,9 +16,11 @@ from blip_jax.data.mixture import Component
 from blip_jax.data.synthetic.builder import ShapesConfig, prepare
 from blip_jax.data.synthetic.scenes import World
 from blip_jax.data.text import clean_caption
-from blip_jax.data.tokenizer import train_wordpiece
+from blip_jax.data.tokenizer import Tokenizer, train_wordpiece
 from blip_jax.models import load
 from blip_jax.runtime.config import replace, to_json
+from blip_jax.runtime.fingerprint import folder_digest
+from blip_jax.runtime.lock import folder_lock
 from blip_jax.tasks.evaluate import evaluate
 from blip_jax.train.config import TrainConfig
 from blip_jax.train.loop import train
@@ -32,24 +35,44 @@ def bootstrap(config: BootstrapConfig, workdir: str) -> list[dict]:
     Returns: the rows of the comparison, one for each arm.
 
     Raises:
-      UserError: bad config or data. Interrupted: a signal came.
+      UserError: bad config or data, or the workdir holds another run. Interrupted: a signal came.
     """
     workdir = str(epath.Path(workdir).absolute()) if "://" not in workdir else workdir
-    Stages(workdir, to_json(config))
-    runs = []
-    for seed in config.seeds:
-        folder = workdir if len(config.seeds) == 1 else f"{workdir}/seed-{seed}"
-        runs.append(BootstrapRun(config, folder, seed))
-        runs[-1].run()
-    return results.write(config, workdir, runs)
+    inputs = digests(config)
+    with folder_lock(workdir, "bootstrap"):
+        runs = []
+        if len(config.seeds) > 1:
+            Stages(workdir, to_json(config), inputs)
+        for seed in config.seeds:
+            folder = workdir if len(config.seeds) == 1 else f"{workdir}/seed-{seed}"
+            runs.append(BootstrapRun(config, folder, seed, inputs))
+            runs[-1].run()
+        return results.write(config, workdir, runs)
+
+
+def digests(config: BootstrapConfig) -> dict[str, str]:
+    """Returns digests of the datasets and the tokenizer that a config names.
+
+    Raises:
+      UserError: there is no such dataset.
+    """
+    found = {}
+    splits = {"human": "train", "web": "train", "test": config.evaluation.split}
+    for name, split in splits.items():
+        if dataset := getattr(config, f"{name}_dataset"):
+            open_dataset(dataset, split)
+            found[name] = folder_digest(dataset)
+    if config.tokenizer:
+        found["tokenizer"] = Tokenizer.load(config.tokenizer).digest
+    return found
 
 
 class BootstrapRun:
     """The run of one seed: its paths and stages."""
 
-    def __init__(self, config: BootstrapConfig, workdir: str, seed: int):
+    def __init__(self, config: BootstrapConfig, workdir: str, seed: int, inputs: Mapping[str, str]):
         self.config, self.workdir, self.seed = config, workdir, seed
-        self.stages = Stages(workdir, {**to_json(config), "seeds": [seed]})
+        self.stages = Stages(workdir, {**to_json(config), "seeds": [seed]}, inputs)
         self.data: dict[str, str] = {}
         self.found: dict[str, dict] = {}  # an arm's evaluation
         self.kept: dict[str, dict] = {}  # an arm's counts of texts

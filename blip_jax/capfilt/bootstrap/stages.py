@@ -9,7 +9,12 @@ from typing import Any
 from etils import epath
 
 from blip_jax.runtime.errors import UserError
-from blip_jax.runtime.files import atomic_write
+from blip_jax.runtime.files import atomic_write, read_json, write_json
+from blip_jax.runtime.fingerprint import FILE, check_fingerprint
+
+# Fields that do not decide the results; paths are left out because contents are compared.
+FREE = ("config.human_dataset", "config.web_dataset", "config.test_dataset", "config.tokenizer",
+        "config.title", "config.gallery_images")  # fmt: skip
 
 
 class Stages:
@@ -18,25 +23,27 @@ class Stages:
     Args:
       workdir: folder of the run; made if missing.
       config: everything that affects the results. A workdir belongs to one config.
+      inputs: digests of the files that the run is given.
 
     Raises:
-      UserError: the workdir was started with another config.
+      UserError: the workdir holds another run.
     """
 
-    def __init__(self, workdir: str, config: Mapping[str, Any]):
+    def __init__(self, workdir: str, config: Mapping[str, Any], inputs: Mapping[str, Any]):
         self.workdir = epath.Path(workdir)
         self._markers = self.workdir / "stages"
-        self._markers.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(config, indent=1, sort_keys=True)
-        path = self.workdir / "config.json"
-        if path.exists() and path.read_text() != text:
-            changed = ", ".join(_differences(json.loads(path.read_text()), json.loads(text)))
+        done = any(self._markers.glob("*.json"))
+        if done and not (self.workdir / FILE).exists():
             raise UserError(
-                f"{workdir} was started with another config (it differs in {changed}); "
-                "choose another --workdir, or use the old config"
+                f"{workdir} holds stages but no {FILE}, so that nothing tells what they were made "
+                "of; choose another --workdir"
             )
-        with atomic_write(path) as file:
-            file.write(text)
+        # The first stage makes these folders before it is done.
+        begun = done or any((self.workdir / name).exists() for name in ("data", "tokenizer"))
+        values = {"config": dict(config), "inputs": dict(inputs)}
+        check_fingerprint(self.workdir, values, free=FREE, begun=begun)
+        self._markers.mkdir(parents=True, exist_ok=True)
+        write_json(self.workdir / "config.json", dict(config))
 
     def run_stage(self, name: str, work: Callable[[], dict | None], note: str = "") -> dict:
         """Runs `work` unless done before; returns its result, now or from before (JSON values)."""
@@ -56,7 +63,7 @@ class Stages:
 
     def result(self, name: str) -> dict:
         """Returns the result of a stage that is done."""
-        return json.loads((self._markers / f"{name}.json").read_text())["result"]
+        return _read_marker(self._markers / f"{name}.json")["result"]
 
     def times(self) -> list[dict]:
         """Returns name, seconds and note of the finished stages, in the order of their ends.
@@ -64,16 +71,20 @@ class Stages:
         The seconds of a stage that was interrupted are those of its last call.
         """
         markers = sorted(self._markers.glob("*.json"), key=lambda path: path.stat().mtime)
-        found = [json.loads(path.read_text()) for path in markers]
+        found = [_read_marker(path) for path in markers]
         return [{key: stage[key] for key in ("name", "seconds", "note")} for stage in found]
 
 
-def _differences(old: Mapping, new: Mapping, prefix: str = "") -> list[str]:
-    names = []
-    for key in sorted(set(old) | set(new)):
-        a, b = old.get(key), new.get(key)
-        if isinstance(a, dict) and isinstance(b, dict):
-            names += _differences(a, b, f"{prefix}{key}.")
-        elif a != b:
-            names.append(prefix + key)
-    return names
+def _read_marker(path: epath.Path) -> dict[str, Any]:
+    """Returns what is recorded of a stage.
+
+    Raises:
+      UserError: the file is damaged.
+    """
+    found = read_json(path)
+    types = {"name": str, "note": str, "seconds": int | float, "result": dict}
+    if not isinstance(found, dict) or not all(
+        isinstance(found.get(name), kind) for name, kind in types.items()
+    ):
+        raise UserError(f"{path} is damaged; delete it and rerun the same command")
+    return found

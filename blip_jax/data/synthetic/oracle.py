@@ -63,11 +63,12 @@ def truthfulness(texts: list[str], truths: list[str]) -> dict[str, float]:
 
     Args:
       texts: of images, for instance a model's output.
-      truths: the field `truth` of each image's record; the result is {} if one is "".
+      truths: the field `truth` of each image's record; the result is {} if one is no scene.
     """
-    if not texts or not all(truths):
+    scenes = [parse_scene(truth) for truth in truths]
+    if not texts or not all(scenes):
         return {}
-    found = [check(text, scene_of(truth)) for text, truth in zip(texts, truths, strict=True)]
+    found = [check(text, scene) for text, scene in zip(texts, scenes, strict=True)]
     return {
         "caption_truth": 100 * float(np.mean([x.true for x in found])),
         "caption_completeness": 100 * float(np.mean([x.complete for x in found])),
@@ -76,5 +77,16 @@ def truthfulness(texts: list[str], truths: list[str]) -> dict[str, float]:
 
 
 def scene_of(truth: str) -> Scene:
-    """Returns the scene in the field `truth` of a record."""
+    """Returns the scene in the field `truth` of a record of the Shapes dataset."""
     return Scene.from_dict(json.loads(truth)["scene"])
+
+
+def parse_scene(truth: str) -> Scene | None:
+    """Returns the scene in the field `truth` of any record; None if it holds something else."""
+    try:
+        scene = scene_of(truth)
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return None
+    words = [value for item in scene.objects for value in dataclasses.astuple(item)]
+    is_scene = all(isinstance(word, str) for word in (*words, scene.background))
+    return scene if scene.objects and is_scene else None

@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from etils import epath
 
+from blip_jax.data.datasets import check_feature_classes
 from blip_jax.data.ingest.config import IngestConfig
 from blip_jax.data.ingest.records import FieldMapping, RawRecord, as_text
 from blip_jax.runtime.errors import UserError
@@ -22,6 +23,7 @@ def _open(path: str, split: str, columns: FieldMapping):
     """Returns (rows of a split as dicts with encoded images, the features' names)."""
     try:
         if (epath.Path(path) / "features.json").exists():
+            check_feature_classes(path)
             builder = tfds.builder_from_directory(path)
         else:
             builder = tfds.core.read_only_builder.builder_from_files(path)
