@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from blip_jax.runtime import config as configs
 from blip_jax.runtime import overrides
 from blip_jax.runtime.errors import UserError
+from blip_jax.runtime.options import accepts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -254,7 +255,7 @@ def test_json_of_something_else_is_named(values, message):
 
 
 class Writer:
-    @configs.accepts(Tower)
+    @accepts(Tower)
     def write(self, text: str, *, width: int = 3, **options) -> dict:
         """Writes."""
         return {"text": text, "width": width, **options}
