@@ -243,6 +243,10 @@ def test_json_and_back():
         ({"tower": {"layers": 2}}, "unknown field 'tower.layers' of Tower; was it written by"),
         ({"schedule": {"type": "Warm"}}, "schedule has the type 'Warm'; did you mean 'Warmup'?"),
         ({"tower": {"heads": 7}}, "not a multiple of 7"),
+        ({"tower": {"depth": "x"}}, "tower.depth is 'x'; expected int"),
+        ({"tower": [1]}, "tower is [1]; expected Tower"),
+        ({"schedule": {"type": [3]}}, "schedule has the type [3]; known: "),
+        ([], "Config is []; expected an object"),
     ],
 )
 def test_json_of_something_else_is_named(values, message):

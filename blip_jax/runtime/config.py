@@ -6,6 +6,7 @@ How the command line sets them is in overrides.py.
 
 import dataclasses
 import functools
+import inspect
 import os
 import types
 import typing
@@ -170,6 +171,9 @@ def _from_json(annotation: Any, value: Any, path: str) -> Any:
         if not isinstance(name, str) or name not in classes:
             raise UserError(f"{path} has the type {name!r:.80}; {hint(str(name), classes)}")
         kind = classes[name]
+    elif inspect.isabstract(kind):
+        names = ", ".join(cls.__name__ for cls in _with_subclasses(kind)[1:])
+        raise UserError(f"{path} has no type; supported: {names}")
     return from_json(kind, values, f"{path}.")
 
 
