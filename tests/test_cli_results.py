@@ -16,6 +16,7 @@ from blip_jax.cli import results
 from blip_jax.data.image_suffixes import IMAGE_SUFFIXES
 from blip_jax.data.ingest.records import IMAGES
 from blip_jax.models import Caption
+from blip_jax.runtime.errors import UserError
 from blip_jax.runtime.terminal import json_escaped, printable
 
 
@@ -174,6 +175,17 @@ def test_devices_without_space_are_one_line(capsys, use, folder):
     line = fails(capsys, "caption", folder, "--model=m", "--out=/dev/full", "--overwrite")
     assert line == "blip-jax caption: /dev/full cannot be written (no space left on device)"
     assert not os.path.exists("/dev/full.unfinished")
+
+
+def test_a_full_device_as_stdout_is_one_line(monkeypatch):
+    with open(os.devnull, "w") as null:  # so that closing what cannot be flushed does not fail
+        out = open("/dev/full", "w")
+        monkeypatch.setattr("sys.stdout", out)
+        with pytest.raises(UserError) as caught:
+            results.ResultWriter(None, False, "caption").write([{"image": "a", "caption": "b"}])
+        os.dup2(null.fileno(), out.fileno())
+        out.close()
+    assert str(caught.value) == "stdout cannot be written (no space left on device)"
 
 
 def test_links_to_nowhere_are_refused(capsys, use, folder, tmp_path):

@@ -7,6 +7,7 @@ import os
 from blip_jax.cli import Parser
 from blip_jax.runtime.errors import UserError
 from blip_jax.runtime.files import check_scheme
+from blip_jax.runtime.terminal import printable
 
 FORMATS = {
     "original": "a .pth file of the original PyTorch code",
@@ -95,5 +96,5 @@ def run(argv: list[str]) -> int:
         "written": f"{os.fspath(target)} ({FORMATS[to]})",
     }
     for name, value in rows.items():
-        print(f"{name:>12}  {value}")
+        print(f"{name:>12}  {printable(value)}")
     return 0

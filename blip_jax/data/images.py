@@ -23,13 +23,13 @@ _FAST = {"JPEG": ("RGB", "L"), "MPO": ("RGB", "L"), "WEBP": ("RGB", "RGBA"), "BM
 _ORIENTATION = 0x0112  # the EXIF tag
 # What makes a picture upright that was stored with an orientation of the EXIF standard.
 _UPRIGHT = {
-    2: lambda x: x[:, ::-1],
-    3: lambda x: x[::-1, ::-1],
-    4: lambda x: x[::-1],
-    5: lambda x: x.swapaxes(0, 1),
-    6: lambda x: x[::-1].swapaxes(0, 1),
-    7: lambda x: x[::-1, ::-1].swapaxes(0, 1),
-    8: lambda x: x[:, ::-1].swapaxes(0, 1),
+    2: lambda x: cv2.flip(x, 1),
+    3: lambda x: cv2.rotate(x, cv2.ROTATE_180),
+    4: lambda x: cv2.flip(x, 0),
+    5: cv2.transpose,
+    6: lambda x: cv2.rotate(x, cv2.ROTATE_90_CLOCKWISE),
+    7: lambda x: cv2.transpose(cv2.rotate(x, cv2.ROTATE_180)),
+    8: lambda x: cv2.rotate(x, cv2.ROTATE_90_COUNTERCLOCKWISE),
 }
 _PNG = b"\x89PNG\r\n\x1a\n"
 _PNG_EXIF = (b"eXIf", b"Raw profile type", b"XML:com.adobe.xmp")  # chunks that may hold EXIF
@@ -159,7 +159,7 @@ def _orientation(image: Image.Image) -> int:
 
 def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
     turn = _UPRIGHT.get(orientation)
-    return pixels if turn is None else np.ascontiguousarray(turn(pixels))
+    return pixels if turn is None else turn(pixels)
 
 
 def resize(image: np.ndarray, size: int) -> np.ndarray:

@@ -28,8 +28,8 @@ from blip_jax.models.inputs import (
     is_sequence,
 )
 from blip_jax.models.results import Answer, Caption, Match, captions_of
-from blip_jax.runtime.config import accepts
 from blip_jax.runtime.errors import UserError
+from blip_jax.runtime.options import accepts
 
 BATCH = 32  # default of the largest number of images per batch
 ANSWER = Decoding(method="beam", repetition_penalty=1.0, min_length=1, max_length=10)

@@ -1,7 +1,6 @@
 """Frozen model configurations and the presets `base`, `large` and `tiny`."""
 
 import dataclasses
-import math
 from typing import Any, Literal
 
 import numpy as np
@@ -173,8 +172,11 @@ def check_values(config: Any, path: str = "") -> None:
                 )
         elif annotation is float:
             number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
-            if not number or not 0 <= value < math.inf:
-                raise UserError(f"{path}{name} is {value!r:.80}; expected a number of at least 0")
+            highest = 1 if name in ("dropout", "drop_path") else 1e6
+            if not number or not 0 <= value <= highest:
+                raise UserError(
+                    f"{path}{name} is {value!r:.80}; expected a number from 0 to {highest:g}"
+                )
 
 
 PRESETS = {

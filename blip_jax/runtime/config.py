@@ -10,7 +10,7 @@ import inspect
 import os
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple, TypeVar, Union
 
 from etils import epath
@@ -171,6 +171,9 @@ def _from_json(annotation: Any, value: Any, path: str) -> Any:
         if not isinstance(name, str) or name not in classes:
             raise UserError(f"{path} has the type {name!r:.80}; {hint(str(name), classes)}")
         kind = classes[name]
+    elif inspect.isabstract(kind):
+        names = ", ".join(cls.__name__ for cls in _with_subclasses(kind)[1:])
+        raise UserError(f"{path} has no type; supported: {names}")
     return from_json(kind, values, f"{path}.")
 
 
@@ -193,48 +196,6 @@ def _fits(annotation: Any, value: Any) -> bool:
 
 def _with_subclasses(cls: type) -> list[type]:
     return [cls, *(x for sub in cls.__subclasses__() for x in _with_subclasses(sub))]
-
-
-def accepts(
-    cls: type, advice: Mapping[str, str] = types.MappingProxyType({})
-) -> Callable[[Callable], Callable]:
-    """Decorates a function with **options, which are the fields of the dataclass `cls`.
-
-    Unknown options are refused, and the signature that help() shows lists the fields.
-
-    Args:
-      advice: names of other programs, and what to give here.
-
-    Raises (when the function is called):
-      UserError: an option is no field.
-    """
-    known = field_types(cls)
-
-    def decorate(function: Callable) -> Callable:
-        signature = inspect.signature(function)
-        named = [x for x in signature.parameters.values() if x.kind is not x.VAR_KEYWORD]
-        taken = {parameter.name for parameter in named}
-        defaults = {field.name: field.default for field in dataclasses.fields(cls)}
-        options = [
-            inspect.Parameter(
-                name, inspect.Parameter.KEYWORD_ONLY, default=defaults[name], annotation=annotation
-            )
-            for name, annotation in known.items()
-            if name not in taken
-        ]
-
-        @functools.wraps(function)
-        def call(*args: Any, **options: Any) -> Any:
-            for name in options:
-                if name not in known and name not in taken:
-                    near = advice.get(name) or hint(name, [*sorted(taken - {"self"}), *known])
-                    raise UserError(f"{function.__name__} has no option {name!r}; {near}")
-            return function(*args, **options)
-
-        call.__signature__ = signature.replace(parameters=[*named, *options])
-        return call
-
-    return decorate
 
 
 class FieldRow(NamedTuple):
