@@ -10,7 +10,7 @@ import pytest
 import tiny
 
 from blip_jax import checkpoints, nn
-from blip_jax.checkpoints import huggingface
+from blip_jax.checkpoints import huggingface, huggingface_config
 from blip_jax.checkpoints.rules import source_shapes
 from blip_jax.data.tokenizer import train_wordpiece
 from blip_jax.runtime.errors import UserError
@@ -18,7 +18,7 @@ from blip_jax.runtime.errors import UserError
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-MODEL_TYPES = list(huggingface.CLASSES)
+MODEL_TYPES = list(huggingface_config.CLASSES)
 TEXTS = ["a red circle", "two blue squares left of a circle", "nothing"]
 
 
@@ -88,7 +88,7 @@ def exported(tokenizer, tmp_path):
         checkpoint = checkpoints.Checkpoint(model_type, config, params, tokenizer=tokenizer[0])
         folder = str(tmp_path / model_type)
         checkpoints.write(checkpoint, folder, "hf")
-        cls = getattr(transformers, huggingface.CLASSES[model_type].name)
+        cls = getattr(transformers, huggingface_config.CLASSES[model_type].name)
         return checkpoint, from_pretrained(cls, folder), folder
 
     return export
@@ -224,8 +224,8 @@ def test_the_processor_and_generation_there(exported, tokenizer):
 def test_full_size_names_and_shapes(model_type):
     """Against their own class, on PyTorch's device without memory."""
     config = nn.preset("base", med={"sharing": config_of(model_type).med.sharing})
-    values = huggingface.to_config(config, model_type)
-    cls = getattr(transformers, huggingface.CLASSES[model_type].name)
+    values = huggingface_config.to_config(config, model_type)
+    cls = getattr(transformers, huggingface_config.CLASSES[model_type].name)
     with torch.device("meta"):
         model = cls(transformers.BlipConfig(**values))
     want = {name: tuple(x.shape) for name, x in model.state_dict().items()}
@@ -238,8 +238,8 @@ def test_a_small_vocabulary_needs_its_tokenizer(tokenizer, tmp_path):
     with pytest.raises(
         UserError, match="^a Hugging Face folder of 32 tokens needs a tokenizer; give"
     ):
-        huggingface.to_config(tiny.config(), "captioner")
+        huggingface_config.to_config(tiny.config(), "captioner")
     size = tokenizer[1].ids.vocab_size
     message = f"^the tokenizer has {size} tokens, the model's vocabulary 32$"
     with pytest.raises(UserError, match=message):
-        huggingface.to_config(tiny.config(), "captioner", tokenizer[1])
+        huggingface_config.to_config(tiny.config(), "captioner", tokenizer[1])

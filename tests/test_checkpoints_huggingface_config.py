@@ -6,12 +6,12 @@ import pytest
 import tiny
 
 from blip_jax import checkpoints, nn
-from blip_jax.checkpoints import huggingface
+from blip_jax.checkpoints import huggingface_config
 from blip_jax.runtime.errors import UserError
 
 
 def write_config(folder, **changes):
-    values = huggingface.to_config(nn.preset("base"), "captioner")
+    values = huggingface_config.to_config(nn.preset("base"), "captioner")
     for name, value in changes.items():
         part, _, key = name.partition("__")
         values[part] = {**values[part], key: value} if key else value
@@ -20,7 +20,7 @@ def write_config(folder, **changes):
 
 def test_the_published_configuration(tmp_path):
     write_config(tmp_path)
-    config, model_type = huggingface.read_config(str(tmp_path))
+    config, model_type = huggingface_config.read_config(str(tmp_path))
     assert (config, model_type) == (nn.preset("base"), "captioner")
     text = json.loads((tmp_path / "config.json").read_text())["text_config"]
     ids = {key: value for key, value in text.items() if key.endswith("token_id")}
@@ -36,7 +36,7 @@ def test_what_a_configuration_leaves_out_has_their_defaults(tmp_path):
     architectures = ["BlipForQuestionAnswering"]
     values = {"model_type": "blip", "architectures": architectures, "vision_config": None}
     (tmp_path / "config.json").write_text(json.dumps(values))
-    config, model_type = huggingface.read_config(str(tmp_path))
+    config, model_type = huggingface_config.read_config(str(tmp_path))
     theirs = pytest.importorskip("transformers").BlipConfig()
     vision, text = theirs.vision_config, theirs.text_config
     assert model_type == "vqa" and config.med.sharing == "none"
@@ -75,7 +75,7 @@ def test_a_configuration_of_another_model_is_refused(changes, message, tmp_path)
 
 
 def test_folders_that_are_not_complete(tmp_path):
-    with pytest.raises(UserError, match="config.json is not a Hugging Face configuration$"):
+    with pytest.raises(UserError, match="has no config.json; give a whole Hugging Face folder"):
         checkpoints.read(str(tmp_path))
     (tmp_path / "config.json").write_text("[1]")
     with pytest.raises(UserError, match="config.json is not a Hugging Face configuration$"):
@@ -97,4 +97,4 @@ def test_kinds_that_it_does_not_have(model_type, tmp_path):
 def test_vqa_of_two_widths_has_no_place_there():
     large = nn.preset("large", med={"sharing": "none"})
     with pytest.raises(UserError, match="same width .*; this model has 1024 and 768"):
-        huggingface.to_config(large, "vqa")
+        huggingface_config.to_config(large, "vqa")

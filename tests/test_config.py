@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from blip_jax.runtime import config as configs
 from blip_jax.runtime import overrides
 from blip_jax.runtime.errors import UserError
+from blip_jax.runtime.options import accepts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -242,6 +243,10 @@ def test_json_and_back():
         ({"tower": {"layers": 2}}, "unknown field 'tower.layers' of Tower; was it written by"),
         ({"schedule": {"type": "Warm"}}, "schedule has the type 'Warm'; did you mean 'Warmup'?"),
         ({"tower": {"heads": 7}}, "not a multiple of 7"),
+        ({"tower": {"depth": "x"}}, "tower.depth is 'x'; expected int"),
+        ({"tower": [1]}, "tower is [1]; expected Tower"),
+        ({"schedule": {"type": [3]}}, "schedule has the type [3]; known: "),
+        ([], "Config is []; expected an object"),
     ],
 )
 def test_json_of_something_else_is_named(values, message):
@@ -254,7 +259,7 @@ def test_json_of_something_else_is_named(values, message):
 
 
 class Writer:
-    @configs.accepts(Tower)
+    @accepts(Tower)
     def write(self, text: str, *, width: int = 3, **options) -> dict:
         """Writes."""
         return {"text": text, "width": width, **options}

@@ -22,7 +22,7 @@ TRAIN = {
     "steps": 5, "model.embed_dim": 8, "model.vit.depth": 3, "model.med.sharing": "all",
     "data.mixture": "x", "data.augment.min_crop_area": 0.5, "init.run": "x", "mesh.fsdp": 2,
     "optimizer.clip_norm": 1.0, "optimizer.schedule.peak_lr": 0.5, "checkpoints.keep": 2,
-    "eval.split": "test",
+    "eval.split": "test", "nonfinite.action": "skip",
 }  # fmt: skip
 OVERRIDES = {
     "prepare": {"source": "x", "columns.image": "photo", "opt_out_fields": ("a", "b")},

@@ -19,7 +19,7 @@ from blip_jax.runtime.errors import UserError
 def reason(raw=None, **fields):
     """Why a record is set aside; "" if it is not."""
     try:
-        check(raw, "", ingest.IngestConfig(source="x", **fields))
+        check(raw, [""], ingest.IngestConfig(source="x", **fields))
     except RejectedRecord as rejection:
         return rejection.reason
     return ""
@@ -102,7 +102,7 @@ def test_names_that_lead_elsewhere(tmp_path, place, images, wanted):
     raw = RawRecord("x", image_path=place.replace("FOLDER", str(folder)), texts=["a"])
     config = ingest.IngestConfig(source="x", images=images.replace("FOLDER", str(folder)))
     try:
-        check(raw, str(folder), config)
+        check(raw, [str(folder)], config)
         got = ""
     except RejectedRecord as rejection:
         got = rejection.reason

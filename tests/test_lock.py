@@ -62,6 +62,13 @@ def test_the_lock_of_a_killed_process_is_taken_over(tmp_path):
     assert not (tmp_path / LOCK).exists()
 
 
+def test_a_process_with_the_number_of_an_ended_one_does_not_hold_its_lock(tmp_path):
+    values = {"id": "x", "host": socket.gethostname(), "pid": os.getpid(), "started": "1"}
+    (tmp_path / LOCK).write_text(json.dumps(values))
+    with folder_lock(tmp_path, "train"):
+        pass
+
+
 def test_the_lock_of_another_host_is_taken_over_without_heartbeats(tmp_path):
     values = {"id": "x", "host": "elsewhere", "pid": 1, "verb": "train", "heartbeats": 3}
     (tmp_path / LOCK).write_text(json.dumps(values))

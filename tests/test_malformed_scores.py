@@ -278,5 +278,5 @@ def test_a_full_disk_is_one_line_and_the_same_command_goes_on(
         patch.setattr("blip_jax.capfilt.assemble.write_json", mock.Mock(side_effect=error))
         assert assemble(tmp_path / "out", web.scores) == 2
     found = capsys.readouterr().err
-    assert found.count("\n") == 1 and "fix the storage and rerun the same command" in found
+    assert found.count("\n") == 1 and "then rerun the same command" in found
     assert assemble(tmp_path / "out", web.scores) == 0

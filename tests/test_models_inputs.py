@@ -3,9 +3,11 @@
 import pathlib
 import re
 
+import jax
 import numpy as np
 import pytest
 import tiny
+import tiny_dataset
 from network_calls import FILES, TEXTS, refused
 from PIL import Image
 
@@ -13,6 +15,7 @@ from blip_jax import nn
 from blip_jax.decoding import Decoding
 from blip_jax.models import Model
 
+NAN = float("nan")
 SHORT = {"max_length": 14, "min_length": 2, "num_beams": 1}
 
 
@@ -109,6 +112,28 @@ def test_images_that_cannot_be_read_can_be_skipped(model):
     )
 
 
+def test_a_prompt_that_is_no_text_is_named_by_its_place(model):
+    for prompt, found in (([None], "prompt[0] is None"), (["a", NAN], "prompt[1] is nan")):
+        message = refused(model("captioner").caption, FILES[:2], prompt=prompt, **SHORT)
+        assert message.startswith(f"{found} (") and message.endswith("or a list of strings")
+
+
+def test_weights_of_nan_are_named_and_give_no_empty_caption(world):
+    for model_type, method, args in (
+        ("captioner", "caption", (FILES[:1],)),
+        ("retrieval", "match", (FILES[:1], TEXTS[:1])),
+        ("retrieval", "encode_text", (TEXTS[:1],)),
+    ):
+        found = tiny_dataset.trained(world, 0, "", model_type)
+        part = "vit" if method != "encode_text" else "text_proj"
+        found.params[part] = jax.tree.map(lambda x: np.full_like(x, np.nan), found.params[part])
+        options = SHORT if method == "caption" else {}
+        assert refused(getattr(found, method), *args, **options) == (
+            f"the {model_type} model gives NaN: its weights hold NaN or are too large; has it "
+            "diverged?"
+        )
+
+
 # Counts
 
 
@@ -129,7 +154,17 @@ def test_images_that_cannot_be_read_can_be_skipped(model):
         ),
         ("retrieval", "match", (FILES[:2], [["a"], []]), "2 images and lists of 1, 0 texts; give"),
         ("retrieval", "match", (FILES[:2], [[], []]), "2 images and lists of 0, 0 texts; give"),
-        ("retrieval", "match", (FILES[:2], [3, 4]), "texts has int; give a string or a list"),
+        ("retrieval", "match", (FILES[:2], [3, 4]), "texts[0] is 3 (int); give a string or a"),
+        ("retrieval", "match", (FILES[0], [None]), "texts[0] is None (NoneType); give a string"),
+        ("retrieval", "match", (FILES[0], [NAN]), "texts[0] is nan (float); give a string or a"),
+        (
+            "retrieval",
+            "match",
+            (FILES[:2], [["a"], [None]]),
+            "texts[1][0] is None (NoneType); give",
+        ),
+        ("retrieval", "match", (FILES[:2], [["a"], NAN]), "texts[1] is nan (float); give a string"),
+        ("retrieval", "match", (FILES[0], b"a dog"), "texts[0] is b'a dog' (bytes); give"),
         ("retrieval", "match", ([], []), "no images; give at least one"),
         ("retrieval", "encode_image", ([],), "no images; give at least one"),
         ("retrieval", "encode_text", ([],), "no texts; give at least one"),

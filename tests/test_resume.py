@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import resource
+import shutil
 import signal
 
 import jax
@@ -18,6 +19,7 @@ from blip_jax.data.synthetic.builder import ShapesConfig, make_record, prepare
 from blip_jax.data.tokenizer import TokenIds, train_wordpiece
 from blip_jax.runtime.config import replace
 from blip_jax.runtime.errors import UserError
+from blip_jax.runtime.lock import folder_lock
 from blip_jax.runtime.signals import Interrupted
 from blip_jax.tasks.base import select
 from blip_jax.train import config as run_config
@@ -168,7 +170,9 @@ def test_a_disk_that_is_full_costs_the_steps_since_the_checkpoint(
 def test_a_finished_run_longer_and_on_another_mesh(config, whole, tmp_path):
     assert loop.train(replace(config, steps=3), str(tmp_path)).step == 3
     config = replace(config, mesh={"data": 8, "fsdp": 1})
-    state = jax.device_get(loop.train(config, str(tmp_path)))
+    with pytest.raises(UserError, match="config.steps was 3, now 6; .* --resume=anyway$"):
+        loop.train(config, str(tmp_path))
+    state = jax.device_get(loop.train(config, str(tmp_path), resume="anyway"))
     assert [line["step"] for line in reports(tmp_path)] == list(range(1, STEPS + 1))
     for got, want in zip(jax.tree.leaves(state.params), jax.tree.leaves(whole[1].params)):
         # Sums are in another order there, and AdamW divides gradients by their own size.
@@ -177,9 +181,10 @@ def test_a_finished_run_longer_and_on_another_mesh(config, whole, tmp_path):
     assert lm[0] == pytest.approx(lm[1], rel=1e-3)
 
 
-def test_a_finished_run_is_left_as_it_is(config, whole):
+def test_a_finished_run_is_left_as_it_is(config, whole, capsys):
     before = (whole[0] / "metrics.jsonl").read_text()
     state = loop.train(config, str(whole[0]))
+    assert f"{whole[0]} has 6 of 6 steps; nothing to train" in capsys.readouterr().err
     for got, want in zip(jax.tree.leaves(state), jax.tree.leaves(whole[1]), strict=True):
         np.testing.assert_array_equal(got, want)
     assert (whole[0] / "metrics.jsonl").read_text() == before
@@ -249,16 +254,66 @@ def test_init_from_another_model_is_named(config, whole, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "changes",
+    ("changes", "message"),
     [
-        {"model.med.mlp_dim": 64},
-        {"model.vit.depth": 2},
-        {"model.embed_dim": 4},
+        ({"model.med.mlp_dim": 64}, "config.model.med.mlp_dim was 32, now 64"),
+        ({"model.dtype": "bfloat16"}, 'config.model.dtype was "float32", now "bfloat16"'),
+        ({"seed": 1}, "config.seed was 0, now 1"),
+        (
+            {"optimizer.schedule": Constant(2e-3)},
+            "now 0.002; .* with --resume=anyway",
+        ),
     ],
 )
-def test_a_checkpoint_of_another_model_is_named(config, whole, changes):
-    config = replace(config, steps=STEPS + 1, **changes)
-    with pytest.raises(UserError, match="holds another model than the config's"):
+def test_another_run_is_not_resumed(config, whole, changes, message):
+    before = (whole[0] / "config.json").read_text()
+    with pytest.raises(UserError, match=f"holds another run: .*{message}"):
+        loop.train(replace(config, **changes), str(whole[0]))
+    assert (whole[0] / "config.json").read_text() == before
+
+
+def test_settings_that_decide_nothing_may_change(config, whole):
+    changes = {"log_every": 3, "checkpoints.keep": 2, "data.prefetch": 2, "model.remat": "dots"}
+    assert loop.train(replace(config, **changes), str(whole[0])).step == STEPS
+
+
+def test_a_run_is_not_resumed_on_another_dataset(world, config, whole, tmp_path):
+    dataset = prepare(str(tmp_path), ShapesConfig(kind="human", train=24, val=0, test=0, seed=7))
+    save_mixture(str(tmp_path / "mixture.json"), [Component("human", dataset)])
+    config = replace(config, **{"data.mixture": str(tmp_path / "mixture.json")})
+    with pytest.raises(UserError, match="mixture.human.dataset was .*, now .*; choose another"):
+        loop.train(config, str(whole[0]))
+
+
+def test_a_checkpoint_of_another_model_is_named(config, whole, tmp_path):
+    shutil.copytree(whole[0] / "checkpoints", tmp_path / "checkpoints")  # without a fingerprint
+    with pytest.raises(UserError, match="is of another model than the config's .*/mlp_in/bias is"):
+        loop.train(replace(config, **{"model.med.mlp_dim": 64}), str(tmp_path))
+
+
+def test_a_diverged_run_leaves_its_checkpoint(config, tmp_path):
+    loop.train(replace(config, steps=4), str(tmp_path))
+    before = sorted((tmp_path / "checkpoints").iterdir())
+    config = replace(config, **{"optimizer.schedule": Constant(1e30), "log_every": 2})
+    with pytest.raises(UserError, match="not finite at step 6; training has stopped"):
+        loop.train(config, str(tmp_path), resume="anyway")
+    assert sorted((tmp_path / "checkpoints").iterdir()) == before
+    history = json.loads((tmp_path / "fingerprint.json").read_text())["history"]
+    assert history[0]["changes"]["config.optimizer.schedule.peak_lr"] == [1e-3, 1e30]
+
+
+def test_steps_that_are_not_finite_are_skipped_and_counted(config, tmp_path):
+    schedule = {"optimizer.schedule": Constant(1e30), "nonfinite.action": "skip"}
+    with pytest.raises(UserError, match="the last of 3 skipped steps in a row"):
+        loop.train(replace(config, **schedule, **{"nonfinite.max_in_a_row": 3}), str(tmp_path))
+    assert [line.get("skipped_steps") for line in reports(tmp_path)] == [None, 1, 2]
+
+
+def test_a_workdir_has_one_writer(config, whole):
+    with (
+        folder_lock(whole[0], "train"),
+        pytest.raises(UserError, match=r"is in use by process \d+ on .* \(blip-jax train, since"),
+    ):
         loop.train(config, str(whole[0]))
 
 

@@ -57,6 +57,7 @@ def run(
     resume.check_models(captioners, filters)
     models = [{name: model for name, (_, model) in x.items()} for x in (captioners, filters)]
     size = settings.batch_size * jax.local_device_count()
+    upright = all(m.config.exif_orientation for group in models for m in group.values())
     scorer = CaptionScorer(*models, settings.decodings, size, settings.seed)
     starts = range(0, len(source), settings.shard_rows)
     paths = [storage.shard_path(settings.output, split, i, len(starts)) for i in range(len(starts))]
@@ -76,7 +77,8 @@ def run(
             progress.count_shards()
             rows = range(len(source))[starts[number] : starts[number] + settings.shard_rows]
             rows_done, times = [], InputWaitTimer()
-            for batch in scorer.rows(times.track(batches(source, rows, size, scorer.sizes))):
+            examples = batches(source, rows, size, scorer.sizes, upright)
+            for batch in scorer.rows(times.track(examples)):
                 rows_done += batch
                 progress.update(len(batch))
                 if signals.requested:
@@ -121,13 +123,15 @@ class _ImageProgress(Progress):
         return min(len(self._shards.done()) * self._shard_rows, self._images)
 
 
-def batches(source: CapFiltInput, rows: range, size: int, sides: set[int]) -> Iterator[list[dict]]:
+def batches(
+    source: CapFiltInput, rows: range, size: int, sides: set[int], exif_orientation: bool
+) -> Iterator[list[dict]]:
     """Yields batches of examples (`generate.BatchInFlight`) of the rows, read ahead by threads."""
 
     def load(row: int) -> dict:
         record = source[row]
         try:
-            image = decode(record["image"])
+            image = decode(record["image"], exif_orientation)
             pixels = {side: resize(image, side) for side in sides}
             return {**record, "image": pixels, "status": "ok"}
         except ImageError as error:

@@ -11,7 +11,7 @@ import pathlib
 from collections.abc import Mapping
 
 from blip_jax import losses, nn
-from blip_jax.checkpoints import huggingface, original
+from blip_jax.checkpoints import huggingface, huggingface_config, original
 from blip_jax.checkpoints import tensors as tensor_files
 from blip_jax.checkpoints.detection import detect_model_type, infer_config
 from blip_jax.checkpoints.original import adapt_to_nlvr
@@ -70,13 +70,15 @@ def read(
         if place.is_dir():
             return _read_huggingface(place)
         return _read_original(place, heads, training_state)
+    except RecursionError as error:
+        raise UserError(f"{place} is nested too deeply to be a checkpoint") from error
     except UserError as error:
         message = str(error)
         raise UserError(message if str(place) in message else f"{place}: {message}") from error
 
 
 def _read_huggingface(folder: pathlib.Path) -> Checkpoint:
-    config, model_type = huggingface.read_config(str(folder))
+    config, model_type = huggingface_config.read_config(str(folder))
     params = huggingface.load(tensor_files.read(str(folder)), config, model_type)
     own = any((folder / name).is_file() for name in _VOCABULARY_FILES)
     tokenizer = str(folder) if own else _default_tokenizer(config)
@@ -107,7 +109,7 @@ def _read_original(
 
 
 def _default_tokenizer(config: nn.BlipConfig) -> str:
-    return TOKENIZER if config.med.vocab_size == huggingface.BERT_VOCAB else ""
+    return TOKENIZER if config.med.vocab_size == huggingface_config.BERT_VOCAB else ""
 
 
 def write(checkpoint: Checkpoint, path: str, to: str) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from blip_jax import nn
 from blip_jax.runtime.errors import UserError
 
+LORA = "a LoRA adapter; merge it into its model first (merge_and_unload in peft), and save that"
 HEAD = 64  # width of an attention head in all published models; it cannot be read from shapes
 
 
@@ -17,7 +18,12 @@ def detect_model_type(names: Iterable[str]) -> str:
     Raises:
       UserError: it is no model of the original.
     """
+    names = list(names)
+    if any(".lora_" in name for name in names):
+        raise UserError(LORA)
     heads = {name.split(".")[0] for name in names}
+    if heads & {"vision_model", "text_model"}:
+        raise UserError("the weights of a Hugging Face folder; give the folder, not the file")
     has = {part: part in heads for part in ("text_encoder", "text_decoder", "itm_head")}
     if "visual_encoder" not in heads or not (has["text_encoder"] or has["text_decoder"]):
         raise UserError("not a BLIP checkpoint: it has no visual_encoder with a text model")
@@ -55,7 +61,7 @@ def infer_config(
     config = nn.preset("large" if width == 1024 else "base")
     vit = dataclasses.replace(
         config.vit,
-        image_size=math.isqrt(tokens - 1) * patch_size,
+        image_size=math.isqrt(max(tokens - 1, 0)) * patch_size,
         patch_size=patch_size,
         width=width,
         depth=_depth(shapes, "visual_encoder.blocks."),
@@ -86,5 +92,5 @@ def _shape(shapes: Mapping[str, tuple[int, ...]], name: str, rank: int) -> tuple
 
 
 def _depth(shapes: Iterable[str], prefix: str) -> int:
-    layer = re.compile(re.escape(prefix) + r"(\d+)\.")
+    layer = re.compile(re.escape(prefix) + r"(\d{1,9})\.")
     return 1 + max((int(found[1]) for name in shapes if (found := layer.match(name))), default=-1)

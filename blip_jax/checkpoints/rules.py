@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from blip_jax.runtime.errors import UserError
+from blip_jax.runtime.errors import DIVERGED, UserError
 
 
 class Layout(NamedTuple):
@@ -153,7 +153,7 @@ def load(
 
     Raises:
       UserError: a tensor is missing, unknown, of another shape, or not bit-equal to a tensor that
-        it is tied to; or no rule fills a parameter.
+        it is tied to, or not finite; or no rule fills a parameter.
     """
     leaves = flatten_dict(like, sep="/")
     places: dict[str, list[_Place]] = {}
@@ -178,7 +178,10 @@ def load(
     def value(name: str, place: _Place) -> tuple[np.ndarray, np.ndarray]:
         slot = place.of(found[place.path])
         loaded = place.rule.layout.load(np.asarray(tensors[name]), slot.shape)
-        return slot, loaded.astype(slot.dtype, copy=False)
+        loaded = loaded.astype(slot.dtype, copy=False)
+        if loaded.dtype.kind == "f" and not np.isfinite(loaded).all():
+            raise UserError(f"tensor {name} holds NaN or infinity; {DIVERGED}")
+        return slot, loaded
 
     def fill(name: str, place: _Place) -> None:
         slot, loaded = value(name, place)

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 from etils import epath
+from flax.traverse_util import flatten_dict
 
 from blip_jax import checkpoints, losses, nn
 from blip_jax.checkpoints.workdir import (
@@ -20,8 +21,10 @@ from blip_jax.checkpoints.workdir import (
 )
 from blip_jax.data.tokenizer import Tokenizer
 from blip_jax.runtime.config import from_json, to_json
-from blip_jax.runtime.errors import UserError
+from blip_jax.runtime.errors import DIVERGED, UserError
+from blip_jax.runtime.files import check_scheme
 
+HUB_URL = re.compile(r"https?://(www\.)?(huggingface\.co|hf\.co)/(?P<id>[\w.-]+/[\w.-]+)")
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 TOKENIZER = "tokenizer"  # its folder in a workdir
 # The files of a Hugging Face repository that are read; other frameworks' weights are not fetched.
@@ -54,6 +57,7 @@ def read(
     Raises:
       UserError: it does not exist or is incomplete.
     """
+    check_source(source)
     if not (epath.Path(source) / CHECKPOINT_DIR).exists():
         with local_copy(source) as path:
             found = checkpoints.read(path, heads, training_state)
@@ -63,13 +67,19 @@ def read(
             return dataclasses.replace(found, tokenizer=Tokenizer.load(found.tokenizer))
     names = ("params", "extra") if training_state else ("params",)
     stored, meta = load_state_items(os.fspath(source), names)
+    if meta.model_type not in nn.MODEL_TYPES:
+        raise UserError(
+            f"{source} holds a model of type {meta.model_type!r:.80}; supported: "
+            f"{', '.join(nn.MODEL_TYPES)}"
+        )
+    _check_finite(source, stored["params"])
     own = epath.Path(source) / TOKENIZER
     tokenizer = os.fspath(own) if own.exists() else meta.tokenizer
     extra = stored.get("extra", {})
     queue = extra.get("queue")
     return checkpoints.Checkpoint(
         meta.model_type,
-        from_json(nn.BlipConfig, meta.model),
+        _config(source, meta.model),
         stored["params"],
         extra.get("momentum"),
         queue and losses.Queue(**queue),
@@ -77,6 +87,34 @@ def read(
         meta.prompt,
         meta.max_length,
     )
+
+
+def check_source(source: str | os.PathLike) -> None:
+    """Raises a UserError for a URL that is not read here, or a path that no file can have."""
+    name = os.fspath(source)
+    if found := HUB_URL.match(name):
+        raise UserError(
+            f"{name} is not a local path: download it, or give the model's id, {found['id']}"
+        )
+    check_scheme(name)
+    try:
+        epath.Path(name).exists()
+    except OSError as error:
+        raise UserError(f"{name:.80} cannot be read ({error.strerror})") from error
+
+
+def _config(source: str | os.PathLike, values: dict) -> nn.BlipConfig:
+    try:
+        return from_json(nn.BlipConfig, values)
+    except (TypeError, ValueError, AttributeError) as error:
+        detail = f" ({error})" if isinstance(error, UserError) else ""
+        raise UserError(f"the model's configuration in {source} cannot be read{detail}") from error
+
+
+def _check_finite(source: str | os.PathLike, params: dict) -> None:
+    for name, leaf in flatten_dict(params, sep="/").items():
+        if not np.isfinite(np.asarray(leaf)).all():
+            raise UserError(f"{source}: its weights hold NaN or infinity ({name}); {DIVERGED}")
 
 
 def write(checkpoint: checkpoints.Checkpoint, path: str, to: str) -> None:
@@ -147,6 +185,7 @@ def local_copy(source: str | os.PathLike) -> Iterator[str]:
     Raises:
       UserError: it does not exist.
     """
+    check_source(source)
     name = os.fspath(source)
     place = epath.Path(name)
     if place.exists() and "://" not in name:

@@ -42,7 +42,7 @@ def run(argv: list[str]) -> int:
     return run_on_images("caption", parser.parse_args(argv), make_job)
 
 
-def make_job(args: argparse.Namespace, paths: list[str]) -> ImageJob:
+def make_job(args: argparse.Namespace, paths: list[str], places: list[int]) -> ImageJob:
     """Returns what `caption` does with the images."""
     names = [field.name for field in dataclasses.fields(Decoding)]
     given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
@@ -54,9 +54,12 @@ def make_job(args: argparse.Namespace, paths: list[str]) -> ImageJob:
         raise UserError(" ".join(named)) from error
 
     def work(model: "Model", images: list, start: int) -> list[list[dict]]:
+        at = places[start : start + len(images)]
+        at += range(at[-1] + 1, at[-1] + 1 + len(images) - len(at))
+        is_range = at[-1] - at[0] == len(at) - 1
         rows = model.captions(
             images, decoding, prompt=args.prompt, seed=args.seed, batch_size=len(images),
-            start_index=start,
+            start_index=at[0] if is_range else at,
         )  # fmt: skip
         return [[fields(captions)] for captions in rows]
 

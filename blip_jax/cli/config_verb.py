@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from blip_jax.cli import Parser, config_files, environment
-from blip_jax.cli.exit_status import is_expected, report_error
+from blip_jax.cli.exit_status import report_error
 from blip_jax.runtime.errors import UserError
 from blip_jax.runtime.suggestions import nearest
 
@@ -68,8 +68,9 @@ def run(verb: ConfigVerb, argv: Sequence[str], work: Callable[[Any, str], Any]) 
         work(config, arguments.workdir, **options)
     except BaseException as error:
         if processes and processes.is_multiprocess():
-            expected = is_expected(error)
-            status = report_error(verb.name, error) if expected else traceback.print_exc()
+            status = report_error(verb.name, error)
+            if status is None:
+                traceback.print_exc()
             processes.exit_process(1 if status is None else status)
         raise
     return 0

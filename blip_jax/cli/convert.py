@@ -6,6 +6,8 @@ import os
 
 from blip_jax.cli import Parser
 from blip_jax.runtime.errors import UserError
+from blip_jax.runtime.files import check_scheme
+from blip_jax.runtime.terminal import printable
 
 FORMATS = {
     "original": "a .pth file of the original PyTorch code",
@@ -60,6 +62,8 @@ def run(argv: list[str]) -> int:
     from blip_jax.checkpoints import sources
     from blip_jax.checkpoints.workdir import CHECKPOINT_DIR
 
+    sources.check_source(args.source)
+    check_scheme(args.target)
     target = epath.Path(args.target)
     to = args.to
     if to is None:
@@ -72,7 +76,13 @@ def run(argv: list[str]) -> int:
     found = sources.with_image_size(found, args.image_size)
     if args.tokenizer:
         found = dataclasses.replace(found, tokenizer=args.tokenizer)
-    sources.write(found, args.target, to)
+    try:
+        sources.write(found, args.target, to)
+    except UserError:
+        raise
+    except Exception as error:  # OSError, and types of safetensors, PyTorch and Orbax
+        detail = getattr(error, "strerror", None) or " ".join(str(error).split())[:200]
+        raise UserError(f"{target} cannot be written ({detail or type(error).__name__})") from error
 
     arrays = [np.asarray(x) for x in jax.tree.leaves(found.params)]
     vit, med = found.config.vit, found.config.med
@@ -86,5 +96,5 @@ def run(argv: list[str]) -> int:
         "written": f"{os.fspath(target)} ({FORMATS[to]})",
     }
     for name, value in rows.items():
-        print(f"{name:>12}  {value}")
+        print(f"{name:>12}  {printable(value)}")
     return 0

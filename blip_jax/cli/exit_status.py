@@ -1,6 +1,8 @@
-"""What a verb's end means to the shell."""
+"""Exit statuses of the command line, and errors that are reported in one line."""
 
+import contextlib
 import errno
+import io
 import os
 import signal
 import sys
@@ -9,34 +11,47 @@ from blip_jax.runtime.errors import UserError
 from blip_jax.runtime.signals import Interrupted
 from blip_jax.runtime.terminal import printable
 
-# Errors that are reported in one line; all others show a traceback.
-EXPECTED_ERRORS = (UserError, KeyboardInterrupt, BrokenPipeError)
-# Errors of the storage, which the user can correct: no space, no permission, read only.
-_STORAGE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
+# Errors of storage that the user can mend; other OSErrors show a traceback.
+STORAGE_ERRORS = {
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS,
+    errno.ENAMETOOLONG, errno.EIO, errno.ESTALE,
+}  # fmt: skip
 
 
-def is_expected(error: BaseException) -> bool:
-    """Returns whether an error is reported in one line."""
-    if isinstance(error, EXPECTED_ERRORS):
-        return True
-    is_storage = isinstance(error, OSError) and error.errno in _STORAGE_ERRORS
-    return is_storage or os.strerror(errno.ENOSPC) in str(error)  # of libraries in C++
+def report_error(verb: str, error: BaseException) -> int | None:
+    """Prints an error that the user can mend as one line on stderr.
 
-
-def report_error(verb: str, error: BaseException) -> int:
-    """Prints an error that `is_expected` as one line on stderr; returns the exit status."""
-    if isinstance(
-        error, BrokenPipeError
-    ):  # the program that reads our output has ended, e.g. `head`
-        os.dup2(
-            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
-        )  # otherwise Python flushes again
+    Returns: the exit status; None for other errors, of which nothing is printed.
+    """
+    if isinstance(error, BrokenPipeError):  # the reader of our output has ended, as `head` does
+        discard_stdout()
         return 128 + signal.SIGPIPE
-    message = " ".join(str(error).splitlines()) or "stopped"
-    is_storage = not isinstance(error, EXPECTED_ERRORS)
-    if is_storage:
-        message = f"{message}; fix the storage and rerun the same command"
+    message = _message(error)
+    if message is None:
+        return None
     print(f"blip-jax {verb}: {printable(message)}", file=sys.stderr)
-    if isinstance(error, UserError) or is_storage:
-        return 2
-    return error.status if isinstance(error, Interrupted) else 128 + signal.SIGINT
+    if isinstance(error, KeyboardInterrupt):
+        return error.status if isinstance(error, Interrupted) else 128 + signal.SIGINT
+    return 2
+
+
+def _message(error: BaseException) -> str | None:
+    if isinstance(error, UserError | KeyboardInterrupt):
+        return " ".join(str(error).splitlines()) or "stopped"
+    place, reason = "", (str(error).splitlines() or [type(error).__name__])[0]
+    if isinstance(error, OSError) and error.strerror:
+        place, reason = f"{error.filename}: " if error.filename else "", error.strerror
+    is_storage = isinstance(error, PermissionError) or (
+        isinstance(error, OSError) and error.errno in STORAGE_ERRORS
+    )
+    if is_storage or os.strerror(errno.ENOSPC) in str(error):  # libraries in C++ have other types
+        return (
+            f"{place}{reason}; free space or correct the permissions, then rerun the same command"
+        )
+    return None
+
+
+def discard_stdout() -> None:
+    """Lets what is still to be written to stdout go nowhere; otherwise Python fails at its end."""
+    with contextlib.suppress(io.UnsupportedOperation):  # in tests stdout is no file
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,15 +1,17 @@
-"""What the verbs on image files share: images in, JSON lines and sidecar files out.
+"""What the verbs on image files share: the images they read, and the run over these.
 
-A sidecar file holds the texts of an image: its name with .txt, a text a line. Rows are JSON
-objects in the order of the images. Paths are local or gs://. B images a batch.
+Rows are JSON objects in the order of the images. Paths are local or gs://. B images a batch.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import mimetypes
 import os
 import sys
+import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -17,142 +19,93 @@ import tqdm
 from etils import epath
 
 from blip_jax.cli import Parser
+from blip_jax.cli.results import ResultWriter, reason
+from blip_jax.data.image_suffixes import IMAGE_SUFFIXES
 from blip_jax.runtime.errors import UserError
+from blip_jax.runtime.files import check_scheme
+from blip_jax.runtime.terminal import printable
 
 if TYPE_CHECKING:
     import numpy as np
 
     from blip_jax.models import Model
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".jp2")
+# Image files that mimetypes does not know.
+RAW = (".cr2", ".cr3", ".nef", ".arw", ".dng", ".orf", ".rw2", ".psd", ".exr", ".jxl", ".tga")
+# Arguments that do not change what a row holds.
+_NO_SETTINGS = (
+    "paths", "recursive", "out", "overwrite", "skip_existing", "sidecars", "batch_size", "verbose",
+)  # fmt: skip
 
 
-def image_paths(given: list[str], recursive: bool) -> list[str]:
+def image_paths(given: list[str], recursive: bool) -> tuple[list[str], Counter[str]]:
     """Returns the images of files, folders and, for `-`, of lines on stdin, in this order.
+
+    Also returns how many image files of folders have an ending that is not read, by ending.
 
     Raises:
       UserError: one does not exist, or there is no image in it.
     """
-    paths = []
+    paths: list[str] = []
+    left_out: Counter[str] = Counter()
     for path in given:
         if path != "-":
-            paths += _images(path, recursive)
+            paths += _images(path, recursive, left_out)
             continue
         lines = [line.rstrip("\r\n") for line in sys.stdin]
         if not any(lines):
             raise UserError("stdin has no path")
         for line in filter(None, lines):
-            paths += _images(line, recursive)
-    return paths
+            paths += _images(line, recursive, left_out)
+    return paths, left_out
 
 
-def _images(path: str, recursive: bool) -> list[str]:
+def _images(path: str, recursive: bool, left_out: Counter[str]) -> list[str]:
+    check_scheme(path)
     place = epath.Path(path)
-    if not place.is_dir():
-        if not place.exists():
-            raise UserError(f"{path} does not exist")
-        return [path]
-    found = sorted(_below(place, recursive))
+    try:
+        if not place.is_dir():
+            if not place.exists():
+                raise UserError(f"{path} does not exist")
+            return [path]
+        found = sorted(_below(place, recursive, left_out))
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({reason(error)})") from error
     if not found:
         more = "" if recursive else "; --recursive also looks into its subfolders"
-        raise UserError(f"folder {path} holds no image file ({', '.join(SUFFIXES)}){more}")
+        raise UserError(f"folder {path} holds no image file ({', '.join(IMAGE_SUFFIXES)}){more}")
     return found
 
 
-def _below(folder: epath.Path, recursive: bool) -> Iterator[str]:
+def _below(folder: epath.Path, recursive: bool, left_out: Counter[str]) -> Iterator[str]:
     for child in folder.iterdir():
         if child.name.startswith("."):  # hidden, e.g. macOS's ._NAME.jpg
             continue
-        if child.suffix.lower() in SUFFIXES:
+        suffix = child.suffix.lower()
+        kind = mimetypes.guess_type(child.name)[0] or ""
+        if suffix in IMAGE_SUFFIXES:
             yield os.fspath(child)
+        elif suffix in RAW or kind.startswith("image/"):
+            left_out[suffix] += 1
         elif (
             recursive and not os.path.islink(child) and child.is_dir()
         ):  # symbolic links may be cyclic
-            yield from _below(child, True)
-
-
-def sidecar(image: str) -> epath.Path:
-    """Returns the path of an image's texts: its name with .txt, a text a line."""
-    return epath.Path(image).with_suffix(".txt")
+            yield from _below(child, True, left_out)
 
 
 def read_lines(path: str | epath.Path) -> list[str]:
-    """Returns the lines of a file that are not blank.
+    """Returns the lines of a text file that are not blank; only line ends part them.
 
     Raises:
       OSError: it cannot be read.
+      UnicodeError: it is neither UTF-8 nor, with a byte order mark, UTF-16.
     """
-    text = epath.Path(path).read_bytes().decode("utf-8-sig", "replace")
-    return [line.strip() for line in text.splitlines() if line.strip()]
-
-
-def reason(error: OSError) -> str:
-    """Returns what happened, in a few words."""
-    return (error.strerror or type(error).__name__).lower()
-
-
-class ResultWriter:
-    """Writes JSON lines to a file or stdout, and captions to sidecar files.
-
-    The file is opened with its first row: what fails before that leaves no empty file.
-    """
-
-    def __init__(self, path: str | None, sidecars: bool):
-        """Takes the JSON lines file's `path`; None: stdout, or no JSON lines with `sidecars`."""
-        self._path = path
-        self._file = None
-        self._sidecars = sidecars
-
-    def check(self, images: list[str], overwrite: bool) -> None:
-        """Raises a UserError unless every file to be written has a path of its own."""
-        sidecars = {}
-        for image in images if self._sidecars else ():
-            other = sidecars.setdefault(sidecar(image), image)
-            if other != image:
-                raise UserError(f"the captions of {other} and {image} would share a sidecar file")
-        out = [epath.Path(self._path)] if self._path else []
-        if out and out[0].is_dir():
-            raise UserError(f"--out {self._path} is a folder; give a file")
-        if out and "://" not in self._path and not out[0].parent.is_dir():
-            raise UserError(f"--out {self._path}: the folder {out[0].parent} does not exist")
-        taken = [] if overwrite else [path for path in (*out, *sidecars) if path.exists()]
-        if taken:
-            more = f" (and {len(taken) - 1} more)" if taken[1:] else ""
-            raise UserError(f"{taken[0]} exists already{more}; --overwrite replaces it")
-
-    def write(self, rows: list[dict]) -> None:
-        """Writes the rows of a batch, and flushes them.
-
-        Raises:
-          UserError: a file cannot be written.
-        """
-        if not self._path and not self._sidecars:
-            for row in rows:
-                tqdm.tqdm.write(_line(row), file=sys.stdout)
-            sys.stdout.flush()
-            return
-        path = self._path
-        try:
-            if path and rows and not self._file:
-                self._file = epath.Path(path).open("w", encoding="utf-8")
-            if self._file:
-                self._file.writelines(f"{_line(row)}\n" for row in rows)
-                self._file.flush()
-            for row in rows if self._sidecars else ():
-                path = sidecar(row["image"])
-                captions = row["captions"] if "captions" in row else [row["caption"]]
-                path.write_bytes("".join(f"{text}\n" for text in captions).encode())
-        except OSError as error:
-            raise UserError(f"{path} cannot be written ({reason(error)})") from error
-
-    def close(self) -> None:
-        if self._file:
-            self._file.close()
-
-
-def _line(row: dict) -> str:
-    # A file's name may contain bytes that are not valid text; they become JSON escapes.
-    return json.dumps(row, ensure_ascii=False).encode("utf-8", "backslashreplace").decode()
+    data = epath.Path(path).read_bytes()
+    is_utf16 = data.startswith((b"\xff\xfe", b"\xfe\xff"))
+    text = data.decode("utf-16" if is_utf16 else "utf-8-sig")
+    if "\0" in text:
+        raise UnicodeError("it is not text")
+    return [line.strip() for line in text.split("\n") if line.strip()]
 
 
 class ImageJob(NamedTuple):
@@ -171,9 +124,14 @@ class ImageJob(NamedTuple):
 
 
 def run(
-    verb: str, args: argparse.Namespace, make_job: Callable[[argparse.Namespace, list], ImageJob]
+    verb: str,
+    args: argparse.Namespace,
+    make_job: Callable[[argparse.Namespace, list[str], list[int]], ImageJob],
 ) -> int:
     """Runs "caption", "match" or "answer".
+
+    Args:
+      make_job: of the arguments, the images to be done, and the place of each among all given.
 
     Returns: the exit status: 0, or 1 if images were skipped, each of them named on stderr.
 
@@ -181,10 +139,23 @@ def run(
       UserError: bad arguments, a file that is missing or exists already, or a model that cannot.
       KeyboardInterrupt: says how many images are done.
     """
-    paths = image_paths(args.paths, args.recursive)
-    writer = ResultWriter(args.out, verb == "caption" and args.sidecars)
-    writer.check(paths, args.overwrite)
-    job = make_job(args, paths)
+    paths, left_out = image_paths(args.paths, args.recursive)
+
+    def say(message: str) -> None:
+        tqdm.tqdm.write(f"blip-jax {verb}: {printable(message)}", file=sys.stderr)
+
+    if left_out:
+        each = ", ".join(f"{n} {suffix}" for suffix, n in left_out.most_common())
+        say(f"{left_out.total()} image files are left out, as these formats are not read: {each}")
+    writer = ResultWriter(args.out, verb == "caption" and args.sidecars, verb)
+    finished = writer.check(paths, args.overwrite, args.skip_existing)
+    places = [place for place, path in enumerate(paths) if path not in finished]
+    already = f"{len(paths) - len(places)} of {len(paths)} images are done already"
+    if not places:
+        say(already)
+        writer.close(True)
+        return 0
+    job = make_job(args, [paths[place] for place in places], places)
 
     from blip_jax import models  # slow, so user errors are reported first
 
@@ -193,13 +164,17 @@ def run(
         quirks=args.quirk,
     )  # fmt: skip
     model.require(verb)
-    skipped, done, total = 0, 0, len(paths)
+    if args.out:
+        writer.begin(_settings(args, model))
+    if len(places) < len(paths):
+        say(already)
+    skipped, done, total = 0, 0, len(places)
     bar = tqdm.tqdm(total=total, desc=verb, unit="image", disable=None)
 
     def skip(path: str, why: str) -> None:
         nonlocal skipped
         skipped += 1
-        tqdm.tqdm.write(f"blip-jax {verb}: {path}: {why}", file=sys.stderr)
+        say(f"{path}: {why}")
 
     try:
         for path, why in job.skipped:
@@ -214,10 +189,22 @@ def run(
         raise KeyboardInterrupt(f"stopped after {done} of {len(job.paths)} images") from None
     finally:
         bar.close()
-        writer.close()
+        writer.close(done == len(job.paths))
     if skipped:
-        print(f"blip-jax {verb}: {skipped} of {total} images skipped", file=sys.stderr)
+        say(f"{skipped} of {total} images skipped")
     return int(skipped > 0)
+
+
+def _settings(args: argparse.Namespace, model: Model) -> dict:
+    """Returns what the rows of an image depend on, as JSON: the arguments and the parameters."""
+    import jax
+    import numpy as np
+
+    digest = 0
+    for leaf in jax.tree.leaves(model.params):
+        digest = zlib.crc32(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8), digest)
+    found = {name: value for name, value in vars(args).items() if name not in _NO_SETTINGS}
+    return json.loads(json.dumps(found | {"model": f"{digest:08x}"}))
 
 
 def _batches(model: Model, job: ImageJob, batch_size: int):
@@ -230,8 +217,9 @@ def _batches(model: Model, job: ImageJob, batch_size: int):
     from blip_jax.models.batching import loaded_batches, padded_batch_size
 
     side, size = model.image_size, padded_batch_size(len(job.paths), batch_size)
+    upright = model.config.exif_orientation
     black = np.zeros((side, side, 3), np.uint8)
-    for which, loaded in loaded_batches(job.paths, side, size):
+    for which, loaded in loaded_batches(job.paths, side, size, upright):
         decoded = [isinstance(image, np.ndarray) for image in loaded]
         images = [image if good else black for image, good in zip(loaded, decoded, strict=True)]
         found = [[]] * size
@@ -257,7 +245,12 @@ def image_parser(verb: str, description: str) -> Parser:
     add = parser.add_argument_group("common").add_argument
     add("--recursive", action="store_true", help="also look into subfolders")
     add("--out", metavar="FILE", help="JSONL file, instead of stdout")
-    add("--overwrite", action="store_true", help="replace files that exist")
+    either = parser.add_mutually_exclusive_group()
+    either.add_argument("--overwrite", action="store_true", help="replace files that exist")
+    either.add_argument(
+        "--skip-existing", action="store_true",
+        help="keep files that exist, and pass over the images that they have results of",
+    )  # fmt: skip
     add("--batch-size", type=positive_int, default=32, metavar="N", help="images a batch [32]")
     add("--image-size", type=positive_int, metavar="PIXELS", help="a side [the checkpoint's]")
     add("--dtype", choices=("float32", "bfloat16"), default="float32", help="[float32]")

@@ -11,7 +11,7 @@ import sys
 
 import blip_jax
 from blip_jax.cli import environment
-from blip_jax.cli.exit_status import is_expected, report_error
+from blip_jax.cli.exit_status import report_error
 from blip_jax.runtime.command_line import called_with
 from blip_jax.runtime.errors import UserError
 from blip_jax.runtime.suggestions import hint
@@ -72,12 +72,13 @@ def main(argv: list[str] | None = None) -> int:
             raise UserError(f"unknown verb {verb!r}; {hint(verb, VERBS)}")
         with called_with(argv):
             return _run(verb, argv[1:])
+    except (Exception, KeyboardInterrupt) as error:
+        status = report_error(verb, error)
+        if status is None:
+            raise
+        return status
     except SystemExit as end:  # raised by argparse after --help
         return end.code or 0
-    except BaseException as error:
-        if not is_expected(error):
-            raise
-        return report_error(verb, error)
 
 
 def _run(verb: str, argv: list[str]) -> int:

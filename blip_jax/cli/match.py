@@ -4,10 +4,11 @@ import argparse
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
-from blip_jax.cli.image_files import ImageJob, image_parser, read_lines, reason, sidecar
+from blip_jax.cli.image_files import ImageJob, image_parser, read_lines
 from blip_jax.cli.image_files import run as run_on_images
+from blip_jax.cli.results import reason, sidecar
 from blip_jax.runtime.errors import UserError
-from blip_jax.runtime.files import float32_number
+from blip_jax.runtime.files import float32_number, is_special
 
 if TYPE_CHECKING:
     from blip_jax.models import Model
@@ -24,7 +25,7 @@ def run(argv: list[str]) -> int:
     return run_on_images("match", parser.parse_args(argv), make_job)
 
 
-def make_job(args: argparse.Namespace, paths: list[str]) -> ImageJob:
+def make_job(args: argparse.Namespace, paths: list[str], places: list[int]) -> ImageJob:
     """Returns what `match` does with the images."""
     skipped = []
     if args.sidecars:
@@ -60,7 +61,12 @@ def make_job(args: argparse.Namespace, paths: list[str]) -> ImageJob:
 
 def _sidecar_texts(image: str) -> list[str] | str:
     """Returns the texts of an image's sidecar file, or the reason why there are none."""
+    path = sidecar(image)
+    if is_special(path):
+        return f"{path} is not a regular file"
     try:
-        return read_lines(sidecar(image)) or f"{sidecar(image)} is empty"
+        return read_lines(path) or f"{path} is empty"
     except OSError as error:
-        return f"{sidecar(image)} cannot be read ({reason(error)})"
+        return f"{path} cannot be read ({reason(error)})"
+    except UnicodeError:
+        return f"{path} is neither UTF-8 nor UTF-16 with a byte order mark; save it as UTF-8"

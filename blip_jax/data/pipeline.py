@@ -144,14 +144,15 @@ def _shuffled_repeat(component: Component, seed: int, number: int) -> grain.MapD
 
 
 class _Evaluate:
-    def __init__(self, rows, image_size: int):
+    def __init__(self, rows, image_size: int, exif_orientation: bool):
         self._rows, self._image_size = rows, image_size
+        self._exif_orientation = exif_orientation
 
     def __call__(self, index: int) -> dict:
         record = self._rows[index]
         size = self._image_size
         try:
-            image, valid = resize(decode(record["image"]), size), True
+            image, valid = resize(decode(record["image"], self._exif_orientation), size), True
         except ImageError:
             image, valid = np.zeros((size, size, 3), np.uint8), False
         kept = {name: plain_value(value) for name, value in record.items() if name != "image"}
@@ -159,7 +160,12 @@ class _Evaluate:
 
 
 def eval_batches(
-    directory: str, split: str, batch_size: int, image_size: int, limit: int | None = None
+    directory: str,
+    split: str,
+    batch_size: int,
+    image_size: int,
+    limit: int | None = None,
+    exif_orientation: bool = True,
 ) -> Iterator[dict]:
     """Yields a dataset's images once, in order, resized and nothing else.
 
@@ -168,6 +174,7 @@ def eval_batches(
       batch_size: B; the last batch is filled up with rows that are not valid.
       image_size: S, pixels.
       limit: only this many images, from the start.
+      exif_orientation: turn images upright; see `images.decode`.
 
     Yields:
       'image' uint8 [B, S, S, 3]; 'index' int32 [B], the row in the split, -1 for filling;
@@ -179,7 +186,7 @@ def eval_batches(
     """
     rows = open_dataset(directory, split)
     count = len(rows) if limit is None else min(limit, len(rows))
-    loaded = grain.MapDataset.range(count).map(_Evaluate(rows, image_size))
+    loaded = grain.MapDataset.range(count).map(_Evaluate(rows, image_size, exif_orientation))
     batches = loaded.batch(batch_size, batch_fn=list)
     for examples in batches.to_iter_dataset(grain.ReadOptions(2, 8)):
         filling = batch_size - len(examples)

@@ -8,12 +8,14 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections import Counter
 
 import numpy as np
 import tokenizers
 from etils import epath
 
 from blip_jax.runtime.errors import UserError
+from blip_jax.runtime.files import check_scheme
 
 _SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 _EXTRA = ("[DEC]", "[ENC]")
@@ -88,6 +90,7 @@ class Tokenizer:
         Raises:
           UserError: there is no such folder or id, or it is not a BERT tokenizer.
         """
+        check_scheme(name_or_dir)
         folder = epath.Path(name_or_dir).expanduser()
         if (folder / "vocab.txt").is_file():
             return cls(_from_vocabulary(folder))
@@ -100,7 +103,9 @@ class Tokenizer:
         try:
             loaded = transformers.AutoTokenizer.from_pretrained(name_or_dir)
             backend = loaded.backend_tokenizer
-        except (OSError, ValueError, AttributeError) as error:
+        except BaseException as error:  # also panics of the library's Rust code
+            if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+                raise
             raise UserError(
                 f"tokenizer {name_or_dir!r} is neither a folder with vocab.txt nor an id that "
                 f"Hugging Face could load ({type(error).__name__})"
@@ -167,13 +172,27 @@ class Tokenizer:
 
 def _from_vocabulary(folder: epath.Path) -> tokenizers.Tokenizer:
     settings = folder / "tokenizer_config.json"
-    config = json.loads(settings.read_text("utf-8")) if settings.is_file() else {}
-    words = (folder / "vocab.txt").read_text("utf-8").splitlines()
+    try:
+        config = json.loads(settings.read_text("utf-8")) if settings.is_file() else {}
+        lower = config.get("do_lower_case", True)
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
+        raise UserError(f"{settings} is not a configuration of a tokenizer") from error
+    if not isinstance(lower, bool):
+        raise UserError(f"{settings}: do_lower_case is {lower!r:.80}; expected true or false")
+    try:
+        text = (folder / "vocab.txt").read_text("utf-8")
+    except (OSError, UnicodeError) as error:
+        raise UserError(f"{folder / 'vocab.txt'} is not a vocabulary in UTF-8") from error
+    words = [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")]
+    twice = [word for word, count in Counter(words).items() if count > 1]
+    if twice:
+        raise UserError(
+            f"{folder / 'vocab.txt'} has the token {twice[0]!r:.80} twice; give every token once"
+        )
     vocabulary = {word: number for number, word in enumerate(words) if word not in _EXTRA}
     missing = " ".join(token for token in _SPECIAL if token not in vocabulary)
     if missing:
         raise UserError(f"{folder / 'vocab.txt'} has no {missing}; give a BERT vocabulary")
-    lower = config.get("do_lower_case", True)
     backend = tokenizers.BertWordPieceTokenizer(vocab=vocabulary, lowercase=lower)
     return tokenizers.Tokenizer.from_str(backend.to_str())
 

@@ -19,7 +19,7 @@ from blip_jax.data.tokenizer import Tokenizer
 from blip_jax.models import batching
 from blip_jax.models.inputs import check_not_empty, encode_bucketed
 from blip_jax.nn import BlipConfig
-from blip_jax.runtime.errors import UserError
+from blip_jax.runtime.errors import DIVERGED, UserError
 
 MAX_FUNCTIONS = 64  # number of compiled functions that a model keeps
 SLOW_COMPILE_SECONDS = 1.5  # after this time a line says what is being compiled
@@ -34,6 +34,7 @@ class Base:
       model_type: what the checkpoint holds, one of `nn.MODEL_TYPES`.
       prompt: text that its captions begin with; "" for none.
       max_length: tokens of its training texts; longer ones are cut.
+      name: for messages: where it was loaded from; "" if it was not.
     """
 
     def __init__(
@@ -45,8 +46,10 @@ class Base:
         model_type: str = "pretrain",
         prompt: str = "",
         max_length: int = 30,
+        name: str = "",
     ):
         """Takes a tokenizer, or a folder or Hugging Face id to load when needed; "": unknown."""
+        self.name = name
         self.params = params
         self.config = config
         self.model_type = model_type
@@ -131,16 +134,32 @@ class Base:
         """
         check_not_empty(images, "images")
         parts = []
-        for rows, pixels, valid in batching.image_batches(
-            images, self.image_size, batch_size, on_error, title
-        ):
+        for rows, pixels, valid in self._image_batches(images, batch_size, on_error, title):
             at = np.minimum(np.arange(rows.start, rows.start + len(pixels)), len(images) - 1)
             arguments = pixels, *jax.tree.map(lambda x, at=at: x[at], tuple(arrays))
             with self._compile_message(function, arguments, title):
                 results = function(*arguments, **shared)
             leaves = [leaf[: rows.stop - rows.start] for leaf in jax.tree.leaves(results)]
+            self._check_results([leaf[valid] for leaf in leaves])
             parts.append([_blank(leaf, valid) for leaf in leaves])
         return [np.concatenate(part) for part in zip(*parts, strict=True)]
+
+    def _run_on_texts(self, function: Callable, arrays: Sequence, batch_size: int) -> np.ndarray:
+        """Returns the result of a function over the arrays of texts."""
+        rows = batching.padded_batch_size(len(arrays[0]), batch_size)
+        (result,) = batching.run_in_batches(function, rows, *arrays)
+        self._check_results([result])
+        return result
+
+    def _check_results(self, results: Sequence[np.ndarray]) -> None:
+        """Raises a UserError if a number is NaN."""
+        if any(np.isnan(x).any() for x in results if np.issubdtype(x.dtype, np.floating)):
+            name = self.name or f"the {self.model_type} model"
+            raise UserError(f"{name} gives NaN: its weights hold NaN or are too large; {DIVERGED}")
+
+    def _image_batches(self, images: list, batch_size: int, on_error: str, title: str) -> Iterator:
+        upright = self.config.exif_orientation
+        return batching.image_batches(images, self.image_size, batch_size, on_error, title, upright)
 
     @contextlib.contextmanager
     def _compile_message(self, function: Callable, arguments: Any, title: str) -> Iterator[None]:

@@ -53,12 +53,14 @@ def padded_batch_size(rows: int, most: int) -> int:
     return -(-size // devices) * devices
 
 
-def load_images(images: Sequence[ImageLike], size: int) -> list[np.ndarray | ImageError]:
+def load_images(
+    images: Sequence[ImageLike], size: int, exif_orientation: bool = True
+) -> list[np.ndarray | ImageError]:
     """Returns uint8 [S, S, 3] for each image, or the error of reading it; reads in threads."""
 
     def load(image: ImageLike) -> np.ndarray | ImageError:
         try:
-            return resize(load_image(image), size)
+            return resize(load_image(image, exif_orientation), size)
         except ImageError as error:
             return error
 
@@ -67,17 +69,18 @@ def load_images(images: Sequence[ImageLike], size: int) -> list[np.ndarray | Ima
 
 
 def loaded_batches(
-    images: Sequence[ImageLike], size: int, rows: int
+    images: Sequence[ImageLike], size: int, rows: int, exif_orientation: bool = True
 ) -> Iterator[tuple[slice, list[np.ndarray | ImageError]]]:
     """Yields (which images, what `load_images` gives for them), `rows` at a time, or fewer at last.
 
     The next ones are read while the caller works on these.
     """
     with ThreadPoolExecutor(1) as reader:
-        upcoming = reader.submit(load_images, images[:rows], size)
+        upcoming = reader.submit(load_images, images[:rows], size, exif_orientation)
         for start in range(0, len(images), rows):
             loaded, stop = upcoming.result(), start + rows
-            upcoming = reader.submit(load_images, images[stop : stop + rows], size)
+            following = images[stop : stop + rows]
+            upcoming = reader.submit(load_images, following, size, exif_orientation)
             yield slice(start, start + len(loaded)), loaded
 
 
@@ -87,6 +90,7 @@ def image_batches(
     most: int,
     on_error: str = "raise",
     title: str = "",
+    exif_orientation: bool = True,
 ) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
     """Yields (which images, uint8 [B, S, S, 3], bool [rows] which could be read), `most` at most.
 
@@ -104,7 +108,7 @@ def image_batches(
     rows = padded_batch_size(len(images), most)
     hidden = True if len(images) <= rows else None  # None: hidden unless on a terminal
     with tqdm.tqdm(total=len(images), desc=title, disable=hidden, leave=False) as bar:
-        for which, loaded in loaded_batches(images, size, rows):
+        for which, loaded in loaded_batches(images, size, rows, exif_orientation):
             valid = np.ones(len(loaded), bool)
             for index, image in enumerate(loaded):
                 if isinstance(image, ImageError):

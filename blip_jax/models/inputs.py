@@ -12,9 +12,10 @@ import numpy as np
 from etils import epath
 from PIL import Image
 
-from blip_jax.data.images import ImageError, decode
+from blip_jax.data.images import ImageError, decode, from_pil
 from blip_jax.data.tokenizer import Tokenizer
 from blip_jax.runtime.errors import UserError
+from blip_jax.runtime.files import is_special
 
 LENGTH_BUCKET = 16  # texts are padded to a multiple of this, for few compilations
 PROMPT_BUCKET = 4  # prompts are padded to a multiple of this
@@ -28,29 +29,31 @@ ACCEPTED = (
 )
 
 
-def load_image(image: ImageLike) -> np.ndarray:
+def load_image(image: ImageLike, exif_orientation: bool = True) -> np.ndarray:
     """Returns an image as uint8 [H, W, 3].
+
+    Args:
+      exif_orientation: see `data.images.decode`; PIL images may have EXIF too.
 
     Raises:
       ImageError: it cannot be read, or is no image; the message does not name it.
     """
     if isinstance(image, Image.Image):
-        try:
-            return np.asarray(image.convert("RGB"))
-        except Exception as error:  # the file is first read here; PIL raises many types
-            raise ImageError(f"damaged or truncated ({type(error).__name__})") from error
+        return from_pil(image, exif_orientation)
     if isinstance(image, (str, os.PathLike)):
         image = _read(image)
     elif hasattr(image, "read"):
         image = image.read()
     if isinstance(image, (bytes, bytearray, memoryview)):
-        return decode(bytes(image))
+        return decode(bytes(image), exif_orientation)
     if hasattr(image, "__array__") or hasattr(image, "detach"):
         return _from_array(_as_numpy(image))
     raise ImageError(f"{type(image).__name__} is not an image; give {ACCEPTED}")
 
 
 def _read(path: str | os.PathLike) -> bytes:
+    if is_special(path):
+        raise ImageError("not a regular file")
     if os.fspath(path).startswith(("http://", "https://")):
         raise ImageError("URLs are not downloaded; save the file and give its path")
     try:
@@ -123,13 +126,26 @@ def as_texts(texts: str | Sequence[str], name: str) -> list[str]:
     Raises:
       UserError: neither a string nor a sequence of strings.
     """
-    if isinstance(texts, str):
-        return [texts]
-    found = list(texts) if hasattr(texts, "__iter__") else [texts]
-    for text in found:
+    found = as_list(texts)
+    for index, text in enumerate(found):
         if not isinstance(text, str):
-            raise UserError(f"{name} has {type(text).__name__}; give a string or a list of strings")
+            place = f"{name}[{index}]" if is_sequence(texts) else name
+            raise UserError(
+                f"{place} is {text!r:.40} ({type(text).__name__}); give a string or a list of "
+                "strings"
+            )
     return found
+
+
+def as_list(values: Any) -> list:
+    """Returns a sequence as a list, and anything else as a list of one."""
+    return list(values) if is_sequence(values) else [values]
+
+
+def is_sequence(value: Any) -> bool:
+    """Returns whether it is a sequence, as a list; a string is none."""
+    is_text = isinstance(value, (str, bytes))
+    return hasattr(value, "__iter__") and not is_text and getattr(value, "ndim", 1) > 0
 
 
 def broadcast(*lists: list, names: Sequence[str]) -> list[list]:

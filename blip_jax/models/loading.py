@@ -41,4 +41,4 @@ def load(
     config = dataclasses.replace(found.config, dtype=dtype, quirks=quirks)
     given = found.tokenizer if tokenizer is None else tokenizer
     described = {name: getattr(found, name) for name in ("model_type", "prompt", "max_length")}
-    return Model(found.params, config, given, **described)
+    return Model(found.params, config, given, **described, name=os.fspath(source))

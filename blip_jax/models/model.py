@@ -14,20 +14,22 @@ import numpy as np
 from blip_jax.data.text import clean_caption, clean_question
 from blip_jax.decoding import Decoding, Generated
 from blip_jax.decoding.config import TRANSFORMERS_OPTIONS
-from blip_jax.models import batching, functions
+from blip_jax.models import functions
 from blip_jax.models.base import Base
 from blip_jax.models.inputs import (
     ImageLike,
     as_images,
+    as_list,
     as_texts,
     broadcast,
     check_not_empty,
     encode_candidates,
     encode_prompts,
+    is_sequence,
 )
 from blip_jax.models.results import Answer, Caption, Match, captions_of
-from blip_jax.runtime.config import accepts
 from blip_jax.runtime.errors import UserError
+from blip_jax.runtime.options import accepts
 
 BATCH = 32  # default of the largest number of images per batch
 ANSWER = Decoding(method="beam", repetition_penalty=1.0, min_length=1, max_length=10)
@@ -50,7 +52,7 @@ class Model(Base):
         prompt: str | Sequence[str] | None = None,
         seed: int = 0,
         batch_size: int = BATCH,
-        start_index: int = 0,
+        start_index: int | Sequence[int] = 0,
         on_error: str = "raise",
         **options: Any,
     ) -> list[Caption]:
@@ -63,7 +65,8 @@ class Model(Base):
           prompt: what captions begin with, one for all or one an image; None: the model's own.
           seed: of sampling; each caption follows from it, its image's index in the list and its
             own number, whatever the batches.
-          start_index: index of the first image, where `images` are a part of a longer list.
+          start_index: index of the first image, where `images` are a part of a longer list; or
+            the index of each.
 
         Raises:
           UserError: an image cannot be read, options do not go together, or the model cannot
@@ -83,7 +86,7 @@ class Model(Base):
         prompt: str | Sequence[str] | None = None,
         seed: int = 0,
         batch_size: int = BATCH,
-        start_index: int = 0,
+        start_index: int | Sequence[int] = 0,
         on_error: str = "raise",
         **options: Any,
     ) -> list[list[Caption]]:
@@ -107,7 +110,8 @@ class Model(Base):
         functions.check_length(self, decoding, int(lengths.max(initial=1)))
         shape = decoding.shape(prompts.shape[1], self.config.med.max_length)
         function = self._function(functions.caption_function, shape)
-        numbers = [start_index + np.arange(len(images))] * decoding.num_captions
+        first = 0 if is_sequence(start_index) else np.arange(len(images))
+        numbers = [np.asarray(start_index) + first] * decoding.num_captions
         keys = [functions.example_keys(seed, index, n) for n, index in enumerate(numbers)]
         arrays = jnp.stack(keys, axis=1), decoding.params(len(images)), prompts
         if prompt is not None:
@@ -137,11 +141,10 @@ class Model(Base):
         """
         self.require("match")
         images = as_images(images)
-        if not isinstance(texts, str) and hasattr(texts, "__iter__"):
-            texts = list(texts)
-        is_nested = isinstance(texts, list) and any(not isinstance(t, str) for t in texts)
+        texts = as_list(texts)
+        is_nested = any(is_sequence(row) for row in texts)
         if is_nested:
-            nested = [as_texts(row, "texts") for row in texts]
+            nested = [as_texts(row, f"texts[{i}]") for i, row in enumerate(texts)]
             if len(nested) != len(images) or len({len(row) for row in nested}) > 1 or not nested[0]:
                 raise UserError(
                     f"{len(images)} images and lists of {', '.join(str(len(r)) for r in nested)} "
@@ -231,12 +234,12 @@ class Model(Base):
         ids, mask = self._encode(statements, clean_caption if clean else None)
         function, logits = self._function(functions.verify_function), []
         pairs = (
-            batching.image_batches(images, self.image_size, batch_size, title="verify")
-            for images in (first, second)
+            self._image_batches(images, batch_size, "raise", "verify") for images in (first, second)
         )
         for (rows, one, _), (_, other, _) in zip(*pairs, strict=True):
             at = np.minimum(np.arange(rows.start, rows.start + len(one)), len(ids) - 1)
             logits.append(function(one, other, ids[at], mask[at])[: rows.stop - rows.start])
+        self._check_results(logits)
         return np.asarray(jax.nn.softmax(np.concatenate(logits), axis=-1))[:, 1]
 
     def encode_image(
@@ -258,9 +261,8 @@ class Model(Base):
         self.require("encode")
         texts = as_texts(texts, "texts")
         arrays = self._encode(texts, clean_caption if clean else None)
-        rows = batching.padded_batch_size(len(texts), batch_size)
         function = self._function(functions.encode_text_function)
-        return batching.run_in_batches(function, rows, *arrays)[0]
+        return self._run_on_texts(function, arrays, batch_size)
 
     def hidden_states(
         self,
@@ -285,8 +287,7 @@ class Model(Base):
         function = self._function(functions.hidden_states_function, of)
         arrays = () if texts is None else self._encode(as_texts(texts, "texts"), None)
         if images is None:
-            rows = batching.padded_batch_size(len(arrays[0]), batch_size)
-            return batching.run_in_batches(function, rows, *arrays)[0]
+            return self._run_on_texts(function, arrays, batch_size)
         title = "hidden states"
         return self._run(function, as_images(images), arrays, batch_size, "raise", title)[0]
 

@@ -3,7 +3,9 @@
 import dataclasses
 from typing import Any, Literal
 
-from blip_jax.runtime.config import replace
+import numpy as np
+
+from blip_jax.runtime.config import field_types, replace
 from blip_jax.runtime.errors import UserError
 from blip_jax.runtime.suggestions import hint
 
@@ -14,6 +16,8 @@ SHARING = {
     "all_but_self_attention": frozenset({"embeddings", "cross_attention", "ffn"}),
     "none": frozenset(),
 }
+MAX_SIZE = 10_000_000  # of widths, lengths and numbers of tokens
+MAX_DEPTH = 1000  # layers
 REMAT = ("none", "dots", "full")
 DTYPES = ("float32", "bfloat16", "float16")
 # Bugs of the original's released code that can be reproduced; off by default.
@@ -23,6 +27,8 @@ QUIRKS = {
     "smoothed_ranking": "VQA ranks answers with training's label smoothing (models/blip_vqa.py)",
     "unmasked_question": "VQA generates from the question's pads too (models/blip_vqa.py; "
     "Hugging Face)",
+    "ignore_exif": "photos whose EXIF orientation says that they were taken sideways are read as "
+    "stored (data/: PIL's convert('RGB'))",
 }
 
 
@@ -101,8 +107,17 @@ class BlipConfig:
     scan_unroll: int = 1  # layers in one iteration of the scan over layers
     quirks: tuple[str, ...] = ()  # of nn.QUIRKS: bugs of the original to reproduce
 
+    @property
+    def exif_orientation(self) -> bool:
+        """Returns whether images are turned upright as their EXIF says."""
+        return "ignore_exif" not in self.quirks
+
     def __post_init__(self):
-        object.__setattr__(self, "quirks", tuple(self.quirks))  # checkpoints' JSON has a list
+        if isinstance(self.quirks, list):  # of checkpoints' JSON
+            object.__setattr__(self, "quirks", tuple(self.quirks))
+        check_values(self)
+        check_values(self.vit, "vit.")
+        check_values(self.med, "med.")
         for name, part in (("vit", self.vit), ("med", self.med)):
             if part.width % part.heads:
                 raise UserError(
@@ -129,11 +144,39 @@ class BlipConfig:
             ("dtype", self.dtype, DTYPES),
             ("remat", self.remat, REMAT),
         ):
-            if value not in choices:
+            if not isinstance(value, str) or value not in choices:
                 raise UserError(f"{name} is {value!r}; supported: {', '.join(choices)}")
-        for quirk in self.quirks:
-            if quirk not in QUIRKS:
+        for quirk in self.quirks if isinstance(self.quirks, tuple) else (self.quirks,):
+            if not isinstance(quirk, str) or quirk not in QUIRKS:
                 raise UserError(f"unknown quirk {quirk!r}; supported: {', '.join(QUIRKS)}")
+
+
+def check_values(config: Any, path: str = "") -> None:
+    """Raises a UserError for a field of another type, or a number that no model has.
+
+    A checkpoint may claim any size; the bounds keep what is computed from it small.
+    """
+    if not dataclasses.is_dataclass(config):
+        raise UserError(f"{path.rstrip('.')} is {config!r:.80}; expected a group of fields")
+    for name, annotation in field_types(type(config)).items():
+        value = getattr(config, name)
+        if annotation is int:
+            lowest = -MAX_SIZE if name.endswith("_index") else 1
+            lowest = 0 if name == "first_learned_merge_layer" else lowest
+            highest = MAX_DEPTH if name in ("depth", "scan_unroll") else MAX_SIZE
+            whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+            if not whole or not lowest <= value <= highest:
+                raise UserError(
+                    f"{path}{name} is {value!r:.80}; expected a whole number from {lowest} to "
+                    f"{highest}"
+                )
+        elif annotation is float:
+            number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
+            highest = 1 if name in ("dropout", "drop_path") else 1e6
+            if not number or not 0 <= value <= highest:
+                raise UserError(
+                    f"{path}{name} is {value!r:.80}; expected a number from 0 to {highest:g}"
+                )
 
 
 PRESETS = {

@@ -10,7 +10,7 @@ import inspect
 import os
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple, TypeVar, Union
 
 from etils import epath
@@ -143,6 +143,8 @@ def from_json(cls: type[T], values: Mapping[str, Any], path: str = "") -> T:
       UserError: an unknown field or class, or a dataclass refuses a value.
     """
     known, found = field_types(cls), {}
+    if not isinstance(values, Mapping):
+        raise UserError(f"{path.rstrip('.') or cls.__name__} is {values!r:.80}; expected an object")
     for name, value in values.items():
         if name not in known:
             raise UserError(
@@ -155,6 +157,8 @@ def from_json(cls: type[T], values: Mapping[str, Any], path: str = "") -> T:
 
 def _from_json(annotation: Any, value: Any, path: str) -> Any:
     kinds = members(annotation)
+    if not _fits(annotation, value):
+        raise UserError(f"{path} is {value!r:.80}; expected {type_name(annotation)}")
     if isinstance(value, list):
         entry = (typing.get_args(kinds[0]) or (Any,))[0]
         return tuple(_from_json(entry, x, path) for x in value)
@@ -164,56 +168,34 @@ def _from_json(annotation: Any, value: Any, path: str) -> Any:
     if "type" in values and "type" not in field_types(kind):
         name = values.pop("type")
         classes = {cls.__name__: cls for kind in kinds for cls in _with_subclasses(kind)}
-        if name not in classes:
-            raise UserError(f"{path} has the type {name!r}; {hint(name, classes)}")
+        if not isinstance(name, str) or name not in classes:
+            raise UserError(f"{path} has the type {name!r:.80}; {hint(str(name), classes)}")
         kind = classes[name]
+    elif inspect.isabstract(kind):
+        names = ", ".join(cls.__name__ for cls in _with_subclasses(kind)[1:])
+        raise UserError(f"{path} has no type; supported: {names}")
     return from_json(kind, values, f"{path}.")
+
+
+def _fits(annotation: Any, value: Any) -> bool:
+    """Returns whether JSON has a value for an annotation; of entries of lists, not."""
+    if typing.get_origin(annotation) in (Union, types.UnionType):
+        return any(_fits(x, value) for x in typing.get_args(annotation))
+    if annotation in (types.NoneType, None):
+        return value is None
+    origin = typing.get_origin(annotation) or annotation
+    if origin is Literal:
+        return any(value == x and type(value) is type(x) for x in typing.get_args(annotation))
+    if dataclasses.is_dataclass(origin) or origin is dict:
+        return isinstance(value, Mapping)
+    accepted = {bool: bool, int: int, float: (int, float), str: str, tuple: (list, tuple)}
+    if origin not in accepted:
+        return True
+    return isinstance(value, accepted[origin]) and (origin is bool or not isinstance(value, bool))
 
 
 def _with_subclasses(cls: type) -> list[type]:
     return [cls, *(x for sub in cls.__subclasses__() for x in _with_subclasses(sub))]
-
-
-def accepts(
-    cls: type, advice: Mapping[str, str] = types.MappingProxyType({})
-) -> Callable[[Callable], Callable]:
-    """Decorates a function with **options, which are the fields of the dataclass `cls`.
-
-    Unknown options are refused, and the signature that help() shows lists the fields.
-
-    Args:
-      advice: names of other programs, and what to give here.
-
-    Raises (when the function is called):
-      UserError: an option is no field.
-    """
-    known = field_types(cls)
-
-    def decorate(function: Callable) -> Callable:
-        signature = inspect.signature(function)
-        named = [x for x in signature.parameters.values() if x.kind is not x.VAR_KEYWORD]
-        taken = {parameter.name for parameter in named}
-        defaults = {field.name: field.default for field in dataclasses.fields(cls)}
-        options = [
-            inspect.Parameter(
-                name, inspect.Parameter.KEYWORD_ONLY, default=defaults[name], annotation=annotation
-            )
-            for name, annotation in known.items()
-            if name not in taken
-        ]
-
-        @functools.wraps(function)
-        def call(*args: Any, **options: Any) -> Any:
-            for name in options:
-                if name not in known and name not in taken:
-                    near = advice.get(name) or hint(name, [*sorted(taken - {"self"}), *known])
-                    raise UserError(f"{function.__name__} has no option {name!r}; {near}")
-            return function(*args, **options)
-
-        call.__signature__ = signature.replace(parameters=[*named, *options])
-        return call
-
-    return decorate
 
 
 class FieldRow(NamedTuple):

@@ -1,5 +1,7 @@
 """The exception for errors that the user can correct."""
 
+DIVERGED = "has it diverged?"  # what to ask where weights or scores are NaN
+
 
 class UserError(ValueError):
     """Bad input; its message is one line: what is wrong, then what to do.

@@ -174,6 +174,19 @@ def float32_number(value: float | np.floating) -> float | None:
     return float(f"{value:.7g}") if math.isfinite(value) else None
 
 
+def check_scheme(path: str | os.PathLike) -> None:
+    """Raises a UserError for a URL that is not read or written here, as https:// or s3://."""
+    name = os.fspath(path)
+    scheme = name.partition("://")[0]
+    if scheme != name and scheme != "gs" and not os.path.exists(name):
+        raise UserError(f"{name} is not a local path: download it, and give the file's path")
+
+
+def is_special(path: str | os.PathLike) -> bool:
+    """Returns whether it is a pipe, socket or device, reading which may never end."""
+    return os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path))
+
+
 def absolute_path(path: str, folder: str | os.PathLike) -> str:
     """Returns `path`, which may be relative to `folder`, in full; a URL is returned as it is."""
     return path if "://" in path else os.fspath(epath.Path(folder) / path)

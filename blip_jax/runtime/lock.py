@@ -8,6 +8,7 @@ lock is taken over. Clocks of hosts are not compared. Object stores create exclu
 import contextlib
 import json
 import os
+import pathlib
 import socket
 import threading
 import time
@@ -62,6 +63,7 @@ class FolderLock:
             "id": uuid.uuid4().hex,
             "host": socket.gethostname(),
             "pid": os.getpid(),
+            "started": start_time(os.getpid()),
             "verb": verb,
             "since": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
             "heartbeats": 0,
@@ -120,7 +122,8 @@ class FolderLock:
     def _is_alive(self, holder: dict) -> bool:
         """Returns whether the holder is running; of another host that takes a heartbeat."""
         if holder.get("host") == socket.gethostname():
-            return is_running(holder.get("pid", 0))
+            pid, started = holder.get("pid", 0), holder.get("started", "")
+            return is_running(pid) and started in ("", start_time(pid))
         end = time.monotonic() + self._lease_seconds
         while time.monotonic() < end:
             time.sleep(self._lease_seconds / HEARTBEATS_PER_LEASE / 5)
@@ -152,6 +155,17 @@ class FolderLock:
             found = json.loads(self._files.cat_file(self._path))
             return found if isinstance(found, dict) else {}
         return {}
+
+
+def start_time(pid: int | str) -> str:
+    """Returns when a process of this machine started, in ticks; "" if the system does not say.
+
+    It tells a process from a later one with the same number.
+    """
+    try:
+        return pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except (OSError, IndexError, ValueError):
+        return ""
 
 
 def is_running(pid: int | str) -> bool:

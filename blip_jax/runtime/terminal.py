@@ -1,17 +1,19 @@
-"""Text from data, made safe to print: it cannot steer a terminal or begin a line of its own."""
+"""Text for a terminal or a log: names of files may hold characters that steer a terminal."""
 
-import unicodedata
+import re
 
-# Control characters, format characters such as those that reverse the direction of text, halves of
-# surrogate pairs, and separators of lines and paragraphs.
-_UNSAFE = ("Cc", "Cf", "Cs", "Zl", "Zp")
+# Controls (C0, DEL, C1), line and paragraph separators, marks that turn the writing direction, and
+# halves of surrogate pairs, which cannot be printed.
+_CONTROLS = re.compile(
+    "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+)
 
 
 def printable(text: str) -> str:
-    r"""Returns `text` with control characters as escapes: a line end as `\n`, ESC as `\x1b`."""
-    if text.isascii() and text.isprintable():
-        return text
-    return "".join(
-        c.encode("unicode_escape").decode() if unicodedata.category(c) in _UNSAFE else c
-        for c in text
-    )
+    r"""Returns the text on one line, with escapes as `\x1b` for control characters."""
+    return _CONTROLS.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
+def json_escaped(text: str) -> str:
+    r"""Returns JSON with escapes as `\u009b` for control characters in its strings."""
+    return _CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)

@@ -27,10 +27,14 @@ class LazyImages:
     Args:
       dataset, split: of which all `rows` can be decoded.
       image_size: S.
+      exif_orientation: see `images.decode`.
     """
 
-    def __init__(self, dataset: str, split: str, rows: np.ndarray, image_size: int):
+    def __init__(
+        self, dataset: str, split: str, rows: np.ndarray, image_size: int, exif_orientation: bool
+    ):
         self._place, self._rows, self._image_size = (dataset, split), rows, image_size
+        self._exif_orientation = exif_orientation
 
     @functools.cached_property
     def _source(self) -> Any:
@@ -41,7 +45,8 @@ class LazyImages:
 
     def __getitem__(self, rows: np.ndarray) -> np.ndarray:
         def load(row: int) -> np.ndarray:
-            return resize(decode(self._source[row]["image"]), self._image_size)
+            image = decode(self._source[row]["image"], self._exif_orientation)
+            return resize(image, self._image_size)
 
         with ThreadPoolExecutor(4) as pool:
             return np.stack(list(pool.map(load, self._rows[rows].tolist())))
@@ -76,19 +81,28 @@ class EvalDataset:
 
     @classmethod
     def load(
-        cls, dataset: str, split: str, image_size: int, limit: int | None = None
+        cls,
+        dataset: str,
+        split: str,
+        image_size: int,
+        limit: int | None = None,
+        exif_orientation: bool = True,
     ) -> "EvalDataset":
         """Reads the records of a split, and resizes its images.
 
         Args:
           limit: only this many images, from the start.
+          exif_orientation: turn images upright; see `images.decode`.
 
         Raises:
           UserError: there is no such dataset or split, or no image of it decodes.
         """
         images, records, rows, name = [], [], [], f"{dataset}, split {split}"
         in_memory = MAX_IMAGE_BYTES // (3 * image_size**2)
-        for batch in eval_batches(dataset, split, cls.batch_size(), image_size, limit):
+        batches = eval_batches(
+            dataset, split, cls.batch_size(), image_size, limit, exif_orientation
+        )
+        for batch in batches:
             valid = batch["valid"][: len(batch["records"])]
             usable = zip(batch["records"], valid, strict=True)
             records += [record for record, good in usable if good]
@@ -100,7 +114,8 @@ class EvalDataset:
             raise UserError(f"no image of {name}, can be decoded")
         if len(records) <= in_memory:
             return cls(np.concatenate(images), records, name)
-        return cls(LazyImages(dataset, split, np.concatenate(rows), image_size), records, name)
+        images = LazyImages(dataset, split, np.concatenate(rows), image_size, exif_orientation)
+        return cls(images, records, name)
 
     def check_texts(self) -> None:
         """Raises a UserError if no image has a text."""

@@ -87,7 +87,11 @@ def _measure(
         task_config = replace(config.task, max_length=model.max_length)
         task = task_config.make(model.config, model.tokenizer)
         dataset = EvalDataset.load(
-            config.dataset, config.split, model.image_size, config.limit or None
+            config.dataset,
+            config.split,
+            model.image_size,
+            config.limit or None,
+            model.config.exif_orientation,
         )
         predictions, records = task.predict(model, dataset), dataset.records
         nothing = (

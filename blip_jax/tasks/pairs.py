@@ -85,7 +85,7 @@ class PairTask(PairLosses):
             raise InvalidRecord("missing field")
         text = clean_caption(texts[int(rng.integers(len(texts)))]) if texts else ""
         try:
-            image = decode(record["image"])
+            image = decode(record["image"], self.model.exif_orientation)
         except ImageError as error:
             raise InvalidRecord("undecodable image") from error
         image, text = self.transform.pair(image, text, rng)

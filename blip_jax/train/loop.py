@@ -256,6 +256,7 @@ class Evaluator:
             config.eval.split,
             config.model.vit.image_size,
             config.eval.limit or None,
+            config.model.exif_orientation,
         )
         whole = NamedSharding(setup.mesh, PartitionSpec())
         self._replicate = jax.jit(lambda params: params, out_shardings=whole)

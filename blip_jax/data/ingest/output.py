@@ -88,6 +88,7 @@ def _hint(reasons: Counter) -> str:
     reason = reasons.most_common(1)[0][0] if reasons else ""
     hints = {
         "empty text": "--config.allow_no_text=True takes images without text",
+        "text not UTF-8": "save the texts as UTF-8 (iconv does that)",
         "missing image": "--config.images=FOLDER is where image paths start; URLs are not "
         "downloaded (img2dataset does that)",
     }

@@ -1,14 +1,12 @@
-"""Finds the files that config.source names, and divides them into units of work."""
+"""Divides the files of the input into units of work, which get labels of their own."""
 
 from __future__ import annotations
 
-import collections
 import dataclasses
 import glob
 import itertools
 import os
 import re
-from collections.abc import Iterator
 
 from etils import epath
 
@@ -36,19 +34,23 @@ SUFFIXES = {
     ".json": "json", ".jsonl": "json", ".ndjson": "json", ".csv": "csv", ".tsv": "csv",
     ".parquet": "parquet",
 }  # fmt: skip
-# In a folder, only the files with the first of these endings that occurs are read: img2dataset also
-# writes a Parquet file for each tar, and Hugging Face image folders have a metadata.jsonl or .csv.
-FOLDER_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".parquet", "metadata.jsonl", "metadata.csv")
 
 
 @dataclasses.dataclass(frozen=True)
 class File:
-    """One file or folder of the input, and its size in bytes (0 for a folder)."""
+    """One file or folder of the input.
+
+    Attributes:
+      source, format: of the records in it.
+      path, size: where it is, and its bytes (0 for a folder).
+      folder: the folder that config.source names, if the file was found in it.
+    """
 
     source: str
     format: str
     path: str
     size: int
+    folder: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +63,8 @@ class WorkUnit:
       source, format, path: of the file.
       start, first, records: what to read, as planned by the format's reader: byte offset of the
         first record, its number in the file, and the number of records (-1: all).
-      file_list: the file that lists the images of a folder.
+      file_list: the file that lists the images of a folder, or the records of a JSON object.
+      folder: to which paths in the file may be relative, besides the file's own folder.
     """
 
     number: int
@@ -73,80 +76,20 @@ class WorkUnit:
     first: int
     records: int
     file_list: str = ""
+    folder: str = ""
 
 
-def files(settings: IngestConfig) -> list[File]:
-    """Returns the files that `source` names, in order.
-
-    Raises:
-      UserError: there is none, or the format of one is unknown.
-    """
-    found = []
-    for pattern in filter(None, (part.strip() for part in settings.source.split(","))):
-        paths, name = _expand(pattern), ""
-        if not paths and (named := re.fullmatch(r"([\w.-]+)=(.+)", pattern)):
-            name, pattern = named.groups()
-            paths = _expand(pattern)
-        if not paths and settings.format == "tfds":
-            paths = [pattern]
-        if not paths:
-            raise UserError(f"config.source names {pattern}, which does not exist; check the path")
-        for path in paths:
-            found += _files(path, name or source_name(pattern), settings.format)
-    settings.columns.check_sources(sorted({file.source for file in found}))
-    counts = collections.Counter(file.path for file in found)
-    path, times = max(counts.items(), key=lambda item: item[1], default=("", 0))
-    if times > 1:
-        raise UserError(f"config.source names {path} twice")
-    return found
-
-
-def _expand(pattern: str) -> list[str]:
-    """Returns the paths that match a pattern, sorted."""
-    if "://" not in pattern:
-        return sorted(glob.glob(os.path.expanduser(pattern), recursive=True))
-    if not glob.has_magic(pattern):
-        return [pattern] if epath.Path(pattern).exists() else []
-    root, rest = re.fullmatch(r"([^*?[]*/)(.*)", pattern).groups()
-    return sorted(os.fspath(path) for path in epath.Path(root).glob(rest))
+def has_magic(pattern: str) -> bool:
+    """Returns whether a pattern has wildcards or braces, and can thus stand for several paths."""
+    return glob.has_magic(pattern) or "{" in pattern
 
 
 def source_name(pattern: str) -> str:
     """Returns the name of a source: that of its file, or of the last folder before a wildcard."""
     parts = pattern.split("/")
-    if glob.has_magic(pattern):
-        parts = list(itertools.takewhile(lambda part: not glob.has_magic(part), parts))
+    if has_magic(pattern) and not os.path.exists(pattern):
+        parts = list(itertools.takewhile(lambda part: not has_magic(part), parts))
     return _stem("/".join(parts))
-
-
-def _files(path: str, source: str, format: str) -> Iterator[File]:
-    location = epath.Path(path)
-    if not location.is_dir():
-        suffix = next((s for s in SUFFIXES if path.lower().endswith(s)), None)
-        format = format or SUFFIXES.get(suffix, "")
-        if format == "tfds":
-            yield File(source, format, path, 0)
-        elif not format or format == "folder":
-            known = ", ".join(SUFFIXES)
-            raise UserError(
-                f"{path} has no ending of a supported format ({known}); give --config.format"
-            )
-        else:
-            yield File(source, format, path, location.stat().length)
-        return
-    if format == "tfds" or (not format and (location / "features.json").exists()):
-        yield File(source, "tfds", path, 0)
-        return
-    suffixes = [suffix for suffix, kind in SUFFIXES.items() if kind == format]
-    for suffix in suffixes if format else FOLDER_SUFFIXES:
-        children = sorted(os.fspath(child) for child in location.glob(f"*{suffix}"))
-        if children:
-            for child in children:
-                yield from _files(child, source, format)
-            return
-    if format not in ("", "folder"):
-        raise UserError(f"folder {path} has no {format} file; check --config.format")
-    yield File(source, "folder", path, 0)
 
 
 def units(found: list[File], settings: IngestConfig, folder: epath.Path) -> list[WorkUnit]:
@@ -158,24 +101,36 @@ def units(found: list[File], settings: IngestConfig, folder: epath.Path) -> list
     planned: list[WorkUnit] = []
     labels: set[str] = set()
     for number, file in enumerate(found):
-        file_list, path = "", file.path
-        if file.format == "folder":
-            file_list = path = os.fspath(folder / f"file-list-{number:05d}.jsonl")
-            folders.write_file_list(file.path, epath.Path(file_list))
+        config = of_source(settings, file.source)
+        file_list, path = _file_list(file, folder / f"file-list-{number:05d}.jsonl", config)
         try:
-            parts = list(READERS[file.format].plan(path, of_source(settings, file.source)))
+            parts = list(READERS[file.format].plan(path, config))
         except OSError as error:
             raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
+        except UserError as error:  # names the list, which the user has not written
+            raise UserError(str(error).replace(path, file.path)) from error
         name = _stem(file.path)
         for part, (start, first, rows) in enumerate(parts):
             label = unique(f"{name}-{part:05d}" if len(parts) > 1 else name, labels)
             planned.append(
                 WorkUnit(len(planned), label, file.source, file.format, file.path,
-                     start, first, rows, file_list)
+                     start, first, rows, file_list, file.folder)
             )  # fmt: skip
     if not planned:
         raise UserError(f"config.source {settings.source} has no record; check the files")
     return planned
+
+
+def _file_list(file: File, file_list: epath.Path, settings: IngestConfig) -> tuple[str, str]:
+    """Returns (list of the file's records, if one was written, else ""; the path to plan by)."""
+    reader = READERS[file.format]
+    if hasattr(reader, "write_file_list"):
+        try:
+            if reader.write_file_list(file.path, file_list, settings):
+                return os.fspath(file_list), os.fspath(file_list)
+        except OSError as error:
+            raise UserError(f"{file.path} cannot be read: {error.strerror or error}") from error
+    return "", file.path
 
 
 def of_source(settings: IngestConfig, source: str) -> IngestConfig:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from blip_jax.data.image_suffixes import IMAGE_SUFFIXES
 from blip_jax.data.ingest.config import IngestConfig
+from blip_jax.data.ingest.text import decode_text, is_missing, plain
 from blip_jax.runtime.errors import UserError
 
 # Common field names in lower case; the first that exists is used.
@@ -17,11 +20,11 @@ DEFAULT_FIELD_NAMES = {
     "image": ("image", "jpg", "jpeg", "png", "webp", "img", "path", "image_path", "file_name",
               "filename", "filepath", "file", "image_file"),
     "text": ("texts", "text", "captions", "caption", "alt", "alt_text", "alttext", "txt",
-             "description"),
+             "description", "sentences"),
     "url": ("url", "image_url", "img_url"),
 }  # fmt: skip
-IMAGES = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm",
-          ".jp2", ".avif")  # fmt: skip
+IMAGES = IMAGE_SUFFIXES
+TEXTS = ("txt", "text", "caption")  # suffixes of files with texts
 MAX_BYTES = 1 << 27  # largest file in the input that is read into memory
 
 
@@ -49,6 +52,7 @@ class RawRecord:
       texts, url, truth: of the record. fields: all other fields.
       rejection: why it cannot be used, if that is known already.
       records: number of input records that it represents.
+      unused_images: number of images in the record besides `image`.
       merged_fields: of each record merged with it, the fields that differ.
     """
 
@@ -61,6 +65,7 @@ class RawRecord:
     fields: dict[str, Any] = dataclasses.field(default_factory=dict)
     rejection: RejectedRecord | None = None
     records: int = 1
+    unused_images: int = 0
     merged_fields: list[dict[str, Any]] = dataclasses.field(default_factory=list)
 
 
@@ -104,8 +109,14 @@ class FieldMapping:
     ) -> RawRecord:
         """Returns the record with these fields, of which only `kinds` are mapped.
 
-        `name` replaces a missing key.
+        `name` replaces a missing key. Never raises: a record that cannot be mapped is rejected.
         """
+        try:
+            return self._record(fields, name, kinds)
+        except Exception as error:  # a field may hold anything, such as lists nested without end
+            return RawRecord(name, rejection=unreadable(error))
+
+    def _record(self, fields: Mapping[str, Any], name: str, kinds: Iterable[str]) -> RawRecord:
         rest = dict(fields)
         names = {kind: self.find(kind, rest) for kind in kinds}
         taken = {kind: rest.pop(found, None) for kind, found in names.items() if found}
@@ -115,10 +126,10 @@ class FieldMapping:
             rest[names["text"]] = texts  # for example texts with scores
         truth = rest.pop("truth", "")
         raw = RawRecord(
-            name=name if key in (None, "") else as_text(key),
+            name=as_text(key) or name,
             texts=as_texts(texts),
-            url="" if url is None else as_text(url),
-            truth=as_text(truth) if isinstance(truth, str | bytes) else json.dumps(truth),
+            url=as_text(url),
+            truth=_truth(truth),
             fields=rest,
         )
         image = taken.get("image")
@@ -131,15 +142,32 @@ class FieldMapping:
         return raw
 
 
+def unreadable(error: Exception) -> RejectedRecord:
+    """Returns the rejection of a record that raised an unexpected error."""
+    return RejectedRecord("unreadable record", f"{type(error).__name__}: {error}"[:200])
+
+
 def as_text(value: Any) -> str:
-    """Returns a value as text; bytes that are not UTF-8 become lone surrogates."""
+    """Returns a value as text, "" if it is missing; what is not UTF-8 becomes lone surrogates."""
     if isinstance(value, bytes):
-        return value.decode("utf-8", "surrogateescape")
-    return "" if value is None else str(value)
+        return decode_text(value)
+    return "" if is_missing(value) else str(value)
+
+
+def _truth(value: Any) -> str:
+    """Returns what is known to be true of an image: a text, or JSON."""
+    if isinstance(value, str | bytes) or is_missing(value):
+        return as_text(value)
+    return json.dumps(plain(value))
 
 
 def as_texts(value: Any) -> list[str]:
-    """Returns the non-blank texts of a field: a text, a list, or objects with a text in them."""
+    """Returns the non-blank texts of a field: a text, a list, or objects with a text in them.
+
+    Truth values and numbers that are not finite are no text.
+    """
+    if isinstance(value, bool) or (isinstance(value, float) and not math.isfinite(value)):
+        return []
     if isinstance(value, Mapping):
         inner = next(
             (value[name] for name in DEFAULT_FIELD_NAMES["text"] + ("raw",) if name in value), None
@@ -167,6 +195,19 @@ def clean(text: str) -> str:
     return text.encode("utf-8", "replace").decode()
 
 
+def is_same_image(before: RawRecord, after: RawRecord) -> bool:
+    """Returns whether two consecutive records are of the same image path, thus one row."""
+    same = bool(after.image_path) and after.image_path == before.image_path
+    return same and not (before.rejection or after.rejection)
+
+
+def _differs(before: Any, after: Any) -> bool:
+    try:
+        return before != after
+    except RecursionError:  # nested too deeply; validation rejects it
+        return True
+
+
 def merge_adjacent(raws: Iterable[RawRecord]) -> Iterator[RawRecord]:
     """Merges consecutive records of the same image path.
 
@@ -174,11 +215,10 @@ def merge_adjacent(raws: Iterable[RawRecord]) -> Iterator[RawRecord]:
     """
     held: RawRecord | None = None
     for raw in raws:
-        same = held is not None and raw.image_path and raw.image_path == held.image_path
-        if same and not (raw.rejection or held.rejection):
+        if held is not None and is_same_image(held, raw):
             held.texts += raw.texts
             held.records += 1
-            other = {k: v for k, v in raw.fields.items() if held.fields.get(k) != v}
+            other = {k: v for k, v in raw.fields.items() if _differs(held.fields.get(k), v)}
             held.merged_fields += [other] * bool(other)
             continue
         if held is not None:

@@ -18,7 +18,7 @@ from typing import Any
 
 from etils import epath
 
-from blip_jax.data.ingest import output, plan, units
+from blip_jax.data.ingest import output, plan, sources, units
 from blip_jax.data.ingest.config import IngestConfig
 from blip_jax.runtime.config import check_required, to_json
 from blip_jax.runtime.errors import UserError
@@ -47,7 +47,11 @@ def run(config: IngestConfig, workdir: str) -> None:
     made = [path for path in parts.parents if not path.exists()]  # innermost first
     settings = to_json(config)
     del settings["workers"]  # it does not affect the rows
-    asked = {"settings": settings, "files": [to_json(file) for file in plan.files(config)]}
+    found, passed_over = sources.files(config)
+    for note in passed_over:
+        print(f"prepare: {note}", file=sys.stderr)
+    files = [to_json(file) for file in found]
+    asked = {"settings": settings, "files": files, "passed_over": passed_over}
     if (folder / output.MANIFEST).exists():
         manifest = _read(folder / output.MANIFEST, asked)
     else:

@@ -23,7 +23,13 @@ from etils import epath
 from blip_jax.data.ingest import validation
 from blip_jax.data.ingest.config import IngestConfig
 from blip_jax.data.ingest.plan import READERS, WorkUnit, as_name, of_source, unique
-from blip_jax.data.ingest.records import RawRecord, RejectedRecord, clean, merge_adjacent
+from blip_jax.data.ingest.records import (
+    RawRecord,
+    RejectedRecord,
+    clean,
+    merge_adjacent,
+    unreadable,
+)
 from blip_jax.data.serialization import serializer
 from blip_jax.runtime.errors import UserError
 from blip_jax.runtime.files import atomic_path, atomic_write
@@ -80,25 +86,39 @@ def process_unit(
     if is_done(folder, unit.number):  # by a process that continued after the last run had ended
         return json.loads(path_of(folder, unit.number, COUNTS).read_text())
     names: set[str] = set()
+    folders = _folders(unit)
     with _Files(folder, unit.number) as files, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # warnings of PIL about unusual but complete files
         for raw in merge_adjacent(_read(unit, settings)):
             if not should_continue():
                 raise UnitInterrupted
             try:
-                values, row_warnings = validation.row(raw, _base(unit), settings)
+                values, row_warnings = validation.row(raw, folders, settings)
+                licence = validation.licence(raw.fields)
             except RejectedRecord as rejection:
                 files.skipped(unit, raw, rejection)
                 continue
+            except (
+                UserError,
+                OSError,
+                MemoryError,
+            ):  # of the disk or the network, and thus of all records
+                raise
+            except Exception as error:  # no record ends an import
+                files.skipped(unit, raw, unreadable(error))
+                continue
             key = f"{unit.label}--{unique(as_name(raw.name), names)}"
             values |= {"key": key, "source": clean(unit.source)}
-            files.add(values, validation.licence(raw.fields), raw.records, row_warnings)
+            files.add(values, licence, raw.records, row_warnings)
         return files.finish()
 
 
-def _base(unit: WorkUnit) -> str:
-    """Returns the folder to which paths in a unit are relative."""
-    return unit.path if unit.format == "folder" else os.path.dirname(unit.path)
+def _folders(unit: WorkUnit) -> list[str]:
+    """Returns the folders to which paths in a unit are relative; the first with the file counts."""
+    if unit.format == "folder":
+        return [unit.path]
+    own = os.path.dirname(unit.path)
+    return [own] if unit.folder in ("", own) else [own, unit.folder]
 
 
 def _read(unit: WorkUnit, settings: IngestConfig) -> Iterator[RawRecord]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import math
 from collections import Counter
 from typing import Any
 
@@ -17,6 +16,7 @@ from blip_jax.data.images import ImageError, decode
 from blip_jax.data.ingest.config import IngestConfig
 from blip_jax.data.ingest.readers import image_files
 from blip_jax.data.ingest.records import RawRecord, RejectedRecord, clean, is_unicode
+from blip_jax.data.ingest.text import plain
 
 LICENCES = ("license", "licence", "license_name", "license_url", "rights")
 ROBOTS = ("x_robots_tag", "robots_tag")  # fields whose text lists directives
@@ -25,12 +25,14 @@ LONG_TEXT_WORDS = 1000  # longer texts are kept and counted
 JPEG_QUALITY = 95
 
 
-def row(raw: RawRecord, folder: str, settings: IngestConfig) -> tuple[dict[str, Any], Counter]:
+def row(
+    raw: RawRecord, folders: list[str], settings: IngestConfig
+) -> tuple[dict[str, Any], Counter]:
     """Returns the row of a record (units.FEATURES without key and source), and its warnings.
 
     Args:
       raw: the record.
-      folder: to which paths are relative, unless settings.images is given.
+      folders: to which paths are relative, unless settings.images is given.
 
     Raises:
       RejectedRecord: it cannot be used.
@@ -40,13 +42,14 @@ def row(raw: RawRecord, folder: str, settings: IngestConfig) -> tuple[dict[str, 
     for fields in (raw.fields, *raw.merged_fields):
         _opted_out(fields, settings.opt_out_fields)
     warnings: Counter = Counter()
+    warnings["images passed over: not the first of their record"] += raw.unused_images
     texts = _texts(raw, settings.allow_no_text, warnings)
     if raw.image is None and not raw.image_path:  # img2dataset gives the reason in "status"
         raise RejectedRecord(
             "missing image", str(raw.fields.get("status") or "no bytes, path or URL")
         )
     data = (
-        image_files.load(raw.image_path, settings.images, folder)
+        image_files.find(raw.image_path, settings.images, folders)
         if raw.image is None
         else raw.image
     )
@@ -67,11 +70,14 @@ def row(raw: RawRecord, folder: str, settings: IngestConfig) -> tuple[dict[str, 
         "width": width,
         "height": height,
         "fields": json.dumps(
-            _plain(raw.fields | ({"merged": raw.merged_fields} if raw.merged_fields else {}))
+            plain(raw.fields | ({"merged": raw.merged_fields} if raw.merged_fields else {}))
         ),
     }
     if settings.resize and min(height, width) > settings.resize:
-        values["image"] = downscale(picture, settings.resize, data)
+        try:
+            values["image"] = downscale(picture, settings.resize, data)
+        except OSError as error:  # a side longer than its format can have
+            raise RejectedRecord("undecodable image", f"cannot be scaled: {error}") from error
         warnings["downscaled images"] += 1
     return values, warnings
 
@@ -126,16 +132,3 @@ def _opted_out(fields: dict[str, Any], names: tuple[str, ...]) -> None:
             directives = {part.strip() for part in said.replace(":", ",").split(",")}
             if found := directives.intersection(names):
                 raise RejectedRecord("opted out", f"{field} has {min(found)}")
-
-
-def _plain(value: Any) -> Any:
-    """Returns a value as JSON; of bytes only their number."""
-    if isinstance(value, dict):
-        return {str(name): _plain(item) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, bytes):
-        return f"{len(value)} bytes"
-    return value if isinstance(value, str | int | float | bool | None) else str(value)

@@ -1,56 +1,161 @@
 """CSV and TSV: a header line with the fields' names, then a row for each record.
 
-Fields of a CSV may be quoted and then contain line ends; those of a TSV are read literally, since
-the lists of Conceptual Captions contain unpaired quotes.
+Fields of a CSV may be quoted and then contain line ends. Those of a TSV are read literally, since
+the lists of Conceptual Captions contain unpaired quotes, unless the header is quoted, too.
 """
 
 from __future__ import annotations
 
+import collections
 import csv
 import itertools
+import re
 from collections.abc import Iterator
 
 from blip_jax.data.ingest.config import IngestConfig
 from blip_jax.data.ingest.readers.image_files import open_buffered
 from blip_jax.data.ingest.readers.json_lines import chunk_offsets
-from blip_jax.data.ingest.records import FieldMapping, RawRecord, RejectedRecord
+from blip_jax.data.ingest.records import (
+    FieldMapping,
+    RawRecord,
+    RejectedRecord,
+    clean,
+    is_same_image,
+)
+from blip_jax.data.ingest.text import UTF8_BOM, check_utf8
 from blip_jax.runtime.errors import UserError
 
 LONGEST = 1 << 20  # most characters of a field, which limits a quote that is never closed
+SHOWN = 80  # characters of a broken line in its message
+# A field that a program has quoted, as the doubled quotes within show.
+QUOTED = re.compile(r'"(?:[^"]|"")*""(?:[^"]|"")*"', re.DOTALL)
 
 
 class _Rows:
-    """The rows of a file from byte `offset` on; `offset` becomes that of the next row."""
+    """The rows of a file from byte `offset` on; `offset` becomes that of the next row.
 
-    def __init__(self, file, delimiter: str, offset: int):
-        self.offset = offset
-        quoting = csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL
-        self._rows = csv.reader(self._lines(file), delimiter=delimiter, quoting=quoting)
+    A row that extends over several lines must be quoted as a program would have done, else its
+    quote was never meant to be one: its first line is a broken row and the next one is read anew.
+
+    Args:
+      dialect: (delimiter, csv.QUOTE_MINIMAL or csv.QUOTE_NONE).
+      width: number of fields of a row; 0: any.
+    """
+
+    def __init__(self, file, dialect: tuple[str, int], offset: int, width: int = 0):
+        self.offset, self._width = offset, width
+        self._file = file
+        self._format = {"delimiter": dialect[0], "quoting": dialect[1]}
+        self._used: list[bytes] = []  # the lines of the row
+        self._again: collections.deque[bytes] = collections.deque()  # lines to read anew
+        file.seek(offset)
+        self._rows = self._reader()
         csv.field_size_limit(LONGEST)
 
-    def _lines(self, file) -> Iterator[str]:
-        file.seek(self.offset)
-        for line in file:
-            self.offset += len(line)
-            yield line.decode("utf-8", "surrogateescape")
+    def _reader(self) -> Iterator[list[str]]:
+        return csv.reader(iter(self._next_line, None), **self._format)
+
+    def _next_line(self) -> str | None:
+        line = self._again.popleft() if self._again else self._file.readline()
+        if not line:
+            return None
+        self.offset += len(line)
+        self._used.append(line)
+        return line.decode("utf-8", "surrogateescape")
 
     def __iter__(self) -> Iterator[list[str] | RejectedRecord]:
         while True:
+            self._used.clear()
             try:
                 row = next(self._rows)
             except StopIteration:
                 return
             except csv.Error as error:
                 row = RejectedRecord("broken row", str(error))
+            if len(self._used) > 1 and not self._is_quoted(row):
+                row = self._split()
             if row:
                 yield row
 
-    def row_offsets(self) -> Iterator[int]:
-        """Yields the offset of each row (or of blank lines before it)."""
+    def _is_quoted(self, row: list[str] | RejectedRecord) -> bool:
+        """Returns whether a row of several lines is a whole one."""
+        if isinstance(row, RejectedRecord) or (self._width and len(row) != self._width):
+            return False
+        used = (line.decode("utf-8", "surrogateescape") for line in self._used)
+        try:
+            return len(list(csv.reader(used, strict=True, **self._format))) == 1
+        except csv.Error:  # it ends within the quote, or text follows the quote
+            return False
+
+    def _split(self) -> RejectedRecord:
+        """Returns the rejection of the row's first line; the other lines will be read anew."""
+        first, *others = self._used
+        self.offset -= sum(map(len, others))
+        self._again.extendleft(reversed(others))
+        self._rows = self._reader()  # the old one may have come to its end
+        shown = clean(first.decode("utf-8", "surrogateescape")).strip()[:SHOWN]
+        place = self.offset - len(first)
+        return RejectedRecord("broken row", f"byte {place}: a quote is never closed: {shown}")
+
+    def row_offsets(self) -> Iterator[tuple[int, list[str] | RejectedRecord]]:
+        """Yields the offset of each row (or of blank lines before it), and the row."""
         start = self.offset
-        for _ in self:
-            yield start
+        for row in self:
+            yield start, row
             start = self.offset
+
+
+class _Table:
+    """A file's dialect, the names of its fields and the offset of its first record."""
+
+    def __init__(self, file, path: str, settings: IngestConfig):
+        self._file = file
+        line = file.readline(LONGEST)
+        check_utf8(line, path)
+        self.start = len(UTF8_BOM) if line.startswith(UTF8_BOM) else 0
+        line = line[self.start :].rstrip(b"\r\n")
+        if b"\r" in line:
+            raise UserError(f"{path} ends its lines with CR alone; save it with LF line ends")
+        tabs = path.lower().endswith(".tsv")
+        delimiter = "\t" if tabs else max(",;\t|", key=line.decode("latin-1").count)
+        fields = line.split(b"\t")
+        quoted = all(len(name) > 1 and name[:1] == name[-1:] == b'"' for name in fields)
+        self._literal = delimiter == "\t" and not quoted
+        self._dialect = delimiter, csv.QUOTE_NONE if self._literal else csv.QUOTE_MINIMAL
+        if settings.header:
+            names = settings.header.split(",")
+        else:
+            rows = _Rows(file, self._dialect, self.start)
+            names = next(iter(rows), [])
+            self.start = rows.offset
+        if isinstance(names, RejectedRecord):
+            raise UserError(
+                f"{path} does not start with the names of its fields: {names.detail}; mend its "
+                "first line or give --config.header=NAMES"
+            )
+        self.names = [name.strip() for name in names]
+        if len(set(self.names)) != len(self.names):
+            found = ", ".join(self.names)
+            raise UserError(f"{path} has two fields of the same name ({found}); rename one")
+
+    def rows(self, offset: int) -> _Rows:
+        """Returns the rows from byte `offset` on."""
+        return _Rows(self._file, self._dialect, offset, len(self.names))
+
+    def record(self, row: list[str] | RejectedRecord, name: str, columns: FieldMapping):
+        """Returns the record of a row."""
+        if isinstance(row, RejectedRecord):
+            return RawRecord(name, rejection=row)
+        if len(row) != len(self.names):
+            found = f"{len(row)} fields, expected {len(self.names)}"
+            return RawRecord(name, rejection=RejectedRecord("broken row", found))
+        if self._literal:
+            row = [_unquoted(field) if field[:1] == '"' else field for field in row]
+        return columns.record(dict(zip(self.names, row)), name)
+
+
+def _unquoted(field: str) -> str:
+    return field[1:-1].replace('""', '"') if QUOTED.fullmatch(field) else field
 
 
 def plan(path: str, settings: IngestConfig) -> Iterator[tuple[int, int, int]]:
@@ -59,42 +164,25 @@ def plan(path: str, settings: IngestConfig) -> Iterator[tuple[int, int, int]]:
     Raises:
       UserError: the header has no image or text.
     """
+    columns = FieldMapping(settings)
     with open_buffered(path) as file:
-        names, delimiter, start = _header(file, path, settings)
-        FieldMapping(settings).check(names, path)
-        yield from chunk_offsets(
-            _Rows(file, delimiter, start).row_offsets(), settings.records_per_unit
-        )
+        table = _Table(file, path, settings)
+        columns.check(table.names, path)
+
+        def same_image(before, after) -> bool:
+            return is_same_image(
+                table.record(before, "", columns), table.record(after, "", columns)
+            )
+
+        offsets = table.rows(table.start).row_offsets()
+        yield from chunk_offsets(offsets, settings.records_per_unit, same_image)
 
 
 def read(unit, settings: IngestConfig) -> Iterator[RawRecord]:
     """Yields the records of a unit."""
     columns = FieldMapping(settings)
     with open_buffered(unit.path) as file:
-        names, delimiter, _ = _header(file, unit.path, settings)
-        rows = itertools.islice(_Rows(file, delimiter, unit.start), unit.records)
+        table = _Table(file, unit.path, settings)
+        rows = itertools.islice(table.rows(unit.start), unit.records)
         for number, row in enumerate(rows, unit.first):
-            name = f"{number:09d}"
-            if isinstance(row, RejectedRecord):
-                yield RawRecord(name, rejection=row)
-            elif len(row) != len(names):
-                found = f"{len(row)} fields, expected {len(names)}"
-                yield RawRecord(name, rejection=RejectedRecord("broken row", found))
-            else:
-                yield columns.record(dict(zip(names, row)), name)
-
-
-def _header(file, path: str, settings: IngestConfig) -> tuple[list[str], str, int]:
-    """Returns (fields' names, delimiter, offset of the first record)."""
-    line = file.readline(LONGEST).removeprefix(b"\xef\xbb\xbf")
-    delimiter = "\t" if path.endswith(".tsv") else max(",;\t|", key=line.decode("latin-1").count)
-    if settings.header:
-        return settings.header.split(","), delimiter, 0
-    rows = _Rows(file, delimiter, 0)
-    names = next(iter(rows), [])
-    if isinstance(names, RejectedRecord):
-        raise UserError(f"{path} does not start with the names of its fields: {names.detail}")
-    names = [name.lstrip("\ufeff").strip() for name in names]
-    if len(set(names)) != len(names):
-        raise UserError(f"{path} has two fields of the same name ({', '.join(names)}); rename one")
-    return names, delimiter, rows.offset
+            yield table.record(row, f"{number:09d}", columns)

@@ -1,6 +1,6 @@
 """Folders of image files, at any depth, with texts in sidecar files of the same name.
 
-x.txt has a text in each line, x.json fields as in any record.
+x.txt, x.text and x.caption have a text in each line, x.json fields as in any record.
 """
 
 from __future__ import annotations
@@ -17,42 +17,65 @@ from blip_jax.data.ingest.readers.image_files import load
 from blip_jax.data.ingest.readers.json_lines import chunk_offsets, lines
 from blip_jax.data.ingest.records import (
     IMAGES,
+    TEXTS,
     FieldMapping,
     RawRecord,
     RejectedRecord,
     add_texts,
     as_texts,
 )
+from blip_jax.data.ingest.text import decode_text, parse_json, text_lines
 from blip_jax.runtime.files import atomic_write
 
 
-def images(folder: str) -> Iterator[str]:
-    """Yields the paths of the images below a folder, relative to it, sorted; skips hidden ones."""
-    root = epath.Path(folder)
-    for here, folders, files in root.walk():
+def walk(folder: str) -> Iterator[tuple[str, list[str], list[str]]]:
+    """Yields (folder, names of the folders in it, of its files) of a folder and all below.
+
+    Names are sorted; hidden files and folders are left out.
+    """
+    for here, folders, files in epath.Path(folder).walk():
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(files):
-            if name.lower().endswith(IMAGES) and not name.startswith("."):
-                yield os.path.relpath(os.path.join(here, name), root)
+        yield os.fspath(here), folders, sorted(name for name in files if not name.startswith("."))
 
 
-def write_file_list(folder: str, file_list: epath.Path) -> None:
+def sidecars(names: list[str]) -> dict[str, list[str]]:
+    """Returns the sidecar files among the files of a folder, by the name without suffix."""
+    found: dict[str, list[str]] = {}
+    for ending in ("json", *TEXTS):
+        for name in names:
+            stem, suffix = os.path.splitext(name)
+            if suffix[1:].lower() == ending:
+                found.setdefault(stem, []).append(name)
+    return found
+
+
+def images(folder: str) -> Iterator[tuple[str, list[str]]]:
+    """Yields (path, its sidecar files) of the images below a folder, relative to it, sorted."""
+    for here, _, names in walk(folder):
+        inner = os.path.relpath(here, folder)
+        prefix = "" if inner == "." else inner
+        beside = sidecars(names)
+        for name in names:
+            if name.lower().endswith(IMAGES):
+                files = beside.get(os.path.splitext(name)[0], [])
+                yield os.path.join(prefix, name), [os.path.join(prefix, file) for file in files]
+
+
+def write_file_list(folder: str, file_list: epath.Path, settings: IngestConfig) -> bool:
     """Writes the list of a folder's images, a JSON text in each line, unless it exists already.
 
-    Images that are added to the folder later do not change the units.
+    Images that are added to the folder later do not change the units. Returns True: units read it.
     """
-    if file_list.exists():
-        return
-    with atomic_write(file_list) as file:
-        file.writelines(json.dumps(path) + "\n" for path in images(folder))
+    if not file_list.exists():
+        with atomic_write(file_list) as file:
+            file.writelines(json.dumps(image) + "\n" for image in images(folder))
+    return True
 
 
 def plan(path: str, settings: IngestConfig) -> Iterator[tuple[int, int, int]]:
     """Yields the units of a file list: byte offset, number of the first image, number of images."""
     with epath.Path(path).open("rb") as file:
-        yield from chunk_offsets(
-            (offset for offset, _ in lines(file, 0)), settings.records_per_unit
-        )
+        yield from chunk_offsets(lines(file, 0), settings.records_per_unit)
 
 
 def read(unit, settings: IngestConfig) -> Iterator[RawRecord]:
@@ -61,25 +84,28 @@ def read(unit, settings: IngestConfig) -> Iterator[RawRecord]:
     with epath.Path(unit.file_list).open("rb") as file:
         file.seek(unit.start)
         for line in itertools.islice(file, unit.records):
-            path = json.loads(line)
-            stem = os.path.splitext(path)[0]
-            try:
-                fields = json.loads(_sidecar(unit.path, f"{stem}.json") or "{}")
-                fields = fields if isinstance(fields, dict) else {"json": fields}
-            except (ValueError, RecursionError) as error:
-                yield RawRecord(
-                    stem, rejection=RejectedRecord("broken JSON", f"{stem}.json: {error}")
-                )
-                continue
-            raw = columns.record(fields, stem, kinds=("text", "url"))
-            raw.image_path = path
-            add_texts(raw, as_texts(_sidecar(unit.path, f"{stem}.txt").splitlines()))
-            yield raw
+            path, beside = json.loads(line)
+            yield _record(unit.path, path, beside, columns)
 
 
-def _sidecar(folder: str, name: str) -> str:
-    """Returns the content of a sidecar file; "" if there is none."""
-    try:
-        return load(name, folder, folder).decode("utf-8-sig", "surrogateescape")
-    except RejectedRecord:
-        return ""
+def _record(folder: str, path: str, beside: list[str], columns: FieldMapping) -> RawRecord:
+    """Returns the record of an image and its sidecar files."""
+    stem = os.path.splitext(path)[0]
+    fields, texts = {}, []
+    for name in beside:
+        try:
+            data = load(name, folder, folder)
+        except RejectedRecord:
+            continue
+        if not name.lower().endswith(".json"):
+            texts += as_texts(text_lines(decode_text(data)))
+            continue
+        try:
+            value = parse_json(data or b"{}")
+        except (ValueError, RecursionError) as error:
+            return RawRecord(stem, rejection=RejectedRecord("broken JSON", f"{name}: {error}"))
+        fields |= value if isinstance(value, dict) else {"json": value}
+    raw = columns.record(fields, stem, kinds=("text", "url"))
+    raw.image_path = path
+    add_texts(raw, texts)
+    return raw

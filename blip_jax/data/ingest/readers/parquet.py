@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Iterator
+from typing import Any
 
 import pyarrow
 import pyarrow.parquet
 from etils import epath
 
 from blip_jax.data.ingest.config import IngestConfig
+from blip_jax.data.ingest.readers.json_lines import chunk_offsets
 from blip_jax.data.ingest.records import FieldMapping, RawRecord, RejectedRecord
 from blip_jax.runtime.errors import UserError
 
@@ -32,11 +35,46 @@ def plan(path: str, settings: IngestConfig) -> Iterator[tuple[int, int, int]]:
     Raises:
       UserError: the file is damaged, or has no column of images or texts.
     """
+    columns = FieldMapping(settings)
     with _opened(path) as table:
-        FieldMapping(settings).check(table.schema_arrow.names, path)
-        total = table.metadata.num_rows
-    for first in range(0, total, settings.records_per_unit):
-        yield 0, first, min(settings.records_per_unit, total - first)
+        columns.check(table.schema_arrow.names, path)
+        paths = ((0, image_path) for image_path in _image_paths(table, columns))
+        yield from chunk_offsets(paths, settings.records_per_unit, _is_same)
+
+
+def _is_same(before: bytes | None, after: bytes | None) -> bool:
+    return bool(after) and before == after
+
+
+def _image_paths(table, columns: FieldMapping) -> Iterator[bytes | None]:
+    """Yields the path of each row's image; None where the file holds the images themselves."""
+    schema = table.schema_arrow
+    name = columns.find("image", schema.names) or columns.find("url", schema.names)
+    kind = schema.field(name).type if name else pyarrow.null()
+    if pyarrow.types.is_struct(kind):  # Hugging Face's; it has paths alone if no bytes
+        fields = {kind.field(number).name for number in range(kind.num_fields)}
+        name = f"{name}.path" if "path" in fields and _is_empty(table, f"{name}.bytes") else ""
+    elif not (pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind)):
+        name = ""
+    if not name:
+        yield from itertools.repeat(None, table.metadata.num_rows)
+        return
+    for batch in table.iter_batches(columns=[name], use_threads=False):
+        column = batch.column(0)
+        values = column.field("path") if pyarrow.types.is_struct(column.type) else column
+        yield from values.cast(pyarrow.large_binary()).to_pylist()  # may not be UTF-8
+
+
+def _is_empty(table, path: str) -> bool:
+    """Returns whether a column has no values, by the file's statistics."""
+    for group in range(table.num_row_groups):
+        row_group = table.metadata.row_group(group)
+        for number in range(row_group.num_columns):
+            column = row_group.column(number)
+            if column.path_in_schema == path:
+                if not column.statistics or column.statistics.null_count != row_group.num_rows:
+                    return False
+    return True
 
 
 def read(unit, settings: IngestConfig) -> Iterator[RawRecord]:
@@ -66,6 +104,24 @@ def _rows(table, start: int, stop: int) -> Iterator[tuple[int, dict | RejectedRe
                     yield number + place, batch.slice(place, 1).to_pylist()[0]
                 except UnicodeDecodeError as error:
                     yield number + place, RejectedRecord("text not UTF-8", str(error))
+                except (ValueError, OverflowError, pyarrow.ArrowException):
+                    yield number + place, _row(batch, place)
             number += batch.num_rows
             if number >= stop:
                 break
+
+
+def _row(batch: pyarrow.RecordBatch, place: int) -> dict[str, Any]:
+    """Returns a row that has values without a counterpart in Python, such as nanoseconds."""
+    return {name: _value(batch.column(name)[place]) for name in batch.schema.names}
+
+
+def _value(scalar: pyarrow.Scalar) -> Any:
+    try:
+        return scalar.as_py()
+    except (ValueError, OverflowError, pyarrow.ArrowException):
+        pass
+    try:
+        return scalar.cast(pyarrow.string()).as_py()
+    except (ValueError, OverflowError, pyarrow.ArrowException):
+        return f"unreadable {scalar.type}"

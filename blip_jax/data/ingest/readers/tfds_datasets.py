@@ -87,7 +87,7 @@ def _unpack(fields: dict[str, Any]) -> None:
     """Unpacks the fields that an earlier import has stored in one."""
     try:
         packed = json.loads(fields.get("fields", ""))
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, RecursionError):
         return
     if isinstance(packed, dict):
         del fields["fields"]

@@ -1,11 +1,13 @@
 """Tars of webdataset and img2dataset: members with the same name but for the suffix are a record.
 
-They are read as a stream, compressed or not; no member is written to disk.
+They are read as a stream, compressed or not; no member is written to disk. By webdataset's rule the
+suffix starts at the first dot of a name; where that would mix several images, at the last.
 """
 
 from __future__ import annotations
 
-import json
+import dataclasses
+import os
 import tarfile
 import zlib
 from collections.abc import Iterator
@@ -18,20 +20,49 @@ from blip_jax.data.ingest.readers.image_files import is_unsafe
 from blip_jax.data.ingest.records import (
     IMAGES,
     MAX_BYTES,
+    TEXTS,
     FieldMapping,
     RawRecord,
     RejectedRecord,
     add_texts,
     as_texts,
 )
+from blip_jax.data.ingest.text import parse_json
 
-TEXTS = ("txt", "text", "caption")  # suffixes of text members
 DAMAGE = (tarfile.TarError, EOFError, zlib.error)  # an OSError comes from the disk or the network
 SMALL = 1 << 16  # other members of at most this many bytes are kept as fields
+MAX_HEADER = 1 << 20  # bytes of a header that continues in a member of its own, such as a long name
+MANY = 16  # members from which on it is asked whether they are several records
+
+
+@dataclasses.dataclass(frozen=True)
+class _Member:
+    """A file in a tar: its name to the first dot, its name to the last, and its content."""
+
+    name: str
+    first: str
+    last: str
+    content: bytes | RejectedRecord
+
+    @property
+    def kind(self) -> str:
+        suffix = self.name[len(self.last) + 1 :].lower()
+        return "image" if f".{suffix}".endswith(IMAGES) else "text" if suffix in TEXTS else suffix
 
 
 class _Header(tarfile.TarInfo):
     """Raises for a damaged header in the middle of a file, which tarfile would take for its end."""
+
+    @classmethod
+    def frombuf(cls, buf, encoding, errors):
+        header = super().frombuf(buf, encoding, errors)
+        long = header.type in (
+            tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE,
+            tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE,
+        )  # fmt: skip
+        if header.size < 0 or (long and header.size > MAX_HEADER):
+            raise tarfile.InvalidHeaderError(f"a header that claims {header.size} bytes")
+        return header
 
     @classmethod
     def fromtarfile(cls, tar):
@@ -49,84 +80,136 @@ def plan(path: str, settings: IngestConfig) -> Iterator[tuple[int, int, int]]:
 def read(unit, settings: IngestConfig) -> Iterator[RawRecord]:
     """Yields the records of a tar; if it is damaged, the last one is rejected for that."""
     columns = FieldMapping(settings)
-    name, members = "", {}
+    held: list[_Member] = []  # of one name to the first dot
+    names: set[str] = set()  # of those since that name began
     try:
-        for prefix, suffix, data in _members(unit.path):
-            if members and (prefix != name or suffix in members):
-                yield _record(name, members, columns)
-                members = {}
-            name, members[suffix] = prefix, data
+        for member in _members(unit.path):
+            if held and (member.first != held[0].first or member.name in names):
+                yield from _records(held, columns)
+                held, names = [], set()
+            elif len(held) >= MANY and _is_power_of_two(len(held)) and _has_dots(held):
+                yield from _records([m for m in held if m.last != member.last], columns)
+                held = [m for m in held if m.last == member.last]
+            held.append(member)
+            names.add(member.name)
     except DAMAGE as error:
-        if members:  # its last member may be missing
+        if held:  # its last member may be missing
+            *whole, (name, _) = _split(held)
+            for other, members in whole:
+                yield _record(other, members, columns)
             yield RawRecord(name, rejection=RejectedRecord("broken archive", "its last record"))
         yield RawRecord(
             "", rejection=RejectedRecord("broken archive", f"{type(error).__name__}: {error}")
         )
         return
-    if members:
-        yield _record(name, members, columns)
+    yield from _records(held, columns)
 
 
-def _members(path: str) -> Iterator[tuple[str, str, bytes | RejectedRecord]]:
-    """Yields (name without suffixes, suffixes, content) of each file in the tar."""
+def _is_power_of_two(number: int) -> bool:
+    return number & (number - 1) == 0
+
+
+def _members(path: str) -> Iterator[_Member]:
+    """Yields the files in a tar."""
     with (
         epath.Path(path).open("rb") as file,
         tarfile.open(fileobj=file, mode="r|*", tarinfo=_Header, errorlevel=2) as tar,
     ):
-        for member in tar:
+        for entry in tar:
             tar.members = []  # otherwise tarfile keeps all of them
-            if member.isdir():
+            if entry.isdir():
                 continue
-            folder, slash, base = member.name.rpartition("/")
-            stem, dot, suffix = base.partition(".")
-            prefix = folder + slash + stem
-            if is_unsafe(member.name):
-                yield prefix, suffix, RejectedRecord("unsafe name", member.name)
+            folder, slash, base = entry.name.rpartition("/")
+            stem, dot, _ = base.partition(".")
+            first, last = folder + slash + stem, os.path.splitext(entry.name)[0]
+            if is_unsafe(entry.name):
+                content = RejectedRecord("unsafe name", entry.name)
             elif not stem or not dot:  # hidden, or without suffix
-                yield prefix + base, "", RejectedRecord("file of no record", member.name)
-            elif not member.isfile():
-                yield prefix, suffix, RejectedRecord("missing image", f"{member.name} is a link")
-            elif member.size > MAX_BYTES:
-                yield (
-                    prefix,
-                    suffix,
-                    RejectedRecord("too many bytes", f"{member.size} in {member.name}"),
-                )
+                first = last = folder + slash + base
+                content = RejectedRecord("file of no record", entry.name)
+            elif not entry.isfile():
+                content = RejectedRecord("missing image", f"{entry.name} is a link or device")
+            elif entry.size > MAX_BYTES:
+                content = RejectedRecord("too many bytes", f"{entry.size} in {entry.name}")
             else:
-                yield prefix, suffix, tar.extractfile(member).read()
+                content = tar.extractfile(entry).read()
+            yield _Member(entry.name, first, last, content)
+            _skip(tar)
 
 
-def _record(
-    name: str, members: dict[str, bytes | RejectedRecord], columns: FieldMapping
-) -> RawRecord:
-    """Returns the record of the members, which are given by suffix."""
-    for content in members.values():
-        if isinstance(content, RejectedRecord):
-            return RawRecord(name, rejection=content)
-    suffixes = [suffix for suffix in members if f".{suffix}".lower().endswith(IMAGES)]
+def _skip(tar: tarfile.TarFile) -> None:
+    """Reads to the next header.
+
+    tarfile itself would go on past the end of the file, for as long as the member claims to be.
+    """
+    while (left := tar.offset - 1 - tar.fileobj.tell()) > 0:
+        if not tar.fileobj.read(min(left, 1 << 20)):
+            raise tarfile.ReadError("unexpected end of data")
+
+
+def _has_dots(members: list[_Member]) -> bool:
+    """Returns whether members of one name to the first dot are several images with names that
+    have dots (street.2.jpg, street.3.jpg), each with its texts, or one (1.0.png, 1.0.txt)."""
+    kinds: dict[str, set[str]] = {}
+    for member in members:
+        kinds.setdefault(member.last, set()).add(member.kind)
+    plain = kinds.pop(members[0].first, set())
+    pictured = [found for found in kinds.values() if "image" in found]
+    if plain:  # street.jpg is an image of its own, if others have texts of their own
+        return "image" in plain and any("text" in found for found in pictured)
+    return len(pictured) > 1 or any(found & {"text", "json"} for found in pictured)
+
+
+def _split(members: list[_Member]) -> list[tuple[str, list[_Member]]]:
+    """Returns (name, members) of the records in members of one name to the first dot."""
+    groups: dict[str, list[_Member]] = {}
+    dots = bool(members) and _has_dots(members)
+    for member in members:
+        groups.setdefault(member.last if dots else member.first, []).append(member)
+    return list(groups.items())
+
+
+def _records(members: list[_Member], columns: FieldMapping) -> Iterator[RawRecord]:
+    for name, record in _split(members):
+        yield _record(name, record, columns)
+
+
+def _record(name: str, members: list[_Member], columns: FieldMapping) -> RawRecord:
+    """Returns the record of these members."""
+    for member in members:
+        if isinstance(member.content, RejectedRecord):
+            return RawRecord(name, rejection=member.content)
+    contents = {_suffix(member.name[len(name) + 1 :]): member.content for member in members}
+    suffixes = [suffix for suffix in contents if f".{suffix}".lower().endswith(IMAGES)]
     image = columns.given("image") or next(iter(suffixes), None)
     try:
-        fields = _fields(members, image)
+        fields = _fields(contents, image)
     except (ValueError, RecursionError) as error:
         return RawRecord(name, rejection=RejectedRecord("broken JSON", str(error)))
     raw = columns.record(fields, name, kinds=("text", "url"))
     raw.image_path = ""  # the URL is only where it was downloaded from
     for suffix in TEXTS:
-        add_texts(raw, as_texts(members.get(suffix)))
-    raw.image = members.get(image)
+        add_texts(raw, as_texts(contents.get(suffix)))
+    raw.image = contents.get(image)
+    raw.unused_images = len([suffix for suffix in suffixes if suffix != image])
     return raw
 
 
-def _fields(members: dict[str, bytes], image: str | None) -> dict[str, Any]:
-    """Returns the fields in the members other than image and text.
+def _suffix(suffix: str) -> str:
+    """Returns a suffix; those of texts and fields without capitals."""
+    return suffix.lower() if suffix.lower() in (*TEXTS, "json") else suffix
+
+
+def _fields(contents: dict[str, bytes], image: str | None) -> dict[str, Any]:
+    """Returns the fields in the members other than image and text, which are given by suffix.
 
     Raises:
       ValueError, RecursionError: the JSON is invalid.
     """
     fields = {}
-    for suffix, data in members.items():
+    for suffix, data in contents.items():
         if suffix == "json":
-            value = json.loads(data.decode("utf-8", "surrogateescape"))
+            value = parse_json(data)
             fields |= value if isinstance(value, dict) else {"json": value}
         elif suffix != image and suffix not in TEXTS:
             kept = len(data) <= SMALL and b"\0" not in data

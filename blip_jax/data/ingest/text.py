@@ -1,0 +1,89 @@
+"""Text and JSON as found in files: byte order marks, other encodings, numbers without end."""
+
+from __future__ import annotations
+
+import codecs
+import json
+import math
+import re
+from decimal import Decimal
+from typing import Any
+
+from blip_jax.runtime.errors import UserError
+
+UTF8_BOM = codecs.BOM_UTF8
+OTHER_BOMS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)  # those of UTF-32 start or hold NULs too
+_ENCODINGS = (
+    (codecs.BOM_UTF8, "utf-8"),
+    (codecs.BOM_UTF32_LE, "utf-32-le"),  # before UTF-16's, with which it starts
+    (codecs.BOM_UTF32_BE, "utf-32-be"),
+    (codecs.BOM_UTF16_LE, "utf-16-le"),
+    (codecs.BOM_UTF16_BE, "utf-16-be"),
+)
+DECODER = json.JSONDecoder(strict=False)
+# Python refuses to convert integers of more than 4,300 digits; they are kept as text.
+LENIENT_DECODER = json.JSONDecoder(strict=False, parse_int=lambda digits: _integer(digits))
+
+
+def _integer(digits: str) -> int | str:
+    return int(digits) if len(digits) < 1000 else digits
+
+
+def decode_text(data: bytes) -> str:
+    """Returns bytes as text, by their byte order mark, else UTF-8.
+
+    What is not of that encoding becomes lone surrogates.
+    """
+    for mark, encoding in _ENCODINGS:
+        if data.startswith(mark):
+            errors = "surrogateescape" if encoding == "utf-8" else "surrogatepass"
+            try:
+                return data[len(mark) :].decode(encoding, errors)
+            except UnicodeDecodeError:  # an odd number of bytes
+                break
+    return data.decode("utf-8", "surrogateescape")
+
+
+def parse_json(data: bytes) -> Any:
+    """Returns the value of a JSON text.
+
+    Raises:
+      ValueError, RecursionError: it is not JSON, or nested too deeply.
+    """
+    text = decode_text(data)
+    try:
+        return json.loads(text, strict=False)
+    except json.JSONDecodeError:
+        raise
+    except ValueError:  # an integer without end
+        return LENIENT_DECODER.decode(text)
+
+
+def text_lines(text: str) -> list[str]:
+    """Returns the lines of a text; unlike str.splitlines, only line ends part them."""
+    return re.split(r"\r\n|\r|\n", text)
+
+
+def check_utf8(head: bytes, path: str) -> None:
+    """Raises a UserError if the first bytes of a list or table are of another encoding."""
+    if head.startswith(OTHER_BOMS) or b"\0" in head:
+        kind = "UTF-16" if head.startswith(OTHER_BOMS) else "not UTF-8 (it has NUL bytes)"
+        raise UserError(f"{path} is {kind}; save it as UTF-8")
+
+
+def is_missing(value: Any) -> bool:
+    """Returns whether a field has no value: null, or the NaN that pandas writes for it."""
+    return value is None or (isinstance(value, float | Decimal) and math.isnan(value))
+
+
+def plain(value: Any) -> Any:
+    """Returns a value as JSON; of bytes only their number."""
+    if isinstance(value, dict):
+        return {str(name): plain(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, bytes):
+        return f"{len(value)} bytes"
+    return value if isinstance(value, str | int | float | bool | None) else str(value)
