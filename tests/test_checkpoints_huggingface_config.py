@@ -74,6 +74,14 @@ def test_a_configuration_of_another_model_is_refused(changes, message, tmp_path)
         checkpoints.read(str(tmp_path))
 
 
+def test_fields_that_are_not_read_may_hold_anything(tmp_path):
+    """As older versions of transformers wrote them."""
+    write_config(
+        tmp_path, text_config__pruned_heads={}, vision_config__cross_attention_hidden_size=None
+    )
+    assert huggingface_config.read_config(str(tmp_path))[1] in huggingface_config.CLASSES
+
+
 def test_folders_that_are_not_complete(tmp_path):
     with pytest.raises(UserError, match="has no config.json; give a whole Hugging Face folder"):
         checkpoints.read(str(tmp_path))

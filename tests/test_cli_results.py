@@ -247,6 +247,10 @@ def test_texts_of_sidecars_by_their_encoding_and_line_ends(capsys, use, folder):
         f"{name}.jpg: {folder}/{name}.txt {why}"
         for name, why in (("03", wrong), ("04", wrong), ("05", "is not a regular file"))
     ]
+    argv = ["match", *paths, "--model=m", "--sidecars", "--out=m.jsonl"]
+    call(capsys, *argv, status=1)
+    _, again = call(capsys, *argv, "--skip-existing", status=1)  # no image with texts is left
+    assert again == ["blip-jax match: 3 of 6 images are done already", *err[:3]]
     (folder / "answers.txt").write_bytes("café".encode("cp1252"))
     argv = ["answer", paths[0], "--model=m", "--question=why", f"--candidates={folder}/answers.txt"]
     assert wrong in fails(capsys, *argv)

@@ -156,6 +156,14 @@ def run(
         writer.close(True)
         return 0
     job = make_job(args, [paths[place] for place in places], places)
+    if not job.paths:  # `match` finds no texts
+        if not finished:
+            raise UserError(f"no image has a sidecar file with texts: {job.skipped[0][1]}")
+        say(already)
+        for path, why in job.skipped:
+            say(f"{path}: {why}")
+        writer.close(True)
+        return 1
 
     from blip_jax import models  # slow, so user errors are reported first
 

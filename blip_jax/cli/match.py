@@ -33,8 +33,6 @@ def make_job(args: argparse.Namespace, paths: list[str], places: list[int]) -> I
             texts = dict(zip(paths, pool.map(_sidecar_texts, paths)))
         skipped = [(path, texts[path]) for path in paths if isinstance(texts[path], str)]
         paths = [path for path in paths if not isinstance(texts[path], str)]
-        if not paths:
-            raise UserError(f"no image has a sidecar file with texts: {skipped[0][1]}")
     elif not all(text.strip() for text in args.text):
         raise UserError("--text is empty")
     else:
