@@ -2,10 +2,12 @@
 
 import json
 
+import given_dataset
 import malformed_files as found
 import pyarrow
 import pyarrow.parquet
 import pytest
+import tensorflow_datasets as tfds
 from ingest_fixture import TEXTS, check_rows, pictures, run
 
 from blip_jax.data.ingest.records import as_text, as_texts
@@ -141,6 +143,14 @@ def test_hugging_faces_paths_without_bytes_are_cut_between_images(tmp_path):
     table = pyarrow.Table.from_pylist(records, schema)
     pyarrow.parquet.write_table(table, tmp_path / "x.parquet")
     _, rows, _ = run(tmp_path, tmp_path / "x.parquet", records_per_unit=1)
+    check_rows(rows, [[f"text {n} 0", f"text {n} 1"] for n in range(3)])
+
+
+def test_a_tfds_dataset_of_paths_is_cut_between_images(tmp_path):
+    text = tfds.features.Text()
+    records = captions(tmp_path, 2)
+    path = given_dataset.write(tmp_path / "in", records, {"image": text, "caption": text})
+    _, rows, _ = run(tmp_path, path, records_per_unit=1, images=str(tmp_path))
     check_rows(rows, [[f"text {n} 0", f"text {n} 1"] for n in range(3)])
 
 

@@ -59,11 +59,13 @@ class IngestConfig:
       UserError: a value is out of range.
     """
 
-    # Comma-separated files, folders, patterns, or a TFDS name; NAME=PATTERN names the source.
+    # Comma-separated files, folders, patterns (*, {a,b}, {00..12}), or a TFDS name; NAME=PATTERN
+    # names the source.
     source: str = required("PATH")
     # Format of all files (.jsonl is json, .tsv is csv); "" takes it from each file's name.
     format: Literal["", "tar", "json", "csv", "parquet", "folder", "tfds"] = ""
-    images: str = ""  # folder that image paths in lists start from; "": the list's folder
+    # Folder that image paths in lists start from, and that no link may leave; "": the list's.
+    images: str = ""
     split: str = "train"  # split of TFDS inputs
     columns: ColumnsConfig = ColumnsConfig()
     header: str = ""  # comma-separated CSV column names, for files without a header

@@ -15,12 +15,12 @@ from etils import epath
 
 from blip_jax.data.datasets import check_feature_classes
 from blip_jax.data.ingest.config import IngestConfig
-from blip_jax.data.ingest.records import FieldMapping, RawRecord, as_text
+from blip_jax.data.ingest.records import FieldMapping, RawRecord, as_text, is_same_image
 from blip_jax.runtime.errors import UserError
 
 
 def _open(path: str, split: str, columns: FieldMapping):
-    """Returns (rows of a split as dicts with encoded images, the features' names)."""
+    """Returns (rows of a split as dicts with encoded images, the features by name)."""
     try:
         if (epath.Path(path) / "features.json").exists():
             check_feature_classes(path)
@@ -33,7 +33,7 @@ def _open(path: str, split: str, columns: FieldMapping):
         if split not in builder.info.splits:
             known = ", ".join(builder.info.splits)
             raise UserError(f"dataset {path} has no split {split!r}; it has {known}")
-        return builder.as_data_source(split, decoders=decoders), list(features)
+        return builder.as_data_source(split, decoders=decoders), features
     except (UserError, KeyboardInterrupt):
         raise
     except Exception as error:  # TFDS raises many types
@@ -47,25 +47,39 @@ def plan(path: str, settings: IngestConfig) -> Iterator[tuple[int, int, int]]:
       UserError: there is no such dataset or split, or it has no image or text.
     """
     columns = FieldMapping(settings)
-    rows, names = _open(path, settings.split, columns)
-    columns.check(names, path)
-    for first in range(0, len(rows), settings.records_per_unit):
-        yield 0, first, min(settings.records_per_unit, len(rows) - first)
+    rows, features = _open(path, settings.split, columns)
+    columns.check(list(features), path)
+    first = 0
+    while first < len(rows):
+        end = min(first + settings.records_per_unit, len(rows))
+        # The records of one image, which are merged, stay together.
+        while end < len(rows) and is_same_image(
+            _record(rows, end - 1, features, columns), _record(rows, end, features, columns)
+        ):
+            end += 1
+        yield 0, first, end - first
+        first = end
 
 
 def read(unit, settings: IngestConfig) -> Iterator[RawRecord]:
     """Yields the records of a unit."""
     columns = FieldMapping(settings)
-    rows, _ = _open(unit.path, settings.split, columns)
+    rows, features = _open(unit.path, settings.split, columns)
     for number in range(unit.first, unit.first + unit.records):
-        record = dict(rows[number])
-        image = columns.find("image", record)
-        content = record.pop(image, None) if image else None
-        fields = {name: _plain(value) for name, value in record.items()}
-        if image:
-            fields[image] = content
-        _unpack(fields)
-        yield columns.record(fields, f"{number:09d}")
+        yield _record(rows, number, features, columns)
+
+
+def _record(rows, number: int, features, columns: FieldMapping) -> RawRecord:
+    """Returns the record of a row."""
+    record = dict(rows[number])
+    image = columns.find("image", record)
+    content = record.pop(image, None) if image else None
+    fields = {name: _plain(value) for name, value in record.items()}
+    if image:  # a path is a text
+        is_path = isinstance(features[image], tfds.features.Text)
+        fields[image] = _plain(content) if is_path else content
+    _unpack(fields)
+    return columns.record(fields, f"{number:09d}")
 
 
 def _plain(value: Any) -> Any:
