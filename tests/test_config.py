@@ -247,6 +247,7 @@ def test_json_and_back():
         ({"tower": [1]}, "tower is [1]; expected Tower"),
         ({"schedule": {"type": [3]}}, "schedule has the type [3]; known: "),
         ([], "Config is []; expected an object"),
+        ({"tower": {"heads": 0}}, "tower cannot have these values ("),
     ],
 )
 def test_json_of_something_else_is_named(values, message):

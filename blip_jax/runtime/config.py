@@ -152,7 +152,13 @@ def from_json(cls: type[T], values: Mapping[str, Any], path: str = "") -> T:
                 "version?"
             )
         found[name] = _from_json(known[name], value, f"{path}{name}")
-    return cls(**found)
+    try:
+        return cls(**found)
+    except UserError:
+        raise
+    except (TypeError, ValueError, ArithmeticError) as error:  # as of 10**400 for a float
+        name = path.rstrip(".") or cls.__name__
+        raise UserError(f"{name} cannot have these values ({error})") from error
 
 
 def _from_json(annotation: Any, value: Any, path: str) -> Any:
