@@ -114,6 +114,10 @@ def test_img2datasets_files(tmp_path):
     assert manifest["passed_over"] == []
     (shards / "00000.tar").write_bytes(b"")
     assert paths(shards)[0] == ["00000.tar"]
+    for name in ("00001.parquet", "00001_stats.json"):  # in the folder of the images
+        (shards / name).rename(shards / "00001" / name)
+    assert run(tmp_path, shards / "00001", "one")[1][0]["texts"] == FIRST[1]
+    assert paths(shards / "00001") == ([""], [])
 
 
 @pytest.mark.parametrize("ending", ["txt", "caption", "text", "TXT"])
@@ -163,9 +167,10 @@ def test_lists_of_other_names_are_named(tmp_path):
     check_rows(run(tmp_path, source, allow_no_text=True)[1], [[]] * 3)
     check_rows(run(tmp_path, source / "metadata1000.jsonl", "list")[1])
     with_texts(source)
+    (source / "\x1b[2J\n.csv").write_text("")
     chosen, passed_over = paths(source)
     assert chosen == [""] and "passed over in" in passed_over[0]
-    assert ": metadata1000.jsonl;" in passed_over[0]
+    assert ": ?[2J?.csv, metadata1000.jsonl;" in passed_over[0]
 
 
 @pytest.mark.parametrize("name", ["export.parquet", "backup.tar", "OLD.TAR"])

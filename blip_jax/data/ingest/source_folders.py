@@ -131,7 +131,8 @@ def _add(survey: _Survey, here: str, names: list[str], folders: set[str]) -> Non
         ending = next((ending for ending in TABLES if lower.endswith(ending)), None)
         if ending == ".parquet":  # img2dataset's about the images of a tar or a folder
             stem = name[: -len(ending)]
-            if f"{stem}.tar" in known or stem in folders:
+            beside_images = bool(images) and f"{stem}{STATISTICS}" in known
+            if f"{stem}.tar" in known or stem in folders or beside_images:
                 continue
         if ending:
             survey.tables.setdefault(ending, []).append(path)
@@ -145,7 +146,9 @@ def _kind(path: str) -> str:
 
 
 def _names(paths: list[str], folder: str) -> str:
+    """Returns the first paths, relative to the folder, for a message; no control characters."""
     shown = [os.path.relpath(path, folder) for path in paths[:SHOWN]]
+    shown = ["".join(c if c.isprintable() else "?" for c in path) for path in shown]
     return ", ".join([*shown, "…"] if len(paths) > SHOWN else shown)
 
 
