@@ -149,7 +149,8 @@ def test_a_folder_with_content_is_replaced_only_if_asked(tmp_path):
 
 def test_a_folder_that_appeared_meanwhile_is_kept(tmp_path):
     path = tmp_path / "a"
-    with pytest.raises(OSError), files.atomic_folder(path) as folder:
+    message = f"{path} was made by another process in the meantime; choose another path"
+    with pytest.raises(UserError, match=message), files.atomic_folder(path) as folder:
         (folder / "x").touch()
         path.mkdir()
         (path / "theirs").touch()
