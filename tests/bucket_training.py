@@ -20,7 +20,7 @@ def train(world, workdir: str, steps: int):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     config = replace(module.get_config(), steps=steps, checkpoints={"every": 2, "keep_every": 2})
-    return jax.device_get(loop.train(config, workdir, jax.devices()[:1]))
+    return jax.device_get(loop.train(config, workdir, jax.devices()[:1], resume="anyway"))
 
 
 def main(folder: str) -> None:

@@ -124,7 +124,7 @@ def test_a_wrong_call_is_one_line(capsys, config, monkeypatch, argv, named):
 
 
 def test_an_error_of_the_work_is_one_line(capsys, config, monkeypatch):
-    def work(config, workdir):
+    def work(config, workdir, resume):
         raise UserError("the mixture is upside down: turn it")
 
     monkeypatch.setattr(train, "work", work)
@@ -140,7 +140,7 @@ def test_an_error_of_ours_is_not_hidden(config, monkeypatch):
 
 @pytest.mark.parametrize("message", ["", "stopped at step 3; rerun the same command to resume"])
 def test_ctrl_c_is_one_line_and_130(capsys, config, monkeypatch, message):
-    def work(config, workdir):
+    def work(config, workdir, resume):
         raise KeyboardInterrupt(*[message] * bool(message))
 
     monkeypatch.setattr(train, "work", work)
