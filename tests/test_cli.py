@@ -72,7 +72,9 @@ def fails(capsys, *argv):
 
 def test_a_verb_gets_its_config_and_workdir(config, tmp_path, monkeypatch):
     calls = []
-    monkeypatch.setattr(train, "work", lambda *args: calls.append(args))
+    monkeypatch.setattr(
+        train, "work", lambda config, workdir, resume: calls.append((config, workdir))
+    )
     monkeypatch.setattr(sys, "argv", ["pytest", "--config.steps=99"])  # of no account
     workdir = str(tmp_path)
     argv = ["train", f"--config={config}", "--config.optimizer.schedule.peak_lr=0.5"]
@@ -118,7 +120,7 @@ def test_a_verb_gets_its_config_and_workdir(config, tmp_path, monkeypatch):
     ],
 )  # fmt: skip
 def test_a_wrong_call_is_one_line(capsys, config, monkeypatch, argv, named):
-    monkeypatch.setattr(train, "work", lambda *args: pytest.fail("it was run"))
+    monkeypatch.setattr(train, "work", lambda *args, **options: pytest.fail("it was run"))
     line = fails(capsys, *(arg.replace("CONFIG", config) for arg in argv))
     assert line.startswith(f"blip-jax {argv[0]}: ") and named in line
 
@@ -133,7 +135,7 @@ def test_an_error_of_the_work_is_one_line(capsys, config, monkeypatch):
 
 
 def test_an_error_of_ours_is_not_hidden(config, monkeypatch):
-    monkeypatch.setattr(train, "work", lambda *args: 1 / 0)
+    monkeypatch.setattr(train, "work", lambda *args, **options: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         main(["train", f"--config={config}", "--workdir=x"])
 
