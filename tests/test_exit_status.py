@@ -26,6 +26,16 @@ from blip_jax.runtime.signals import Interrupted
             "Forbidden: gs://bucket/x; free space or correct the permissions, then rerun the same "
             "command",
         ),
+        (MemoryError(), 2, "out of memory; choose a smaller batch size"),
+        (
+            RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 439804 bytes."), 2,
+            "out of memory (allocating 439804 bytes); choose",
+        ),
+        (
+            RuntimeError("RESOURCE_EXHAUSTED: XLA:TPU compile error. Ran out of memory in memory "
+                         "space hbm. Used 21.95G of 15.48G hbm. Exceeded…\n\nTotal hbm usage"),
+            2, "out of memory (Used 21.95G of 15.48G hbm); choose",
+        ),
         (OSError(errno.ENAMETOOLONG, "File name too long", "n"), 2, "n: File name too long; free"),
     ],
 )  # fmt: skip
@@ -37,6 +47,8 @@ def test_what_the_user_can_mend_is_one_line(monkeypatch, capsys, error, status, 
     assert main.main(["caption", "x.png"]) == status
     told = capsys.readouterr().err
     assert told.startswith(f"blip-jax caption: {line}") and told.count("\n") == 1
+    assert main.main(["caption", "x.png", "--debug"]) == status
+    assert "Traceback" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("error", [ValueError("a bug"), FileNotFoundError(2, "gone", "x")])

@@ -185,7 +185,7 @@ def test_called_again_and_with_other_settings(tars, whole, tmp_path, capsys):
     run(tars, folder)
     assert capsys.readouterr().out == said
     assert {path: os.stat(path).st_mtime_ns for path in folder.iterdir()} == times
-    with pytest.raises(UserError, match="min_side=0, not 9; choose another --workdir"):
+    with pytest.raises(UserError, match="settings.min_side was 0, now 9; choose another folder"):
         run(tars, folder, min_side=9)
     with pytest.raises(UserError, match="holds another dataset"):
         (folder / "manifest.json").unlink()
@@ -200,7 +200,9 @@ def test_what_changes_meanwhile_is_named(tmp_path, monkeypatch):
         with pytest.raises(ZeroDivisionError):
             run(tmp_path / "in", tmp_path / "out")
     found.write_tar(tmp_path / "in" / "b.tar", [(n, {"jpg": found.jpeg(0)}) for n in "01234567"])
-    with pytest.raises(UserError, match="another input .*b.tar has changed"):
+    with pytest.raises(
+        UserError, match=r"files\..*b.tar was .* bytes, .*, now .* bytes, .*; choose another folder"
+    ):
         run(tmp_path / "in", tmp_path / "out")
     (tmp_path / "other").mkdir()
     with pytest.raises(UserError, match="writes to a local folder"):

@@ -84,7 +84,7 @@ def test_heartbeats_of_another_host_keep_its_lock(tmp_path, monkeypatch):
     process.start()
     assert started.wait(60)
     monkeypatch.setattr(socket, "gethostname", lambda: "another-host")
-    with pytest.raises(UserError, match="is in use"), folder_lock(tmp_path, "x", 2.0):
+    with pytest.raises(UserError, match="is in use"), folder_lock(tmp_path, "x", lease_seconds=2.0):
         pass
     end.set()
     process.join()

@@ -2,10 +2,13 @@
 
 import dataclasses
 import json
+import multiprocessing
 import os
+import re
 import resource
 import shutil
 import signal
+import sys
 
 import jax
 import numpy as np
@@ -148,19 +151,28 @@ def test_crashed_behind_a_checkpoint_and_resumed(config, whole, tmp_path, monkey
     assert_equal_runs(tmp_path, loop.train(config, str(tmp_path)), whole)
 
 
-def test_a_disk_that_is_full_costs_the_steps_since_the_checkpoint(
-    config, whole, tmp_path, monkeypatch
-):
-    """The kernel refuses to write files past 16 kB, as a full disk would: while step 6 is saved."""
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    with monkeypatch.context() as patch:
-        full = (1 << 14, limits[1])
+def train_until_the_disk_is_full(config, workdir: str) -> None:
+    """Ends with status 2 if that is a UserError; for a process of its own, which it limits.
+
+    The kernel refuses to write files past 16 kB, as a full disk would: while step 6 is saved.
+    """
+    full = (1 << 14, resource.getrlimit(resource.RLIMIT_FSIZE)[1])
+    with pytest.MonkeyPatch.context() as patch:
         after(5, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, full), patch)
         try:
-            with pytest.raises(UserError, match="writing a checkpoint to .*checkpoints failed"):
-                loop.train(config, str(tmp_path))
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+            loop.train(config, workdir)
+        except UserError as error:
+            assert re.search("writing a checkpoint to .*checkpoints failed", str(error))
+            sys.exit(2)
+
+
+def test_a_disk_that_is_full_costs_the_steps_since_the_checkpoint(config, whole, tmp_path):
+    process = multiprocessing.get_context("spawn").Process(
+        target=train_until_the_disk_is_full, args=(config, str(tmp_path))
+    )
+    process.start()
+    process.join()
+    assert process.exitcode == 2
     assert not list((tmp_path / "checkpoints").glob("*tmp*"))  # as that would fill the disk
     assert len(reports(tmp_path)) == STEPS
     assert_equal_runs(tmp_path, loop.train(config, str(tmp_path)), whole)

@@ -88,7 +88,7 @@ def check_same_run(
             f"{folder} holds shards but no {FILE}, so that nothing tells what they were "
             "made of; choose another --workdir"
         )
-    check_fingerprint(folder, same, free=FREE, begun=begun)
+    check_fingerprint(folder, "capfilt", same, free=FREE, begun=begun)
     if begun:
         return
     found = {

@@ -18,7 +18,9 @@ class Parser(argparse.ArgumentParser):
         )
         self.add_argument(
             "--verbose", action="store_true", help="also show the messages of libraries"
-        )  # main.py acts on it
+        )
+        self.add_argument("--debug", action="store_true", help="show the traceback of an error")
+        # main.py acts on both.
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message}; see {self.prog} --help")

@@ -16,7 +16,5 @@ def work(config: Any, workdir: str) -> None:
 
 
 def run(argv: list[str]) -> int:
-    from blip_jax.capfilt.config import AssembleConfig
-
-    verb = config_verb.ConfigVerb("assemble", DESCRIPTION, (AssembleConfig,), default="assemble")
+    verb = config_verb.ConfigVerb("assemble", DESCRIPTION, ("AssembleConfig",), default="assemble")
     return config_verb.run(verb, argv, work)

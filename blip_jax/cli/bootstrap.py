@@ -17,7 +17,5 @@ def work(config: Any, workdir: str) -> None:
 
 
 def run(argv: list[str]) -> int:
-    from blip_jax.capfilt.bootstrap import BootstrapConfig
-
-    verb = config_verb.ConfigVerb("bootstrap", DESCRIPTION, (BootstrapConfig,), shown="shapes")
+    verb = config_verb.ConfigVerb("bootstrap", DESCRIPTION, ("BootstrapConfig",), shown="shapes")
     return config_verb.run(verb, argv, work)

@@ -100,9 +100,7 @@ def summary(table: "TextTable", kept: "np.ndarray") -> list[dict]:
 
 
 def run(argv: list[str]) -> int:
-    from blip_jax.capfilt.config import CapFiltConfig
-
     verb = config_verb.ConfigVerb(
-        "capfilt", DESCRIPTION, (CapFiltConfig,), default="capfilt", parallel=True
+        "capfilt", DESCRIPTION, ("CapFiltConfig",), default="capfilt", parallel=True
     )
     return config_verb.run(verb, argv, work)

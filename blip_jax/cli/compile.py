@@ -65,10 +65,8 @@ def run(argv: list[str]) -> int:
     from blip_jax.train.aot import topology
 
     topology.prepare()  # before jax is imported
-    from blip_jax.train.config import TrainConfig
-
     verb = config_verb.ConfigVerb(
-        "compile", DESCRIPTION, (TrainConfig,), shown="pretrain", workdir=False,
+        "compile", DESCRIPTION, ("TrainConfig",), shown="pretrain", workdir=False,
         add_arguments=add_arguments, required=False,
     )  # fmt: skip
     parsed = config_verb.parse(verb, argv)

@@ -22,7 +22,8 @@ class ConfigVerb(NamedTuple):
     Attributes:
       name: on the command line.
       description: for --help.
-      config_types: the dataclasses that it takes.
+      config_types: names of the dataclasses that it takes; named, since to import them takes
+        seconds that only the verbs that need them should spend.
       default: the config (config_files.py) where none is given; "" if one has to be given.
       shown: the config that --help shows where none is given; "" is `default`.
       workdir: whether it writes to a folder.
@@ -34,7 +35,7 @@ class ConfigVerb(NamedTuple):
 
     name: str
     description: str
-    config_types: tuple[type, ...]
+    config_types: tuple[str, ...]
     default: str = ""
     shown: str = ""
     workdir: bool = True
@@ -69,7 +70,7 @@ def run(verb: ConfigVerb, argv: Sequence[str], work: Callable[[Any, str], Any]) 
     except BaseException as error:
         if processes and processes.is_multiprocess():
             status = report_error(verb.name, error)
-            if status is None:
+            if status is None or arguments.debug:
                 traceback.print_exc()
             processes.exit_process(1 if status is None else status)
         raise
@@ -91,8 +92,8 @@ def parse(verb: ConfigVerb, argv: Sequence[str]) -> tuple[Any, argparse.Namespac
         known = ", ".join(config_files.names())
         raise UserError(f"--config FILE.py is missing; give a file, or a name of {known}")
     config, docstring = config_files.load(spec)
-    if not isinstance(config, verb.config_types):
-        expected = " or ".join(x.__name__ for x in verb.config_types)
+    if not any(base.__name__ in verb.config_types for base in type(config).__mro__):
+        expected = " or ".join(verb.config_types)
         raise UserError(
             f"config {spec} gives no config of {verb.name}: its get_config() returns "
             f"{_article(type(config).__name__)}, expected {_article(expected)}"

@@ -23,9 +23,7 @@ def work(config: Any, workdir: str) -> None:
 
 
 def run(argv: list[str]) -> int:
-    from blip_jax.tasks.evaluate import EvaluateConfig
-
     verb = config_verb.ConfigVerb(
-        "evaluate", DESCRIPTION, (EvaluateConfig,), default="evaluate", parallel=True
+        "evaluate", DESCRIPTION, ("EvaluateConfig",), default="evaluate", parallel=True
     )
     return config_verb.run(verb, argv, work)

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import io
 import os
+import re
 import signal
 import sys
 
@@ -16,6 +17,9 @@ STORAGE_ERRORS = {
     errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS,
     errno.ENAMETOOLONG, errno.EIO, errno.ESTALE,
 }  # fmt: skip
+# Of JAX on CPUs and GPUs, and on TPUs.
+_OUT_OF_MEMORY = re.compile(r"RESOURCE_EXHAUSTED: .*out of memory", re.IGNORECASE)
+_USED = re.compile(r"allocat(e|ing) [\d.]+ ?\w+|Used [\d.]+\w of [\d.]+\w hbm")
 
 
 def report_error(verb: str, error: BaseException) -> int | None:
@@ -38,6 +42,9 @@ def report_error(verb: str, error: BaseException) -> int | None:
 def _message(error: BaseException) -> str | None:
     if isinstance(error, UserError | KeyboardInterrupt):
         return " ".join(str(error).splitlines()) or "stopped"
+    if isinstance(error, MemoryError) or _OUT_OF_MEMORY.match(str(error)):
+        used = _USED.search(str(error))
+        return f"out of memory{f' ({used[0]})' if used else ''}; choose a smaller batch size"
     place, reason = "", (str(error).splitlines() or [type(error).__name__])[0]
     if isinstance(error, OSError) and error.strerror:
         place, reason = f"{error.filename}: " if error.filename else "", error.strerror

@@ -35,6 +35,7 @@ RAW = (".cr2", ".cr3", ".nef", ".arw", ".dng", ".orf", ".rw2", ".psd", ".exr", "
 # Arguments that do not change what a row holds.
 _NO_SETTINGS = (
     "paths", "recursive", "out", "overwrite", "skip_existing", "sidecars", "batch_size", "verbose",
+    "debug",
 )  # fmt: skip
 
 
@@ -148,6 +149,19 @@ def run(
         each = ", ".join(f"{n} {suffix}" for suffix, n in left_out.most_common())
         say(f"{left_out.total()} image files are left out, as these formats are not read: {each}")
     writer = ResultWriter(args.out, verb == "caption" and args.sidecars, verb)
+    with writer.locked():
+        return _run(verb, args, make_job, paths, writer, say)
+
+
+def _run(
+    verb: str,
+    args: argparse.Namespace,
+    make_job: Callable[[argparse.Namespace, list[str], list[int]], ImageJob],
+    paths: list[str],
+    writer: ResultWriter,
+    say: Callable[[str], None],
+) -> int:
+    """Runs the verb on the images that are not done; see `run`."""
     finished = writer.check(paths, args.overwrite, args.skip_existing)
     places = [place for place, path in enumerate(paths) if path not in finished]
     already = f"{len(paths) - len(places)} of {len(paths)} images are done already"

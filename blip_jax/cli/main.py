@@ -8,6 +8,7 @@ train, capfilt and evaluate run on many hosts as well, by the same command on ea
 
 import importlib
 import sys
+import traceback
 
 import blip_jax
 from blip_jax.cli import environment
@@ -73,6 +74,8 @@ def main(argv: list[str] | None = None) -> int:
         with called_with(argv):
             return _run(verb, argv[1:])
     except (Exception, KeyboardInterrupt) as error:
+        if "--debug" in argv:
+            traceback.print_exc()
         status = report_error(verb, error)
         if status is None:
             raise

@@ -24,10 +24,7 @@ def work(config: Any, workdir: str) -> None:
 
 
 def run(argv: list[str]) -> int:
-    from blip_jax.capfilt.bootstrap import BootstrapConfig
-    from blip_jax.data.ingest import IngestConfig
-
     verb = config_verb.ConfigVerb(
-        "prepare", DESCRIPTION, (IngestConfig, BootstrapConfig), default="prepare"
+        "prepare", DESCRIPTION, ("IngestConfig", "BootstrapConfig"), default="prepare"
     )
     return config_verb.run(verb, argv, work)

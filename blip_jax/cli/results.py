@@ -19,6 +19,7 @@ from etils import epath
 from blip_jax.cli.exit_status import discard_stdout
 from blip_jax.runtime.errors import UserError
 from blip_jax.runtime.files import check_scheme, is_special, temporary_name, write_json
+from blip_jax.runtime.lock import file_lock
 from blip_jax.runtime.terminal import json_escaped
 
 UNFINISHED = ".unfinished"
@@ -69,6 +70,19 @@ class ResultWriter:
         self._settings: dict[str, Any] = {}
         self._sidecars, self._verb = sidecars, verb
 
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Lets no other process write to the file of rows, unless it is a pipe or device.
+
+        Raises:
+          UserError: another process writes there, or the file cannot be there.
+        """
+        self._check_out()
+        with contextlib.ExitStack() as stack:
+            if self._path and not is_special(self._path):
+                stack.enter_context(file_lock(self._path, self._verb))
+            yield
+
     def check(self, images: Sequence[str], overwrite: bool, skip_existing: bool) -> set[str]:
         """Returns the images that are done already.
 
@@ -88,7 +102,6 @@ class ResultWriter:
         for path in (*sidecars, *([self._path] if self._path else [])):
             if os.path.islink(path) and not os.path.exists(path):
                 raise UserError(f"{path} is a link to a file that does not exist; remove the link")
-        self._check_out()
         if overwrite:
             return set()
         done = self._rows_done(skip_existing)

@@ -16,9 +16,7 @@ def work(config: Any, workdir: str, resume: str) -> None:
 
 
 def run(argv: list[str]) -> int:
-    from blip_jax.train.config import TrainConfig
-
     verb = config_verb.ConfigVerb(
-        "train", DESCRIPTION, (TrainConfig,), shown="pretrain", parallel=True, resumable=True
+        "train", DESCRIPTION, ("TrainConfig",), shown="pretrain", parallel=True, resumable=True
     )
     return config_verb.run(verb, argv, work)

@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from blip_jax.runtime.config import field_types
 from blip_jax.runtime.errors import UserError
@@ -187,12 +188,12 @@ class Decoding:
         return DecodingShape(method, self.num_beams if beam else 1, self.num_captions, rule, total)
 
     def params(self, batch: int) -> DecodingParams:
-        """Returns the other options as arrays [batch]."""
-        dtypes = {float: jnp.float32, int: jnp.int32, bool: jnp.bool_}
+        """Returns the other options as NumPy arrays [batch]."""
+        dtypes = {float: np.float32, int: np.int32, bool: np.bool_}
         types = field_types(Decoding)
         return DecodingParams(
             **{
-                name: jnp.full((batch,), getattr(self, name), dtypes[types[name]])
+                name: np.full((batch,), getattr(self, name), dtypes[types[name]])
                 for name in DecodingParams._fields
             }
         )

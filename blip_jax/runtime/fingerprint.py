@@ -88,6 +88,7 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def check_fingerprint(
     folder: str | os.PathLike,
+    verb: str,
     values: Mapping[str, Any],
     *,
     free: Sequence[str] = (),
@@ -99,6 +100,7 @@ def check_fingerprint(
 
     Args:
       folder: output folder of the run; a folder without fingerprint.json holds none yet.
+      verb: of the command line that makes the run; a folder of another verb's is refused.
       values: the fingerprint, nested.
       free: patterns of names that may change without notice: logging, number of threads.
       adjustable: patterns of names that may change with `resume` "anyway"; the change is recorded
@@ -110,16 +112,19 @@ def check_fingerprint(
       UserError: something else changed, or the file is damaged.
     """
     path = epath.Path(folder) / FILE
-    now = json.loads(json.dumps(nan_to_null({"version": VERSION, **values})))
+    now = json.loads(json.dumps(nan_to_null({"version": VERSION, "verb": verb, **values})))
+    stored = _read(path)
+    if stored and (other := stored["values"].get("verb", verb)) != verb:
+        raise UserError(
+            f"{os.fspath(folder)} holds a run of blip-jax {other}; choose another folder"
+        )
     if not begun or not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, {"values": now, "history": []})
         return
-    try:
-        stored = json.loads(path.read_text())
-        before, history = flatten(stored["values"]), list(stored["history"])
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path} is damaged; choose another folder") from error
+    if not stored:
+        raise UserError(f"{path} is damaged; choose another folder")
+    before, history = flatten(stored["values"]), stored["history"]
     after = flatten(now)
     changes = {
         name: [before.get(name), after.get(name)]
@@ -133,6 +138,15 @@ def check_fingerprint(
         record = {"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
         record |= {"command": command_line(), "changes": changes}
         write_json(path, {"values": now, "history": [*history, record]})
+
+
+def _read(path: epath.Path) -> dict[str, Any]:
+    """Returns {"values": …, "history": …} of a fingerprint; {} if it is missing or damaged."""
+    try:
+        stored = json.loads(path.read_text())
+        return {"values": dict(stored["values"]), "history": list(stored["history"])}
+    except (FileNotFoundError, ValueError, KeyError, TypeError, RecursionError):
+        return {}
 
 
 def _matches(name: str, patterns: Sequence[str]) -> bool:

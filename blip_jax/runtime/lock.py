@@ -1,9 +1,11 @@
-"""One writer of a folder at a time: a lock file that names its holder and shows that it is alive.
+"""One writer of a folder or file at a time: a lock file names its holder and shows its life signs.
 
 The holder creates the file exclusively and counts up a number in it. A lock is stale when its
 process, on the same host, has ended, or when its number has not changed for LEASE_SECONDS; a stale
 lock is taken over. Clocks of hosts are not compared. Object stores create exclusively as well.
 """
+
+from __future__ import annotations
 
 import contextlib
 import json
@@ -13,13 +15,12 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import fsspec
 
 from blip_jax.runtime.errors import UserError
-from blip_jax.runtime.processes import run_on_main
 
 LOCK = ".lock"
 LEASE_SECONDS = 60.0  # without a heartbeat, after which a lock of another host is stale
@@ -28,37 +29,53 @@ HEARTBEATS_PER_LEASE = 4
 
 @contextlib.contextmanager
 def folder_lock(
-    folder: str | os.PathLike, verb: str, lease_seconds: float = LEASE_SECONDS
+    folder: str | os.PathLike,
+    verb: str,
+    run: Callable[[Callable[[], None]], None] = lambda acquire: acquire(),
+    lease_seconds: float = LEASE_SECONDS,
 ) -> Iterator[None]:
     """Holds the lock of a folder, which is made if missing, for the duration of the block.
-
-    Of several processes of one run the first holds it for all; each must call this.
 
     Args:
       folder: local or `gs://`.
       verb: what the holder does, for messages: "train".
+      run: calls `acquire`. In a run of several processes this is `processes.run_on_main`: process 0
+        holds the lock for all of them, and each must enter the block.
       lease_seconds: the same for all who use the folder.
 
     Raises:
       UserError: another process holds the lock; it is named, with its host and start.
     """
-    lock = FolderLock(folder, verb, lease_seconds)
-    run_on_main(lock.acquire)
+    path = os.fspath(folder)
+    lock = Lock(path, f"{path.rstrip('/')}/{LOCK}", verb, lease_seconds)
+    run(lock.acquire)
     try:
         yield
     finally:
         lock.release()
 
 
-class FolderLock:
-    """The lock of one folder; see `folder_lock`."""
+@contextlib.contextmanager
+def file_lock(file: str | os.PathLike, verb: str) -> Iterator[None]:
+    """Holds the lock of a file, `FILE.lock` beside it, like `folder_lock`."""
+    path = os.fspath(file)
+    lock = Lock(path, path + LOCK, verb, LEASE_SECONDS)
+    lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
-    def __init__(self, folder: str | os.PathLike, verb: str, lease_seconds: float):
-        self.folder = os.fspath(folder)
-        self._files, path = fsspec.core.url_to_fs(self.folder)
-        self._path = f"{path.rstrip('/')}/{LOCK}"
+
+class Lock:
+    """The lock of a folder or file; see `folder_lock`."""
+
+    def __init__(self, target: str, path: str, verb: str, lease_seconds: float):
+        """Takes what is locked, for messages, and the path of the lock file."""
+        self._target = target
+        self._files, self._path = fsspec.core.url_to_fs(path)
         self._lease_seconds = lease_seconds
-        self._made = False  # whether this made the folder
+        self._made: list[pathlib.Path] = []  # local folders that this made, innermost first
         self._values = {
             "id": uuid.uuid4().hex,
             "host": socket.gethostname(),
@@ -75,11 +92,13 @@ class FolderLock:
         """Creates the lock file, or takes over a stale one.
 
         Raises:
-          UserError: the lock is held, or the folder cannot be written.
+          UserError: the lock is held, or the lock file cannot be written.
         """
         try:
             folder = os.path.dirname(self._path)
-            self._made = not self._files.exists(folder)
+            if "://" not in self._target:
+                parents = (pathlib.Path(folder), *pathlib.Path(folder).parents)
+                self._made = [path for path in parents if not path.exists()]
             self._files.makedirs(folder, exist_ok=True)
             while not self._create():
                 holder = self._read()
@@ -88,19 +107,19 @@ class FolderLock:
                 if self._take_over(holder):
                     break
         except OSError as error:
-            raise UserError(f"{self.folder} cannot be locked: {error}") from error
+            raise UserError(f"{self._target} cannot be locked: {error}") from error
         self._thread.start()
 
     def release(self) -> None:
-        """Removes the lock file if it is still this one's, and the folder if it left it empty."""
+        """Removes the lock file if it is still this one's, and the empty folders that it made."""
         self._released.set()
         if self._thread.is_alive():
             self._thread.join()
             with contextlib.suppress(OSError):
                 if self._read().get("id") == self._values["id"]:
                     self._files.rm(self._path)
-                if self._made and "://" not in self.folder:
-                    os.rmdir(self.folder)  # fails if it holds something
+                for made in self._made:
+                    made.rmdir()  # fails if it holds something
 
     def _create(self) -> bool:
         if self._read():  # not every object store supports exclusive creation
@@ -134,9 +153,9 @@ class FolderLock:
 
     def _refusal(self, holder: dict) -> str:
         return (
-            f"{self.folder} is in use by process {holder.get('pid')} on {holder.get('host')} "
+            f"{self._target} is in use by process {holder.get('pid')} on {holder.get('host')} "
             f"(blip-jax {holder.get('verb')}, since {holder.get('since')}); wait until it ends, "
-            "or choose another folder"
+            "or choose another path"
         )
 
     def _beat(self) -> None:

@@ -22,6 +22,7 @@ from blip_jax.runtime.config import replace, required
 from blip_jax.runtime.errors import UserError
 from blip_jax.runtime.files import atomic_write, write_json
 from blip_jax.runtime.lock import folder_lock
+from blip_jax.runtime.processes import run_on_main
 from blip_jax.tasks.base import EvaluationTask, Prediction, TaskConfig
 from blip_jax.tasks.eval_dataset import EvalDataset
 from blip_jax.tasks.pretraining import PretrainingConfig
@@ -61,7 +62,7 @@ def evaluate(config: EvaluateConfig, workdir: str = "", model: Model | None = No
             "config.model is empty; give it with --config.model=MODEL, or predictions with "
             "--config.predictions=FILE"
         )
-    lock = folder_lock(workdir, "evaluate") if workdir else contextlib.nullcontext()
+    lock = folder_lock(workdir, "evaluate", run_on_main) if workdir else contextlib.nullcontext()
     with lock:
         predictions, metrics = _measure(config, model)
         if workdir and jax.process_index() == 0:
@@ -114,6 +115,7 @@ def write_evaluation(
 ) -> None:
     """Writes predictions.jsonl and metrics.json into a folder, which is made."""
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / METRICS).unlink(missing_ok=True)  # of other predictions
     with atomic_write(folder / PREDICTIONS, "w") as file:
         for prediction in predictions:
             file.write(json.dumps(prediction) + "\n")

@@ -9,7 +9,6 @@ from typing import Any
 import tqdm
 from absl import logging
 from etils import epath
-from tensorboardX import SummaryWriter
 
 from blip_jax.runtime.errors import UserError
 from blip_jax.runtime.files import atomic_write
@@ -91,6 +90,8 @@ class Logger:
         _truncate_after(self._folder / FILE, done)
         folder = str(self._folder / "tensorboard")
         try:
+            from tensorboardX import SummaryWriter  # imports torch where it is installed: 2 s
+
             self._tensorboard = SummaryWriter(folder, purge_step=done + 1)
         except ImportError as error:  # gs:// needs google-cloud-storage
             logging.warning("TensorBoard files are not written: %s", error)

@@ -62,7 +62,7 @@ def train(
     metadata = metadata_of(setup, trained_on)
     evaluator = Evaluator(setup, workdir) if config.eval.every else None
     with (
-        folder_lock(workdir, "train"),
+        folder_lock(workdir, "train", run_on_main),
         TrainingCheckpoints(workdir, keep.keep, keep.keep_every, best_metric) as checkpoints,
         SignalHandler(synchronized=is_multiprocess()) as signals,
     ):
@@ -145,7 +145,9 @@ def _check_same_run(
     setup: TrainSetup, mixture: list[Component], workdir: str, resume: Resume, begun: bool
 ) -> None:
     values = train_fingerprint(setup, mixture)
-    check_fingerprint(workdir, values, free=FREE, adjustable=ADJUSTABLE, resume=resume, begun=begun)
+    check_fingerprint(
+        workdir, "train", values, free=FREE, adjustable=ADJUSTABLE, resume=resume, begun=begun
+    )
 
 
 class StepMetrics:

@@ -41,7 +41,7 @@ class Stages:
         # The first stage makes these folders before it is done.
         begun = done or any((self.workdir / name).exists() for name in ("data", "tokenizer"))
         values = {"config": dict(config), "inputs": dict(inputs)}
-        check_fingerprint(self.workdir, values, free=FREE, begun=begun)
+        check_fingerprint(self.workdir, "bootstrap", values, free=FREE, begun=begun)
         self._markers.mkdir(parents=True, exist_ok=True)
         write_json(self.workdir / "config.json", dict(config))
 

@@ -22,7 +22,9 @@ from blip_jax.data.ingest import output, plan, sources, units
 from blip_jax.data.ingest.config import IngestConfig
 from blip_jax.runtime.config import check_required, to_json
 from blip_jax.runtime.errors import UserError
-from blip_jax.runtime.files import remove_incomplete, write_json
+from blip_jax.runtime.files import read_json, remove_incomplete, write_json
+from blip_jax.runtime.fingerprint import FILE, check_fingerprint
+from blip_jax.runtime.lock import folder_lock
 from blip_jax.runtime.progress import Progress, track
 from blip_jax.runtime.signals import Interrupted, SignalHandler
 
@@ -43,86 +45,83 @@ def run(config: IngestConfig, workdir: str) -> None:
     check_required(config)
     if "://" in workdir:
         raise UserError(f"prepare writes to a local folder, not to {workdir}; copy it from there")
-    folder, parts = epath.Path(workdir), epath.Path(workdir) / PARTS
-    made = [path for path in parts.parents if not path.exists()]  # innermost first
     settings = to_json(config)
     del settings["workers"]  # it does not affect the rows
     found, passed_over = sources.files(config)
     for note in passed_over:
         print(f"prepare: {note}", file=sys.stderr)
-    files = [to_json(file) for file in found]
-    asked = {"settings": settings, "files": files, "passed_over": passed_over}
-    if (folder / output.MANIFEST).exists():
-        manifest = _read(folder / output.MANIFEST, asked)
-    else:
-        work_units = _planned(parts, made, config, asked)
-        remove_incomplete(parts)
-        remove_incomplete(folder)
-        workers = config.workers or len(os.sched_getaffinity(0))
-        _work(work_units, config, os.fspath(parts), workers)
-        with _removed_if_refused(parts, made):
-            distance = config.near_duplicate_bits
-            manifest = output.finish(workdir, os.fspath(parts), work_units, asked, distance)
-    if parts.exists():
-        parts.rmtree()
+    with folder_lock(workdir, "prepare"):
+        manifest = _import(config, workdir, settings, found, passed_over)
     print(output.table(manifest))
     print(f"dataset: {workdir}")
 
 
-def _planned(
-    parts: epath.Path, made: list[epath.Path], config: IngestConfig, asked: dict
-) -> list[plan.WorkUnit]:
-    """Returns the units: those of the run that was begun here, or new ones."""
-    if (parts / PLAN).exists():
-        kept = _read(parts / PLAN, asked)["units"]
-        return [plan.WorkUnit(**unit) for unit in kept]
-    if (parts.parent / "features.json").exists():
-        raise UserError(f"{parts.parent} holds another dataset; choose another --workdir")
-    with _removed_if_refused(parts, made):
+def _import(
+    config: IngestConfig, workdir: str, settings: dict, found: list[plan.File], passed_over: list
+) -> dict:
+    """Makes the dataset unless it is there, and returns its manifest."""
+    folder, parts = epath.Path(workdir), epath.Path(workdir) / PARTS
+    is_finished, is_planned = (folder / output.MANIFEST).exists(), (parts / PLAN).exists()
+    _check_same_run(folder, settings, found, begun=is_finished or is_planned)
+    if is_finished:
+        manifest = json.loads((folder / output.MANIFEST).read_text())
+    else:
+        if is_planned:
+            work_units = [plan.WorkUnit(**unit) for unit in read_json(parts / PLAN)]
+        else:
+            work_units = _planned(parts, config, found)
+        remove_incomplete(parts)
+        remove_incomplete(folder)
+        workers = config.workers or len(os.sched_getaffinity(0))
+        _work(work_units, config, os.fspath(parts), workers)
+        files = [to_json(file) for file in found]
+        asked = {"settings": settings, "files": files, "passed_over": passed_over}
+        with _removed_if_refused(parts):
+            distance = config.near_duplicate_bits
+            manifest = output.finish(workdir, os.fspath(parts), work_units, asked, distance)
+    if parts.exists():
+        parts.rmtree()
+    return manifest
+
+
+def _check_same_run(
+    folder: epath.Path, settings: dict, found: list[plan.File], begun: bool
+) -> None:
+    """Writes fingerprint.json, or compares the settings and files with those of an earlier run.
+
+    Raises:
+      UserError: `folder` holds the dataset of another run, or of other work.
+    """
+    if not begun and (folder / "features.json").exists():
+        raise UserError(f"{folder} holds another dataset; choose another --workdir")
+    if begun and not (folder / FILE).exists():
+        raise UserError(
+            f"{folder} holds an import but no {FILE}, so that nothing tells what it was made of; "
+            "choose another --workdir"
+        )
+    files = track(found, "fingerprint", len(found), "file")
+    values = {"settings": settings, "files": {file.path: sources.digest(file) for file in files}}
+    check_fingerprint(folder, "prepare", values, begun=begun)
+
+
+def _planned(parts: epath.Path, config: IngestConfig, found: list[plan.File]) -> list:
+    """Returns new units, which are written to the plan."""
+    with _removed_if_refused(parts):
         parts.mkdir(parents=True, exist_ok=True)
-        files = [plan.File(**file) for file in asked["files"]]
-        work_units = plan.units(track(files, "plan", len(files), "file"), config, parts)
-        planned = [dataclasses.asdict(unit) for unit in work_units]
-        write_json(parts / PLAN, {**asked, "units": planned})
+        work_units = plan.units(track(found, "plan", len(found), "file"), config, parts)
+        write_json(parts / PLAN, [dataclasses.asdict(unit) for unit in work_units])
     return work_units
 
 
 @contextlib.contextmanager
-def _removed_if_refused(parts: epath.Path, made: list[epath.Path]) -> Iterator[None]:
-    """Removes the folder of units, and the folders `made` if empty, after a UserError."""
+def _removed_if_refused(parts: epath.Path) -> Iterator[None]:
+    """Removes the folder of units and the fingerprint after a UserError."""
     try:
         yield
     except UserError:
         shutil.rmtree(parts, ignore_errors=True)
-        for folder in made:
-            if folder.exists() and not any(folder.iterdir()):
-                folder.rmdir()
+        (parts.parent / FILE).unlink(missing_ok=True)
         raise
-
-
-def _read(path: epath.Path, asked: dict) -> dict[str, Any]:
-    """Returns a manifest or plan, once it is known to be of the same input and settings.
-
-    Raises:
-      UserError: it is of others.
-    """
-    content = json.loads(path.read_text())
-    for name, value in asked["settings"].items():
-        if content["settings"].get(name) != value:
-            raise UserError(
-                f"{path} was written by an import with {name}={content['settings'].get(name)!r}, "
-                f"not {value!r}; choose another --workdir"
-            )
-    if content["files"] != asked["files"]:
-        before, now = (
-            {(file["path"], file["size"]) for file in found["files"]} for found in (content, asked)
-        )
-        changed = min(before ^ now, default=("the order of files", 0))[0]
-        raise UserError(
-            f"{path} was written for another input ({changed} has changed); "
-            "choose another --workdir"
-        )
-    return content
 
 
 def _work(work_units: list[plan.WorkUnit], config: IngestConfig, parts: str, workers: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import glob
+import hashlib
 import itertools
 import os
 import re
@@ -14,7 +15,9 @@ from etils import epath
 from blip_jax.data.ingest import source_folders
 from blip_jax.data.ingest.config import IngestConfig
 from blip_jax.data.ingest.plan import SUFFIXES, File, has_magic, source_name
+from blip_jax.data.ingest.readers.folders import walk
 from blip_jax.runtime.errors import UserError
+from blip_jax.runtime.fingerprint import file_digest, folder_digest
 
 MAX_BRACES = 1_000_000  # most paths that one pattern with braces can stand for
 _COMMAS = re.compile(r",(?![^{}]*\})")  # those that are not within braces
@@ -181,3 +184,33 @@ def _file(path: str, source: str, format: str, folder: str) -> File:
     if "://" not in path and not os.path.isfile(path):
         raise UserError(f"{path} is not a regular file; write its content to one and name that")
     return File(source, format, path, epath.Path(path).stat().length, folder)
+
+
+def digest(file: File) -> str:
+    """Returns what tells the content of a file from another: its size and a hash.
+
+    Of a folder of images the names, sizes and times of change of all files count.
+    """
+    if file.format == "folder":
+        content, count = hashlib.sha256(), 0
+        for here, _, names in walk(file.path):
+            for name in names:
+                state = _size_and_time(os.path.join(here, name))
+                content.update(f"{os.path.relpath(here, file.path)}/{name}: {state}\n".encode())
+                count += 1
+        return f"{count} files, sha256 {content.hexdigest()[:16]}"
+    if file.format == "tfds":
+        return folder_digest(file.path) if epath.Path(file.path).is_dir() else ""
+    return file_digest(file.path)
+
+
+def _size_and_time(path: str) -> tuple[int, int]:
+    """Returns the size and the time of the last change of a file; zeros for a broken link."""
+    try:
+        if "://" in path:
+            found = epath.Path(path).stat()
+            return found.length, found.mtime
+        found = os.stat(path)
+        return found.st_size, found.st_mtime_ns
+    except OSError:
+        return 0, 0

@@ -1,0 +1,142 @@
+"""Small commands of all verbs that write, and what they wrote: for kill_verbs.py, full_disk.py."""
+
+import json
+import pathlib
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import conftest  # noqa: F401, as for the tests: CPU devices, no compilation cache
+import jax
+import malformed_files
+import numpy as np
+import processes
+import scored_dataset
+import tiny_dataset
+
+from blip_jax.capfilt import mixture, storage
+from blip_jax.checkpoints.workdir import load_state_items
+
+BOOTSTRAP = """
+from test_bootstrap import minute_config
+
+
+def get_config():
+    return minute_config(arms=("none", "both"))
+"""
+# What differs from run to run: times, and what is compared by its content instead.
+TIMES = re.compile(r"\.lock$|/tensorboard/|/checkpoints/|\.html$|/stages/|/work/")
+STATE = ("step", "params", "extra", "opt_state")
+
+
+class Verb(NamedTuple):
+    """A command.
+
+    Attributes:
+      name: of the verb.
+      flags: after it, for an output.
+      is_folder: whether the output is a folder, else a file.
+      resumes: whether it can be killed and run again.
+      spread: the part of a whole run's time within which kills are drawn.
+    """
+
+    name: str
+    flags: Callable[[pathlib.Path], list[str]]
+    is_folder: bool = True
+    resumes: bool = True
+    spread: float = 1.0
+
+    def start(self, out: pathlib.Path, log: pathlib.Path, run_by=()) -> subprocess.Popen:
+        """Starts a process that prints to `log`, by the command `run_by` if one is given."""
+        argv = [*run_by, sys.executable, "-m", "blip_jax", self.name, *self.flags(out)]
+        with log.open("w") as printed:
+            return subprocess.Popen(
+                argv, env=processes.environment(1), stdout=printed, stderr=printed
+            )
+
+
+def verbs(folder: pathlib.Path, records: int = 400) -> dict[str, Verb]:
+    """Makes what the verbs read in `folder`, and returns them by name."""
+    malformed_files.write_shards(folder / "tars", 8, records // 8)
+    scored = scored_dataset.build(folder / "scored")
+    (folder / "bootstrap.py").write_text(BOOTSTRAP)
+    training = processes.build(folder / "train")
+    world = tiny_dataset.build(folder / "world")
+    models = {
+        kind: tiny_dataset.save(
+            tiny_dataset.trained(world, 1, tiny_dataset.PROMPT, kind), f"{folder}/{kind}"
+        )
+        for kind in ("captioner", "retrieval", "vqa")
+    }
+    (folder / "images").mkdir()
+    for number in range(records // 10):
+        (folder / "images" / f"{number:04d}.jpg").write_bytes(malformed_files.jpeg(number))
+    table = storage.read(scored.scores, "train")
+    kept = mixture.select_by_threshold(table, storage.ORIGINS, 0.5)
+    source = mixture.ScoredDataset(scored.images, "train", scored.scores)
+    mixture.write_mixture(str(folder / "mixture.json"), None, source, table, kept, 0.0)
+
+    def of_images(name: str, model: str, *flags: str) -> Verb:
+        common = [f"{folder}/images", "--batch-size=4", f"--model={models[model]}", *flags]
+        return Verb(name, lambda out: [*common, f"--out={out}"], is_folder=False)
+
+    def of_config(name: str, *flags: str, **values) -> Verb:
+        return Verb(name, lambda out: [f"--workdir={out}", *flags], **values)
+
+    found = [
+        of_config("prepare", f"--config.source={folder}/tars/*.tar"),
+        of_config(
+            "capfilt", f"--config.captioners={models['captioner']}",
+            f"--config.filters={models['retrieval']}", f"--config.dataset={world.web}",
+            "--config.decoding.max_length=12", "--config.batch_size=2", "--config.shard_rows=4",
+            resumes=False,
+        ),
+        of_config(
+            "assemble", f"--config.scores={scored.scores}", f"--config.dataset={scored.images}"
+        ),
+        of_config("train", f"--config={training}/pretraining.py", spread=0.5),
+        of_config(
+            "evaluate", "--config=evaluate", f"--config.model={models['captioner']}",
+            f"--config.dataset={world.human}",
+        ),
+        of_images("caption", "captioner", "--top-p=0.9"),
+        of_images("match", "retrieval", "--text=a red dog", "--text=a cat"),
+        of_images("answer", "vqa", "--question=what is it?"),
+        Verb("export", lambda out: [f"{folder}/mixture.json", str(out), "--to=webdataset"],
+             resumes=False),
+        Verb("convert", lambda out: [models["captioner"], str(out), "--to=hf"], resumes=False),
+        of_config("bootstrap", f"--config={folder}/bootstrap.py", spread=0.25),
+    ]  # fmt: skip
+    return {verb.name: verb for verb in found}
+
+
+def content(out: pathlib.Path) -> dict[str, object]:
+    """What a run has written, by name: bytes, or values without the times in them."""
+    if out.is_file():
+        return {"": out.read_bytes()}
+    return dict(_content(out))
+
+
+def _content(out: pathlib.Path) -> Iterator[tuple[str, object]]:
+    for path in sorted(out.rglob("*")):
+        name = f"/{path.relative_to(out)}"
+        if path.is_file() and not TIMES.search(name):
+            yield name, _without_times(path, out)
+    for path in sorted(out.rglob("checkpoints")):
+        state, _ = load_state_items(str(path.parent), STATE)
+        yield str(path.relative_to(out)), [np.asarray(x).tobytes() for x in jax.tree.leaves(state)]
+
+
+def _without_times(path: pathlib.Path, out: pathlib.Path) -> object:
+    text = path.read_bytes().replace(str(out).encode(), b"OUT")
+    if path.name != "metrics.jsonl":
+        return re.sub(rb'"\w*seconds\w*": [0-9.e-]+', b"", text)
+    lines = [json.loads(line) for line in text.splitlines()]
+    return [{k: v for k, v in line.items() if "/s" not in k and k != "mfu"} for line in lines]
+
+
+def different(found: dict[str, object], wanted: dict[str, object]) -> list[str]:
+    """The names of what differs or is missing."""
+    return sorted(n for n in found.keys() | wanted.keys() if found.get(n) != wanted.get(n))
