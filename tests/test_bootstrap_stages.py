@@ -6,6 +6,8 @@ import pytest
 
 from blip_jax.capfilt.bootstrap import BootstrapConfig, bootstrap
 from blip_jax.capfilt.bootstrap.stages import Stages
+from blip_jax.cli.main import main
+from blip_jax.data.datasets import open_dataset
 from blip_jax.runtime.errors import UserError
 from blip_jax.runtime.fingerprint import FILE
 from blip_jax.runtime.lock import folder_lock
@@ -71,6 +73,17 @@ def test_two_runs_do_not_use_one_folder(tmp_path):
     with folder_lock(tmp_path, "bootstrap"), pytest.raises(UserError, match="is in use by process"):
         bootstrap(BootstrapConfig(), str(tmp_path))
     assert os.listdir(tmp_path) == []
+
+
+def test_the_datasets_of_a_run_can_be_made_alone(tmp_path, capsys):
+    world = {"human_images": 4, "web_images": 4, "test_images": 2, "image_size": 16}
+    values = [f"--config.world.{name}={value}" for name, value in world.items()]
+    argv = ["prepare", "--config=shapes", f"--workdir={tmp_path}", *values]
+    assert main([*argv, "--config.vocab_size=120"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    made = dict(line.split(": ") for line in lines)
+    assert list(made) == ["human", "web", "test", "tokenizer"]
+    assert len(open_dataset(made["web"], "train")) == 4
 
 
 def test_a_run_that_cannot_begin_leaves_nothing(tmp_path):

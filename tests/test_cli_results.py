@@ -17,6 +17,7 @@ from blip_jax.data.image_suffixes import IMAGE_SUFFIXES
 from blip_jax.data.ingest.records import IMAGES
 from blip_jax.models import Caption
 from blip_jax.runtime.errors import UserError
+from blip_jax.runtime.lock import file_lock
 from blip_jax.runtime.terminal import json_escaped, printable
 
 
@@ -111,6 +112,14 @@ def test_a_file_of_other_settings_is_not_resumed(capsys, use, folder):
     use(FakeModel())
     call(capsys, *args(folder, "--seed=1", "--overwrite"))
     assert len(rows()) == 20
+
+
+def test_two_processes_do_not_write_to_one_file(capsys, use, folder):
+    use(FakeModel())
+    with file_lock("x.jsonl", "caption"):
+        line = fails(capsys, *args(folder))
+    assert line.startswith("blip-jax caption: x.jsonl is in use by process ")
+    assert not os.path.exists("x.jsonl") and not os.path.exists("x.jsonl.lock")
 
 
 def test_new_images_are_added_and_captions_made_by_hand_stay(capsys, use, folder):

@@ -17,6 +17,8 @@ from blip_jax.data import ingest
 from blip_jax.data.datasets import open_dataset, to_text
 from blip_jax.data.ingest import output, units
 from blip_jax.runtime.errors import UserError
+from blip_jax.runtime.fingerprint import check_fingerprint
+from blip_jax.runtime.lock import folder_lock
 
 ROOT = pathlib.Path(__file__).parents[1]
 CONFIG = ROOT / "configs" / "prepare.py"
@@ -209,6 +211,37 @@ def test_what_changes_meanwhile_is_named(tmp_path, monkeypatch):
         run(tmp_path / "in", "gs://bucket/out")
 
 
+def test_files_of_a_folder_that_were_edited_meanwhile_are_named(tmp_path):
+    """Of equal sizes, so that only the time of the change tells."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name in "ab":
+        (folder / f"{name}.jpg").write_bytes(found.jpeg(0))
+        (folder / f"{name}.txt").write_text("a dog")
+    run(folder, tmp_path / "out")
+    run(folder, tmp_path / "out")
+    (folder / "b.txt").write_text("a cat")
+    with pytest.raises(UserError, match=f"files.{folder} was .*, now .*; choose another folder"):
+        run(folder, tmp_path / "out")
+
+
+def test_two_imports_do_not_use_one_folder(tars, tmp_path):
+    with (
+        folder_lock(tmp_path / "out", "prepare"),
+        pytest.raises(UserError, match=r"out is in use by process \d+ .*blip-jax prepare"),
+    ):
+        run(tars, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_import_into_a_folder_of_other_work_is_refused(tars, tmp_path):
+    check_fingerprint(tmp_path / "out", "train", {})
+    before = content(tmp_path / "out")
+    with pytest.raises(UserError, match="holds a run of blip-jax train; choose another folder"):
+        run(tars, tmp_path / "out")
+    assert content(tmp_path / "out") == before
+
+
 def test_a_refused_import_leaves_nothing(tmp_path):
     """Neither of a file without texts, found by the plan, nor of records that are all skipped."""
     found.write_tar(tmp_path / "a.tar", [(name, {"jpg": found.jpeg(0)}) for name in "01"])
@@ -226,7 +259,7 @@ def test_a_refused_import_leaves_nothing(tmp_path):
     run(tmp_path / "a.tar", tmp_path / "out", allow_no_text=True)
 
 
-def test_a_folder_that_grows_meanwhile_keeps_its_units(tmp_path, monkeypatch):
+def test_a_folder_that_grows_meanwhile_is_named(tmp_path, monkeypatch):
     images = tmp_path / "images"
     images.mkdir()
     for number in (1, 3, 5):
@@ -245,6 +278,9 @@ def test_a_folder_that_grows_meanwhile_keeps_its_units(tmp_path, monkeypatch):
         run(images, tmp_path / "out", records_per_unit=2)
     monkeypatch.undo()
     (images / "0.jpg").write_bytes(found.jpeg(0))
+    with pytest.raises(UserError, match=f'files.{images} was "6 files, .*, now "7 files, '):
+        run(images, tmp_path / "out", records_per_unit=2)
+    (images / "0.jpg").unlink()
     run(images, tmp_path / "out", records_per_unit=2)
     keys = [row["key"].decode() for row in open_dataset(str(tmp_path / "out"), "train")]
     assert keys == ["images-00000--1", "images-00000--3", "images-00001--5"]

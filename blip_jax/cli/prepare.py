@@ -17,9 +17,9 @@ def work(config: Any, workdir: str) -> None:
     if isinstance(config, ingest.IngestConfig):
         ingest.run(config, workdir)
         return
-    from blip_jax.capfilt.bootstrap.run import BootstrapRun
+    from blip_jax.capfilt.bootstrap.run import prepare_datasets
 
-    for name, path in BootstrapRun(config, workdir, config.seeds[0]).prepare().items():
+    for name, path in prepare_datasets(config, workdir).items():
         print(f"{name}: {path}")
 
 

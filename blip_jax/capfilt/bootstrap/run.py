@@ -50,6 +50,16 @@ def bootstrap(config: BootstrapConfig, workdir: str) -> list[dict]:
         return results.write(config, workdir, runs)
 
 
+def prepare_datasets(config: BootstrapConfig, workdir: str) -> dict[str, str]:
+    """Makes the datasets and the tokenizer of the first seed's run; returns their folders by name.
+
+    Raises:
+      UserError: as `bootstrap`.
+    """
+    with folder_lock(workdir, "prepare"):
+        return BootstrapRun(config, workdir, config.seeds[0], digests(config)).prepare()
+
+
 def digests(config: BootstrapConfig) -> dict[str, str]:
     """Returns digests of the datasets and the tokenizer that a config names.
 

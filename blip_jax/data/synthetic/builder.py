@@ -7,6 +7,7 @@ order of their index, so row i is record i, and each depends only on its own see
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -205,5 +206,6 @@ def prepare(data_dir: str, config: ShapesConfig, workers: int = 1) -> str:
     for leftover in home.glob("*") if home.exists() else ():
         leftover.rmtree()
     builder = make()
-    builder.download_and_prepare()
+    with contextlib.redirect_stdout(io.StringIO()):  # it claims to download
+        builder.download_and_prepare()
     return str(builder.data_dir)

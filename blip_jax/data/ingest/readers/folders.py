@@ -64,7 +64,7 @@ def images(folder: str) -> Iterator[tuple[str, list[str]]]:
 def write_file_list(folder: str, file_list: epath.Path, settings: IngestConfig) -> bool:
     """Writes the list of a folder's images, a JSON text in each line, unless it exists already.
 
-    Images that are added to the folder later do not change the units. Returns True: units read it.
+    Returns True: units read it.
     """
     if not file_list.exists():
         with atomic_write(file_list) as file:
