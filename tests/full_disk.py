@@ -34,13 +34,14 @@ class Runs:
 
     def __init__(self, verb: verb_runs.Verb, folder: pathlib.Path, draw: random.Random):
         folder.mkdir()
-        self.verb, self.folder, self.draw = verb, folder, draw
-        self.log_file, begun = folder / "log", time.monotonic()
-        assert verb.start(folder / "whole", self.log_file).wait() == 0, self.log()
+        self.verb, self.draw = verb, draw
+        self.log_file, whole = folder / "log", folder / "whole" / "out"
+        whole.parent.mkdir()
+        begun = time.monotonic()
+        assert verb.start(whole, self.log_file).wait() == 0, self.log()
         self.seconds = time.monotonic() - begun
-        self.wanted = verb_runs.content(folder / "whole")
-        self.size = sum(p.stat().st_size for p in (folder / "whole").rglob("*") if p.is_file())
-        self.size = self.size or (folder / "whole").stat().st_size
+        self.wanted = verb_runs.content(whole)
+        self.size = sum(p.stat().st_size for p in whole.parent.rglob("*") if p.is_file())
         self.disk = folder / "disk"
         self.disk.mkdir()
         self.out, self.other = self.disk / "out", self.disk / "other"

@@ -28,11 +28,13 @@ class Runs:
     """Runs of one verb in `folder`, of which one after the other is killed."""
 
     def __init__(self, verb: verb_runs.Verb, folder: pathlib.Path, draw: random.Random):
-        folder.mkdir()
+        whole, killed = folder / "whole", folder / "killed"  # outputs have one name, as it is told
+        for place in (whole, killed):
+            place.mkdir(parents=True)
         self.verb, self.draw = verb, draw
-        self.out, self.log_file = folder / "killed", folder / "log"
+        self.out, self.log_file = killed / "out", folder / "log"
         self.ends, self.refused = 0, 0
-        whole = folder / "whole"
+        whole /= "out"
         process, begun = verb.start(whole, self.log_file), time.monotonic()
         while not self.lock(whole).exists() and process.poll() is None:
             time.sleep(0.002)
@@ -73,6 +75,9 @@ class Runs:
             second = ", a second writer was refused"
         process.kill()
         process.wait()
+        if self.out.is_file() and not pathlib.Path(f"{self.out}.unfinished").exists():
+            second += ", behind its end"  # a complete file is refused from then on
+            self.compare()
         return f"killed after {seconds:.1f} s{second}"
 
     def finish(self) -> None:

@@ -4,6 +4,8 @@ import json
 import math
 import os
 import stat
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -168,6 +170,19 @@ def test_leftovers_are_removed_and_nothing_else(tmp_path):
     files.remove_incomplete(tmp_path)
     assert names(tmp_path) == ["incomplete-kept", "other"] and names(other) == ["kept"]
     files.remove_incomplete(tmp_path / "none")
+
+
+def test_what_ended_processes_left_of_a_path_is_removed(tmp_path):
+    out = tmp_path / "out.json"
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    left = {pid: files.temporary_name("out.json").replace(f"-{os.getpid()}-", f"-{pid}-")
+            for pid in (ended.pid, os.getpid())}  # fmt: skip
+    other = files.temporary_name("other.json").replace(f"-{os.getpid()}-", f"-{ended.pid}-")
+    for name in (*left.values(), other):
+        (tmp_path / name).mkdir()
+    files.remove_abandoned(out)
+    assert sorted(os.listdir(tmp_path)) == sorted([left[os.getpid()], other])
 
 
 def test_json_has_null_for_what_is_no_number(tmp_path):

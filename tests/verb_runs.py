@@ -18,6 +18,7 @@ import tiny_dataset
 
 from blip_jax.capfilt import mixture, storage
 from blip_jax.checkpoints.workdir import load_state_items
+from blip_jax.cli import environment
 
 BOOTSTRAP = """
 from test_bootstrap import minute_config
@@ -59,6 +60,8 @@ class Verb(NamedTuple):
 
 def verbs(folder: pathlib.Path, records: int = 400) -> dict[str, Verb]:
     """Makes what the verbs read in `folder`, and returns them by name."""
+    environment.silence_libraries()
+    environment.disable_tfds_progress()
     malformed_files.write_shards(folder / "tars", 8, records // 8)
     scored = scored_dataset.build(folder / "scored")
     (folder / "bootstrap.py").write_text(BOOTSTRAP)

@@ -24,7 +24,7 @@ from etils import epath
 from blip_jax.capfilt.storage import WORK
 from blip_jax.runtime.errors import UserError
 from blip_jax.runtime.files import atomic_write
-from blip_jax.runtime.lock import is_running
+from blip_jax.runtime.host import is_running
 
 LEASE_SECONDS = 60.0  # without a heartbeat for this long, other hosts may claim the shard
 HEARTBEATS_PER_LEASE = 4

@@ -25,6 +25,7 @@ import numpy as np
 from etils import epath
 
 from blip_jax.runtime.errors import UserError
+from blip_jax.runtime.host import is_running
 
 INCOMPLETE = ".incomplete-"  # prefix of the names of unfinished files and folders
 
@@ -34,8 +35,12 @@ def temporary_name(name: str) -> str:
 
     It has at most 255 bytes, the limit of file systems; of a long `name` the end is kept.
     """
+    return f"{_temporary_prefix()}{os.getpid()}-{uuid.uuid4().hex[:8]}-{name[-48:]}"
+
+
+def _temporary_prefix() -> str:
     host = re.sub(r"[^A-Za-z0-9.]", "-", socket.gethostname())[:32]
-    return f"{INCOMPLETE}{host}-{os.getpid()}-{uuid.uuid4().hex[:8]}-{name[-48:]}"
+    return f"{INCOMPLETE}{host}-"
 
 
 @contextlib.contextmanager
@@ -96,6 +101,7 @@ def atomic_folder(path: str | os.PathLike, replace: bool = False) -> Iterator[pa
     if os.path.lexists(target) and not (is_folder and (replace or not any(target.iterdir()))):
         raise UserError(f"{path} exists already; choose another path")
     target.parent.mkdir(parents=True, exist_ok=True)
+    remove_abandoned(target)
     temporary = target.with_name(temporary_name(target.name))
     temporary.mkdir()
     try:
@@ -132,10 +138,25 @@ def remove_incomplete(folder: str | os.PathLike) -> None:
     Only names that `temporary_name` gives are touched; a link is removed, not followed.
     """
     for path in epath.Path(folder).glob(f"{INCOMPLETE}*"):
-        if path.is_dir() and not os.path.islink(path):
-            path.rmtree(missing_ok=True)
-        else:
-            path.unlink(missing_ok=True)
+        _remove(path)
+
+
+def _remove(path: epath.Path) -> None:
+    """Removes a file, a folder, or a link but not what it points to."""
+    if path.is_dir() and not os.path.islink(path):
+        path.rmtree(missing_ok=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def remove_abandoned(path: str | os.PathLike) -> None:
+    """Removes what processes of this machine that have ended left unfinished of `path`."""
+    path = epath.Path(path)
+    prefix, name = re.escape(_temporary_prefix()), re.escape(path.name[-48:])
+    pattern = re.compile(rf"{prefix}(\d+)-[0-9a-f]{{8}}-{name}")
+    for other in path.parent.glob(f"{INCOMPLETE}*"):
+        if (found := pattern.fullmatch(other.name)) and not is_running(found[1]):
+            _remove(other)
 
 
 def write_json(path: str | os.PathLike, value: Any) -> None:

@@ -21,6 +21,8 @@ from typing import Any
 import fsspec
 
 from blip_jax.runtime.errors import UserError
+from blip_jax.runtime.files import remove_abandoned, remove_incomplete
+from blip_jax.runtime.host import is_running, start_time
 
 LOCK = ".lock"
 LEASE_SECONDS = 60.0  # without a heartbeat, after which a lock of another host is stale
@@ -36,6 +38,8 @@ def folder_lock(
 ) -> Iterator[None]:
     """Holds the lock of a folder, which is made if missing, for the duration of the block.
 
+    What killed processes left unfinished in the folder is removed first.
+
     Args:
       folder: local or `gs://`.
       verb: what the holder does, for messages: "train".
@@ -48,8 +52,13 @@ def folder_lock(
     """
     path = os.fspath(folder)
     lock = Lock(path, f"{path.rstrip('/')}/{LOCK}", verb, lease_seconds)
-    run(lock.acquire)
+
+    def acquire() -> None:
+        lock.acquire()
+        remove_incomplete(path)
+
     try:
+        run(acquire)
         yield
     finally:
         lock.release()
@@ -60,8 +69,9 @@ def file_lock(file: str | os.PathLike, verb: str) -> Iterator[None]:
     """Holds the lock of a file, `FILE.lock` beside it, like `folder_lock`."""
     path = os.fspath(file)
     lock = Lock(path, path + LOCK, verb, LEASE_SECONDS)
-    lock.acquire()
     try:
+        lock.acquire()
+        remove_abandoned(path)
         yield
     finally:
         lock.release()
@@ -174,25 +184,3 @@ class Lock:
             found = json.loads(self._files.cat_file(self._path))
             return found if isinstance(found, dict) else {}
         return {}
-
-
-def start_time(pid: int | str) -> str:
-    """Returns when a process of this machine started, in ticks; "" if the system does not say.
-
-    It tells a process from a later one with the same number.
-    """
-    try:
-        return pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
-    except (OSError, IndexError, ValueError):
-        return ""
-
-
-def is_running(pid: int | str) -> bool:
-    """Returns whether a process of this machine is running."""
-    try:
-        os.kill(int(pid), 0)
-    except (ProcessLookupError, ValueError, OverflowError):
-        return False
-    except PermissionError:
-        return True
-    return True

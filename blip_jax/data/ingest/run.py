@@ -71,7 +71,6 @@ def _import(
         else:
             work_units = _planned(parts, config, found)
         remove_incomplete(parts)
-        remove_incomplete(folder)
         workers = config.workers or len(os.sched_getaffinity(0))
         _work(work_units, config, os.fspath(parts), workers)
         files = [to_json(file) for file in found]
