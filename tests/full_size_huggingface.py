@@ -141,7 +141,7 @@ def test_large_by_shape(tmp_path):
         model = transformers.BlipForConditionalGeneration(config)
     values = config.to_dict() | {"architectures": ["BlipForConditionalGeneration"]}
     (tmp_path / "config.json").write_text(json.dumps(values))
-    ours, model_type = checkpoints.huggingface.read_config(str(tmp_path))
+    ours, model_type = checkpoints.huggingface_config.read_config(str(tmp_path))
     table = checkpoints.huggingface.rules(model_type, ours)
     wanted = checkpoints.rules.source_shapes(nn.param_shapes(ours, model_type), table)
     found = {name: tuple(value.shape) for name, value in model.state_dict().items()}

@@ -8,3 +8,6 @@ class UserError(ValueError):
 
     The command line prints only the message on stderr and exits with status 2.
     """
+
+    def __init__(self, message: str):
+        super().__init__(" ".join(message.splitlines()))  # those of libraries have several
