@@ -117,7 +117,10 @@ class Lock:
                 if self._take_over(holder):
                     break
         except OSError as error:
-            raise UserError(f"{self._target} cannot be locked: {error}") from error
+            raise UserError(
+                f"{self._target} cannot be written ({error.strerror or error}); free space or "
+                "correct the permissions"
+            ) from error
         self._thread.start()
 
     def release(self) -> None:
