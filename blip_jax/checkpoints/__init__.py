@@ -18,6 +18,7 @@ from blip_jax.checkpoints.original import adapt_to_nlvr
 from blip_jax.data.tokenizer import Tokenizer
 from blip_jax.runtime.config import from_json, to_json
 from blip_jax.runtime.errors import UserError
+from blip_jax.runtime.files import atomic_folder
 
 __all__ = ["Checkpoint", "infer_config", "adapt_to_nlvr", "read", "detect_model_type", "write"]
 
@@ -121,7 +122,8 @@ def write(checkpoint: Checkpoint, path: str, to: str) -> None:
       to: "original" or "hf". The latter stores no momentum encoder, queue or temperature.
 
     Raises:
-      UserError: the format lacks the model type, or it needs the tokenizer, which is unknown.
+      UserError: the format lacks the model type, or it needs the tokenizer, which is unknown; the
+        folder exists and is not empty.
     """
     if to not in FORMATS:
         raise UserError(f"unknown format {to!r}; known: {', '.join(FORMATS)}")
@@ -131,8 +133,9 @@ def write(checkpoint: Checkpoint, path: str, to: str) -> None:
         if isinstance(tokenizer, str):
             tokenizer = Tokenizer.load(tokenizer)
         tensors = huggingface.save(checkpoint.params, config, model_type)
-        huggingface.write_folder(path, config, model_type, tokenizer)
-        tensor_files.write(tensors, str(pathlib.Path(path).expanduser() / "model.safetensors"), {})
+        with atomic_folder(pathlib.Path(path).expanduser()) as folder:
+            huggingface.write_folder(str(folder), config, model_type, tokenizer)
+            tensor_files.write(tensors, str(folder / "model.safetensors"), {})
         return
     weights = original.Weights(checkpoint.params, checkpoint.momentum, checkpoint.queue)
     about = {"model_type": model_type, "config": to_json(config)}

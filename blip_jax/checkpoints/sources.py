@@ -22,7 +22,7 @@ from blip_jax.checkpoints.workdir import (
 from blip_jax.data.tokenizer import Tokenizer
 from blip_jax.runtime.config import from_json, to_json
 from blip_jax.runtime.errors import DIVERGED, UserError
-from blip_jax.runtime.files import check_scheme
+from blip_jax.runtime.files import atomic_folder, check_scheme
 
 HUB_URL = re.compile(r"https?://(www\.)?(huggingface\.co|hf\.co)/(?P<id>[\w.-]+/[\w.-]+)")
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -140,9 +140,10 @@ def write(checkpoint: checkpoints.Checkpoint, path: str, to: str) -> None:
         max_length=checkpoint.max_length,
         tokenizer=tokenizer if is_name else "",
     )
-    save_model(path, checkpoint.params, extra, meta)
-    if not is_name:
-        tokenizer.save(str(epath.Path(path) / TOKENIZER))
+    with contextlib.nullcontext(path) if "://" in path else atomic_folder(path) as folder:
+        save_model(str(folder), checkpoint.params, extra, meta)
+        if not is_name:
+            tokenizer.save(str(epath.Path(folder) / TOKENIZER))
 
 
 def with_image_size(
