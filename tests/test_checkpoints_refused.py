@@ -246,7 +246,7 @@ def _shapes() -> dict:
 def test_the_web_address_of_a_model_is_one_line():
     url = "https://storage.example.com/model_base.pth"
     assert message(models.load, url) == (
-        f"{url} is not a local path: download it, and give the file's path"
+        f"{url} is neither a local nor a gs:// path; give one (to read it, download it first)"
     )
     assert message(models.load, "https://huggingface.co/Salesforce/blip-vqa-base") == (
         "https://huggingface.co/Salesforce/blip-vqa-base is not a local path: download it, or give "

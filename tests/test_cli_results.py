@@ -280,7 +280,7 @@ def test_names_cannot_steer_a_terminal(capsys, use, folder):
 
 @pytest.mark.parametrize("url", ["https://example.org/dog.jpg", "s3://bucket/dog.jpg"])
 def test_urls_are_one_line(capsys, folder, url):
-    wrong = f"{url} is not a local path: download it, and give the file's path"
+    wrong = f"{url} is neither a local nor a gs:// path; give one (to read it, download it first)"
     image = folder / "00.jpg"
     for argv in (
         ["caption", url, "--model=m"],

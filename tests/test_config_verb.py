@@ -216,6 +216,12 @@ def test_where_compiled_programs_are_kept(monkeypatch, variables, folder):
     assert os.environ.get("JAX_COMPILATION_CACHE_DIR") == folder
 
 
+def test_a_workdir_of_an_unknown_kind_is_one_line(capsys):
+    assert main(["prepare", "--config.source=x", "--workdir=https://a.b/c"]) == 2
+    line = "blip-jax prepare: https://a.b/c is neither a local nor a gs:// path; give one "
+    assert capsys.readouterr().err.startswith(line)
+
+
 def test_libraries_are_quiet_but_for_verbose(called, monkeypatch):
     from absl import logging
 

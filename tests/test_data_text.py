@@ -1,9 +1,11 @@
 """Clean-up and tokenizer: literal values."""
 
+import json
 import pickle
 
 import numpy as np
 import pytest
+import tokenizers
 
 from blip_jax.data.text import clean_caption, clean_question
 from blip_jax.data.tokenizer import TokenIds, Tokenizer, train_wordpiece
@@ -115,6 +117,10 @@ def test_missing_tokenizers_are_named(tmp_path, monkeypatch):
         Tokenizer.load(str(tmp_path))
     with pytest.raises(UserError, match="nowhere does not exist"):
         Tokenizer.load(str(tmp_path / "nowhere"))
+    backend = json.loads(train_wordpiece(["a dog"], str(tmp_path / "x"), 30)._backend.to_str())
+    backend["model"]["unk_token"] = "none"
+    with pytest.raises(UserError, match="cannot encode unknown words"):
+        Tokenizer(tokenizers.Tokenizer.from_str(json.dumps(backend)))
     (tmp_path / "vocab.txt").write_text("a\nb\n[UNK]\n")
     with pytest.raises(UserError, match=r"no \[PAD\] \[CLS\] \[SEP\] \[MASK\]"):
         Tokenizer.load(str(tmp_path))

@@ -26,6 +26,10 @@ from blip_jax.runtime.signals import Interrupted
             "Forbidden: gs://bucket/x; free space or correct the permissions, then rerun the same "
             "command",
         ),
+        (
+            RuntimeError("open() failed: Permission denied; opening /out/x"), 2,
+            "open() failed: Permission denied; opening /out/x; free space or correct",
+        ),
         (MemoryError(), 2, "out of memory; choose a smaller batch size"),
         (
             RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 439804 bytes."), 2,

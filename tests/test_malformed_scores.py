@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import pathlib
+import shutil
 from unittest import mock
 
 import numpy as np
@@ -72,6 +73,15 @@ def test_scores_out_of_range_are_refused_where_they_are_read(tmp_path, changes, 
     scores = scored_dataset.write_scores(tmp_path / "scores", rows(**changes), ("judge",))
     message = one_line(lambda: storage.read(scores, "train"), named)
     assert scores in message
+
+
+def test_a_number_of_filters_out_of_range_is_refused(web, tmp_path):
+    folder = shutil.copytree(web.scores, tmp_path / "scores")
+    text = (folder / "features.json").read_text()
+    assert '"1"' in text
+    (folder / "features.json").write_text(text.replace('"1"', '"1000000000000"'))
+    with pytest.raises(UserError, match="claims scores of 1000000000000 filters"):
+        storage.read(str(folder), "train")
 
 
 def test_an_empty_text_without_a_score_is_no_fault(tmp_path):

@@ -90,6 +90,10 @@ def test_what_is_missing_or_does_not_fit_is_named(datasets, tmp_path):
         mixture.write_text(content)
         with pytest.raises(UserError, match=message):
             load_mixture(str(mixture))
+    url = "https://a.b/c"
+    for component in (Component("a", url), Component("a", human, selected=url)):
+        with pytest.raises(UserError, match=f"{url} is neither a local nor a gs:// path"):
+            RecordSource(component)
     selected = tmp_path / "selected.npy"
     for array, message in (
         (np.zeros((2, 3), np.int32), r"int32 \[2, 3\]; expected int32 \[P, 2\]"),

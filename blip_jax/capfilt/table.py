@@ -18,6 +18,7 @@ from blip_jax.data.datasets import Dataset, open_dataset
 from blip_jax.data.text import clean_caption
 from blip_jax.runtime.errors import UserError
 
+MAX_FILTERS = 1000  # of a scored dataset
 _CHUNK = 16_384  # rows that are parsed at a time
 RANGES = {"p_match": (0.0, 1.0), "cosine": (-1.01, 1.01)}  # in bfloat16 a cosine exceeds 1
 _NUMBERS = {"p_match": "f", "cosine": "f", "log_probability": "f", "tokens": "i"}
@@ -88,6 +89,8 @@ def read(directory: str, split: str) -> TextTable:
         raise UserError(
             f"{directory} holds no scores of this version of capfilt; run capfilt on the images"
         ) from None
+    if not 1 <= filters <= MAX_FILTERS:
+        raise UserError(f"{directory} claims scores of {filters} filters; its files are damaged")
     names = [entry["name"] for entry in provenance.read(directory).get("filters", [])]
     if len(names) != filters:
         names = ["filter"] if filters == 1 else [f"filter-{i}" for i in range(filters)]

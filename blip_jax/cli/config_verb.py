@@ -84,6 +84,7 @@ def parse(verb: ConfigVerb, argv: Sequence[str]) -> tuple[Any, argparse.Namespac
       UserError: whatever is wrong with the arguments.
     """
     from blip_jax.runtime.config import check_required, to_json
+    from blip_jax.runtime.files import check_scheme
     from blip_jax.runtime.overrides import override
 
     arguments, rest = parser(verb).parse_known_args(list(argv))
@@ -109,6 +110,8 @@ def parse(verb: ConfigVerb, argv: Sequence[str]) -> tuple[Any, argparse.Namespac
         check_required(config)
     if verb.workdir and not arguments.workdir:
         raise UserError("--workdir DIR is missing")
+    if verb.workdir:
+        check_scheme(arguments.workdir)
     return config, arguments
 
 

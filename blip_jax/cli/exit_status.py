@@ -51,7 +51,8 @@ def _message(error: BaseException) -> str | None:
     is_storage = isinstance(error, PermissionError) or (
         isinstance(error, OSError) and error.errno in STORAGE_ERRORS
     )
-    if is_storage or os.strerror(errno.ENOSPC) in str(error):  # libraries in C++ have other types
+    if is_storage or any(os.strerror(number) in str(error) for number in STORAGE_ERRORS):
+        # The latter are of libraries in C++, which raise other types.
         return (
             f"{place}{reason}; free space or correct the permissions, then rerun the same command"
         )

@@ -16,7 +16,7 @@ from etils import epath
 
 from blip_jax.data.remote import RemoteDataSource
 from blip_jax.runtime.errors import UserError
-from blip_jax.runtime.files import read_json
+from blip_jax.runtime.files import check_scheme, read_json
 
 FEATURES = "features.json"
 # Classes that features.json may name. TFDS imports any module that is named there.
@@ -74,6 +74,7 @@ def open_dataset(directory: str, split: str, fields: Sequence[str] = ("key",)) -
     Raises:
       UserError: there is no dataset in the directory, no such split or field, or files are missing.
     """
+    check_scheme(directory)
     path = epath.Path(directory) / FEATURES
     if not path.exists():
         raise UserError(

@@ -16,7 +16,7 @@ from etils import epath
 
 from blip_jax.data.datasets import Dataset, open_dataset, plain_value, to_text
 from blip_jax.runtime.errors import UserError
-from blip_jax.runtime.files import absolute_path, read_json, write_json
+from blip_jax.runtime.files import absolute_path, check_scheme, read_json, write_json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +52,7 @@ def load_mixture(path: str) -> list[Component]:
     Raises:
       UserError: the file is missing, is not such JSON, or has an unknown or wrong field.
     """
+    check_scheme(path)
     file = epath.Path(path)
     if not file.exists():
         raise UserError(f"mixture file {path} does not exist")
@@ -187,6 +188,7 @@ def load_selected(component: Component, rows: int) -> np.ndarray:
       UserError: the file is missing, has other content, or selects rows that do not exist.
     """
     path = component.selected
+    check_scheme(path)
     file = epath.Path(path)
     if not file.exists():
         raise UserError(f"component {component.name!r}: selection file {path} does not exist")

@@ -74,6 +74,10 @@ class Tokenizer:
         self._backend = backend
         backend.no_padding()
         backend.no_truncation()
+        try:
+            backend.encode("\N{SNOWMAN}")  # a word that no vocabulary has
+        except Exception as error:  # the library has no types of its own
+            raise UserError(f"the tokenizer cannot encode unknown words: {error}") from error
         pad, _, cls, sep, mask = map(backend.token_to_id, _SPECIAL)
         base = len(backend.get_vocab(with_added_tokens=True).keys() - set(_EXTRA))
         self.ids = TokenIds(pad, cls, sep, dec=base, enc=base + 1, vocab_size=base + 2)

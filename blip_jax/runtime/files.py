@@ -172,6 +172,7 @@ def read_json(path: str | os.PathLike) -> Any:
     Raises:
       UserError: the file is missing or cannot be read, or is not JSON.
     """
+    check_scheme(path)
     try:
         return json.loads(epath.Path(path).read_text())
     except FileNotFoundError:
@@ -200,7 +201,9 @@ def check_scheme(path: str | os.PathLike) -> None:
     name = os.fspath(path)
     scheme = name.partition("://")[0]
     if scheme != name and scheme != "gs" and not os.path.exists(name):
-        raise UserError(f"{name} is not a local path: download it, and give the file's path")
+        raise UserError(
+            f"{name} is neither a local nor a gs:// path; give one (to read it, download it first)"
+        )
 
 
 def is_special(path: str | os.PathLike) -> bool:

@@ -20,7 +20,7 @@ from blip_jax.metrics import retrieval
 from blip_jax.models import Model, load
 from blip_jax.runtime.config import replace, required
 from blip_jax.runtime.errors import UserError
-from blip_jax.runtime.files import atomic_write, write_json
+from blip_jax.runtime.files import atomic_write, check_scheme, write_json
 from blip_jax.runtime.lock import folder_lock
 from blip_jax.runtime.processes import run_on_main
 from blip_jax.tasks.base import EvaluationTask, Prediction, TaskConfig
@@ -128,6 +128,7 @@ def read_predictions(path: str) -> list[Prediction]:
     Raises:
       UserError: there is no such file, or a line is no prediction.
     """
+    check_scheme(path)
     file = epath.Path(path)
     if not file.exists():
         raise UserError(f"predictions file {path} does not exist")
