@@ -262,7 +262,7 @@ def test_ctrl_c_in_training_saves_and_the_same_command_goes_on(config, tmp_path)
     assert 0 < stopped < steps
     assert os.listdir(workdir / "checkpoints") == [str(stopped)]
     argv[-1] = f"--config.steps={stopped + 2}"
-    assert main(argv) == 0
+    assert main([*argv, "--resume=anyway"]) == 0
     logged = [json.loads(row)["step"] for row in open(workdir / "metrics.jsonl")]
     assert logged == list(range(1, stopped + 3))  # each step once
     assert load_state_items(str(workdir), ("params",))[1].model_type == "pretrain"
