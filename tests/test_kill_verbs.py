@@ -5,8 +5,8 @@ import pytest
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("verb", ["prepare", "assemble", "train", "evaluate", "caption"])
+@pytest.mark.parametrize("verb", ["prepare", "assemble", "caption"])
 def test_a_verb_that_is_killed_completes_its_work(tmp_path, full, verb):
-    kills = 20 if full else 2
+    kills = 20 if full else 1
     ends, _ = kill_verbs.run(tmp_path, [verb], kills, seed=2)[verb]
     assert ends >= 1
