@@ -75,8 +75,8 @@ class Runs:
             second = ", a second writer was refused"
         process.kill()
         process.wait()
-        if self.out.is_file() and not pathlib.Path(f"{self.out}.unfinished").exists():
-            second += ", behind its end"  # a complete file is refused from then on
+        if self.verb.is_closed(self.out):
+            second += ", behind its end"
             self.compare()
         return f"killed after {seconds:.1f} s{second}"
 

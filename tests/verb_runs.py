@@ -50,6 +50,12 @@ class Verb(NamedTuple):
     resumes: bool = True
     spread: float = 1.0
 
+    def is_closed(self, out: pathlib.Path) -> bool:
+        """Whether the output is complete, and refused by the same command from then on."""
+        if self.is_folder:
+            return out.exists() and self.name in ("export", "convert")
+        return out.exists() and not pathlib.Path(f"{out}.unfinished").exists()
+
     def start(self, out: pathlib.Path, log: pathlib.Path, run_by=()) -> subprocess.Popen:
         """Starts a process that prints to `log`, by the command `run_by` if one is given."""
         argv = [*run_by, sys.executable, "-m", "blip_jax", self.name, *self.flags(out)]
