@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import logging
 import os
 import pathlib
 import re
@@ -25,10 +26,12 @@ def tune_malloc() -> None:
 
 def silence_libraries() -> None:
     """Hides what libraries say below an error; the environment is for XLA and TensorFlow."""
-    from absl import logging
+    from absl import logging as absl_logging
 
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    logging.set_verbosity(logging.ERROR)
+    absl_logging.set_verbosity(absl_logging.ERROR)
+    # A checkpoint that cannot be written is told of once for each array, besides being raised.
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     warnings.filterwarnings("ignore", module=r"(?!blip_jax)")
 
 
