@@ -6,7 +6,9 @@ import logging
 import os
 import pathlib
 import re
+import sys
 import warnings
+from typing import Any
 
 CACHE = "BLIP_JAX_CACHE"  # environment variable: the folder of compiled programs; "" is none
 FAKE_DEVICES = re.compile(r"--xla_force_host_platform_device_count=(\d+)")
@@ -30,9 +32,21 @@ def silence_libraries() -> None:
 
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     absl_logging.set_verbosity(absl_logging.ERROR)
-    # A checkpoint that cannot be written is told of once for each array, besides being raised.
+    # Orbax logs an error in each of its threads and for each array, besides raising it.
+    logging.getLogger("absl").addFilter(_is_not_of_orbax)
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    sys.unraisablehook = _report_unraisable
     warnings.filterwarnings("ignore", module=r"(?!blip_jax)")
+
+
+def _is_not_of_orbax(record: logging.LogRecord) -> bool:
+    return f"{os.sep}orbax{os.sep}" not in record.pathname
+
+
+def _report_unraisable(found: Any) -> None:
+    # TensorStore's threads end behind the event loop of a save that has failed.
+    if str(found.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(found)
 
 
 def disable_tfds_progress() -> None:
