@@ -72,8 +72,8 @@ def caption(world: pathlib.Path, **options):
     config = replace(model_config(), **{"med.vocab_size": tokenizer.ids.vocab_size})
     params = tiny.init(config, 0, "captioner")
     model = Model(params, config, tokenizer, model_type="captioner", prompt="", max_length=20)
-    (dataset,) = world.glob("shapes/*/*")
-    records = open_dataset(str(dataset), "train")
+    (features,) = world.glob("shapes/*/*/features.json")
+    records = open_dataset(str(features.parent), "train")
     images = [bytes(records[row % len(records)]["image"]) for row in range(64)]
     return lambda: model.caption(images, **options)
 
@@ -140,6 +140,9 @@ def main() -> None:
     sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
     import processes
 
+    from blip_jax.cli import environment
+
+    environment.disable_tfds_progress()
     with tempfile.TemporaryDirectory() as folder:
         world = processes.build(folder)
         for name in args.works or WORKS:
