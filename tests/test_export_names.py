@@ -18,13 +18,8 @@ from blip_jax.data.synthetic.builder import make_record
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory):
-    return tmp_path_factory.mktemp("export")
-
-
-@pytest.fixture(scope="module")
-def web(root):
-    return scored_dataset.build(root, ("large", "small"), 2)
+def web(tmp_path_factory):
+    return scored_dataset.build(tmp_path_factory.mktemp("export"), ("large", "small"), 2)
 
 
 def test_names_of_files_are_safe_and_their_own():
@@ -44,9 +39,9 @@ TWINS = ("a b", "a-b", "a%20b", "A b", "../x", "ä", "x" * 200)
 
 
 @pytest.fixture(scope="module")
-def twins(root, web):
+def twins(web):
     """A mixture of the same images under names that are hard to tell apart as folders."""
-    path = root / "twins.json"
+    path = pathlib.Path(web.scores).parent / "twins.json"
     components = [{"name": name, "dataset": web.images, "split": "train[:3]"} for name in TWINS]
     path.write_text(json.dumps({"components": components}))
     return str(path)

@@ -29,7 +29,7 @@ def get_config():
     return minute_config(arms=("none", "both"))
 """
 # What differs from run to run: times, and what is compared by its content instead.
-TIMES = re.compile(r"\.lock$|/tensorboard/|/checkpoints/|\.html$|/stages/|/work/")
+TIMES = re.compile(r"\.lock$|/tensorboard/|/checkpoints/|\.html$|/stages/")
 STATE = ("step", "params", "extra", "opt_state")
 
 

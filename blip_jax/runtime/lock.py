@@ -1,8 +1,9 @@
-"""One writer of a folder or file at a time: a lock file names its holder and shows its life signs.
+"""Locks, so that a folder or file has one writer at a time.
 
-The holder creates the file exclusively and counts up a number in it. A lock is stale when its
-process, on the same host, has ended, or when its number has not changed for LEASE_SECONDS; a stale
-lock is taken over. Clocks of hosts are not compared. Object stores create exclusively as well.
+The holder creates the lock file exclusively and increments a number in it, the heartbeat. A lock is
+stale when its process, on the same host, has ended, or when its number has not changed for
+LEASE_SECONDS; a stale lock is taken over. Clocks of hosts are not compared. Object stores create
+exclusively as well.
 """
 
 from __future__ import annotations
