@@ -140,10 +140,10 @@ def formats(root: pathlib.Path) -> dict[str, Format]:
         is_json=True,
     )
     run = root / "run"
-    check_fingerprint(run, "train", {"config": {"seed": 0}})
+    check_fingerprint(run, "train", {"config": {"seed": 0}}, begun=False)
     found["fingerprint"] = Format(
         run / "fingerprint.json",
-        lambda path: check_fingerprint(path.parent, "train", {"config": {"seed": 0}}),
+        lambda path: check_fingerprint(path.parent, "train", {"config": {"seed": 0}}, begun=True),
         is_json=True,
     )
     found |= import_formats(root / "import")

@@ -18,6 +18,7 @@ from blip_jax.data.pipeline import SKIP_REASONS, crc32_hash, train_batches
 from blip_jax.data.text import clean_caption
 from blip_jax.metrics import filtering
 from blip_jax.runtime.files import nan_to_null
+from blip_jax.runtime.fingerprint import check_fingerprint
 from blip_jax.tasks.pretraining import PretrainingConfig
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -142,14 +143,50 @@ def test_the_paper_is_the_default(web, columns, tmp_path, capsys):
     (component,) = load_mixture(str(tmp_path / "mixture.json"))
     assert pathlib.Path(component.dataset).samefile(web.images) and component.weight == 1
     kept = columns.scored & (columns.p_match[:, 0] >= 0.5)
-    pairs = {tuple(pair) for pair in np.load(tmp_path / "mixture.npy").tolist()}
+    pairs = {tuple(pair) for pair in np.load(component.selected).tolist()}
     assert pairs == set(zip(columns.row[kept].tolist(), columns.index[kept].tolist()))
     assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "README.md", "config.json", "mixture.json", "mixture.npy", "statistics.json",
+        "README.md", "config.json", "fingerprint.json", pathlib.Path(component.selected).name,
+        "mixture.json", "statistics.json",
     ]  # fmt: skip
     out, err = capsys.readouterr()
     assert f"mixture to train on: {tmp_path / 'mixture.json'}" in out
     assert "skipped 1: undecodable image: no bytes" in err
+
+
+def test_a_mixture_is_whole_until_another_replaces_it(web, tmp_path, monkeypatch):
+    assert run(web, tmp_path, "--config.gallery_images=0") == 0
+    before = load_mixture(str(tmp_path / "mixture.json"))
+    content = np.load(before[0].selected)
+    higher = "--config.selection.thresholds.web=0.9"
+
+    def killed(path, components):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(mixture, "save_mixture", killed)
+        mixture.write_mixture(
+            str(tmp_path / "mixture.json"), None, *_scored(web), human_fraction=0.0
+        )
+    assert load_mixture(str(tmp_path / "mixture.json")) == before
+    np.testing.assert_array_equal(np.load(before[0].selected), content)
+    assert run(web, tmp_path, "--config.gallery_images=0", higher) == 0
+    (after,) = load_mixture(str(tmp_path / "mixture.json"))
+    assert [str(path) for path in tmp_path.glob("*.npy")] == [after.selected]
+    assert len(np.load(after.selected)) < len(content)
+
+
+def _scored(web):
+    """Returns the scored dataset, its table and another choice of texts."""
+    table = storage.read(web.scores, "train")
+    kept = mixture.select_by_threshold(table, storage.ORIGINS, None)
+    return mixture.ScoredDataset(web.images, "train", web.scores), table, kept
+
+
+def test_a_folder_of_another_verb_is_refused(web, tmp_path, capsys):
+    check_fingerprint(tmp_path, "train", {}, begun=False)
+    assert run(web, tmp_path) == 2
+    assert f"{tmp_path} holds a run of blip-jax train" in capsys.readouterr().err
 
 
 def test_every_text_is_counted_once(web, tmp_path):

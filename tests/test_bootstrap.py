@@ -115,8 +115,12 @@ def test_arms_train_on_the_texts_they_stand_for(tmp_path):
         "random": {"web": 13, "synthetic": 0},
         "human": {"web": 0, "synthetic": 0},
     }
+
+    def selected(arm):
+        return load_mixture(str(tmp_path / f"mixtures/{arm}.json"))[-1].selected
+
     pairs = {
-        arm: {tuple(pair) for pair in np.load(tmp_path / "mixtures" / f"{arm}.npy").tolist()}
+        arm: {tuple(pair) for pair in np.load(selected(arm)).tolist()}
         for arm in ("filter", "captioner", "both", "random")
     }
     assert pairs["filter"] == {(row, 0) for row in range(0, WEB - 1, 3)}

@@ -54,7 +54,7 @@ def test_another_run_is_refused_by_the_names_that_differ(tmp_path):
         Stages(str(tmp_path), config, {"web": "4 files"})
     Stages(str(tmp_path), config, inputs)  # and nothing was overwritten
     (tmp_path / FILE).unlink()
-    with pytest.raises(UserError, match=f"holds stages but no {FILE}"):
+    with pytest.raises(UserError, match=f"{FILE} is missing, so that nothing tells"):
         Stages(str(tmp_path), config, inputs)
 
 

@@ -172,7 +172,7 @@ def test_what_does_not_decide_the_output_may_change(settings, models, scorer):
 def test_shards_that_nothing_tells_of_are_not_continued(settings, models, scorer):
     run.run(settings, *models)
     os.remove(f"{settings.output}/{FILE}")
-    with pytest.raises(UserError, match=f"holds shards but no {FILE}, so that nothing tells"):
+    with pytest.raises(UserError, match=f"{FILE} is missing, so that nothing tells"):
         run.run(settings, *models)
 
 

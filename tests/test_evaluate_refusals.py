@@ -15,6 +15,7 @@ from blip_jax.decoding import Decoding
 from blip_jax.metrics.captioning import caption_scores
 from blip_jax.models import Model
 from blip_jax.runtime.errors import UserError
+from blip_jax.runtime.fingerprint import check_fingerprint
 from blip_jax.runtime.lock import folder_lock
 from blip_jax.tasks import captioning, eval_dataset
 from blip_jax.tasks.captioning import CaptioningConfig
@@ -138,3 +139,10 @@ def test_a_negative_limit_is_refused(world, tmp_path, capsys):
     assert main([*argv, "--config.model=x", "--config.limit=-1"]) == 2
     assert "limit is -1; it must be 0 (all) or more" in capsys.readouterr().err
     assert dataclasses.replace(EvaluateConfig(), limit=0).limit == 0
+
+
+def test_the_folder_of_a_training_is_refused(world, model, tmp_path):
+    check_fingerprint(tmp_path, "train", {}, begun=False)
+    config = EvaluateConfig(dataset=world.human, task=RetrievalConfig())
+    with pytest.raises(UserError, match="holds a run of blip-jax train; choose another folder"):
+        evaluate(config, str(tmp_path), model=model("retrieval"))

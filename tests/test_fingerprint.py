@@ -19,14 +19,14 @@ PATTERNS = {"free": ["config.log_*"], "adjustable": ["config.lr"]}
 
 
 def test_the_same_run_resumes(tmp_path):
-    for _ in range(2):
-        check_fingerprint(tmp_path, "train", VALUES, **PATTERNS)
+    for begun in (False, True):
+        check_fingerprint(tmp_path, "train", VALUES, begun=begun, **PATTERNS)
     stored = json.loads((tmp_path / FILE).read_text())
     assert stored["values"] == {"version": 1, "verb": "train", **VALUES} and stored["history"] == []
 
 
 def test_another_run_is_refused_with_what_changed(tmp_path):
-    check_fingerprint(tmp_path, "train", VALUES, **PATTERNS)
+    check_fingerprint(tmp_path, "train", VALUES, begun=False, **PATTERNS)
     before = (tmp_path / FILE).read_bytes()
     other = {"config": {**VALUES["config"], "seed": 1}, "data": "13 files"}
     message = (
@@ -34,34 +34,34 @@ def test_another_run_is_refused_with_what_changed(tmp_path):
         'data was "12 files", now "13 files"; choose another folder, or rerun with what it was$'
     )
     with pytest.raises(UserError, match=message):
-        check_fingerprint(tmp_path, "train", other, **PATTERNS, resume="anyway")
+        check_fingerprint(tmp_path, "train", other, begun=True, **PATTERNS, resume="anyway")
     assert (tmp_path / FILE).read_bytes() == before
 
 
 @pytest.mark.parametrize("begun", [True, False])
 def test_a_folder_of_another_verb_is_refused(tmp_path, begun):
-    check_fingerprint(tmp_path, "train", VALUES)
+    check_fingerprint(tmp_path, "train", VALUES, begun=False)
     with pytest.raises(UserError, match=f"^{tmp_path} holds a run of blip-jax train; choose"):
         check_fingerprint(tmp_path, "prepare", VALUES, begun=begun)
 
 
 def test_free_values_change_without_a_word(tmp_path):
-    check_fingerprint(tmp_path, "train", VALUES, **PATTERNS)
+    check_fingerprint(tmp_path, "train", VALUES, begun=False, **PATTERNS)
     other = {**VALUES, "config": {**VALUES["config"], "log_every": 1}}
-    check_fingerprint(tmp_path, "train", other, **PATTERNS)
+    check_fingerprint(tmp_path, "train", other, begun=True, **PATTERNS)
 
 
 def test_adjustable_values_change_when_asked_and_are_recorded(tmp_path):
-    check_fingerprint(tmp_path, "train", VALUES, **PATTERNS)
+    check_fingerprint(tmp_path, "train", VALUES, begun=False, **PATTERNS)
     other = {**VALUES, "config": {**VALUES["config"], "lr": 1e-4}}
     with pytest.raises(UserError, match="now 0.0001; .* continue with --resume=anyway$"):
-        check_fingerprint(tmp_path, "train", other, **PATTERNS)
-    check_fingerprint(tmp_path, "train", other, **PATTERNS, resume="anyway")
+        check_fingerprint(tmp_path, "train", other, begun=True, **PATTERNS)
+    check_fingerprint(tmp_path, "train", other, begun=True, **PATTERNS, resume="anyway")
     stored = json.loads((tmp_path / FILE).read_text())
     assert stored["values"]["config"]["lr"] == 1e-4
     assert [record["changes"] for record in stored["history"]] == [{"config.lr": [1e-3, 1e-4]}]
     check_fingerprint(
-        tmp_path, "train", other, **PATTERNS
+        tmp_path, "train", other, begun=True, **PATTERNS
     )  # from now on the new value is the run's
 
 
@@ -69,7 +69,18 @@ def test_adjustable_values_change_when_asked_and_are_recorded(tmp_path):
 def test_a_damaged_file_is_one_line(tmp_path, text):
     (tmp_path / FILE).write_text(text)
     with pytest.raises(UserError, match="fingerprint.json is damaged"):
-        check_fingerprint(tmp_path, "train", VALUES)
+        check_fingerprint(tmp_path, "train", VALUES, begun=True)
+
+
+def test_a_missing_file_of_a_run_that_was_begun_is_refused(tmp_path):
+    message = f"^{tmp_path / FILE} is missing, so that nothing tells what .*; choose another folder"
+    with pytest.raises(UserError, match=message + "$"):
+        check_fingerprint(tmp_path, "prepare", VALUES, begun=True)
+    with pytest.raises(UserError, match=message + ", or continue with --resume=anyway$"):
+        check_fingerprint(tmp_path, "train", VALUES, begun=True, **PATTERNS)
+    assert not (tmp_path / FILE).exists()
+    check_fingerprint(tmp_path, "train", VALUES, begun=True, **PATTERNS, resume="anyway")
+    assert (tmp_path / FILE).exists()
 
 
 def test_digests_follow_content_alone(tmp_path):

@@ -235,7 +235,7 @@ def test_two_imports_do_not_use_one_folder(tars, tmp_path):
 
 
 def test_an_import_into_a_folder_of_other_work_is_refused(tars, tmp_path):
-    check_fingerprint(tmp_path / "out", "train", {})
+    check_fingerprint(tmp_path / "out", "train", {}, begun=False)
     before = content(tmp_path / "out")
     with pytest.raises(UserError, match="holds a run of blip-jax train; choose another folder"):
         run(tars, tmp_path / "out")

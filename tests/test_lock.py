@@ -1,5 +1,6 @@
 """One writer of a folder: held, refused, released, taken over when stale."""
 
+import errno
 import json
 import multiprocessing
 import os
@@ -10,7 +11,7 @@ import time
 import pytest
 
 from blip_jax.runtime.errors import UserError
-from blip_jax.runtime.lock import LOCK, folder_lock
+from blip_jax.runtime.lock import LOCK, Lock, folder_lock
 
 spawn = multiprocessing.get_context("spawn")
 
@@ -126,3 +127,33 @@ def contend(folder, started, end, results):
             end.wait(60)
     except UserError:
         results.put("refused")
+
+
+@pytest.mark.parametrize("claimant", [{}, {"host": socket.gethostname(), "pid": 2**22 + 1}])
+def test_a_claim_of_an_ended_process_is_removed(tmp_path, claimant):
+    stale = {"id": "x", "host": socket.gethostname(), "pid": 2**22 + 1, "verb": "train"}
+    (tmp_path / LOCK).write_text(json.dumps(stale))
+    (tmp_path / f".incomplete-x{LOCK}").write_text(json.dumps(claimant))
+    with folder_lock(tmp_path, "train"):
+        assert [path.name for path in tmp_path.iterdir()] == [LOCK]
+
+
+def test_a_claim_on_a_lock_that_was_replaced_changes_nothing(tmp_path):
+    """A second process has read the stale lock, and claims it when the first has replaced it."""
+    stale = {"id": "x", "host": socket.gethostname(), "pid": 2**22 + 1, "verb": "train"}
+    with folder_lock(tmp_path, "train"):
+        held = (tmp_path / LOCK).read_bytes()
+        late = Lock(str(tmp_path), str(tmp_path / LOCK), "train", 1.0)
+        assert not late._take_over(stale)
+        assert (tmp_path / LOCK).read_bytes() == held
+        assert [path.name for path in tmp_path.iterdir()] == [LOCK]
+
+
+def test_a_lock_that_cannot_be_written_leaves_no_folder(tmp_path, monkeypatch):
+    def full(*args, **kwargs):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("fsspec.implementations.local.LocalFileSystem.pipe_file", full)
+    with pytest.raises(UserError, match="cannot be written"), folder_lock(tmp_path / "a/b", "x"):
+        pass
+    assert not (tmp_path / "a").exists()

@@ -43,7 +43,7 @@ def first_state():
 @pytest.mark.parametrize("accumulate", [1, 2])
 @pytest.mark.parametrize("bad", [np.nan, np.inf, 1e30])  # the square of the last overflows
 def test_a_step_that_is_not_finite_changes_nothing(accumulate, bad):
-    step = jax.jit(make_step(TASK, OPTIMIZER, accumulate))
+    step = jax.jit(make_step(TASK, OPTIMIZER, accumulate, skip_nonfinite=True))
     good = {"x": jnp.arange(4, dtype=jnp.float32)}
     before, metrics = step(first_state(), good, None)
     assert metrics[FLAG] == 1
@@ -52,6 +52,12 @@ def test_a_step_that_is_not_finite_changes_nothing(accumulate, bad):
     jax.tree.map(np.testing.assert_array_equal, after, dataclasses.replace(before, step=after.step))
     later, metrics = step(after, good, None)
     assert metrics[FLAG] == 1 and later.params["weight"] != after.params["weight"]
+
+
+def test_the_flag_tells_of_a_step_that_is_not_finite():
+    step = jax.jit(make_step(TASK, OPTIMIZER))
+    after, metrics = step(first_state(), {"x": jnp.full(4, np.nan)}, None)
+    assert metrics[FLAG] == 0 and np.isnan(after.params["weight"])
 
 
 def metrics(finite):

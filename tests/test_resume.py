@@ -300,7 +300,7 @@ def test_a_run_is_not_resumed_on_another_dataset(world, config, whole, tmp_path)
 def test_a_checkpoint_of_another_model_is_named(config, whole, tmp_path):
     shutil.copytree(whole[0] / "checkpoints", tmp_path / "checkpoints")  # without a fingerprint
     with pytest.raises(UserError, match="is of another model than the config's .* is "):
-        loop.train(replace(config, **{"model.med.mlp_dim": 64}), str(tmp_path))
+        loop.train(replace(config, **{"model.med.mlp_dim": 64}), str(tmp_path), resume="anyway")
 
 
 def test_a_diverged_run_leaves_its_checkpoint(config, tmp_path):

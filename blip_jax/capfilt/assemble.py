@@ -27,9 +27,10 @@ from blip_jax.data.mixture import Component
 from blip_jax.reports import tables
 from blip_jax.reports.gallery import write_gallery
 from blip_jax.reports.publishing import public_command, public_path, public_values
-from blip_jax.runtime.config import check_required, write_config
+from blip_jax.runtime.config import check_required, to_json, write_config
 from blip_jax.runtime.errors import UserError
 from blip_jax.runtime.files import atomic_write, read_json, write_json
+from blip_jax.runtime.fingerprint import check_fingerprint, path_digest
 from blip_jax.runtime.lock import folder_lock
 from blip_jax.runtime.terminal import printable
 
@@ -63,6 +64,9 @@ def _write(
     scored: statistics.Scored,
 ) -> None:
     folder, dataset, split = epath.Path(workdir), source.dataset, source.split
+    values = {"config": to_json(config)}
+    values |= {"scores": path_digest(config.scores), "dataset": path_digest(dataset)}
+    check_fingerprint(folder, "assemble", values, begun=False)
     origin = provenance.read(config.scores)
     prepared = provenance.manifest(dataset)
     write_config(folder, config)

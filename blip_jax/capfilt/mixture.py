@@ -1,7 +1,10 @@
 """Writes mixture files, which name the texts that training reads; images are not copied."""
 
 import dataclasses
-from collections.abc import Sequence
+import hashlib
+import io
+import re
+from collections.abc import Collection, Sequence
 
 import numpy as np
 from etils import epath
@@ -46,6 +49,9 @@ def write_mixture(
 ) -> dict[str, int]:
     """Writes a mixture of human pairs and kept texts, and .npy lists of the latter next to it.
 
+    Lists are named by their content, so that a mixture that is replaced stays whole until the new
+    one is; those that it no longer names are then removed.
+
     Args:
       path: of the mixture file, ending in .json.
       human: the human pairs, whose weight is set here; None for kept texts alone.
@@ -83,24 +89,37 @@ def write_mixture(
         names = [f"web x {float(level)!r}" for level in weight_levels]
     for number, level in enumerate(weight_levels):
         own = kept & (of_text == level)
-        name = file.stem if number == 0 else f"{file.stem}-{number}"
-        _save_selected(file.parent / f"{name}.npy", table, own)
+        selected = _save_selected(file, table, own)
         components.append(
             dataclasses.replace(
                 whole,
                 name="web" if len(weight_levels) == 1 else names[number],
                 weight=(1 - human_fraction) * float(level * own.sum() / total),
-                selected=f"{name}.npy",
+                selected=selected,
             )
         )
     save_mixture(path, components)
+    _remove_lists(file, {component.selected for component in components})
     return {name: int((kept & table.where("origin", name)).sum()) for name in storage.ORIGINS}
 
 
-def _save_selected(path: epath.Path, table: storage.TextTable, kept: np.ndarray) -> None:
+def _save_selected(mixture: epath.Path, table: storage.TextTable, kept: np.ndarray) -> str:
+    """Writes the list of kept texts beside a mixture and returns its name."""
     selected = np.stack([table.row[kept], table.index[kept]], axis=1)
-    with atomic_write(path, "wb") as file:
-        np.save(file, selected.astype(np.int32))
+    buffer = io.BytesIO()
+    np.save(buffer, selected.astype(np.int32))
+    name = f"{mixture.stem}-{hashlib.sha256(buffer.getvalue()).hexdigest()[:12]}.npy"
+    with atomic_write(mixture.parent / name, "wb") as file:
+        file.write(buffer.getvalue())
+    return name
+
+
+def _remove_lists(mixture: epath.Path, used: Collection[str]) -> None:
+    """Removes the lists of earlier mixtures of the same name."""
+    pattern = re.compile(rf"{re.escape(mixture.stem)}-[0-9a-f]{{12}}\.npy")
+    for path in mixture.parent.glob("*.npy"):
+        if pattern.fullmatch(path.name) and path.name not in used:
+            path.unlink()
 
 
 def write_plain_mixture(

@@ -18,7 +18,7 @@ from blip_jax.models import Model
 from blip_jax.runtime.config import to_json
 from blip_jax.runtime.errors import UserError
 from blip_jax.runtime.files import relative_path
-from blip_jax.runtime.fingerprint import FILE, check_fingerprint
+from blip_jax.runtime.fingerprint import check_fingerprint
 
 FREE = ("*.model.remat", "*.model.scan_unroll")  # changes that do not decide the output
 
@@ -83,12 +83,7 @@ def check_same_run(
     """
     folder = epath.Path(settings.output)
     begun = folder.exists() and (storage.has_shards(settings.output) or shards.begun())
-    if begun and not (folder / FILE).exists():
-        raise UserError(
-            f"{folder} holds shards but no {FILE}, so that nothing tells what they were "
-            "made of; choose another --workdir"
-        )
-    check_fingerprint(folder, "capfilt", same, free=FREE, begun=begun)
+    check_fingerprint(folder, "capfilt", same, begun=begun, free=FREE)
     if begun:
         return
     found = {

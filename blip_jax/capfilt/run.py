@@ -86,7 +86,7 @@ def run(
             if signals.requested:
                 break
             # Another host may have begun with other settings.
-            check_fingerprint(output, "capfilt", same, free=resume.FREE)
+            check_fingerprint(output, "capfilt", same, begun=True, free=resume.FREE)
             storage.write_shard(paths[number], rows_done, len(filters))
             shards.finished(
                 number, {"rows": len(rows_done), **times.seconds(), **count_by_status(rows_done)}

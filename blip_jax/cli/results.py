@@ -18,7 +18,13 @@ from etils import epath
 
 from blip_jax.cli.exit_status import discard_stdout
 from blip_jax.runtime.errors import UserError
-from blip_jax.runtime.files import check_scheme, is_special, temporary_name, write_json
+from blip_jax.runtime.files import (
+    check_scheme,
+    is_special,
+    remove_abandoned_in,
+    temporary_name,
+    write_json,
+)
 from blip_jax.runtime.lock import file_lock
 from blip_jax.runtime.terminal import json_escaped
 
@@ -99,6 +105,8 @@ class ResultWriter:
                 raise UserError(f"the captions of {other} and {image} would share a sidecar file")
             if os.fspath(sidecar(image)) == os.fspath(epath.Path(image)):
                 raise UserError(f"the captions of {image} would replace it; rename the image")
+        for folder in {path.parent for path in sidecars if "://" not in str(path)}:
+            remove_abandoned_in(folder)
         for path in (*sidecars, *([self._path] if self._path else [])):
             if os.path.islink(path) and not os.path.exists(path):
                 raise UserError(f"{path} is a link to a file that does not exist; remove the link")

@@ -152,11 +152,19 @@ def _remove(path: epath.Path) -> None:
 def remove_abandoned(path: str | os.PathLike) -> None:
     """Removes what processes of this machine that have ended left unfinished of `path`."""
     path = epath.Path(path)
-    prefix, name = re.escape(_temporary_prefix()), re.escape(path.name[-48:])
-    pattern = re.compile(rf"{prefix}(\d+)-[0-9a-f]{{8}}-{name}")
-    for other in path.parent.glob(f"{INCOMPLETE}*"):
-        if (found := pattern.fullmatch(other.name)) and not is_running(found[1]):
-            _remove(other)
+    _remove_of_ended_processes(path.parent, re.escape(path.name[-48:]))
+
+
+def remove_abandoned_in(folder: str | os.PathLike) -> None:
+    """Removes what processes of this machine that have ended left unfinished in `folder`."""
+    _remove_of_ended_processes(epath.Path(folder), ".*")
+
+
+def _remove_of_ended_processes(folder: epath.Path, name: str) -> None:
+    pattern = re.compile(rf"{re.escape(_temporary_prefix())}(\d+)-[0-9a-f]{{8}}-{name}", re.DOTALL)
+    for path in folder.glob(f"{INCOMPLETE}*"):
+        if (found := pattern.fullmatch(path.name)) and not is_running(found[1]):
+            _remove(path)
 
 
 def write_json(path: str | os.PathLike, value: Any) -> None:

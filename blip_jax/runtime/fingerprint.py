@@ -75,6 +75,14 @@ def folder_digest(folder: str | os.PathLike, names: Collection[str] | None = Non
     return f"{len(found)} files, {sum(found.values())} bytes, sha256 {digest.hexdigest()[:16]}"
 
 
+def path_digest(path: str | os.PathLike) -> str:
+    """Returns the digest of a file or folder; "" if there is none, as for the id of a model."""
+    found = epath.Path(path) if path else None
+    if found is None or not found.exists():
+        return ""
+    return folder_digest(found) if found.is_dir() else file_digest(found)
+
+
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Returns nested dicts as one, with names joined by dots: {"optimizer.clip_norm": 1.0}."""
     flat = {}
@@ -91,39 +99,41 @@ def check_fingerprint(
     verb: str,
     values: Mapping[str, Any],
     *,
+    begun: bool,
     free: Sequence[str] = (),
     adjustable: Sequence[str] = (),
     resume: Resume = "same",
-    begun: bool = True,
 ) -> None:
     """Compares a run with the one that `folder` holds, and records it in fingerprint.json.
 
     Args:
-      folder: output folder of the run; a folder without fingerprint.json holds none yet.
+      folder: output folder of the run.
       verb: of the command line that makes the run; a folder of another verb's is refused.
       values: the fingerprint, nested.
+      begun: whether the folder holds results that the run continues; False: the file is replaced.
       free: patterns of names that may change without notice: logging, number of threads.
       adjustable: patterns of names that may change with `resume` "anyway"; the change is recorded
         under "history".
-      resume: "same" or "anyway".
-      begun: False: nothing is there to be resumed, and the file is replaced.
+      resume: "same" or "anyway"; the latter also continues a run of which the file is missing.
 
     Raises:
-      UserError: something else changed, or the file is damaged.
+      UserError: something else changed, or the file is missing or damaged.
     """
+    check_verb(folder, verb)
     path = epath.Path(folder) / FILE
     now = json.loads(json.dumps(nan_to_null({"version": VERSION, "verb": verb, **values})))
     stored = _read(path)
-    if stored and (other := stored["values"].get("verb", verb)) != verb:
-        raise UserError(
-            f"{os.fspath(folder)} holds a run of blip-jax {other}; choose another folder"
-        )
-    if not begun or not path.exists():
+    if not begun or (resume == "anyway" and not path.exists()):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, {"values": now, "history": []})
         return
     if not stored:
-        raise UserError(f"{path} is damaged; choose another folder")
+        fault = "damaged" if path.exists() else "missing"
+        mend = ", or continue with --resume=anyway" if adjustable and fault == "missing" else ""
+        raise UserError(
+            f"{path} is {fault}, so that nothing tells what the files beside it were made of; "
+            f"choose another folder{mend}"
+        )
     before, history = flatten(stored["values"]), stored["history"]
     after = flatten(now)
     changes = {
@@ -138,6 +148,15 @@ def check_fingerprint(
         record = {"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
         record |= {"command": command_line(), "changes": changes}
         write_json(path, {"values": now, "history": [*history, record]})
+
+
+def check_verb(folder: str | os.PathLike, verb: str) -> None:
+    """Raises a UserError if `folder` holds the run of another verb."""
+    stored = _read(epath.Path(folder) / FILE)
+    if stored and (other := stored["values"].get("verb", verb)) != verb:
+        raise UserError(
+            f"{os.fspath(folder)} holds a run of blip-jax {other}; choose another folder"
+        )
 
 
 def _read(path: epath.Path) -> dict[str, Any]:

@@ -2,8 +2,8 @@
 
 The holder creates the lock file exclusively and increments a number in it, the heartbeat. A lock is
 stale when its process, on the same host, has ended, or when its number has not changed for
-LEASE_SECONDS; a stale lock is taken over. Clocks of hosts are not compared. Object stores create
-exclusively as well.
+LEASE_SECONDS; a stale lock is taken over by the process that creates the claim on it. Clocks of
+hosts are not compared. Object stores create exclusively as well.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any
 import fsspec
 
 from blip_jax.runtime.errors import UserError
-from blip_jax.runtime.files import remove_abandoned, remove_incomplete
+from blip_jax.runtime.files import INCOMPLETE, remove_abandoned, remove_incomplete
 from blip_jax.runtime.host import is_running, start_time
 
 LOCK = ".lock"
@@ -118,6 +118,7 @@ class Lock:
                 if self._take_over(holder):
                     break
         except OSError as error:
+            self._remove_made()
             raise UserError(
                 f"{self._target} cannot be written ({error.strerror or error}); free space or "
                 "correct the permissions"
@@ -132,27 +133,52 @@ class Lock:
             with contextlib.suppress(OSError):
                 if self._read().get("id") == self._values["id"]:
                     self._files.rm(self._path)
-                for made in self._made:
-                    made.rmdir()  # fails if it holds something
+            self._remove_made()
+
+    def _remove_made(self) -> None:
+        with contextlib.suppress(OSError):
+            for made in self._made:
+                made.rmdir()  # fails if it holds something
 
     def _create(self) -> bool:
         if self._read():  # not every object store supports exclusive creation
             return False
+        return self._create_exclusively(self._path)
+
+    def _create_exclusively(self, path: str) -> bool:
         try:
-            self._files.pipe_file(self._path, self._bytes(), mode="create")
+            self._files.pipe_file(path, self._bytes(), mode="create")
         except FileExistsError:
             return False
         return True
 
     def _take_over(self, stale: dict) -> bool:
-        """Replaces a stale lock; returns whether this process holds it now."""
-        if self._read() != stale:
-            return False
-        self._files.pipe_file(self._path, self._bytes())
-        time.sleep(0.1)  # another process may have replaced it at the same time: the last wins
-        return self._read().get("id") == self._values["id"]
+        """Replaces a stale lock; returns whether this process holds it now.
 
-    def _is_alive(self, holder: dict) -> bool:
+        Only the process that creates the claim on this very lock may replace it.
+        """
+        folder, name = os.path.split(self._path)
+        claim = f"{folder}/{INCOMPLETE}{stale.get('id', 'damaged')}{name}"
+        if not self._create_exclusively(claim):
+            claimant = self._read(claim)
+            is_alive = claimant and self._is_alive(claimant, claim)
+            time.sleep(0.05)  # a live one replaces the lock within this time
+            if not is_alive and self._read(claim) == claimant:
+                self._remove(claim)
+            return False
+        try:
+            if self._read() != stale:
+                return False
+            self._files.pipe_file(self._path, self._bytes())
+            return True
+        finally:
+            self._remove(claim)
+
+    def _remove(self, path: str) -> None:
+        with contextlib.suppress(FileNotFoundError):  # the holder of the lock may remove claims
+            self._files.rm(path)
+
+    def _is_alive(self, holder: dict, path: str = "") -> bool:
         """Returns whether the holder is running; of another host that takes a heartbeat."""
         if holder.get("host") == socket.gethostname():
             pid, started = holder.get("pid", 0), holder.get("started", "")
@@ -160,7 +186,7 @@ class Lock:
         end = time.monotonic() + self._lease_seconds
         while time.monotonic() < end:
             time.sleep(self._lease_seconds / HEARTBEATS_PER_LEASE / 5)
-            now = self._read()
+            now = self._read(path)
             if now and now != holder:
                 return True
         return False
@@ -182,9 +208,9 @@ class Lock:
     def _bytes(self) -> bytes:
         return json.dumps(self._values).encode()
 
-    def _read(self) -> dict[str, Any]:
-        """Returns the values of the lock file; {} if it is missing or half written."""
+    def _read(self, path: str = "") -> dict[str, Any]:
+        """Returns the values of the lock file, or of a claim; {}: it is missing or half written."""
         with contextlib.suppress(OSError, ValueError):
-            found = json.loads(self._files.cat_file(self._path))
+            found = json.loads(self._files.cat_file(path or self._path))
             return found if isinstance(found, dict) else {}
         return {}

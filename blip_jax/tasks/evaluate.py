@@ -18,9 +18,10 @@ from blip_jax.data.datasets import open_dataset, plain_value
 from blip_jax.data.tokenizer import TokenIds
 from blip_jax.metrics import retrieval
 from blip_jax.models import Model, load
-from blip_jax.runtime.config import replace, required
+from blip_jax.runtime.config import replace, required, to_json
 from blip_jax.runtime.errors import UserError
 from blip_jax.runtime.files import atomic_write, check_scheme, write_json
+from blip_jax.runtime.fingerprint import check_fingerprint, check_verb, path_digest
 from blip_jax.runtime.lock import folder_lock
 from blip_jax.runtime.processes import run_on_main
 from blip_jax.tasks.base import EvaluationTask, Prediction, TaskConfig
@@ -55,7 +56,7 @@ def evaluate(config: EvaluateConfig, workdir: str = "", model: Model | None = No
 
     Raises:
       UserError: a field that must be given is empty, or names nothing; the task measures nothing of
-        this model; another process evaluates in `workdir`.
+        this model; another process evaluates in `workdir`, or it holds another verb's run.
     """
     if not (model or config.model or config.predictions):
         raise UserError(
@@ -64,8 +65,14 @@ def evaluate(config: EvaluateConfig, workdir: str = "", model: Model | None = No
         )
     lock = folder_lock(workdir, "evaluate", run_on_main) if workdir else contextlib.nullcontext()
     with lock:
+        if workdir:
+            check_verb(workdir, "evaluate")
         predictions, metrics = _measure(config, model)
         if workdir and jax.process_index() == 0:
+            values = {"config": to_json(config)}
+            for name in ("model", "dataset", "predictions"):
+                values[name] = path_digest(getattr(config, name))
+            check_fingerprint(workdir, "evaluate", values, begun=False)
             write_evaluation(epath.Path(workdir), predictions, metrics)
     return metrics
 

@@ -78,7 +78,7 @@ class EvalConfig:
 
 @dataclasses.dataclass(frozen=True)
 class NonfiniteConfig:
-    """Steps whose loss or gradient is not finite; they never change the state."""
+    """What happens at steps whose loss or gradient is not finite."""
 
     action: Literal["stop", "skip"] = "stop"  # end the run, or leave the step out and continue
     max_in_a_row: int = 10  # end the run after this many skipped steps in a row

@@ -19,8 +19,8 @@ MIN_REPORTS = 10  # reports before the median is used
 class FiniteGuard:
     """Ends a run at a step that is not finite, or counts the steps that were skipped.
 
-    The step itself leaves the state unchanged where its loss or gradient is not finite (step.py),
-    so this needs the steps' metrics only when they are read: no step waits for the host.
+    Metrics are read before a checkpoint is written, so none of a bad state is, and no step waits
+    for the host. With nonfinite.action=skip the step itself leaves the state unchanged (step.py).
 
     Attributes:
       skipped_steps: steps of this run that were not finite.

@@ -146,7 +146,7 @@ def _check_same_run(
 ) -> None:
     values = train_fingerprint(setup, mixture)
     check_fingerprint(
-        workdir, "train", values, free=FREE, adjustable=ADJUSTABLE, resume=resume, begun=begun
+        workdir, "train", values, begun=begun, free=FREE, adjustable=ADJUSTABLE, resume=resume
     )
 
 

@@ -69,7 +69,12 @@ class TrainSetup:
         check_batch(config.batch_size, config.accumulate_steps, self.task.group_size, self.mesh)
         self.schedule = config.optimizer.schedule.make(config.steps)
         self.functions = _functions(
-            self.task, config.optimizer, config.steps, config.accumulate_steps, self.mesh
+            self.task,
+            config.optimizer,
+            config.steps,
+            config.accumulate_steps,
+            config.nonfinite.action == "skip",
+            self.mesh,
         )
 
     def init_state(self) -> TrainState:
@@ -109,7 +114,12 @@ class TrainSetup:
 
 @functools.lru_cache(maxsize=4)
 def _functions(
-    task: Task, optimizer_config: OptimizerConfig, steps: int, accumulate_steps: int, mesh: Mesh
+    task: Task,
+    optimizer_config: OptimizerConfig,
+    steps: int,
+    accumulate_steps: int,
+    skip_nonfinite: bool,
+    mesh: Mesh,
 ) -> TrainFunctions:
     """Returns the jitted functions, cached so that equal settings in a process compile once."""
     optimizer = optimizer_config.make(steps)
@@ -132,7 +142,7 @@ def _functions(
         init=jax.jit(init, out_shardings=placed),
         init_from_params=jax.jit(make_state, out_shardings=placed),
         step=jax.jit(
-            make_step(task, optimizer, accumulate_steps),
+            make_step(task, optimizer, accumulate_steps, skip_nonfinite),
             in_shardings=(placed, batch_sharding(mesh), None),
             out_shardings=(placed, None),
             donate_argnums=0,

@@ -14,16 +14,18 @@ Step = Callable[[TrainState, Batch, jax.Array | None], tuple[TrainState, dict[st
 
 
 def make_step(
-    task: Task, optimizer: optax.GradientTransformation, accumulate_steps: int = 1
+    task: Task,
+    optimizer: optax.GradientTransformation,
+    accumulate_steps: int = 1,
+    skip_nonfinite: bool = False,
 ) -> Step:
     """Returns the step of `task`: constrain, prepare, gradients, update (tasks/base.py).
 
     Args:
       accumulate_steps: micro-batches that the batch is split into; their gradients are summed.
         Equal to the batch in one piece, as `task.prepare` computes all normalisers of it.
-
-    A step whose loss or gradient norm is not finite changes nothing but the step's number; the
-    metric FLAG tells.
+      skip_nonfinite: a step whose loss or gradient norm is not finite changes nothing but the
+        step's number. The metric FLAG tells of such steps either way.
 
     Returns: step(state, batch, key) -> (state, metrics). `key` is the run's; each step folds its
       number in, so that a resumed run equals an uninterrupted one. None: no dropout.
@@ -57,13 +59,12 @@ def make_step(
         metrics["gradient_norm"] = optax.tree.norm(grads)
         finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["gradient_norm"])
         metrics[FLAG] = finite.astype(jnp.float32)
-        # The queue too: one NaN among its features would reach every later step.
-        params, extra, opt_state = jax.tree.map(
-            lambda new, old: jnp.where(finite, new, old),
-            (optax.apply_updates(params, updates), extra, opt_state),
-            (params, state.extra, state.opt_state),
-        )
-        return TrainState(state.step + 1, params, extra, opt_state), metrics
+        new = (optax.apply_updates(params, updates), extra, opt_state)
+        if skip_nonfinite:
+            # The queue too: one NaN among its features would reach every later step.
+            old = (params, state.extra, state.opt_state)
+            new = jax.tree.map(lambda new, old: jnp.where(finite, new, old), new, old)
+        return TrainState(state.step + 1, *new), metrics
 
     return step
 

@@ -33,15 +33,11 @@ class Stages:
         self.workdir = epath.Path(workdir)
         self._markers = self.workdir / "stages"
         done = any(self._markers.glob("*.json"))
-        if done and not (self.workdir / FILE).exists():
-            raise UserError(
-                f"{workdir} holds stages but no {FILE}, so that nothing tells what they were made "
-                "of; choose another --workdir"
-            )
         # The first stage makes these folders before it is done.
-        begun = done or any((self.workdir / name).exists() for name in ("data", "tokenizer"))
+        made = any((self.workdir / name).exists() for name in ("data", "tokenizer"))
+        begun = done or (made and (self.workdir / FILE).exists())
         values = {"config": dict(config), "inputs": dict(inputs)}
-        check_fingerprint(self.workdir, "bootstrap", values, free=FREE, begun=begun)
+        check_fingerprint(self.workdir, "bootstrap", values, begun=begun, free=FREE)
         self._markers.mkdir(parents=True, exist_ok=True)
         write_json(self.workdir / "config.json", dict(config))
 

@@ -93,11 +93,6 @@ def _check_same_run(
     """
     if not begun and (folder / "features.json").exists():
         raise UserError(f"{folder} holds another dataset; choose another --workdir")
-    if begun and not (folder / FILE).exists():
-        raise UserError(
-            f"{folder} holds an import but no {FILE}, so that nothing tells what it was made of; "
-            "choose another --workdir"
-        )
     files = track(found, "fingerprint", len(found), "file")
     values = {"settings": settings, "files": {file.path: sources.digest(file) for file in files}}
     check_fingerprint(folder, "prepare", values, begun=begun)
