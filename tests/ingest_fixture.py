@@ -21,7 +21,7 @@ def run(tmp_path, source, name="out", **fields):
     assert manifest["records_read"] == manifest["rows"] + sum(manifest["skipped"].values())
     index = pyarrow.parquet.read_table(folder / "index.parquet").to_pylist()
     rows = []
-    for record in open_dataset(str(folder), "train"):
+    for record in open_dataset(str(folder), config.output_split):
         row = {k: to_text(v) if isinstance(v, bytes) and k != "image" else v
                for k, v in record.items()}  # fmt: skip
         rows.append(row | {"texts": [to_text(text) for text in record["texts"]]})

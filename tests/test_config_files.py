@@ -49,7 +49,8 @@ def test_names_are_those_of_the_files():
         ("some.py:small", "config file some.py does not exist"),
         ("nowhere/some", "config file nowhere/some does not exist"),
         ("prepar:x", "there is no config 'prepar'; did you mean 'prepare'?"),
-        ("prepare:x", "config file prepare has no variants; leave out :x"),
+        ("capfilt:x", "config file capfilt has no variants; leave out :x"),
+        ("prepare:vqa", "config prepare has no variant 'vqa'; did you mean 'vqa_v2'?"),
     ],
 )
 def test_what_there_is_not_is_one_line(spec, message):

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Iterable
-from typing import Literal
+from typing import Literal, get_args
 
 from blip_jax.runtime.config import required
 from blip_jax.runtime.errors import UserError
+from blip_jax.runtime.suggestions import hint
 
+BenchmarkName = Literal[
+    "", "coco", "flickr30k", "nlvr2", "nocaps", "visdial", "visual_genome", "visual_genome_vqa",
+    "vqa_v2",
+]  # fmt: skip
+BENCHMARKS = tuple(name for name in get_args(BenchmarkName) if name)
 FORMATS = ("tar", "json", "csv", "parquet", "folder", "tfds")
 MAX_NEAR_DUPLICATE_BITS = 10
 
@@ -60,13 +67,16 @@ class IngestConfig:
     """
 
     # Comma-separated files, folders, patterns (*, {a,b}, {00..12}), or a TFDS name; NAME=PATTERN
-    # names the source.
+    # names the source. Of a benchmark its folder.
     source: str = required("PATH")
+    # Published dataset that is read from its owner's files in the folder; "": none.
+    benchmark: BenchmarkName = ""
     # Format of all files (.jsonl is json, .tsv is csv); "" takes it from each file's name.
     format: Literal["", "tar", "json", "csv", "parquet", "folder", "tfds"] = ""
     # Folder that image paths in lists start from, and that no link may leave; "": the list's.
+    # Of a benchmark the folder that has the owner's folders of images; "": the source.
     images: str = ""
-    split: str = "train"  # split of TFDS inputs
+    split: str = "train"  # split of the benchmark, which the dataset's then has, or of TFDS inputs
     columns: ColumnsConfig = ColumnsConfig()
     header: str = ""  # comma-separated CSV column names, for files without a header
     min_side: int = 0  # pixels; images with a shorter side below are rejected
@@ -82,9 +92,31 @@ class IngestConfig:
     records_per_unit: int = 10_000  # records per unit of work, if a file can be divided
     workers: int = 0  # processes; 0: one per core
 
+    @property
+    def benchmark_folder(self) -> str:
+        """The folder of the benchmark's files, without ~."""
+        return os.path.expanduser(self.source)
+
+    @property
+    def output_split(self) -> str:
+        """The split of the dataset that is written."""
+        return self.split if self.benchmark else "train"
+
     def __post_init__(self):
         if self.format not in ("", *FORMATS):
             raise UserError(f"format is {self.format!r}; choose one of {', '.join(FORMATS)}")
+        if self.benchmark not in ("", *BENCHMARKS):
+            raise UserError(
+                f"there is no benchmark {self.benchmark!r}; {hint(self.benchmark, BENCHMARKS)}"
+            )
+        if self.benchmark:
+            given = {"format": self.format, "header": self.header}
+            given |= {f"columns.{k}": v for k, v in dataclasses.asdict(self.columns).items()}
+            if used := [name for name, value in given.items() if value]:
+                raise UserError(
+                    f"config.{used[0]} is given, but the files of {self.benchmark} are known; "
+                    "leave it out, or leave out config.benchmark"
+                )
         if self.records_per_unit < 1:
             raise UserError(f"records_per_unit is {self.records_per_unit}; it must be 1 or more")
         if not -1 <= self.near_duplicate_bits <= MAX_NEAR_DUPLICATE_BITS:

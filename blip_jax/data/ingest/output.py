@@ -20,11 +20,12 @@ import tensorflow_datasets as tfds
 from etils import epath
 
 from blip_jax.data.ingest import duplicates, units
+from blip_jax.data.ingest.config import IngestConfig
 from blip_jax.data.ingest.plan import WorkUnit
 from blip_jax.runtime.errors import UserError
 from blip_jax.runtime.files import atomic_path, atomic_write, write_json
 
-NAME, SPLIT = "imported", "train"
+NAME = "imported"
 MANIFEST, SKIPPED, INDEX = "manifest.json", "skipped.jsonl", "index.parquet"
 DUPLICATE_FIELDS = [
     pyarrow.field("duplicate_of", pyarrow.int64()),
@@ -34,7 +35,7 @@ BATCH = 10_000  # rows of the index in memory
 
 
 def finish(
-    workdir: str, parts: str, work_units: Sequence[WorkUnit], asked: dict, max_hamming_distance: int
+    workdir: str, parts: str, work_units: Sequence[WorkUnit], asked: dict, config: IngestConfig
 ) -> dict:
     """Makes one dataset of the units' files and returns its manifest.
 
@@ -43,7 +44,7 @@ def finish(
       parts: folder of the units' files.
       work_units: all units, done.
       asked: settings and files, for the manifest.
-      max_hamming_distance: bits (duplicates.find_duplicates).
+      config: of the import.
 
     Raises:
       UserError: no record has become a row.
@@ -65,12 +66,12 @@ def finish(
         )
     full = [unit.number for unit, count in zip(work_units, counts) if count["rows"]]
     for place, number in enumerate(full):
-        shard = folder / f"{NAME}-{SPLIT}.array_record-{place:05d}-of-{len(full):05d}"
+        shard = folder / f"{NAME}-{config.output_split}.array_record-{place:05d}-of-{len(full):05d}"
         if not shard.exists():
             units.path_of(parts, number, units.ROWS).rename(shard)
-    marked = _write_index(folder, parts, full, max_hamming_distance)
+    marked = _write_index(folder, parts, full, config.near_duplicate_bits)
     _write_skipped(folder, parts, len(work_units))
-    _write_metadata(folder, [counts[number] for number in full])
+    _write_metadata(folder, [counts[number] for number in full], config)
     manifest = {
         **totals,
         "skipped": dict(sorted(reasons.items())),
@@ -140,20 +141,23 @@ def _write_skipped(folder: epath.Path, parts: str, count: int) -> None:
                 shutil.copyfileobj(part, out)
 
 
-def _write_metadata(folder: epath.Path, counts: list[dict]) -> None:
+def _write_metadata(folder: epath.Path, counts: list[dict], config: IngestConfig) -> None:
     """Writes the files that TFDS needs with the shards."""
     template = tfds.core.ShardedFileTemplate(
-        data_dir=folder, dataset_name=NAME, split=SPLIT, filetype_suffix="array_record"
+        data_dir=folder,
+        dataset_name=NAME,
+        split=config.output_split,
+        filetype_suffix="array_record",
     )
     info = tfds.core.SplitInfo(
-        name=SPLIT,
+        name=config.output_split,
         shard_lengths=[count["rows"] for count in counts],
         num_bytes=sum(count["bytes"] for count in counts),
         filename_template=template,
     )
     tfds.folder_dataset.write_metadata(
         data_dir=str(folder),
-        features=units.FEATURES,
+        features=units.features(config),
         split_infos=[info],
         description="Images and texts as they were found; see manifest.json.",
         check_data=False,

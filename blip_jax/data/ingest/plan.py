@@ -10,6 +10,7 @@ import re
 
 from etils import epath
 
+from blip_jax.data.ingest.benchmarks import BENCHMARKS, file_list
 from blip_jax.data.ingest.config import IngestConfig
 from blip_jax.data.ingest.readers import (
     csv_tables,
@@ -28,6 +29,7 @@ READERS = {
     "parquet": parquet,
     "folder": folders,
     "tfds": tfds_datasets,
+    "benchmark": file_list,
 }
 SUFFIXES = {
     ".tar": "tar", ".tar.gz": "tar", ".tgz": "tar", ".tar.bz2": "tar", ".tar.xz": "tar",
@@ -90,6 +92,32 @@ def source_name(pattern: str) -> str:
     if has_magic(pattern) and not os.path.exists(pattern):
         parts = list(itertools.takewhile(lambda part: not has_magic(part), parts))
     return _stem("/".join(parts))
+
+
+def benchmark_units(
+    found: list[File], settings: IngestConfig, folder: epath.Path
+) -> tuple[list[WorkUnit], dict]:
+    """Returns the units of a benchmark, and what was counted (file_list.write).
+
+    All have the same label, as the owner's ids are unique in a split.
+
+    Raises:
+      UserError: a file is cut off or not what its name says, or there is no folder of images.
+    """
+    listed, name = folder / "file-list-00000.jsonl", settings.benchmark
+    paths = [file.path for file in found]
+    try:
+        counts = file_list.write(BENCHMARKS[name], paths, listed, settings)
+    except OSError as error:
+        raise UserError(f"{settings.benchmark_folder} cannot be read: {error}") from error
+    label = as_name(f"{name}-{settings.split}")
+    parts = file_list.plan(os.fspath(listed), settings)
+    planned = [
+        WorkUnit(number, label, name, "benchmark", settings.benchmark_folder, *part,
+                 file_list=os.fspath(listed))
+        for number, part in enumerate(parts)
+    ]  # fmt: skip
+    return planned, counts
 
 
 def units(found: list[File], settings: IngestConfig, folder: epath.Path) -> list[WorkUnit]:

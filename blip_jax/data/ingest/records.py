@@ -49,6 +49,7 @@ class RawRecord:
       name: its key as found, or a replacement.
       image: the file's bytes; None if there are none, or they are in the file `image_path`.
       image_path: path or URL of the image, as the record has it; "" if the bytes are here.
+      second_image_path: the right image of a pair, as `image_path`.
       texts, url, truth: of the record. fields: all other fields.
       rejection: why it cannot be used, if that is known already.
       records: number of input records that it represents.
@@ -59,6 +60,7 @@ class RawRecord:
     name: str
     image: bytes | None = None
     image_path: str = ""
+    second_image_path: str = ""
     texts: list[str] = dataclasses.field(default_factory=list)
     url: str = ""
     truth: str = ""

@@ -19,6 +19,7 @@ from typing import Any
 from etils import epath
 
 from blip_jax.data.ingest import output, plan, sources, units
+from blip_jax.data.ingest.benchmarks import file_list
 from blip_jax.data.ingest.config import IngestConfig
 from blip_jax.runtime.config import check_required, to_json
 from blip_jax.runtime.errors import UserError
@@ -28,7 +29,7 @@ from blip_jax.runtime.lock import folder_lock
 from blip_jax.runtime.progress import Progress, track
 from blip_jax.runtime.signals import Interrupted, SignalHandler
 
-PARTS, PLAN = "units", "plan.json"
+PARTS, PLAN, BENCHMARK = "units", "plan.json", "benchmark.json"
 
 
 def run(config: IngestConfig, workdir: str) -> None:
@@ -75,9 +76,10 @@ def _import(
         _work(work_units, config, os.fspath(parts), workers)
         files = [to_json(file) for file in found]
         asked = {"settings": settings, "files": files, "passed_over": passed_over}
+        if config.benchmark:
+            asked["benchmark"] = read_json(parts / BENCHMARK)
         with _removed_if_refused(parts):
-            distance = config.near_duplicate_bits
-            manifest = output.finish(workdir, os.fspath(parts), work_units, asked, distance)
+            manifest = output.finish(workdir, os.fspath(parts), work_units, asked, config)
     if parts.exists():
         parts.rmtree()
     return manifest
@@ -102,7 +104,13 @@ def _planned(parts: epath.Path, config: IngestConfig, found: list[plan.File]) ->
     """Returns new units, which are written to the plan."""
     with _removed_if_refused(parts):
         parts.mkdir(parents=True, exist_ok=True)
-        work_units = plan.units(track(found, "plan", len(found), "file"), config, parts)
+        if config.benchmark:
+            work_units, counts = plan.benchmark_units(found, config, parts)
+            write_json(parts / BENCHMARK, counts)
+            if note := file_list.difference(config.benchmark, config.split, counts):
+                print(f"prepare: {note}", file=sys.stderr)
+        else:
+            work_units = plan.units(track(found, "plan", len(found), "file"), config, parts)
         write_json(parts / PLAN, [dataclasses.asdict(unit) for unit in work_units])
     return work_units
 

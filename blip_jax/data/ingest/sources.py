@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 from etils import epath
 
-from blip_jax.data.ingest import source_folders
+from blip_jax.data.ingest import benchmarks, source_folders
 from blip_jax.data.ingest.config import IngestConfig
 from blip_jax.data.ingest.plan import SUFFIXES, File, has_magic, source_name
 from blip_jax.data.ingest.readers.folders import walk
@@ -31,6 +31,9 @@ def files(settings: IngestConfig) -> tuple[list[File], list[str]]:
     Raises:
       UserError: there is none, or the format of one is unknown.
     """
+    if settings.benchmark:
+        paths, notes = benchmarks.files(settings)
+        return [_file(path, settings.benchmark, "benchmark", "") for path in paths], notes
     found: list[File] = []
     passed_over: list[str] = []
     if "://" in settings.images:

@@ -21,6 +21,7 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from etils import epath
 
 from blip_jax.data.ingest import validation
+from blip_jax.data.ingest.benchmarks import BENCHMARKS
 from blip_jax.data.ingest.config import IngestConfig
 from blip_jax.data.ingest.plan import READERS, WorkUnit, as_name, of_source, unique
 from blip_jax.data.ingest.records import (
@@ -48,7 +49,8 @@ FEATURES = _F.FeaturesDict({
     "height": _F.Scalar(np.int32),
     "fields": _F.Text(),  # JSON: all other fields of the input
 })  # fmt: skip
-SERIALIZE = serializer(FEATURES)
+PAIR_FEATURES = _F.FeaturesDict({**FEATURES, "second_image": _F.Image()})  # the right image
+_SERIALIZE, _SERIALIZE_PAIR = serializer(FEATURES), serializer(PAIR_FEATURES)
 ROWS, INDEX, SKIPPED, COUNTS = "rows", "parquet", "skipped.jsonl", "json"
 MERGED = "merged with the record before"  # these records add a text to that record's row
 GROUP = 1000  # rows of the index written at once
@@ -57,6 +59,12 @@ COLUMNS = pyarrow.schema(
     [(name, pyarrow.string()) for name in ("key", "url", "source", "sha256", "phash")]
     + [("width", pyarrow.int32()), ("height", pyarrow.int32()), ("license", pyarrow.string())]
 )
+
+
+def features(settings: IngestConfig) -> tfds.features.FeaturesDict:
+    """Returns the features of the records of an import."""
+    pairs = bool(settings.benchmark) and BENCHMARKS[settings.benchmark].has_pairs
+    return PAIR_FEATURES if pairs else FEATURES
 
 
 class UnitInterrupted(Exception):
@@ -115,7 +123,7 @@ def process_unit(
 
 def _folders(unit: WorkUnit) -> list[str]:
     """Returns the folders to which paths in a unit are relative; the first with the file counts."""
-    if unit.format == "folder":
+    if unit.format in ("folder", "benchmark"):
         return [unit.path]
     own = os.path.dirname(unit.path)
     return [own] if unit.folder in ("", own) else [own, unit.folder]
@@ -162,7 +170,7 @@ class _Files:
 
     def add(self, values: dict, licence: str | None, records: int, row_warnings: Counter) -> None:
         """Writes a row that represents `records` input records."""
-        example = SERIALIZE(values)
+        example = (_SERIALIZE_PAIR if "second_image" in values else _SERIALIZE)(values)
         self._writer.write(example)
         self._bytes += len(example)
         self._rows += 1

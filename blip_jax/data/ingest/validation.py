@@ -43,7 +43,8 @@ def row(
         _opted_out(fields, settings.opt_out_fields)
     warnings: Counter = Counter()
     warnings["images passed over: not the first of their record"] += raw.unused_images
-    texts = _texts(raw, settings.allow_no_text, warnings)
+    # What a benchmark says of an image may all be in its fields.
+    texts = _texts(raw, settings.allow_no_text or bool(settings.benchmark), warnings)
     if raw.image is None and not raw.image_path:  # img2dataset gives the reason in "status"
         raise RejectedRecord(
             "missing image", str(raw.fields.get("status") or "no bytes, path or URL")
@@ -53,15 +54,10 @@ def row(
         if raw.image is None
         else raw.image
     )
-    try:
-        picture = decode(data)
-    except ImageError as error:
-        raise RejectedRecord("undecodable image", str(error)) from error
+    picture = _picture(data, raw.image_path, settings)
     height, width = picture.shape[:2]
-    if min(height, width) < settings.min_side:
-        raise RejectedRecord("too small", f"{width}x{height}")
     values = {
-        "image": data,
+        "image": _downscaled(picture, data, settings, warnings),
         "texts": texts,
         "truth": clean(raw.truth),
         "url": clean(raw.url),
@@ -73,13 +69,57 @@ def row(
             plain(raw.fields | ({"merged": raw.merged_fields} if raw.merged_fields else {}))
         ),
     }
-    if settings.resize and min(height, width) > settings.resize:
-        try:
-            values["image"] = downscale(picture, settings.resize, data)
-        except OSError as error:  # a side longer than its format can have
-            raise RejectedRecord("undecodable image", f"cannot be scaled: {error}") from error
-        warnings["downscaled images"] += 1
+    if raw.second_image_path:
+        second = image_files.find(raw.second_image_path, settings.images, folders)
+        right = _picture(second, raw.second_image_path, settings)
+        values |= {
+            "second_image": _downscaled(right, second, settings, warnings),
+            # Of the pair, so that pairs which share one image are no duplicates.
+            "sha256": hashlib.sha256(data + second).hexdigest(),
+            "phash": str(imagehash.phash(_side_by_side(picture, right))),
+        }
     return values, warnings
+
+
+def _picture(data: bytes, path: str, settings: IngestConfig) -> np.ndarray:
+    """Returns the pixels of an image.
+
+    Raises:
+      RejectedRecord: it cannot be decoded, or is too small.
+    """
+    named = f"{path}: " if settings.benchmark else ""
+    try:
+        picture = decode(data)
+    except ImageError as error:
+        raise RejectedRecord("undecodable image", f"{named}{error}") from error
+    height, width = picture.shape[:2]
+    if min(height, width) < settings.min_side:
+        raise RejectedRecord("too small", f"{named}{width}x{height}")
+    return picture
+
+
+def _downscaled(
+    picture: np.ndarray, data: bytes, settings: IngestConfig, warnings: Counter
+) -> bytes:
+    """Returns the bytes of an image, scaled down if the settings say so.
+
+    Raises:
+      RejectedRecord: it cannot be encoded again.
+    """
+    if not settings.resize or min(picture.shape[:2]) <= settings.resize:
+        return data
+    try:
+        scaled = downscale(picture, settings.resize, data)
+    except OSError as error:  # a side longer than its format can have
+        raise RejectedRecord("undecodable image", f"cannot be scaled: {error}") from error
+    warnings["downscaled images"] += 1
+    return scaled
+
+
+def _side_by_side(left: np.ndarray, right: np.ndarray) -> Image.Image:
+    """Returns both pictures in one, each as a square of the size that a perceptual hash needs."""
+    squares = [Image.fromarray(x).resize((64, 64), Image.Resampling.LANCZOS) for x in (left, right)]
+    return Image.fromarray(np.concatenate([np.asarray(square) for square in squares], axis=1))
 
 
 def licence(fields: dict[str, Any]) -> str | None:

@@ -90,7 +90,7 @@ def _records(document: dict, path: str, settings: IngestConfig) -> Iterator[dict
         return iter([document])
     lists = [name for name, value in document.items() if _is_list(value)]
     if "images" in lists and isinstance(document.get("annotations"), list):
-        return _joined(document["images"], document["annotations"], path, settings)
+        return join_captions(document["images"], document["annotations"], path, settings)
     if "images" in lists or len(lists) == 1:
         return map(_with_path, document["images" if "images" in lists else lists[0]])
     if lists:
@@ -128,7 +128,9 @@ def _named(name: str, record: dict, columns: FieldMapping) -> dict:
     return {"image": name} | record
 
 
-def _joined(images: list, annotations: list, path: str, settings: IngestConfig) -> Iterator[dict]:
+def join_captions(
+    images: list, annotations: list, path: str, settings: IngestConfig
+) -> Iterator[dict]:
     """Returns COCO's images, each with all of its captions; captions of none come last.
 
     Raises:
