@@ -3,18 +3,26 @@
     blip-jax evaluate --workdir runs/eval \\
         --config.model=RUN --config.dataset=DIR --config.split=test
 
-`--config evaluate:captioning` and `--config evaluate:retrieval` measure one task by its recipe.
+`--config evaluate:TASK` measures one task by its recipe: captioning, retrieval, vqa, nlvr.
 """
 
 from blip_jax.runtime.errors import UserError
 from blip_jax.runtime.suggestions import hint
-from blip_jax.tasks import CaptioningConfig, PretrainingConfig, RetrievalConfig
+from blip_jax.tasks import (
+    CaptioningConfig,
+    NlvrConfig,
+    PretrainingConfig,
+    RetrievalConfig,
+    VqaConfig,
+)
 from blip_jax.tasks.evaluate import EvaluateConfig
 
 TASKS = {
     "pretraining": PretrainingConfig,
     "captioning": CaptioningConfig,
     "retrieval": RetrievalConfig,
+    "vqa": VqaConfig,
+    "nlvr": NlvrConfig,
 }
 
 

@@ -6,6 +6,7 @@ gets another number of devices by `jax.config.update("jax_num_cpu_devices", n)`.
 
 import functools
 import os
+import pathlib
 
 import pytest
 
@@ -23,6 +24,16 @@ os.environ.setdefault("NPROC", "64")
 # order of each device's own, and then now and then wait for each other for ever.
 os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "0"
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+SLOW_TESTS = pathlib.Path(__file__).with_name("slow_tests.txt")  # see slow_tests.py
+
+
+def pytest_collection_modifyitems(items):
+    slow = set(SLOW_TESTS.read_text().splitlines())
+    for item in items:
+        if item.nodeid in slow:
+            item.add_marker("slow")
 
 
 def pytest_addoption(parser):

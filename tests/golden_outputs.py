@@ -16,8 +16,11 @@ from blip_jax.decoding import Decoding
 from blip_jax.decoding.logits import process_logits, seen_tokens
 from blip_jax.models import functions
 from blip_jax.models.model import ANSWER
+from blip_jax.tasks.base import TaskConfig
+from blip_jax.tasks.nlvr import NlvrConfig
 from blip_jax.tasks.pairs import ItcConfig, ItmConfig, LmConfig
 from blip_jax.tasks.pretraining import PretrainingConfig
+from blip_jax.tasks.vqa import VqaConfig
 from blip_jax.train.state import TrainState
 from blip_jax.train.step import make_step
 
@@ -204,10 +207,6 @@ def vqa(golden: Golden) -> Outputs:
     tokens = apply("encode_image", image(inputs["image"]))
     states = apply("question_hidden_states", tokens, inputs["question_ids"], mask)
     ids, answer_mask = inputs["answer_ids"], golden.mask("answer_mask")
-    owner = np.repeat(np.arange(len(mask)), inputs["answers_per_question"])[None]
-    logits = apply("lm_logits", ids, answer_mask, apply("question_context", states, mask), owner)
-    loss, weight = losses.lm_loss(logits, ids, answer_mask)
-    each = inputs["answer_weight"] * (loss * weight).sum(-1)
     candidates = jnp.asarray(inputs["candidate_ids"]), jnp.asarray(golden.mask("candidate_mask"))
 
     def choose(row: slice, order: np.ndarray) -> np.ndarray:
@@ -218,11 +217,44 @@ def vqa(golden: Golden) -> Outputs:
     size = ANSWER.shape(1), ANSWER.params(len(mask))
     generated = functions.generate_answers(apply, model, states, mask, *size)
     return {
-        "loss": each.sum() / len(mask),
+        "loss": task_loss(
+            golden,
+            VqaConfig(max_length=mask.shape[1]),
+            {
+                "image": inputs["image"],
+                "ids": inputs["question_ids"],
+                "mask": mask,
+                **answers_by_question(ids, answer_mask, inputs),
+            },
+        ),
         "question_states": states,
         "rank": rank(choose, golden.outputs["rank"], len(candidates[0])),
         "generated": best(golden, generated, "generated"),
     }
+
+
+def answers_by_question(ids, mask, inputs) -> dict[str, np.ndarray]:
+    """Answers [N, T] in a row as [B, A, T], where those that a question lacks have weight 0."""
+    counts = inputs["answers_per_question"]
+    owner = np.repeat(np.arange(len(counts)), counts)
+    place = np.concatenate([np.arange(count) for count in counts])
+    found = {"answer_ids": ids, "answer_mask": mask, "answer_weight": inputs["answer_weight"]}
+    arrays = {}
+    for name, values in found.items():
+        arrays[name] = np.zeros((len(counts), max(counts), *values.shape[1:]), values.dtype)
+        arrays[name][owner, place] = values
+    return arrays
+
+
+def task_loss(golden: Golden, config: TaskConfig, batch: dict[str, np.ndarray]) -> jax.Array:
+    """The loss that the task trains on, without dropout."""
+    task = config.make(golden.config(), golden.special)
+    count = len(batch["ids"])
+    batch = jax.tree.map(jnp.asarray, {**batch, "image": image(batch["image"])})
+    batch["valid"] = jnp.ones(count, bool)
+    params = golden.weights.params
+    constants, _ = task.prepare(params, {}, batch, jnp.int32(0), None)
+    return task.loss(params, batch, constants, jnp.arange(count), None)[0]
 
 
 def rank(choose, theirs: np.ndarray, count: int) -> np.ndarray:
@@ -248,4 +280,7 @@ def nlvr(golden: Golden) -> Outputs:
     tokens = apply("encode_image", image(inputs["images"]))
     pair = apply("image_contexts", *jnp.split(tokens, 2))
     logits = apply("logits", inputs["ids"], mask, pair)
-    return {"prediction": logits, "loss": losses.itm_loss(logits, inputs["targets"]).mean()}
+    pairs = np.stack(np.split(np.asarray(inputs["images"]), 2), axis=1)
+    batch = {"image": pairs, "ids": inputs["ids"], "mask": mask, "label": inputs["targets"]}
+    loss = task_loss(golden, NlvrConfig(max_length=mask.shape[1]), batch)
+    return {"prediction": logits, "loss": loss}

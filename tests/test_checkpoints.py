@@ -8,7 +8,7 @@ import pytest
 import tiny
 
 from blip_jax import nn
-from blip_jax.checkpoints import adapt_to_nlvr, detect_model_type, infer_config, original, rules
+from blip_jax.checkpoints import detect_model_type, infer_config, original, rules
 from blip_jax.runtime.errors import UserError
 
 GOLDENS = pathlib.Path(__file__).parent / "goldens"
@@ -242,27 +242,3 @@ def test_sizes_need_their_tensors(captioner):
 def test_the_original_has_no_aligned_model():
     with pytest.raises(UserError, match="^the original has no 'aligned' checkpoints"):
         original.rules("aligned", tiny.config())
-
-
-def test_nlvr_starts_with_two_copies_of_the_cross_attention():
-    config = tiny.config(med={"depth": 8})
-    pretrained = tiny.init(config)
-    larger = tiny.config(vit={"image_size": 32}, med={"depth": 8})
-    fresh = jax.tree.map(lambda x: np.full(x.shape, 9, np.float32), nn.param_shapes(larger, "nlvr"))
-    params = adapt_to_nlvr(pretrained, fresh)
-    assert jax.tree.structure(params) == jax.tree.structure(fresh)
-    layer, old = params["med"]["layers"]["layer"], pretrained["med"]["layers"]["layer"]
-    for name in ("cross_attention", "cross_attention_2"):
-        jax.tree.map(np.testing.assert_array_equal, layer[name], old["cross_attention"])
-        jax.tree.map(
-            np.testing.assert_array_equal,
-            params["med"][f"{name}_context"],
-            pretrained["med"]["cross_attention_context"],
-        )
-    assert (params["med"]["layers"]["merge_kernel"] == 9).all()
-    assert (params["classifier_in"]["kernel"] == 9).all()
-    want = nn.resize_position_embedding(pretrained["vit"]["position"], 17)
-    np.testing.assert_array_equal(params["vit"]["position"], want)
-    del pretrained["med"]["cross_attention_context"]
-    with pytest.raises(UserError, match="has no parameter med/cross_attention_context/key_bias$"):
-        adapt_to_nlvr(pretrained, fresh)

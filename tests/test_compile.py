@@ -288,14 +288,10 @@ def test_meshes_of_tpus_can_be_made():
 @pytest.mark.slow
 @pytest.mark.tpu_compile
 @needs_tpu_compiler
-@pytest.mark.parametrize(
-    ("where", "programs"),
-    [("v5e:2x2", ["step", "captioner", "matcher"]), ("v5p:2x2x1", ["step"])],
-)
-def test_the_programs_compile_for_tpus(tiny, where, programs):
+def test_the_programs_compile_for_tpus(tiny):
     """A process of its own, as the environment must stand before jax is imported."""
     line = [sys.executable, "-m", "blip_jax", "compile", f"--config={tiny}"]
-    line += [f"--topology={where}", f"--programs={','.join(programs)}"]
+    line += ["--topology=v5e:2x2", "--programs=step,captioner,matcher"]
     done = subprocess.run(line, cwd=ROOT, env=without_devices(), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     rows = {
@@ -303,8 +299,8 @@ def test_the_programs_compile_for_tpus(tiny, where, programs):
         for line in done.stdout.splitlines()
         if len(cells := re.split(r"  +", line.strip())) > 1
     }
-    assert rows["chips"] == ["4", "1", "1"][: len(programs)]
-    assert rows["fits"] == ["yes"] * len(programs)
+    assert rows["chips"] == ["4", "1", "1"]
+    assert rows["fits"] == ["yes"] * 3
     for peak, arguments in zip(rows["peak GiB"], rows["arguments GiB"]):
         assert 0 < float(arguments) <= float(peak) < 16
     for formula, compiled in zip(rows["TFLOP, by formula"], rows["TFLOP, as compiled"]):

@@ -8,8 +8,10 @@ import tiny
 from blip_jax.data.tokenizer import TokenIds
 from blip_jax.nn import flops
 from blip_jax.tasks.captioning import CaptioningConfig
+from blip_jax.tasks.nlvr import NlvrConfig
 from blip_jax.tasks.pairs import ItcConfig, LmConfig
 from blip_jax.tasks.pretraining import PretrainingConfig
+from blip_jax.tasks.vqa import VqaConfig
 from blip_jax.train.aot import hlo, memory_traffic
 from blip_jax.train.aot.roofline import roofline
 from blip_jax.train.chips import CHIPS
@@ -60,6 +62,20 @@ def test_a_step_by_hand():
     assert found == 4 * (teacher + keys + online)
     apart = tiny.config(med={"sharing": "none"})
     assert every.make(apart, TokenIds()).flops(4) - found == 4 * once
+
+
+def test_steps_of_questions_and_of_pairs_by_hand():
+    config, pixels = tiny.config(med={"sharing": "none"}), 24_576
+    vqa = VqaConfig(max_length=7, max_answer_length=6, max_answers=2).make(config, TokenIds())
+    # Of 6 tokens that attend to 7: layers, then their own attention, then the cross-attention's.
+    layers = 2 * (2 * 6 * 16 * (48 + 16) + 2 * 2 * 6 * 16 * 32 + 2 * 2 * 6 * 16 * 16)
+    answer = layers + 2 * (2 * 2 * 6 * 6 * 16) + 2 * (2 * 2 * 6 * 7 * 16) + 2 * 6 * 16 * (16 + 32)
+    states = 2 * 2 * (2 * 7 * 16 * 16)
+    question = 3 * (89_216 + 10_240 + 82_432 + states + 2 * answer) - pixels
+    assert vqa.flops(4) == 4 * question
+    nlvr = NlvrConfig(max_length=7).make(tiny.config(), TokenIds())
+    second = 2 * (2 * 2 * 7 * 16 * 16 + 2 * 7 * 32 * 16 + 2 * 2 * 7 * 5 * 16)
+    assert nlvr.flops(4) == 4 * (3 * (2 * 89_216 + 2 * 10_240 + 82_432 + second) - 2 * pixels)
 
 
 def test_capfilt_by_hand():

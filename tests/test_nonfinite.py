@@ -14,7 +14,7 @@ from blip_jax.checkpoints.training import TrainingCheckpoints
 from blip_jax.checkpoints.workdir import Metadata, load_state_items
 from blip_jax.runtime.errors import UserError
 from blip_jax.train.config import NonfiniteConfig
-from blip_jax.train.finite import FLAG, DivergenceWarning, FiniteGuard
+from blip_jax.train.finite import DivergenceWarning, FiniteGuard, is_finite
 from blip_jax.train.loop import StepMetrics
 from blip_jax.train.state import TrainState
 from blip_jax.train.step import make_step
@@ -46,23 +46,23 @@ def test_a_step_that_is_not_finite_changes_nothing(accumulate, bad):
     step = jax.jit(make_step(TASK, OPTIMIZER, accumulate, skip_nonfinite=True))
     good = {"x": jnp.arange(4, dtype=jnp.float32)}
     before, metrics = step(first_state(), good, None)
-    assert metrics[FLAG] == 1
+    assert is_finite(metrics)
     after, metrics = step(before, {"x": good["x"].at[3].set(bad)}, None)
-    assert metrics[FLAG] == 0 and after.step == before.step + 1
+    assert not is_finite(metrics) and after.step == before.step + 1
     jax.tree.map(np.testing.assert_array_equal, after, dataclasses.replace(before, step=after.step))
     later, metrics = step(after, good, None)
-    assert metrics[FLAG] == 1 and later.params["weight"] != after.params["weight"]
+    assert is_finite(metrics) and later.params["weight"] != after.params["weight"]
 
 
-def test_the_flag_tells_of_a_step_that_is_not_finite():
+def test_metrics_tell_of_a_step_that_is_not_finite():
     step = jax.jit(make_step(TASK, OPTIMIZER))
     after, metrics = step(first_state(), {"x": jnp.full(4, np.nan)}, None)
-    assert metrics[FLAG] == 0 and np.isnan(after.params["weight"])
+    assert not is_finite(metrics) and np.isnan(after.params["weight"])
 
 
 def metrics(finite):
     value = 1.0 if finite else math.nan
-    return {FLAG: float(finite), "loss": value, "gradient_norm": value, "accuracy": 0.5}
+    return {"loss": value, "gradient_norm": value, "accuracy": 0.5}
 
 
 def test_a_run_stops_at_the_first_step_that_is_not_finite():
@@ -91,10 +91,10 @@ def test_so_many_steps_in_a_row_are_skipped():
 def test_means_leave_skipped_steps_out_and_count_them():
     reports = StepMetrics(FiniteGuard(NonfiniteConfig("skip")))
     for step, value in enumerate([1.0, math.nan, 3.0], start=1):
-        report = {FLAG: jnp.isfinite(value), "loss": jnp.float32(value)}
+        report = {"loss": jnp.float32(value), "gradient_norm": jnp.float32(1)}
         reports.add(step, report)
-    assert reports.means() == {"loss": 2.0, "skipped_steps": 1}
-    reports.add(4, {FLAG: jnp.zeros(()), "loss": jnp.float32(math.inf)})
+    assert reports.means() == {"loss": 2.0, "gradient_norm": 1.0, "skipped_steps": 1}
+    reports.add(4, {"loss": jnp.float32(1), "gradient_norm": jnp.float32(math.inf)})
     assert reports.means() == {"skipped_steps": 2}  # none was finite
 
 

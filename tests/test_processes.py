@@ -23,7 +23,7 @@ from blip_jax.checkpoints.workdir import checkpoint_folder
 from blip_jax.cli.main import main
 from blip_jax.train import loop
 
-MESHES = {"hsdp": ["--config.mesh.fsdp=4"], "tensor": ["--config.mesh.tensor=2"]}
+MESHES = {"fsdp and tensor": ["--config.mesh.fsdp=2", "--config.mesh.tensor=2"]}
 
 
 @pytest.fixture(scope="module")
@@ -85,19 +85,18 @@ def test_other_meshes_train_as_plain_data_parallel(together, mesh):
 @pytest.mark.slow
 def test_the_first_process_alone_prints_and_writes(together):
     first, second = ((together / f"printed-{number}").read_text() for number in range(2))
-    assert first.count(f"step {STEPS}/{STEPS}") == 4
+    assert first.count(f"step {STEPS}/{STEPS}") == 3
     assert not re.search(r"^step \d+/", second, re.MULTILINE)
     assert len(list((together / "data" / "tensorboard").iterdir())) == 1
     assert (together / "data" / "tokenizer" / "vocab.txt").is_file()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("devices", [4, 1])
-def test_a_checkpoint_goes_on_elsewhere(together, world, tmp_path, devices):
+def test_a_checkpoint_goes_on_elsewhere(together, world, tmp_path):
     source, target = (checkpoint_folder(str(path)) for path in (together / "data", tmp_path))
     assert sorted(path.name for path in source.iterdir()) == ["10", "20"]  # the last, every 10th
     shutil.copytree(source / "10", target / "10")
-    found = alone(world, tmp_path, devices)
+    found = alone(world, tmp_path, devices=4)
     assert_close(found, processes.reports(together / "data")[10:])
 
 

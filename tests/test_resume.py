@@ -24,7 +24,7 @@ from blip_jax.runtime.config import replace
 from blip_jax.runtime.errors import UserError
 from blip_jax.runtime.lock import folder_lock
 from blip_jax.runtime.signals import Interrupted
-from blip_jax.tasks.base import select
+from blip_jax.tasks.starting_params import select
 from blip_jax.train import config as run_config
 from blip_jax.train import loop
 from blip_jax.train.logger import Logger

@@ -59,7 +59,7 @@ def build(folder) -> TinyDataset:
     return TinyDataset(folder, human, write(f"{folder}/web", records), tokenizer)
 
 
-def write(directory: str, records: list[dict]) -> str:
+def write(directory: str, records: list[dict], features=FEATURES) -> str:
     """Writes records as the only shard of split train; returns the directory."""
     template = tfds.core.ShardedFileTemplate(
         data_dir=directory, dataset_name="web", split="train", filetype_suffix="array_record"
@@ -69,14 +69,14 @@ def write(directory: str, records: list[dict]) -> str:
     writer = ArrayRecordWriter(path, "group_size:1")
     for record in records:
         # Images go in as bytes that are encoded already; nothing looks whether they are one.
-        example = FEATURES.encode_example({**record, "image": record["image"]})
-        writer.write(FEATURES.serialize_example(example))
+        example = features.encode_example(record)
+        writer.write(features.serialize_example(example))
     writer.close()
     split = tfds.core.SplitInfo(
         name="train", shard_lengths=[len(records)], num_bytes=1, filename_template=template
     )
     tfds.folder_dataset.write_metadata(
-        data_dir=directory, features=FEATURES, split_infos=[split], check_data=False
+        data_dir=directory, features=features, split_infos=[split], check_data=False
     )
     return directory
 

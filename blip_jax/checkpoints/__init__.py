@@ -14,13 +14,12 @@ from blip_jax import losses, nn
 from blip_jax.checkpoints import huggingface, huggingface_config, original
 from blip_jax.checkpoints import tensors as tensor_files
 from blip_jax.checkpoints.detection import detect_model_type, infer_config
-from blip_jax.checkpoints.original import adapt_to_nlvr
 from blip_jax.data.tokenizer import Tokenizer
 from blip_jax.runtime.config import from_json, to_json
 from blip_jax.runtime.errors import UserError
 from blip_jax.runtime.files import atomic_folder
 
-__all__ = ["Checkpoint", "infer_config", "adapt_to_nlvr", "read", "detect_model_type", "write"]
+__all__ = ["Checkpoint", "infer_config", "read", "detect_model_type", "write"]
 
 FORMATS = ("original", "hf")
 TOKENIZER = "bert-base-uncased"

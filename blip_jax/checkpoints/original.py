@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
-from flax.traverse_util import flatten_dict, unflatten_dict
 
 from blip_jax import losses, nn
 from blip_jax.checkpoints.rules import (
@@ -256,34 +255,3 @@ def save(weights: Weights, config: nn.BlipConfig, model_type: str) -> dict[str, 
     suffix = ".position_embeddings.weight"
     names = [name.removesuffix(suffix) for name in tensors if name.endswith(suffix)]
     return tensors | {f"{name}.position_ids": ids for name in names}
-
-
-def adapt_to_nlvr(params: Mapping, fresh: Mapping) -> dict:
-    """Returns initial parameters for NLVR2 fine-tuning from pre-trained ones.
-
-    Both cross-attentions are copies of the pre-trained one; merge layers and classifier are those
-    of `fresh`.
-    Source: `load_checkpoint` of the original's models/blip_nlvr.py.
-
-    Args:
-      params: parameters of model type "pretrain", "retrieval" or "features".
-      fresh: random parameters of model type "nlvr".
-
-    Raises:
-      UserError: a parameter is missing or of another shape (the position embedding is resized).
-    """
-    source, started = flatten_dict(params, sep="/"), {}
-    for path, leaf in flatten_dict(fresh, sep="/").items():
-        origin = path.replace("cross_attention_2", "cross_attention")
-        if path.startswith(("classifier_", "med/layers/merge_")):
-            started[path] = leaf
-            continue
-        if origin not in source:
-            raise UserError(f"the pre-trained checkpoint has no parameter {origin}")
-        value = np.asarray(source[origin])
-        if path == "vit/position":
-            value = nn.resize_position_embedding(value, leaf.shape[1])
-        if value.shape != leaf.shape:
-            raise UserError(f"{origin} is {list(value.shape)}, the model's {list(leaf.shape)}")
-        started[path] = value
-    return unflatten_dict(started, sep="/")

@@ -1,7 +1,8 @@
 """Random access to image-text datasets on disk.
 
 A dataset is named by the directory that holds its features.json. Its records are
-{'key': Text, 'image': Image, 'texts': Sequence(Text), 'truth': Text}.
+{'key': Text, 'image': Image, 'texts': Sequence(Text), 'truth': Text}; pairs of images have also
+'second_image', and what a task needs besides is in 'fields' (fields.py).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from blip_jax.runtime.errors import UserError
 from blip_jax.runtime.files import check_scheme, read_json
 
 FEATURES = "features.json"
+IMAGE_FIELDS = ("image", "second_image")  # fields whose encoded bytes are read as they are
 # Classes that features.json may name. TFDS imports any module that is named there.
 FEATURE_CLASSES = "tensorflow_datasets.core.features."
 _CLASS_FIELDS = ("pythonClassName", "python_class_name", "type")
@@ -95,8 +97,7 @@ def open_dataset(directory: str, split: str, fields: Sequence[str] = ("key",)) -
             raise UserError(
                 f"dataset {directory} has no field {field!r}; it has {', '.join(features)}"
             )
-    images = [name for name in ("image", "second_image") if name in features]
-    decoders = dict.fromkeys(images, tfds.decode.SkipDecoding())
+    decoders = {name: tfds.decode.SkipDecoding() for name in IMAGE_FIELDS if name in features}
     try:
         if "://" in str(directory):
             source = RemoteDataSource(builder, split, decoders)
@@ -138,6 +139,11 @@ def check_feature_classes(directory: str) -> None:
 def to_text(value) -> str:
     """Returns a text that TFDS read back as bytes; bytes that are not UTF-8 become U+FFFD."""
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+
+
+def plain_fields(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the fields of a record without its images, as plain values."""
+    return {name: plain_value(x) for name, x in record.items() if name not in IMAGE_FIELDS}
 
 
 def plain_value(value: Any) -> Any:

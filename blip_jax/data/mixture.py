@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from blip_jax.data.datasets import Dataset, open_dataset, plain_value, to_text
+from blip_jax.data.datasets import IMAGE_FIELDS, Dataset, open_dataset, plain_fields, to_text
 from blip_jax.runtime.errors import UserError
 from blip_jax.runtime.files import absolute_path, check_scheme, read_json, write_json
 
@@ -163,7 +163,8 @@ class RecordSource:
         if self._selected is not None:
             row, chosen = self._selected[index].tolist()
         record = self._rows[row]
-        fields = {name: x if name == "image" else plain_value(x) for name, x in record.items()}
+        images = {name: record[name] for name in IMAGE_FIELDS if name in record}
+        fields = plain_fields(record) | images
         key, texts = to_text(record["key"]), fields.get("texts")
         if self._scores is not None:
             scores = self._scores[row]

@@ -13,8 +13,8 @@ from typing import Any, Protocol
 import grain
 import numpy as np
 
-from blip_jax.data.datasets import open_dataset, plain_value
-from blip_jax.data.images import ImageError, decode, resize
+from blip_jax.data.datasets import open_dataset, plain_fields
+from blip_jax.data.images import ImageError, record_pixels
 from blip_jax.data.mixture import Component, RecordSource, load_mixture
 from blip_jax.runtime.errors import UserError
 
@@ -150,13 +150,11 @@ class _Evaluate:
 
     def __call__(self, index: int) -> dict:
         record = self._rows[index]
-        size = self._image_size
         try:
-            image, valid = resize(decode(record["image"], self._exif_orientation), size), True
+            image, valid = record_pixels(record, self._image_size, self._exif_orientation), True
         except ImageError:
-            image, valid = np.zeros((size, size, 3), np.uint8), False
-        kept = {name: plain_value(value) for name, value in record.items() if name != "image"}
-        return {"image": image, "index": index, "valid": valid, "record": kept}
+            image, valid = None, False
+        return {"image": image, "index": index, "valid": valid, "record": plain_fields(record)}
 
 
 def eval_batches(
@@ -177,7 +175,8 @@ def eval_batches(
       exif_orientation: turn images upright; see `images.decode`.
 
     Yields:
-      'image' uint8 [B, S, S, 3]; 'index' int32 [B], the row in the split, -1 for filling;
+      'image' uint8 [B, S, S, 3], of pairs [B, 2, S, S, 3];
+      'index' int32 [B], the row in the split, -1 for filling;
       'valid' bool [B], False for filling and for images that do not decode (black here);
       'records' list of the records' other fields as plain values, none for filling.
 
@@ -188,11 +187,15 @@ def eval_batches(
     count = len(rows) if limit is None else min(limit, len(rows))
     loaded = grain.MapDataset.range(count).map(_Evaluate(rows, image_size, exif_orientation))
     batches = loaded.batch(batch_size, batch_fn=list)
+    pair = (2,) if "second_image" in rows.dataset_info.features else ()
     for examples in batches.to_iter_dataset(grain.ReadOptions(2, 8)):
         filling = batch_size - len(examples)
-        image = np.stack([e["image"] for e in examples])
+        image = np.zeros((batch_size, *pair, image_size, image_size, 3), np.uint8)
+        for row, example in enumerate(examples):
+            if example["valid"]:
+                image[row] = example["image"]
         yield {
-            "image": np.pad(image, ((0, filling), (0, 0), (0, 0), (0, 0))),
+            "image": image,
             "index": np.array([e["index"] for e in examples] + [-1] * filling, np.int32),
             "valid": np.array([e["valid"] for e in examples] + [False] * filling),
             "records": [e["record"] for e in examples],

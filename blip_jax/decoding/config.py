@@ -19,7 +19,7 @@ from blip_jax.runtime.suggestions import hint
 
 METHODS = ("sample", "greedy", "beam")
 LENGTH_RULES = ("transformers-4.25", "transformers-5")
-LENGTH_BUCKET = 16  # the length of KV caches is a multiple of this
+LENGTH_BUCKET = 4  # the length of KV caches is a multiple of this
 # Options that only sampling or only beam search reads.
 SAMPLING_OPTIONS = ("top_p", "top_k", "temperature")
 BEAM_OPTIONS = ("num_beams", "length_penalty", "early_stopping", "length_rule")

@@ -70,13 +70,19 @@ def text(config: MedConfig, length: int, image_tokens: int = 0) -> Flops:
 
 def image_context(config: BlipConfig) -> Flops:
     """Returns the FLOPs of keys and values of one image for all layers: 4 N V W each."""
-    return Flops(
-        outside_layers=config.med.depth
-        * 4
-        * config.vit.tokens
-        * config.vit.width
-        * config.med.width
-    )
+    return context(config.med, config.vit.tokens, config.vit.width)
+
+
+def context(config: MedConfig, tokens: int, width: int) -> Flops:
+    """Returns the FLOPs of keys and values of `tokens` tokens of `width` for all layers."""
+    return Flops(outside_layers=config.depth * 4 * tokens * width * config.width)
+
+
+def second_image(config: MedConfig, length: int, image_tokens: int) -> Flops:
+    """Returns the FLOPs of a text for a second cross-attention, and for merging both (NLVR2)."""
+    t, w = length, config.width
+    query_and_out, merge = 4 * t * w * w, 4 * t * w * w
+    return Flops(config.depth * (query_and_out + merge), config.depth * 4 * t * image_tokens * w)
 
 
 def lm_head(config: MedConfig, length: int) -> Flops:

@@ -5,9 +5,11 @@ A new task is a TaskConfig and a Task (base.py) in one file; nothing else has to
 
 from blip_jax.tasks.base import EvaluationTask, InvalidRecord, Task, TaskConfig
 from blip_jax.tasks.captioning import CaptioningConfig
+from blip_jax.tasks.nlvr import NlvrConfig
 from blip_jax.tasks.pairs import ItcConfig, ItmConfig, LmConfig
 from blip_jax.tasks.pretraining import PretrainingConfig
 from blip_jax.tasks.retrieval import RetrievalConfig
+from blip_jax.tasks.vqa import VqaConfig
 
 __all__ = [
     "CaptioningConfig",
@@ -16,8 +18,10 @@ __all__ = [
     "ItcConfig",
     "ItmConfig",
     "LmConfig",
+    "NlvrConfig",
     "PretrainingConfig",
     "RetrievalConfig",
     "Task",
     "TaskConfig",
+    "VqaConfig",
 ]

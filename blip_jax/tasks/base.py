@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 import jax
 import numpy as np
-from flax import traverse_util
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from blip_jax import nn
 from blip_jax.data.augment import AugmentConfig
 from blip_jax.data.pipeline import SKIP_REASONS, InvalidRecord
 from blip_jax.runtime.errors import UserError
+from blip_jax.tasks.starting_params import resized_positions, select
 
 if TYPE_CHECKING:
     from blip_jax.models import Model
@@ -188,14 +188,12 @@ class Task(EvaluationTask, Generic[C]):
 
         Args:
           params, source: of the other run.
-          fresh: the parameters of this task, or their shapes.
+          fresh: random parameters of this task, for what the other run has no counterpart of.
 
         Raises:
           KeyError: the other run lacks a part; it names the part.
         """
-        position = nn.resize_position_embedding(params["vit"]["position"], self.model.vit.tokens)
-        params = {**params, "vit": {**params["vit"], "position": position}}
-        return select(params, fresh)
+        return select(resized_positions(params, self.model), fresh)
 
     def init_extra(self, params: Params, key: jax.Array) -> Extra:
         """Returns what the task keeps in the state in addition to the parameters."""
@@ -256,14 +254,3 @@ class Task(EvaluationTask, Generic[C]):
         if key is not None:
             kwargs.update(train=True, rngs={"dropout": key})
         return self.network.apply({"params": params}, *args, method=method, **kwargs)
-
-
-def select(params: Params, like: Params) -> Params:
-    """Returns the part of `params` that has the structure of `like`.
-
-    Raises:
-      KeyError: a part is missing; it names the path.
-    """
-    flat = traverse_util.flatten_dict(params, sep="/")
-    names = traverse_util.flatten_dict(like, sep="/")
-    return traverse_util.unflatten_dict({name: flat[name] for name in names}, sep="/")

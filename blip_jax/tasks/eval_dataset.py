@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from blip_jax.data.datasets import open_dataset
-from blip_jax.data.images import decode, resize
+from blip_jax.data.images import record_pixels
 from blip_jax.data.pipeline import eval_batches
 from blip_jax.models.batching import run_in_batches
 from blip_jax.runtime.errors import UserError
@@ -23,6 +23,8 @@ MAX_IMAGE_BYTES = 2**30
 
 class LazyImages:
     """uint8 [N, S, S, 3], decoded when rows are read; indexed by an array of rows.
+
+    Of pairs of images it is [N, 2, S, S, 3].
 
     Args:
       dataset, split: of which all `rows` can be decoded.
@@ -45,8 +47,7 @@ class LazyImages:
 
     def __getitem__(self, rows: np.ndarray) -> np.ndarray:
         def load(row: int) -> np.ndarray:
-            image = decode(self._source[row]["image"], self._exif_orientation)
-            return resize(image, self._image_size)
+            return record_pixels(self._source[row], self._image_size, self._exif_orientation)
 
         with ThreadPoolExecutor(4) as pool:
             return np.stack(list(pool.map(load, self._rows[rows].tolist())))
@@ -70,7 +71,8 @@ class EvalDataset:
     """The decodable images of a split; every process has all of them.
 
     Attributes:
-      images: uint8 [N, S, S, 3], or as `LazyImages` where they would take much memory.
+      images: uint8 [N, S, S, 3], of pairs [N, 2, S, S, 3]; or as `LazyImages` where they would
+        take much memory.
       records: N dicts of the other fields of the dataset, "key" among them, as plain values.
       name: folder and split, for messages.
     """

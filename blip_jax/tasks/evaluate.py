@@ -14,7 +14,7 @@ import jax
 from etils import epath
 
 from blip_jax import nn
-from blip_jax.data.datasets import open_dataset, plain_value
+from blip_jax.data.datasets import open_dataset, plain_fields
 from blip_jax.data.tokenizer import TokenIds
 from blip_jax.metrics import retrieval
 from blip_jax.models import Model, load
@@ -114,7 +114,7 @@ def _measure(
 
 def _scoring_task(config: TaskConfig) -> EvaluationTask:
     """Returns the task for its `evaluate` alone, which needs no network."""
-    return config.make(nn.preset("base"), TokenIds())
+    return config.make(nn.preset("base", med={"sharing": "none"}), TokenIds())  # any task's
 
 
 def write_evaluation(
@@ -184,7 +184,4 @@ def _is_ranking(found: Any) -> bool:
 
 def read_records(dataset: str, split: str) -> list[dict[str, Any]]:
     """Returns the records of a split without their images, as plain values."""
-    return [
-        {name: plain_value(value) for name, value in record.items() if name != "image"}
-        for record in open_dataset(dataset, split)
-    ]
+    return [plain_fields(record) for record in open_dataset(dataset, split)]

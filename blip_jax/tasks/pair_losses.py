@@ -16,7 +16,8 @@ import optax
 from blip_jax import losses, nn
 from blip_jax.data.images import normalize
 from blip_jax.losses import lm_weight
-from blip_jax.tasks.base import Batch, Extra, Params, Task, select
+from blip_jax.tasks.base import Batch, Extra, Params, Task
+from blip_jax.tasks.starting_params import select
 
 
 class BatchConstants(NamedTuple):

@@ -10,8 +10,10 @@ from blip_jax.runtime.config import replace, required
 from blip_jax.runtime.errors import UserError
 from blip_jax.tasks.base import TaskConfig
 from blip_jax.tasks.captioning import CaptioningConfig
+from blip_jax.tasks.nlvr import NlvrConfig
 from blip_jax.tasks.pretraining import PretrainingConfig
 from blip_jax.tasks.retrieval import RetrievalConfig
+from blip_jax.tasks.vqa import VqaConfig
 from blip_jax.train.optimizer import EpochCosine, OptimizerConfig
 
 
@@ -143,8 +145,24 @@ def retrieval(**changes) -> TrainConfig:
     return replace(_fine_tuning(RetrievalConfig(), epochs=6), **changes)
 
 
-def _fine_tuning(task: TaskConfig, epochs: int) -> TrainConfig:
-    schedule = EpochCosine()
+def vqa(**changes) -> TrainConfig:
+    """Returns the fine-tuning for VQA v2 with Visual Genome's questions (configs/vqa.yaml)."""
+    # 658,000 questions of training and validation, 726,000 of Visual Genome.
+    schedule = EpochCosine(peak_lr=2e-5, steps_per_epoch=5400)
+    config = _fine_tuning(VqaConfig(), 10, schedule)
+    model = {"vit.image_size": 480, "vit.drop_path": 0.1, "med.sharing": "none"}
+    return replace(config, **{f"model.{name}": value for name, value in model.items()} | changes)
+
+
+def nlvr(**changes) -> TrainConfig:
+    """Returns the fine-tuning for NLVR2 (configs/nlvr.yaml)."""
+    schedule = EpochCosine(peak_lr=3e-5, steps_per_epoch=337)  # 86,373 statements
+    config = _fine_tuning(NlvrConfig(), 15, schedule)
+    return replace(config, **{"model.vit.drop_path": 0.1} | changes)
+
+
+def _fine_tuning(task: TaskConfig, epochs: int, schedule: EpochCosine | None = None) -> TrainConfig:
+    schedule = schedule or EpochCosine()
     return replace(
         TrainConfig(task=task, optimizer=OptimizerConfig(schedule=schedule)),
         batch_size=256,

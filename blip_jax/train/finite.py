@@ -9,11 +9,15 @@ from collections.abc import Mapping
 from blip_jax.runtime.errors import UserError
 from blip_jax.train.config import NonfiniteConfig
 
-FLAG = "finite"  # the metric of a step: 1.0 if its loss and gradient norm are finite, else 0.0
 ADVICE = "lower optimizer.schedule.peak_lr, or set optimizer.clip_norm=1"
 DIVERGENCE_FACTOR = 3.0  # a loss above this multiple of its running median is a divergence
 MEDIAN_REPORTS = 50  # reports of the running median
 MIN_REPORTS = 10  # reports before the median is used
+
+
+def is_finite(metrics: Mapping[str, float]) -> bool:
+    """Returns whether a step's loss and gradient norm are finite."""
+    return math.isfinite(metrics["loss"]) and math.isfinite(metrics["gradient_norm"])
 
 
 class FiniteGuard:
@@ -36,12 +40,12 @@ class FiniteGuard:
 
         Args:
           step: its number, from 1.
-          metrics: of that step alone, with FLAG.
+          metrics: of that step alone.
 
         Raises:
           UserError: the step is not finite, or too many in a row were skipped.
         """
-        if metrics[FLAG]:
+        if is_finite(metrics):
             self._in_a_row = 0
             return
         self._in_a_row += 1

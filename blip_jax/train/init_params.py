@@ -11,15 +11,17 @@ from blip_jax.nn import BlipConfig
 from blip_jax.runtime.errors import UserError
 from blip_jax.tasks.base import Params, Task
 
-# Fields that may differ between a run and the run it starts from, as they change no shape.
-_FREE = ("_std", "dropout", "drop_path", "image_size", "eps")
+# Ends of the names of fields that may differ between a run and the run it starts from: they change
+# no shape, or the task maps the parameters (Task.adapt_params).
+_FREE = ("_std", "dropout", "drop_path", "image_size", "eps", "sharing", "learned_merge_layer")
 
 
-def load_init_params(source: str, task: Task) -> Params:
+def load_init_params(source: str, task: Task, key: jax.Array) -> Params:
     """Returns the parameters for `task` of another model, by `task.adapt_params`.
 
     Args:
       source: what `models.load` takes: a workdir, a Hugging Face folder or id, a .pth file.
+      key: of parameters that the task has and the other model has not.
 
     Raises:
       UserError: it holds another network, or lacks a part that the task needs.
@@ -34,7 +36,7 @@ def load_init_params(source: str, task: Task) -> Params:
                     f"init.run {source} has model.{name}.{field.name} {values[0]}, the config "
                     f"{values[1]}; make them equal"
                 )
-    fresh = jax.eval_shape(task.init_params, jax.random.key(0))
+    fresh = jax.jit(task.init_params)(key)
     try:
         return task.adapt_params(checkpoint.params, checkpoint.config, fresh)
     except KeyError as error:

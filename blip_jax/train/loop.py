@@ -24,7 +24,7 @@ from blip_jax.tasks.eval_dataset import EvalDataset
 from blip_jax.tasks.evaluate import write_evaluation
 from blip_jax.train.chips import peak_flops
 from blip_jax.train.config import TrainConfig
-from blip_jax.train.finite import FLAG, DivergenceWarning, FiniteGuard
+from blip_jax.train.finite import DivergenceWarning, FiniteGuard, is_finite
 from blip_jax.train.logger import Logger
 from blip_jax.train.mesh import put_batch
 from blip_jax.train.resume import ADJUSTABLE, FREE, train_fingerprint
@@ -181,9 +181,9 @@ class StepMetrics:
           UserError: as `fetch`.
         """
         self.fetch()
-        finite = [metrics for metrics in self._fetched if metrics[FLAG]]
+        finite = [metrics for metrics in self._fetched if is_finite(metrics)]
         self._fetched.clear()
-        names = [name for name in finite[0] if name != FLAG] if finite else ()
+        names = finite[0] if finite else ()
         values = {name: float(np.mean([metrics[name] for metrics in finite])) for name in names}
         if self._guard.skipped_steps:
             values["skipped_steps"] = self._guard.skipped_steps

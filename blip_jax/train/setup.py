@@ -81,7 +81,7 @@ class TrainSetup:
         """Returns the first state on the mesh; parameters from elsewhere where `init` says so."""
         config, key = self.config, jax.random.key(self.config.seed)
         if config.init.run:
-            params = load_init_params(config.init.run, self.task)
+            params = load_init_params(config.init.run, self.task, key)
         elif config.init.vit or config.init.text_encoder:
             params = jax.jit(self.task.init_params)(key)
             params = load_pretrained_encoders(

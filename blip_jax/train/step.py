@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import optax
 
 from blip_jax.tasks.base import Batch, Task
-from blip_jax.train.finite import FLAG
 from blip_jax.train.state import TrainState
 
 Step = Callable[[TrainState, Batch, jax.Array | None], tuple[TrainState, dict[str, jax.Array]]]
@@ -25,7 +24,7 @@ def make_step(
       accumulate_steps: micro-batches that the batch is split into; their gradients are summed.
         Equal to the batch in one piece, as `task.prepare` computes all normalisers of it.
       skip_nonfinite: a step whose loss or gradient norm is not finite changes nothing but the
-        step's number. The metric FLAG tells of such steps either way.
+        step's number. Its metrics tell of such a step either way (finite.py).
 
     Returns: step(state, batch, key) -> (state, metrics). `key` is the run's; each step folds its
       number in, so that a resumed run equals an uninterrupted one. None: no dropout.
@@ -57,10 +56,9 @@ def make_step(
             (grads, metrics), _ = jax.lax.scan(add, zeros, (parts, jnp.arange(accumulate_steps)))
         updates, opt_state = optimizer.update(grads, state.opt_state, params)
         metrics["gradient_norm"] = optax.tree.norm(grads)
-        finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["gradient_norm"])
-        metrics[FLAG] = finite.astype(jnp.float32)
         new = (optax.apply_updates(params, updates), extra, opt_state)
         if skip_nonfinite:
+            finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["gradient_norm"])
             # The queue too: one NaN among its features would reach every later step.
             old = (params, state.extra, state.opt_state)
             new = jax.tree.map(lambda new, old: jnp.where(finite, new, old), new, old)

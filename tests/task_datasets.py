@@ -1,0 +1,76 @@
+"""Datasets of questions and of pairs with statements about scenes of the Shapes dataset."""
+
+import json
+
+import numpy as np
+import tensorflow_datasets as tfds
+import tiny
+import tiny_dataset
+
+from blip_jax.data.synthetic.builder import ShapesConfig, make_record
+from blip_jax.data.synthetic.scenes import World
+
+SHAPES = ShapesConfig(
+    kind="human", world=World(image_size=tiny.IMAGE), train=24, val=0, test=0, seed=5
+)
+_F = tfds.features
+FEATURES = _F.FeaturesDict({
+    "key": _F.Text(),
+    "image": _F.Image(encoding_format="png"),
+    "texts": _F.Sequence(_F.Text()),
+    "fields": _F.Text(),
+})  # fmt: skip
+PAIR_FEATURES = _F.FeaturesDict({**FEATURES, "second_image": _F.Image(encoding_format="png")})
+BROKEN = 3  # row whose image does not decode
+
+
+def scene(row: int) -> tuple[dict, dict]:
+    """Returns a Shapes record and its scene."""
+    record = make_record(row, "train", SHAPES)
+    return record, json.loads(record["truth"])["scene"]
+
+
+def questions(folder, count: int = 12) -> str:
+    """Writes records with two questions each; returns the dataset's folder."""
+    records = []
+    for row in range(count):
+        record, found = scene(row)
+        objects = len(found["objects"])
+        asked = [
+            {"id": f"{row}-0", "question": "How many objects are there?", "type": "number",
+             "answers": [str(objects)] * 7 + ["many"] * 3},
+            {"id": f"{row}-1", "question": "What colour is the background?", "type": "other",
+             "answers": [found["background"]] * 10},
+        ]  # fmt: skip
+        image = b"no image" if row == BROKEN else record["image"]
+        records.append(_record(record, image, {"questions": asked}))
+    return tiny_dataset.write(f"{folder}/questions", records, FEATURES)
+
+
+def pairs(folder, count: int = 12) -> str:
+    """Writes pairs of images with two statements each; returns the dataset's folder."""
+    records = []
+    for row in range(count):
+        (record, left), (other, right) = scene(row), scene(row + 1)
+        more = len(left["objects"]) > len(right["objects"])
+        statements = [
+            {"id": f"{row}-0", "statement": "The left image has more objects.", "label": more,
+             "group": str(row // 2)},
+            {"id": f"{row}-1", "statement": "Both images show something.", "label": "True",
+             "group": f"both {row // 2}"},
+        ]  # fmt: skip
+        image = b"no image" if row == BROKEN else other["image"]
+        made = _record(record, record["image"], {"statements": statements})
+        records.append({**made, "second_image": image})
+    return tiny_dataset.write(f"{folder}/pairs", records, PAIR_FEATURES)
+
+
+def _record(record: dict, image: bytes, fields: dict) -> dict:
+    return {"key": record["key"], "image": image, "texts": [], "fields": json.dumps(fields)}
+
+
+def batches(task, dataset_rows, count: int) -> dict[str, np.ndarray]:
+    """Returns a batch of `count` examples of a task, without grain."""
+    rng = np.random.default_rng(0)
+    examples = [task.example(dataset_rows[row], rng) for row in range(count)]
+    return {**task.collate(examples), "valid": np.ones(count, bool)}
