@@ -13,7 +13,7 @@ from blip_jax.tasks.evaluate import EvaluateConfig
 
 TASKS = {
     "pretraining": PretrainingConfig,
-    "captioning": CaptioningConfig,
+    "captioning": lambda: CaptioningConfig(java_metrics=True),
     "retrieval": RetrievalConfig,
 }
 
