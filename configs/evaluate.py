@@ -19,7 +19,7 @@ from blip_jax.tasks.evaluate import EvaluateConfig
 
 TASKS = {
     "pretraining": PretrainingConfig,
-    "captioning": CaptioningConfig,
+    "captioning": lambda: CaptioningConfig(java_metrics=True),
     "retrieval": RetrievalConfig,
     "vqa": VqaConfig,
     "nlvr": NlvrConfig,

@@ -218,7 +218,8 @@ def test_capfilt_and_evaluate(capsys, world, tmp_path):
     assert main(argv) == 0
     found = json.loads((tmp_path / "found" / "metrics.json").read_text())
     out = capsys.readouterr().out
-    assert found["itc/r@10"] == 100 and all(name in out for name in found)  # 10 of 10 texts
+    assert found["itc/r@10"] == {"value": 100, "n": 5, "standard_error": 0}  # 10 of 10 texts
+    assert "± standard error" in out and all(name in out for name in found)
 
 
 # Signals, in a process of its own.

@@ -11,7 +11,7 @@ import tiny_dataset
 
 from blip_jax.data.images import decode
 from blip_jax.data.synthetic.builder import make_record
-from blip_jax.data.synthetic.oracle import truthfulness
+from blip_jax.data.synthetic.oracle import assess_texts
 from blip_jax.data.text import clean_caption
 from blip_jax.decoding import Decoding
 from blip_jax.models import batching
@@ -197,6 +197,11 @@ def test_captions_do_not_depend_on_the_batch(world, model, monkeypatch):
     assert not any(text.startswith(tiny_dataset.PROMPT.strip()) for text in written[0])
 
 
+def truthfulness(texts, truths):
+    """Percentages of `assess_texts`."""
+    return {name: 100 * values.mean() for name, values in assess_texts(texts, truths).items()}
+
+
 def test_true_texts_and_noise_are_told_apart():
     truths = [record["truth"] for record in records()]
     full = [record["texts"][0] for record in records()]
@@ -251,7 +256,9 @@ def test_stored_predictions_have_the_same_metrics(world, model, small, tmp_path)
     pytest.importorskip("pycocoevalcap")
     config = EvaluateConfig(dataset=world.human, task=TASK)
     found = evaluate(config, str(tmp_path / "run"), model=model)
-    assert json.loads((tmp_path / "run" / "metrics.json").read_text()) == found
+    stored = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert {name: entry["value"] for name, entry in stored.items()} == found
+    assert all(entry["n"] == TEST and entry["standard_error"] >= 0 for entry in stored.values())
     file = tmp_path / "run" / "predictions.jsonl"
     again = dataclasses.replace(config, predictions=str(file))
     assert evaluate(again) == found

@@ -3,9 +3,11 @@
 import math
 import sys
 
+import numpy as np
 import pytest
 
-from blip_jax.metrics.captioning import caption_scores
+from blip_jax.metrics import captioning
+from blip_jax.metrics.captioning import caption_scores, scores_by_domain
 from blip_jax.runtime.errors import UserError
 
 pytest.importorskip("pycocoevalcap")
@@ -54,6 +56,53 @@ def test_empty_captions_score_nothing():
     assert found["cider"] == found["rouge_l"] == 0
 
 
+def test_standard_errors_over_images():
+    # CIDEr and ROUGE-L are 0 for the second image; without it they are those of equal captions.
+    found = caption_scores(["a red circle above a blue square", "x"], REFERENCES)
+    assert found["rouge_l"] == pytest.approx(50) and found["rouge_l"].n == 2
+    assert found["rouge_l"].standard_error == pytest.approx(50)  # of 100 and 0
+    assert found["cider"].standard_error == pytest.approx(500)
+    one = caption_scores(["a red circle"], REFERENCES[:1])
+    assert all(value.n == 1 and value.standard_error is None for value in one.values())
+
+
+def test_bleu_of_resampled_images_is_that_of_the_library(monkeypatch):
+    """BLEU-4 of the sums that are resampled, for every image alone and for all together."""
+    counts = {}
+
+    def of_sums(statistics, metrics):
+        counts["rows"] = np.array(statistics, float)
+        return real(statistics, metrics)
+
+    real = captioning.uncertainty.of_sums
+    monkeypatch.setattr(captioning.uncertainty, "of_sums", of_sums)
+    texts = ["one two three four six", "a b c d", "a b c d e f g h i j"]
+    references = [["one two three four five"], ["a b c d e f g h", "a b c"], ["a b c d e x"]]
+    found = caption_scores(texts, references)
+    assert found["bleu4"] == pytest.approx(
+        captioning._bleu4(counts["rows"].sum(0, keepdims=True))["bleu4"][0], abs=1e-5
+    )
+    assert 0 < found["bleu4"].standard_error < 50
+    alone = captioning._bleu4(counts["rows"])["bleu4"]
+    for i, (text, truth) in enumerate(zip(texts, references)):
+        assert alone[i] == pytest.approx(caption_scores([text], [truth])["bleu4"], abs=1e-5)
+    assert alone[0] == pytest.approx(66.874030, abs=1e-5)
+
+
+def test_scores_by_domain_are_those_of_its_images_alone():
+    texts = ["a red circle", "two stars", "a blue square"]
+    references = [["a red circle above a blue square"], ["two green stars"], ["a square"]]
+    domains = ["near-domain", "in-domain", "near-domain"]
+    found = scores_by_domain(caption_scores, texts, references, domains)
+    near = caption_scores([texts[0], texts[2]], [references[0], references[2]])
+    assert {name: found[f"near-domain/{name}"] for name in near} == near
+    assert found["near-domain/cider"].n == 2 and found["cider"].n == 3
+    assert found["cider"] == caption_scores(texts, references)["cider"]
+    assert len(found) == 9
+    with pytest.raises(UserError, match="1 captions, but 2 domains"):
+        scores_by_domain(caption_scores, ["a"], [["a"]], ["x", "y"])
+
+
 def test_no_images_give_nan():
     assert all(math.isnan(value) for value in caption_scores([], []).values())
 
@@ -66,7 +115,7 @@ def test_bad_input_is_named():
 
 
 def test_missing_library_names_the_mend(monkeypatch):
-    monkeypatch.setitem(sys.modules, "pycocoevalcap.bleu.bleu", None)
+    monkeypatch.setitem(sys.modules, "pycocoevalcap.bleu.bleu_scorer", None)
     with pytest.raises(UserError, match=r"pip install blip_jax\[metrics\]"):
         caption_scores(["a"], [["a"]])
 

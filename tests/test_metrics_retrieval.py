@@ -5,6 +5,7 @@ import pytest
 
 from blip_jax.metrics import retrieval
 from blip_jax.runtime.errors import UserError
+from blip_jax.tasks.retrieval import evaluate_matches
 
 # Two images, three texts: texts 0 and 1 are of image 0, text 2 is of image 1.
 OWNER = [0, 0, 1]
@@ -124,3 +125,20 @@ def test_evaluate_hands_rows_of_the_whole_set_to_the_scorer():
         np.zeros((4, 4)), np.arange(4), score_fn=lambda i, t: truth[i, t], k=2, gallery=2
     )
     assert found["r@1"] == 100
+
+
+def test_standard_errors_of_recall_are_over_images():
+    """Half of 100 images are found by both of their texts, and find them."""
+
+    def query(key, direction, hit):
+        return {"key": key, "direction": direction, "gallery": 0,
+                "itc": {f"hit@{k}": hit for k in (1, 5, 10)}}  # fmt: skip
+
+    hits = [float(i % 2) for i in range(100)]
+    queries = [query(f"a#{i}", "i2t", hit) for i, hit in enumerate(hits)]
+    queries += [query(f"a#{i}#{n}", "t2i", hit) for i, hit in enumerate(hits) for n in (0, 1)]
+    found = evaluate_matches(queries)
+    for name in ("tr@1", "ir@1", "r@10"):
+        value = found[f"itc/{name}"]
+        assert value == 50 and value.n == 100
+        assert value.standard_error == pytest.approx(5, rel=0.07)  # sqrt(0.5 * 0.5 / 100)

@@ -21,6 +21,7 @@ import tiny_dataset
 
 from blip_jax.data.images import ImageError, decode, normalize
 from blip_jax.data.mixture import Component, save_mixture
+from blip_jax.metrics import uncertainty
 from blip_jax.models.functions import hidden_states_function
 from blip_jax.runtime.config import replace
 from blip_jax.runtime.signals import Interrupted
@@ -110,7 +111,7 @@ class Counting(Task):
     def evaluate(self, predictions, records):
         counts = {record["key"]: count_of(record) for record in records}
         error = np.abs([x["count"] - counts[x["key"]] for x in predictions])
-        return {"within_one": 100 * float(np.mean(error <= 1)), "error": float(error.mean())}
+        return {"within_one": uncertainty.mean(error <= 1, 100), "error": float(error.mean())}
 
 
 def count_of(record):
@@ -176,7 +177,9 @@ def test_it_trains_resumes_and_evaluates(world, config, tmp_path, monkeypatch):
         evaluated = {x["step"]: x for x in lines if "eval/within_one" in x}
         assert list(evaluated) == [3, STEPS]
         folder = workdir / "evaluation" / str(STEPS)
-        metrics = json.loads((folder / "metrics.json").read_text())
+        stored = json.loads((folder / "metrics.json").read_text())
+        assert stored["within_one"]["n"] == 10 and stored["error"]["n"] is None
+        metrics = {name: entry["value"] for name, entry in stored.items()}
         assert metrics["error"] == evaluated[STEPS]["eval/error"]
         predictions = (folder / "predictions.jsonl").read_text().splitlines()
         values = {step: line["eval/within_one"] for step, line in evaluated.items()}

@@ -12,6 +12,7 @@ DIR/metrics.json and DIR/predictions.jsonl; several hosts may run it together.""
 def work(config: Any, workdir: str) -> None:
     import jax
 
+    from blip_jax.metrics import uncertainty
     from blip_jax.reports import tables
     from blip_jax.runtime.config import write_config
     from blip_jax.tasks.evaluate import evaluate
@@ -19,7 +20,12 @@ def work(config: Any, workdir: str) -> None:
     metrics = evaluate(config, workdir)
     if jax.process_index() == 0:
         write_config(workdir, config)
-        print(tables.plain([{"metric": name, "value": x} for name, x in metrics.items()]))
+        rows = []
+        for name, metric in metrics.items():
+            found = uncertainty.to_json(metric)
+            error = {"± standard error": found.pop("standard_error")}
+            rows.append({"metric": name, **found, **error})
+        print(tables.plain(rows))
 
 
 def run(argv: list[str]) -> int:

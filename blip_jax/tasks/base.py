@@ -102,7 +102,9 @@ class EvaluationTask(abc.ABC):
     ) -> dict[str, float]:
         """Returns metrics of predictions, without a model or a device.
 
-        `blip-jax evaluate --config.predictions=FILE` calls this alone.
+        `blip-jax evaluate --config.predictions=FILE` calls this alone. A value may be an `Estimate`
+        (metrics/uncertainty.py), a float that has the number of its examples and its standard
+        error: the table and metrics.json show them.
         """
 
 

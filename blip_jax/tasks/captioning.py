@@ -4,18 +4,24 @@ Recipe: configs/caption_coco.yaml of the original.
 """
 
 import dataclasses
+import json
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
+import jax
 import numpy as np
 
 from blip_jax.data.pipeline import crc32_hash
-from blip_jax.data.synthetic.oracle import truthfulness
+from blip_jax.data.synthetic.oracle import assess_texts
 from blip_jax.decoding import Decoding, Generated
-from blip_jax.metrics.captioning import caption_scores
+from blip_jax.metrics import uncertainty
+from blip_jax.metrics.captioning import caption_scores, scores_by_domain
+from blip_jax.metrics.java_captioning import java_caption_scores
 from blip_jax.models import Model
 from blip_jax.models.functions import captioner, example_keys, prompt_tokens
 from blip_jax.runtime.errors import UserError
+from blip_jax.runtime.terminal import printable
 from blip_jax.tasks.base import Prediction, TaskConfig
 from blip_jax.tasks.eval_dataset import EvalDataset
 from blip_jax.tasks.pairs import LmConfig, PairTask
@@ -37,6 +43,7 @@ class CaptioningConfig(TaskConfig):
     max_length: int = 40  # tokens of a text, the prompt included; longer texts are truncated
     lm: LmConfig = LmConfig(prompt=PROMPT)
     decoding: Decoding = BEAM  # how captions are written for evaluation
+    java_metrics: bool = False  # evaluate METEOR and SPICE too; Java takes 10 seconds to start
 
     def make(self, model, tokenizer, mesh=None, augment=None) -> "Captioning":
         return Captioning(self, model, tokenizer, mesh, augment)
@@ -55,7 +62,7 @@ class Captioning(PairTask):
         self, predictions: Sequence[Prediction], records: Sequence[Mapping[str, Any]]
     ) -> dict[str, float]:
         """Returns BLEU-4, CIDEr, ROUGE-L; also `caption_truth` … if the dataset knows the truth."""
-        return evaluate_captions(predictions, records)
+        return evaluate_captions(predictions, records, self.config.java_metrics)
 
 
 def predict_captions(model: Model, dataset: EvalDataset, decoding: Decoding) -> list[Prediction]:
@@ -89,11 +96,15 @@ def predict_captions(model: Model, dataset: EvalDataset, decoding: Decoding) -> 
 
 
 def evaluate_captions(
-    predictions: Sequence[Prediction], records: Sequence[Mapping[str, Any]]
+    predictions: Sequence[Prediction],
+    records: Sequence[Mapping[str, Any]],
+    java_metrics: bool = False,
 ) -> dict[str, float]:
-    """Returns metrics in percent.
+    """Returns metrics in percent, with standard errors over images.
 
-    `bleu4`, `cider`, `rouge_l`; and for datasets that know the truth `caption_truth` and
+    `bleu4`, `cider`, `rouge_l`; with `java_metrics` `meteor` and `spice`, and a line on stderr for
+    each of them that cannot be computed; where all records name a domain (NoCaps) the same by
+    domain, `in-domain/cider` …; and for datasets that know the truth `caption_truth` and
     `caption_completeness`, the shares of captions that say nothing false and that leave nothing
     out, and `caption_exact`, both.
     """
@@ -102,8 +113,37 @@ def evaluate_captions(
     if not rows:
         return {}
     texts = [captions[record["key"]] for record in rows]
-    scores = caption_scores(texts, [record["texts"] for record in rows])
-    return scores | truthfulness(texts, [record.get("truth", "") for record in rows])
+    missing: dict[str, str] = {}
+
+    def score(texts: list[str], references: list[list[str]]) -> dict[str, float]:
+        scores: dict[str, float] = caption_scores(texts, references)
+        if java_metrics:
+            found, reasons = java_caption_scores(texts, references)
+            scores |= found
+            missing.update(reasons)
+        return scores
+
+    references = [record["texts"] for record in rows]
+    domains = [_domain(record) for record in rows]
+    if all(domains):
+        scores = scores_by_domain(score, texts, references, domains)
+    else:
+        scores = score(texts, references)
+    for name, reason in missing.items():
+        if jax.process_index() == 0:
+            print(f"metric {name} is left out: {printable(reason)}", file=sys.stderr)
+    truths = assess_texts(texts, [record.get("truth", "") for record in rows])
+    return scores | {name: uncertainty.mean(values, 100) for name, values in truths.items()}
+
+
+def _domain(record: Mapping[str, Any]) -> str:
+    """Returns the "domain" in a record's field `fields`, a JSON object; "" if there is none."""
+    try:
+        found = json.loads(record.get("fields") or "{}")
+    except (ValueError, RecursionError):
+        return ""
+    domain = found.get("domain") if isinstance(found, dict) else None
+    return domain if isinstance(domain, str) else ""
 
 
 def config(**changes: Any) -> CaptioningConfig:

@@ -16,7 +16,7 @@ from etils import epath
 from blip_jax import nn
 from blip_jax.data.datasets import open_dataset, plain_fields
 from blip_jax.data.tokenizer import TokenIds
-from blip_jax.metrics import retrieval
+from blip_jax.metrics import retrieval, uncertainty
 from blip_jax.models import Model, load
 from blip_jax.runtime.config import replace, required, to_json
 from blip_jax.runtime.errors import UserError
@@ -48,7 +48,7 @@ class EvaluateConfig:
 
 
 def evaluate(config: EvaluateConfig, workdir: str = "", model: Model | None = None) -> dict:
-    """Returns metrics by name, most of them in percent.
+    """Returns metrics by name, most of them in percent; those with a standard error as `Estimate`.
 
     Args:
       workdir: folder for predictions.jsonl and metrics.json; "": none is written.
@@ -120,13 +120,18 @@ def _scoring_task(config: TaskConfig) -> EvaluationTask:
 def write_evaluation(
     folder: epath.Path, predictions: Sequence[Prediction], metrics: Mapping[str, float]
 ) -> None:
-    """Writes predictions.jsonl and metrics.json into a folder, which is made."""
+    """Writes predictions.jsonl and metrics.json into a folder, which is made.
+
+    metrics.json has {"value", "n", "standard_error"} of each metric, null what is not known.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / METRICS).unlink(missing_ok=True)  # of other predictions
     with atomic_write(folder / PREDICTIONS, "w") as file:
         for prediction in predictions:
             file.write(json.dumps(prediction) + "\n")
-    write_json(folder / METRICS, dict(metrics))
+    write_json(
+        folder / METRICS, {name: uncertainty.to_json(value) for name, value in metrics.items()}
+    )
 
 
 def read_predictions(path: str) -> list[Prediction]:

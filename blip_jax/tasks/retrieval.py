@@ -10,7 +10,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from blip_jax.data.text import clean_caption
-from blip_jax.metrics import retrieval
+from blip_jax.metrics import retrieval, uncertainty
+from blip_jax.metrics.uncertainty import Estimate
 from blip_jax.models import Model
 from blip_jax.models.functions import (
     encode_image_function,
@@ -146,10 +147,14 @@ def _ranking(hits: np.ndarray, scores: np.ndarray, candidates: np.ndarray) -> di
     }
 
 
-def evaluate_matches(predictions: Sequence[Prediction]) -> dict[str, float]:
-    """Returns recall at k in percent, both ways and their mean, averaged over galleries."""
+def evaluate_matches(predictions: Sequence[Prediction]) -> dict[str, Estimate]:
+    """Returns recall at k in percent, both ways and their mean, averaged over galleries.
+
+    The examples of standard errors are images with their texts, as outcomes of texts of one image
+    are not independent. Standard errors are of all galleries taken together.
+    """
     queries = [p for p in predictions if "direction" in p]
-    metrics: dict[str, float] = {}
+    metrics: dict[str, Estimate] = {}
     for head in ("itc", "itm"):
         if not all(head in p for p in queries) or not queries:
             continue
@@ -166,9 +171,40 @@ def evaluate_matches(predictions: Sequence[Prediction]) -> dict[str, float]:
                 for direction in ("i2t", "t2i")
             ]
             galleries.append(retrieval.recall_of_hits(*sides))
+        errors = uncertainty.of_sums(_hits_by_image(queries, head), _recall)
         for name in galleries[0]:
-            metrics[f"{head}/{name}"] = float(np.mean([g[name] for g in galleries]))
+            value = np.mean([gallery[name] for gallery in galleries])
+            error = errors[name]
+            metrics[f"{head}/{name}"] = Estimate(value, error.n, error.standard_error)
     return metrics
+
+
+def _hits_by_image(queries: Sequence[Prediction], head: str) -> np.ndarray:
+    """Returns what each image adds to the sums of `_recall`, float [images, 8].
+
+    They are the hits of an image at each k and the number of its queries (1), and the same of its
+    texts.
+    """
+    images: dict[str, np.ndarray] = {}
+    width = len(retrieval.KS) + 1
+    for query in queries:
+        from_text = query["direction"] == "t2i"
+        key = query["key"].rpartition("#")[0] if from_text else query["key"]
+        row = images.setdefault(key or query["key"], np.zeros(2 * width))
+        hits = [query[head][f"hit@{k}"] for k in retrieval.KS]
+        row[width * from_text : width * (from_text + 1)] += [*hits, 1]
+    return np.stack(list(images.values()))
+
+
+def _recall(sums: np.ndarray) -> dict[str, np.ndarray]:
+    """Returns recall in percent of sums [B, 8] of `_hits_by_image`."""
+    width = len(retrieval.KS) + 1
+    found: dict[str, np.ndarray] = {}
+    for column, k in enumerate(retrieval.KS):
+        to_text = 100 * sums[:, column] / sums[:, width - 1]
+        to_image = 100 * sums[:, width + column] / sums[:, -1]
+        found |= {f"tr@{k}": to_text, f"ir@{k}": to_image, f"r@{k}": (to_text + to_image) / 2}
+    return found
 
 
 def config(**changes: Any) -> RetrievalConfig:

@@ -58,21 +58,24 @@ def check(text: str, scene: Scene) -> Assessment:
     return Assessment(is_true_of(statement, scene), complete, statement.num_claims())
 
 
-def truthfulness(texts: list[str], truths: list[str]) -> dict[str, float]:
-    """Returns the percentages of texts that are true, complete, and both ("right").
+def assess_texts(texts: list[str], truths: list[str]) -> dict[str, np.ndarray]:
+    """Returns of each text whether it is true, complete, and both.
 
     Args:
       texts: of images, for instance a model's output.
       truths: the field `truth` of each image's record; the result is {} if one is no scene.
+
+    Returns:
+      `caption_truth`, `caption_completeness` and `caption_exact`, bool [texts] each.
     """
     scenes = [parse_scene(truth) for truth in truths]
     if not texts or not all(scenes):
         return {}
     found = [check(text, scene) for text, scene in zip(texts, scenes, strict=True)]
     return {
-        "caption_truth": 100 * float(np.mean([x.true for x in found])),
-        "caption_completeness": 100 * float(np.mean([x.complete for x in found])),
-        "caption_exact": 100 * float(np.mean([x.true and x.complete for x in found])),
+        "caption_truth": np.array([x.true for x in found]),
+        "caption_completeness": np.array([x.complete for x in found]),
+        "caption_exact": np.array([x.true and x.complete for x in found]),
     }
 
 
