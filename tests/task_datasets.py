@@ -74,3 +74,14 @@ def batches(task, dataset_rows, count: int) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(0)
     examples = [task.example(dataset_rows[row], rng) for row in range(count)]
     return {**task.collate(examples), "valid": np.ones(count, bool)}
+
+
+def unanswered(folder, count: int = 5) -> str:
+    """Writes records with a question each and no answers, as of a test split."""
+    records = []
+    for row in range(count):
+        record, _ = scene(row)
+        image = b"no image" if row == BROKEN else record["image"]
+        asked = [{"id": str(row), "question": "How many objects are there?", "answers": []}]
+        records.append(_record(record, image, {"questions": asked}))
+    return tiny_dataset.write(f"{folder}/unanswered", records, FEATURES)

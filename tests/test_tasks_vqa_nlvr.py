@@ -17,10 +17,11 @@ from blip_jax.data.mixture import Component, RecordSource, save_mixture
 from blip_jax.data.pipeline import InvalidRecord
 from blip_jax.runtime.config import replace
 from blip_jax.runtime.errors import UserError
+from blip_jax.tasks.answers import training_answers
 from blip_jax.tasks.eval_dataset import EvalDataset
 from blip_jax.tasks.evaluate import EvaluateConfig, evaluate
 from blip_jax.tasks.nlvr import NlvrConfig
-from blip_jax.tasks.vqa import VqaConfig, answer_weights, training_answers
+from blip_jax.tasks.vqa import VqaConfig, answer_weights
 from blip_jax.train import config as recipes
 from blip_jax.train import loop
 from blip_jax.train.init_params import load_init_params
@@ -235,7 +236,8 @@ def test_a_run_starts_from_a_pretraining_and_evaluates(
     folder = tmp_path / "run" / "evaluation" / "2"
     lines = (folder / "predictions.jsonl").read_text().splitlines()
     assert len(lines) == 22  # two questions, or statements, of each image that decodes
-    metrics = json.loads((folder / "metrics.json").read_text())
+    written = json.loads((folder / "metrics.json").read_text())
+    metrics = {metric: entry["value"] for metric, entry in written.items()}
     again = evaluate(
         EvaluateConfig(str(tmp_path / "run"), datasets[name], "train", task=TASKS[name]),
         str(tmp_path / "again"),
@@ -257,3 +259,31 @@ def test_a_dataset_without_what_is_asked_is_refused(world, model, name):
     what = {"vqa": "no question", "nlvr": "no statement about two images"}[name]
     with pytest.raises(UserError, match=f"^{what} in .*, split test; evaluate on a dataset with"):
         task.make(loaded.config, loaded.tokenizer).predict(loaded, dataset)
+
+
+def test_a_test_split_gives_a_submission_file(world, model, tmp_path):
+    """Its answers are unknown: there are predictions, but nothing is measured."""
+    folder = task_datasets.unanswered(tmp_path)
+    loaded = model("vqa")
+    config = EvaluateConfig("", folder, "train", task=TASKS["vqa"])
+    assert evaluate(config, str(tmp_path / "out"), model=loaded) == {}
+    entries = json.loads((tmp_path / "out" / "submission.json").read_text())
+    lines = (tmp_path / "out" / "predictions.jsonl").read_text().splitlines()
+    predicted = [json.loads(line) for line in lines]
+    assert entries == [{"question_id": int(p["key"]), "answer": p["answer"]} for p in predicted]
+    assert [entry["question_id"] for entry in entries] == [0, 1, 2, 4]
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_predictions_of_another_kind_measure_nothing(datasets, name, tmp_path):
+    other = {"vqa": True, "nlvr": "yes"}[name]
+    path = tmp_path / "predictions.jsonl"
+    path.write_text(
+        "".join(json.dumps({"key": f"{row}-0", "answer": other}) + "\n" for row in (0, 1))
+    )
+    config = EvaluateConfig("", datasets[name], "train", task=TASKS[name], predictions=str(path))
+    with pytest.raises(UserError, match="has no prediction of an image of .* measures"):
+        evaluate(config)
+    path.write_text('{"key": "0-0", "answer": 3}\n')
+    with pytest.raises(UserError, match="its answer is neither text nor true or false"):
+        evaluate(config)

@@ -6,7 +6,8 @@ from blip_jax.cli import config_verb
 
 DESCRIPTION = """\
 Measures a trained model on a dataset, or scores a file of predictions. Prints a table and writes
-DIR/metrics.json and DIR/predictions.jsonl; several hosts may run it together."""
+DIR/metrics.json and DIR/predictions.jsonl, and for VQA v2 DIR/submission.json for its evaluation
+server; several hosts may run it together."""
 
 
 def work(config: Any, workdir: str) -> None:
@@ -15,7 +16,7 @@ def work(config: Any, workdir: str) -> None:
     from blip_jax.metrics import uncertainty
     from blip_jax.reports import tables
     from blip_jax.runtime.config import write_config
-    from blip_jax.tasks.evaluate import evaluate
+    from blip_jax.tasks.evaluate import PREDICTIONS, SUBMISSION, evaluate
 
     metrics = evaluate(config, workdir)
     if jax.process_index() == 0:
@@ -25,7 +26,10 @@ def work(config: Any, workdir: str) -> None:
             found = uncertainty.to_json(metric)
             error = {"± standard error": found.pop("standard_error")}
             rows.append({"metric": name, **found, **error})
-        print(tables.plain(rows))
+        if rows:
+            print(tables.plain(rows))
+        else:
+            print(f"no answers are known; wrote {workdir}/{PREDICTIONS} and {SUBMISSION}")
 
 
 def run(argv: list[str]) -> int:

@@ -107,6 +107,10 @@ class EvaluationTask(abc.ABC):
         error: the table and metrics.json show them.
         """
 
+    def submission(self, predictions: Sequence[Prediction]) -> Any | None:
+        """Returns what the benchmark's evaluation server takes, JSON values; None: it has none."""
+        return None
+
 
 class Task(EvaluationTask, Generic[C]):
     """A TaskConfig bound to a network, a tokenizer and a mesh.

@@ -28,7 +28,7 @@ from blip_jax.tasks.base import EvaluationTask, Prediction, TaskConfig
 from blip_jax.tasks.eval_dataset import EvalDataset
 from blip_jax.tasks.pretraining import PretrainingConfig
 
-PREDICTIONS, METRICS = "predictions.jsonl", "metrics.json"
+PREDICTIONS, METRICS, SUBMISSION = "predictions.jsonl", "metrics.json", "submission.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +51,8 @@ def evaluate(config: EvaluateConfig, workdir: str = "", model: Model | None = No
     """Returns metrics by name, most of them in percent; those with a standard error as `Estimate`.
 
     Args:
-      workdir: folder for predictions.jsonl and metrics.json; "": none is written.
+      workdir: folder for predictions.jsonl, metrics.json, and submission.json if the benchmark has
+        an evaluation server; "": none is written.
       model: in place of the config's.
 
     Raises:
@@ -67,19 +68,19 @@ def evaluate(config: EvaluateConfig, workdir: str = "", model: Model | None = No
     with lock:
         if workdir:
             check_verb(workdir, "evaluate")
-        predictions, metrics = _measure(config, model)
+        predictions, metrics, submission = _measure(config, model)
         if workdir and jax.process_index() == 0:
             values = {"config": to_json(config)}
             for name in ("model", "dataset", "predictions"):
                 values[name] = path_digest(getattr(config, name))
             check_fingerprint(workdir, "evaluate", values, begun=False)
-            write_evaluation(epath.Path(workdir), predictions, metrics)
+            write_evaluation(epath.Path(workdir), predictions, metrics, submission)
     return metrics
 
 
 def _measure(
     config: EvaluateConfig, model: Model | None
-) -> tuple[list[Prediction], dict[str, float]]:
+) -> tuple[list[Prediction], dict[str, float], Any]:
     if config.predictions:
         predictions = read_predictions(config.predictions)
         task = _scoring_task(config.task)
@@ -107,9 +108,10 @@ def _measure(
             "another model or another --config"
         )
     metrics = task.evaluate(predictions, records)
-    if not metrics:
+    submission = task.submission(predictions)
+    if not metrics and submission is None:
         raise UserError(nothing)
-    return predictions, metrics
+    return predictions, metrics, submission
 
 
 def _scoring_task(config: TaskConfig) -> EvaluationTask:
@@ -118,17 +120,23 @@ def _scoring_task(config: TaskConfig) -> EvaluationTask:
 
 
 def write_evaluation(
-    folder: epath.Path, predictions: Sequence[Prediction], metrics: Mapping[str, float]
+    folder: epath.Path,
+    predictions: Sequence[Prediction],
+    metrics: Mapping[str, float],
+    submission: Any = None,
 ) -> None:
-    """Writes predictions.jsonl and metrics.json into a folder, which is made.
+    """Writes predictions.jsonl, metrics.json and submission.json into a folder, which is made.
 
     metrics.json has {"value", "n", "standard_error"} of each metric, null what is not known.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / METRICS).unlink(missing_ok=True)  # of other predictions
+    for name in (METRICS, SUBMISSION):  # of other predictions
+        (folder / name).unlink(missing_ok=True)
     with atomic_write(folder / PREDICTIONS, "w") as file:
         for prediction in predictions:
             file.write(json.dumps(prediction) + "\n")
+    if submission is not None:
+        write_json(folder / SUBMISSION, submission)
     write_json(
         folder / METRICS, {name: uncertainty.to_json(value) for name, value in metrics.items()}
     )
@@ -165,6 +173,8 @@ def _fault(prediction: Any) -> str:
     """Returns what is wrong with a prediction of captions or of retrieval; "" if nothing is."""
     if not isinstance(prediction, dict) or "key" not in prediction:
         return "expected a JSON object with a 'key'"
+    if not isinstance(prediction.get("answer", ""), str | bool):
+        return "its answer is neither text nor true or false"
     for name in ("key", "caption"):
         if not isinstance(prediction.get(name, ""), str):
             return f"its {name} is not text"

@@ -196,13 +196,14 @@ class Nlvr(Task[NlvrConfig]):
     ) -> dict[str, float]:
         """Returns accuracy and consistency in percent, of the statements whose label is known."""
         known = {s["id"]: s for record in records for s in statements_of(record)}
-        rows = [p for p in predictions if known.get(p["key"], {}).get("label") is not None]
+        answered = [p for p in predictions if isinstance(p.get("answer"), bool)]
+        rows = [p for p in answered if known.get(p["key"], {}).get("label") is not None]
         if not rows:
             return {}
         asked = [known[p["key"]] for p in rows]
-        return nlvr_metrics.accuracy_and_consistency(
-            np.array([bool(p["answer"]) for p in rows]),
-            np.array([s["label"] for s in asked]),
+        return nlvr_metrics.nlvr_metrics(
+            [p["answer"] for p in rows],
+            [s["label"] for s in asked],
             [s["group"] for s in asked],
         )
 

@@ -5,7 +5,6 @@ Recipe: configs/vqa.yaml and models/blip_vqa.py of the original. A answers a que
 
 import collections
 import dataclasses
-import functools
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -14,25 +13,19 @@ import jax.numpy as jnp
 import numpy as np
 
 from blip_jax import losses, nn
-from blip_jax.data.datasets import open_dataset, plain_value
 from blip_jax.data.fields import questions_of
 from blip_jax.data.images import ImageError, decode
 from blip_jax.data.pipeline import InvalidRecord
 from blip_jax.data.text import clean_question
-from blip_jax.decoding import Decoding, Generated
+from blip_jax.decoding import Decoding
 from blip_jax.metrics import vqa as vqa_metrics
 from blip_jax.models import Model
-from blip_jax.models.functions import answer_function, rank_function
-from blip_jax.models.inputs import encode_candidates
-from blip_jax.models.results import captions_of
 from blip_jax.nn import flops
-from blip_jax.runtime.errors import UserError
+from blip_jax.tasks.answers import answered_questions, predict_answers, training_answers
 from blip_jax.tasks.base import Batch, Extra, Params, Prediction, Task, TaskConfig
-from blip_jax.tasks.eval_dataset import EvalDataset, RowsOf
+from blip_jax.tasks.eval_dataset import EvalDataset
 from blip_jax.tasks.pair_losses import pixels
 from blip_jax.tasks.starting_params import fill, resized_positions, without_role
-
-SPLIT = "train"  # of a dataset whose answers are the candidates
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +58,7 @@ class Vqa(Task[VqaConfig]):
     answer_mask [B, A, T], answer_weight float32 [B, A], and valid bool [B].
     """
 
-    primary_metric = "vqa_accuracy"
+    primary_metric = "accuracy"
 
     # Data
 
@@ -190,74 +183,30 @@ class Vqa(Task[VqaConfig]):
     # Evaluation
 
     def predict(self, model: Model, dataset: EvalDataset) -> list[Prediction]:
-        """Returns {"key": the question's id, "image", "question", "answer", "log_probability"}.
-
-        Answers are the likeliest of `config.candidates`, or generated if these are empty.
-
-        Raises:
-          UserError: the model cannot answer, no record has a question, or the candidates are none.
-        """
-        model.require("answer")
-        images, questions = [], []
-        for number, record in enumerate(dataset.records):
-            for question in questions_of(record):
-                images.append(number)
-                questions.append(question)
-        if not questions:
-            raise UserError(f"no question in {dataset.name}; evaluate on a dataset with questions")
-        texts = [clean_question(question["question"]) for question in questions]
-        ids, mask = model.tokenizer.encode(texts, self.config.max_length)
-        arrays = RowsOf(dataset.images, np.array(images)), ids, mask
-        answers, scores = self._answers(model, dataset, arrays)
-        return [
-            {
-                "key": question["id"],
-                "image": dataset.records[image]["key"],
-                "question": question["question"],
-                "answer": answer,
-                "log_probability": float(score),
-            }
-            for question, image, answer, score in zip(
-                questions, images, answers, scores, strict=True
-            )
-        ]
-
-    def _answers(
-        self, model: Model, dataset: EvalDataset, arrays: tuple
-    ) -> tuple[list[str], np.ndarray]:
-        """Returns an answer to each question, and its log-probability."""
-        config, positions = self.config, model.config.med.max_length
-        if config.candidates:
-            candidates = training_answers(config.candidates, config.num_candidates)
-            shared = encode_candidates(model.tokenizer, candidates, positions)
-            rank = rank_function(model, min(config.rank_k, len(candidates)))
-            function = functools.partial(rank, shared=shared)
-            index, scores = dataset.share(function, *arrays, title="answers")
-            return [candidates[i] for i in index], scores
-        decoding = dataclasses.replace(config.decoding, num_captions=1)
-        write = answer_function(model, decoding.shape(1, positions))
-        found = Generated(
-            *dataset.share(
-                lambda *rows: write(*rows, decoding.params(len(rows[0]))), *arrays, title="answers"
-            )
-        )
-        captions = captions_of(found, np.ones(len(found.tokens), int), model.tokenizer)
-        return [row[0].text for row in captions], np.array([row[0].score for row in captions])
+        """Returns an answer to each question; see `predict_answers`."""
+        config = self.config
+        if not config.candidates:
+            return predict_answers(model, dataset, config.decoding)
+        candidates = training_answers(config.candidates, config.num_candidates)
+        return predict_answers(model, dataset, config.decoding, candidates, config.rank_k)
 
     def evaluate(
         self, predictions: Sequence[Prediction], records: Sequence[Mapping[str, Any]]
     ) -> dict[str, float]:
         """Returns VQA's soft accuracy in percent, of all questions and by their type."""
-        known = {q["id"]: q for record in records for q in questions_of(record)}
-        rows = [p for p in predictions if known.get(p["key"], {}).get("answers")]
-        if not rows:
+        answers, asked = answered_questions(predictions, records)
+        if not asked:
             return {}
-        asked = [known[p["key"]] for p in rows]
-        return vqa_metrics.accuracy_by_type(
-            [p["answer"] for p in rows],
-            [q["answers"] for q in asked],
-            [str(q.get("type", "")) for q in asked],
-        )
+        annotations = [question["answers"] for question in asked]
+        types = [str(question.get("type", "")) for question in asked]
+        return vqa_metrics.vqa_accuracy(answers, annotations, types)
+
+    def submission(self, predictions: Sequence[Prediction]) -> list[dict[str, Any]] | None:
+        """Returns what VQA's evaluation server takes; None if ids are no numbers, as VQA v2's."""
+        answered = {p["key"]: p["answer"] for p in predictions if "answer" in p}
+        if not answered or not all(key.isascii() and key.isdigit() for key in answered):
+            return None
+        return vqa_metrics.submission(list(answered), list(answered.values()))
 
 
 def answer_weights(question: Mapping[str, Any]) -> dict[str, float]:
@@ -272,30 +221,6 @@ def answer_weights(question: Mapping[str, Any]) -> dict[str, float]:
         answer: weight * count / len(answers)
         for answer, count in collections.Counter(answers).items()
     }
-
-
-@functools.lru_cache(maxsize=2)
-def training_answers(dataset: str, count: int) -> tuple[str, ...]:
-    """Returns the most frequent answers of a dataset's training split, at most `count`.
-
-    An answer counts once a question whose most frequent answer it is; equal ones are in order of
-    the alphabet.
-
-    Raises:
-      UserError: there is no such dataset, or it has no answers.
-    """
-    counts: collections.Counter = collections.Counter()
-    for record in open_dataset(dataset, SPLIT, ("key", "fields")):
-        for question in questions_of({"fields": plain_value(record["fields"])}):
-            votes = collections.Counter(question["answers"])
-            if votes:
-                counts[min(votes, key=lambda answer: (-votes[answer], answer))] += 1
-    if not counts:
-        raise UserError(
-            f"config.task.candidates: {dataset}, split {SPLIT}, has no questions with answers"
-        )
-    best = sorted(counts, key=lambda answer: (-counts[answer], answer))
-    return tuple(best[:count])
 
 
 def config(**changes: Any) -> VqaConfig:
