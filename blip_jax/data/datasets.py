@@ -95,7 +95,8 @@ def open_dataset(directory: str, split: str, fields: Sequence[str] = ("key",)) -
             raise UserError(
                 f"dataset {directory} has no field {field!r}; it has {', '.join(features)}"
             )
-    decoders = {"image": tfds.decode.SkipDecoding()} if "image" in features else {}
+    images = [name for name in ("image", "second_image") if name in features]
+    decoders = dict.fromkeys(images, tfds.decode.SkipDecoding())
     try:
         if "://" in str(directory):
             source = RemoteDataSource(builder, split, decoders)
