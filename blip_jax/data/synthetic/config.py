@@ -133,8 +133,8 @@ class ShapesConfig(tfds.core.BuilderConfig):
         most = dialogs.max_rounds(self.templates)
         if not 1 <= self.rounds <= most:
             raise UserError(
-                f"rounds is {self.rounds}; it must be from 1 to {most}, as no round asks what is "
-                f"known already, unless templates names more than {', '.join(self.templates)}"
+                f"rounds is {self.rounds}; it must be from 1 to {most}, since no round asks what "
+                f"is known already (templates: {', '.join(self.templates)})"
             )
         if not 2 <= self.options <= MAX_OPTIONS:
             raise UserError(f"options is {self.options}; it must be from 2 to {MAX_OPTIONS}")
