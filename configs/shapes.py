@@ -1,17 +1,34 @@
 """The full pipeline on the Shapes dataset, on two CPU cores in a quarter of an hour:
 
 blip-jax bootstrap --config shapes --workdir runs/shapes
+
+Variants are synthetic datasets of downstream tasks, in the same world: `vqa` (questions), `pairs`
+(statements about two images), `dialog`.
+
+    blip-jax prepare --config shapes:vqa --workdir data/vqa
 """
+
+import dataclasses
 
 from blip_jax import nn
 from blip_jax.capfilt.bootstrap import BootstrapConfig
+from blip_jax.capfilt.bootstrap.config import WorldConfig
+from blip_jax.data.synthetic.dataset import ShapesDatasetConfig
+from blip_jax.data.synthetic.scenes import World
 from blip_jax.runtime.config import replace
+from blip_jax.runtime.errors import UserError
+from blip_jax.runtime.suggestions import hint
 from blip_jax.train.config import TrainConfig
 from blip_jax.train.optimizer import WarmupCosine
 
+KINDS = ("vqa", "pairs", "dialog")
 
-def get_config() -> BootstrapConfig:
+
+def get_config(variant: str = "") -> BootstrapConfig | ShapesDatasetConfig:
+    """`variant`: the kind of a dataset; the full pipeline if left out."""
     config = BootstrapConfig()
+    if variant:
+        return dataset(variant, config.world)
     pretraining = small(config.pretraining, steps=1100, peak_lr=3e-3, min_lr=1e-6)
     captioner = small(config.captioner, steps=300, peak_lr=2e-3)
     filter = small(config.filter, steps=400, peak_lr=2e-3)
@@ -24,6 +41,19 @@ def get_config() -> BootstrapConfig:
         filter=replace(filter, task={"itc": {**contrast, "positives": "image"}, **group}),
         capfilt={"decoding": {"max_length": 23}},
     )
+
+
+def dataset(kind: str, world: WorldConfig) -> ShapesDatasetConfig:
+    """The dataset of a downstream task, with scenes as in the pipeline.
+
+    Raises:
+      UserError: there is no such kind.
+    """
+    if kind not in KINDS:
+        raise UserError(f"config shapes has no variant {kind!r}; {hint(kind, KINDS)}")
+    names = {field.name for field in dataclasses.fields(World)}
+    scenes = {name: x for name, x in dataclasses.asdict(world).items() if name in names}
+    return ShapesDatasetConfig(kind=kind, world=World(**scenes))
 
 
 def small(config: TrainConfig, steps: int, peak_lr: float, min_lr: float = 0.0) -> TrainConfig:

@@ -11,6 +11,7 @@ from blip_jax.capfilt.config import AssembleConfig, CapFiltConfig
 from blip_jax.cli import Parser, config_files, config_verb
 from blip_jax.cli.main import RUNS, VERBS
 from blip_jax.data.ingest import IngestConfig
+from blip_jax.data.synthetic.dataset import ShapesDatasetConfig
 from blip_jax.runtime.config import fields_table
 from blip_jax.runtime.errors import UserError
 from blip_jax.tasks.evaluate import EvaluateConfig
@@ -117,6 +118,7 @@ def fields() -> set[str]:
         IngestConfig(),
         EvaluateConfig(),
         BootstrapConfig(),
+        ShapesDatasetConfig(),
     ]
     found = set().union(*(paths(config) for config in (*trained, *others)))
     schedules = {"optimizer.schedule.peak_lr", "optimizer.schedule.warmup_steps"}

@@ -9,8 +9,9 @@ import pytest
 
 from blip_jax.data.datasets import open_dataset
 from blip_jax.data.images import decode
-from blip_jax.data.synthetic.builder import NOISE_MIX, ShapesConfig, make_record, prepare
+from blip_jax.data.synthetic.builder import ShapesConfig, make_record, prepare
 from blip_jax.data.synthetic.oracle import check
+from blip_jax.data.synthetic.records import NOISE_MIX
 from blip_jax.data.synthetic.scenes import Scene, World
 from blip_jax.runtime.errors import UserError
 

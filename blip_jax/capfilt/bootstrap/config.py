@@ -61,6 +61,9 @@ class BootstrapConfig:
     test_dataset: str = ""  # folder of the images to evaluate on; "" makes Shapes
     tokenizer: str = ""  # hub id or folder; "" trains a WordPiece on the training texts
     vocab_size: int = 400  # number of tokens if a tokenizer is trained
+    # Folders of datasets of later tasks, whose training texts, questions and answers count too if a
+    # tokenizer is trained. A model keeps its vocabulary.
+    vocabulary_datasets: tuple[str, ...] = ()
     world: WorldConfig = WorldConfig()
     # Share of human pairs in training batches, the same in all arms that have web texts.
     human_fraction: float = 0.25

@@ -11,12 +11,12 @@ from blip_jax.capfilt import mixture, run, storage
 from blip_jax.capfilt.bootstrap import results
 from blip_jax.capfilt.bootstrap.config import ARMS, BootstrapConfig
 from blip_jax.capfilt.bootstrap.stages import Stages
-from blip_jax.data.datasets import open_dataset, to_text
+from blip_jax.data.datasets import open_dataset
 from blip_jax.data.mixture import Component
 from blip_jax.data.synthetic.builder import ShapesConfig, prepare
 from blip_jax.data.synthetic.scenes import World
-from blip_jax.data.text import clean_caption
 from blip_jax.data.tokenizer import Tokenizer, train_wordpiece
+from blip_jax.data.vocabulary import training_texts
 from blip_jax.models import load
 from blip_jax.runtime.config import replace, to_json
 from blip_jax.runtime.fingerprint import folder_digest
@@ -72,6 +72,9 @@ def digests(config: BootstrapConfig) -> dict[str, str]:
         if dataset := getattr(config, f"{name}_dataset"):
             open_dataset(dataset, split)
             found[name] = folder_digest(dataset)
+    for number, dataset in enumerate(config.vocabulary_datasets):
+        open_dataset(dataset, "train")
+        found[f"vocabulary {number}"] = folder_digest(dataset)
     if config.tokenizer:
         found["tokenizer"] = Tokenizer.load(config.tokenizer).digest
     return found
@@ -123,12 +126,8 @@ class BootstrapRun:
         tokenizer = config.tokenizer
         if not tokenizer:
             tokenizer = self.path("tokenizer")
-            texts = [
-                clean_caption(to_text(text))
-                for name in ("human", "web")
-                for record in open_dataset(found[name], "train")
-                for text in record["texts"]
-            ]
+            datasets = (found["human"], found["web"], *config.vocabulary_datasets)
+            texts = list(training_texts(datasets))
             # The prompt's words should be tokens even if no text of the data has them.
             texts += [config.captioner.task.lm.prompt] * len(texts)
             train_wordpiece(texts, tokenizer, config.vocab_size)

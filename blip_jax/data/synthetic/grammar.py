@@ -101,13 +101,15 @@ def vocabulary() -> list[str]:
     return sorted(words.union(*_CONCEPT.values()))
 
 
-def _word(words: tuple[str, ...], rng: np.random.Generator) -> str:
+def draw_word(words: tuple[str, ...], rng: np.random.Generator) -> str:
+    """Returns a word of a concept: the first with COMMON_WORD_PROBABILITY, else one of the rest."""
     if len(words) == 1 or rng.random() < COMMON_WORD_PROBABILITY:
         return words[0]
     return words[int(rng.integers(1, len(words)))]
 
 
-def _article(word: str) -> str:
+def indefinite_article(word: str) -> str:
+    """Returns "a" or "an", as the word needs."""
     return "an" if word[0] in "aeiou" else "a"
 
 
@@ -116,8 +118,8 @@ def _render_phrase(phrase: Phrase, rng: np.random.Generator) -> str:
     for field, table in FIELDS.items():
         concept = getattr(phrase, field)
         if concept:
-            words.append(_word(table[concept], rng))
-    article = "the" if rng.random() < 0.1 else _article(words[0])
+            words.append(draw_word(table[concept], rng))
+    article = "the" if rng.random() < 0.1 else indefinite_article(words[0])
     return " ".join([article, *words])
 
 
@@ -130,11 +132,11 @@ def render_text(statement: Statement, rng: np.random.Generator) -> str:
     text = " and ".join(_render_phrase(phrase, rng) for phrase in statement.phrases)
     if not statement.background:
         return text
-    colour = _word(BACKGROUNDS[statement.background], rng)
-    ground = _word(BACKGROUND_NOUNS, rng)
+    colour = draw_word(BACKGROUNDS[statement.background], rng)
+    ground = draw_word(BACKGROUND_NOUNS, rng)
     if rng.random() < 0.3:
         return f"{colour} {ground} with {text}"
-    return f"{text} {_word(PREPOSITIONS, rng)} {_article(colour)} {colour} {ground}"
+    return f"{text} {draw_word(PREPOSITIONS, rng)} {indefinite_article(colour)} {colour} {ground}"
 
 
 def parse_text(text: str) -> Statement | None:
@@ -154,7 +156,7 @@ def parse_text(text: str) -> Statement | None:
         if (
             colour not in _BACKGROUND
             or ground not in BACKGROUND_NOUNS
-            or article != _article(colour)
+            or article != indefinite_article(colour)
         ):
             return None
         background, words = _BACKGROUND[colour], words[:-4]
@@ -165,7 +167,7 @@ def parse_text(text: str) -> Statement | None:
 
 
 def _parse_phrase(words: list[str]) -> Phrase | None:
-    if len(words) < 3 or words[0] not in ("the", _article(words[1])):
+    if len(words) < 3 or words[0] not in ("the", indefinite_article(words[1])):
         return None
     rest = words[1:]
     found = {}

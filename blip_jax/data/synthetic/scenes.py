@@ -43,30 +43,22 @@ _SIDE = {"small": 0.45, "large": 0.8}  # in parts of a cell
 class World:
     """Settings of the scenes.
 
-    Attributes:
-      image_size: side of the square picture, pixels.
-      cells: the grid is cells x cells; 2 or 3. An object is in one cell.
-      min_objects, max_objects: objects a scene, 1 to 4.
-      shapes, colours, backgrounds: how many of each are used, from the start of the lists.
-      textures: 1 (all plain, never mentioned) or 2 (plain and striped, part of a full caption).
-      jitter: how far an object may be from the middle of its cell, as a share of the space around
-        it. Large values are hard for small models, which see a patch through one linear map.
-      noise: standard deviation of the pixel noise, grey levels of 0 to 255.
-
     Raises:
       UserError: a setting is out of range.
     """
 
-    image_size: int = 32
-    cells: int = 2
-    min_objects: int = 1
-    max_objects: int = 2
-    shapes: int = 6
-    colours: int = 8
-    backgrounds: int = 4
-    textures: int = 1
+    image_size: int = 32  # side of the square picture in pixels
+    cells: int = 2  # the grid is cells x cells, 2 or 3; an object is in one cell
+    min_objects: int = 1  # least objects in a scene
+    max_objects: int = 2  # most objects in a scene, up to 4
+    shapes: int = 6  # number of different shapes, from the start of their list
+    colours: int = 8  # number of different colours, from the start of their list
+    backgrounds: int = 4  # number of different backgrounds, from the start of their list
+    textures: int = 1  # 1: all plain, never mentioned. 2: also striped, part of a full caption
+    # How far an object may be from the middle of its cell, as a share of the space around it. Large
+    # values are hard for small models, which see a patch through one linear map.
     jitter: float = 0.2
-    noise: float = 10.0
+    noise: float = 10.0  # standard deviation of the pixel noise in grey levels of 0 to 255
 
     def __post_init__(self):
         limits = {
