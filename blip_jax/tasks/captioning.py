@@ -4,7 +4,6 @@ Recipe: configs/caption_coco.yaml of the original.
 """
 
 import dataclasses
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
@@ -12,6 +11,7 @@ from typing import Any, ClassVar
 import jax
 import numpy as np
 
+from blip_jax.data.fields import task_fields
 from blip_jax.data.pipeline import crc32_hash
 from blip_jax.data.synthetic.oracle import assess_texts
 from blip_jax.decoding import Decoding, Generated
@@ -145,12 +145,8 @@ def evaluate_captions(
 
 
 def _domain(record: Mapping[str, Any]) -> str:
-    """Returns the "domain" in a record's field `fields`, a JSON object; "" if there is none."""
-    try:
-        found = json.loads(record.get("fields") or "{}")
-    except (ValueError, RecursionError):
-        return ""
-    domain = found.get("domain") if isinstance(found, dict) else None
+    """Returns the "domain" in a record's field `fields`; "" if there is none."""
+    domain = task_fields(record).get("domain")
     return domain if isinstance(domain, str) else ""
 
 
