@@ -72,8 +72,8 @@ def encode_video(frames: Sequence[np.ndarray]) -> bytes:
     with av.open(file, "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=FRAMES_PER_SECOND)
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-        # One thread, also for looking ahead, and a constant quantizer: the same frames give the same
-        # bytes. Nearly without loss, as pictures are tiny.
+        # One thread, also for looking ahead, and a constant quantizer, so that the same frames give
+        # the same bytes; nearly without loss, as pictures are tiny.
         stream.options = {"qp": "8", "preset": "veryfast", "threads": "1", "tune": "zerolatency"}
         for number, pixels in enumerate(frames):
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
