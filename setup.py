@@ -69,6 +69,7 @@ setup(
         "torch": ["torch>=2.13", "transformers>=5.23"],
         "gcs": GCS,  # gs:// paths
         "metrics": METRICS,
+        "video": ["av>=14"],  # video files
         "test": [
             "pytest>=9.0",
             "pytest-xdist>=3.8",

@@ -11,7 +11,7 @@ A list whose images are in another folder, its fields named, and two sources in 
 
 A published benchmark, from the folder with its owner's files:
 
-    blip-jax prepare --config prepare:vqa_v2 --workdir data/vqa_val \
+    blip-jax prepare --config prepare:vqa_v2 --workdir data/vqa_val \\
         --config.source=/data/vqa --config.split=val
 
 Rejected records are counted by their reason (manifest.json, skipped.jsonl); duplicates are

@@ -3,7 +3,7 @@
 blip-jax bootstrap --config shapes --workdir runs/shapes
 
 Variants are synthetic datasets of downstream tasks, in the same world: `vqa` (questions), `pairs`
-(statements about two images), `dialog`.
+(statements about two images), `dialog`, `clips` (video files; they need the extra `video`).
 
     blip-jax prepare --config shapes:vqa --workdir data/vqa
 """
@@ -21,7 +21,7 @@ from blip_jax.runtime.suggestions import hint
 from blip_jax.train.config import TrainConfig
 from blip_jax.train.optimizer import WarmupCosine
 
-KINDS = ("vqa", "pairs", "dialog")
+KINDS = ("vqa", "pairs", "dialog", "clips")
 
 
 def get_config(variant: str = "") -> BootstrapConfig | ShapesDatasetConfig:

@@ -219,6 +219,17 @@ def test_nlvr2_has_two_images_in_a_record(tmp_path):
     assert manifest["duplicates"] == {"exact": 0, "near": 0}
 
 
+def test_nlvr2_dev_has_no_inner_folders_and_may_have_no_labels(tmp_path):
+    row = {"identifier": "dev-850-0-0", "sentence": "A dog."}
+    folders.write(tmp_path / "nlvr2", "dev.json", (row,))
+    folders.images(tmp_path / "nlvr2", *(f"dev/dev-850-0-img{side}.png" for side in (0, 1)))
+    _, rows, fields = imported(tmp_path, "nlvr2", split="dev")
+    assert names(rows, "nlvr2", "dev") == ["dev-850-0"]
+    assert fields[0]["statements"] == [
+        {"id": "dev-850-0-0", "statement": "A dog.", "label": None, "group": "dev-850-0"}
+    ]
+
+
 def test_pairs_that_share_an_image_are_no_duplicates(tmp_path):
     folders.nlvr2(tmp_path / "nlvr2")
     place = tmp_path / "nlvr2" / "images" / "train" / "10"

@@ -111,7 +111,8 @@ def paths(config) -> set[str]:
 @pytest.fixture(scope="module")
 def fields() -> set[str]:
     """Fields of all configs, by their paths."""
-    trained = [config_files.load(name)[0] for name in ("pretrain", "captioning", "retrieval")]
+    recipes = ("pretrain", "captioning", "retrieval", "vqa", "nlvr", "visdial")
+    trained = [config_files.load(name)[0] for name in recipes]
     others = [
         AssembleConfig(),
         CapFiltConfig(),

@@ -192,6 +192,8 @@ def test_captions_do_not_depend_on_the_batch(world, model, monkeypatch):
         sampled = dataclasses.replace(GREEDY, method="sample")
         predictions = predict_captions(model, dataset, sampled)
         assert [x["key"] for x in predictions] == [record["key"] for record in records()]
+        assert [x["reference"] for x in predictions] == [record["texts"] for record in records()]
+        assert all(math.isfinite(x["score"]) and x["score"] < 0 for x in predictions)
         written.append([x["caption"] for x in predictions])
     assert written[0] == written[1] and len(set(written[0])) > TEST / 2
     assert not any(text.startswith(tiny_dataset.PROMPT.strip()) for text in written[0])

@@ -19,6 +19,15 @@ class Failure(Exception):
     pass
 
 
+def test_messages_name_the_file_and_not_its_temporary_name(tmp_path):
+    for name in ("x.json", "a-1-b.json"):
+        with files.atomic_path(tmp_path / name) as temporary:
+            assert temporary.name != name
+            assert files.final_name(temporary) == str(tmp_path / name)
+            temporary.write_text("")
+    assert files.final_name("/a/b") == "/a/b"
+
+
 def names(folder) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 

@@ -59,7 +59,7 @@ def test_scores_are_read_and_what_java_prints_is_not_shown(library, capfd):
 
 def test_a_java_that_fails_is_named_in_one_line(library, capfd):
     library(
-        "import sys\nprint('Exception in thread main: no class\\\\n  at edu', file=sys.stderr)\n"
+        "import sys\nprint('Exception in thread main: no class\\n  at edu', file=sys.stderr)\n"
         "raise ValueError('status 1')"
     )
     found = evaluate_captions(PREDICTIONS, RECORDS, java_metrics=True)

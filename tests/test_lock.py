@@ -39,6 +39,16 @@ def test_the_lock_is_released_when_the_block_raises(tmp_path):
     assert not (tmp_path / LOCK).exists()
 
 
+def test_the_lock_is_released_when_its_heartbeats_have_ended(tmp_path):
+    """On a busy machine the thread may end before `release` has looked at it."""
+    lock = Lock(str(tmp_path), str(tmp_path / LOCK), "train", 60.0)
+    lock.acquire()
+    lock._released.set()
+    lock._thread.join()
+    lock.release()
+    assert not (tmp_path / LOCK).exists()
+
+
 def test_a_folder_that_the_lock_made_and_nobody_filled_is_removed(tmp_path):
     for name in ("empty", "filled"):
         with pytest.raises(KeyError), folder_lock(tmp_path / name, "train"):

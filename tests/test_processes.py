@@ -96,6 +96,7 @@ def test_a_checkpoint_goes_on_elsewhere(together, world, tmp_path):
     source, target = (checkpoint_folder(str(path)) for path in (together / "data", tmp_path))
     assert sorted(path.name for path in source.iterdir()) == ["10", "20"]  # the last, every 10th
     shutil.copytree(source / "10", target / "10")
+    shutil.copy(together / "data" / "fingerprint.json", tmp_path)
     found = alone(world, tmp_path, devices=4)
     assert_close(found, processes.reports(together / "data")[10:])
 

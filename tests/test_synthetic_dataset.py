@@ -81,7 +81,7 @@ def test_a_folder_with_other_files_is_left_alone(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--config", "shapes:clip"], "config shapes has no variant 'clip'"),
+        (["--config", "shapes:qa"], "config shapes has no variant 'qa'"),
         (["--config", "shapes:vqa", "--config.rounds=0", "--config.kind=dialog"], "rounds is 0"),
         (["--config", "shapes:pairs", "--config.templates=bot"], "no template 'bot'"),
     ],

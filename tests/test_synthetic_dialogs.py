@@ -143,7 +143,7 @@ def test_dialogs_have_as_many_rounds_as_are_always_possible(templates, most):
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"world": World(max_objects=1)}, "dialogs are about two objects"),
+        ({"world": World(max_objects=1)}, "dialog needs two objects"),
         ({"options": 1}, "options is 1; it must be from 2 to 14"),
         ({"templates": ("place",)}, "dialog has no template 'place'"),
     ],

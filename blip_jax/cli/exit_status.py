@@ -47,7 +47,9 @@ def _message(error: BaseException) -> str | None:
         return f"out of memory{f' ({used[0]})' if used else ''}; choose a smaller batch size"
     place, reason = "", (str(error).splitlines() or [type(error).__name__])[0]
     if isinstance(error, OSError) and error.strerror:
-        place, reason = f"{error.filename}: " if error.filename else "", error.strerror
+        from blip_jax.runtime.files import final_name  # not above: --help has no need of NumPy
+
+        place, reason = f"{final_name(error.filename)}: " if error.filename else "", error.strerror
     is_storage = isinstance(error, PermissionError) or (
         isinstance(error, OSError) and error.errno in STORAGE_ERRORS
     )

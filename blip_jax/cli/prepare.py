@@ -6,10 +6,10 @@ from blip_jax.cli import config_verb
 
 DESCRIPTION = """\
 Imports images and texts as a dataset: tars of webdataset or img2dataset, JSON lists, JSON lines,
-CSV, Parquet, folders of images with sidecar files, TFDS datasets. Given the config of a bootstrap
-run, as `--config shapes`, it makes the datasets of that run alone; `--config shapes:vqa`, `:pairs`
-or `:dialog` makes a synthetic dataset of a downstream task. After an interruption, rerun the same
-command to resume."""
+CSV, Parquet, folders of images with sidecar files, TFDS datasets; as `--config prepare:NAME` the
+published benchmark NAME. Given the config of a bootstrap run, as `--config shapes`, it makes the
+datasets of that run alone; `--config shapes:vqa`, `:pairs` or `:dialog` makes a synthetic dataset
+of a downstream task. After an interruption, rerun the same command to resume."""
 
 
 def work(config: Any, workdir: str) -> None:

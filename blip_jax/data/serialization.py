@@ -1,22 +1,53 @@
 """Records of a TFDS dataset as bytes: the same bytes for the same record, in every process."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+import numpy as np
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core.example_serializer import ExampleSerializer
+from tensorflow_datasets.proto import tf_example_pb2
 
 
 def serializer(features: tfds.features.FeaturesDict) -> Callable[[Mapping[str, Any]], bytes]:
     """Returns a function from a record to the bytes that TFDS reads.
 
     `features.serialize_example` writes the features in an order that changes from process to
-    process; here they are sorted.
+    process; here they are sorted. Texts, encoded images, integers and lists of texts are written
+    without TFDS's conversion to arrays, which takes a fifth of the time of an import.
     """
-    example = ExampleSerializer(features.get_serialized_info()).get_tf_example
+    kinds = {name: _kind(feature) for name, feature in features.items()}
+    if not all(kinds.values()):
+        convert = ExampleSerializer(features.get_serialized_info()).get_tf_example
+        return lambda record: convert(features.encode_example(record)).SerializeToString(
+            deterministic=True
+        )
 
     def serialize(record: Mapping[str, Any]) -> bytes:
-        encoded = features.encode_example(record)
-        return example(encoded).SerializeToString(deterministic=True)
+        example = tf_example_pb2.Example()
+        for name, kind in kinds.items():
+            feature = example.features.feature[name]
+            if kind == "integer":
+                feature.int64_list.value.append(record[name])
+                continue
+            texts: Iterable = record[name] if kind == "sequence" else (record[name],)
+            feature.bytes_list.SetInParent()  # an empty sequence is a list, too
+            feature.bytes_list.value.extend(
+                text.encode() if isinstance(text, str) else text for text in texts
+            )
+        return example.SerializeToString(deterministic=True)
 
     return serialize
+
+
+def _kind(feature: tfds.features.FeatureConnector) -> str:
+    """Returns "bytes", "integer" or "sequence" (of texts); "": anything else."""
+    if isinstance(feature, tfds.features.Text | tfds.features.Image):
+        return "bytes"
+    if isinstance(feature, tfds.features.Scalar) and np.issubdtype(feature.np_dtype, np.integer):
+        return "integer"
+    if isinstance(feature, tfds.features.Sequence) and isinstance(
+        feature.feature, tfds.features.Text
+    ):
+        return "sequence"
+    return ""

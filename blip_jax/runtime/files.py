@@ -43,6 +43,11 @@ def _temporary_prefix() -> str:
     return f"{INCOMPLETE}{host}-"
 
 
+def final_name(path: str | os.PathLike) -> str:
+    """Returns the path that a temporary one stands for, for messages; others as they are."""
+    return re.sub(rf"{re.escape(INCOMPLETE)}[^/]*?-\d+-[0-9a-f]{{8}}-", "", os.fspath(path))
+
+
 @contextlib.contextmanager
 def atomic_path(path: str | os.PathLike) -> Iterator[epath.Path]:
     """Yields a local path to write to; what is there at the end replaces the file `path`.

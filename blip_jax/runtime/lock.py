@@ -128,7 +128,7 @@ class Lock:
     def release(self) -> None:
         """Removes the lock file if it is still this one's, and the empty folders that it made."""
         self._released.set()
-        if self._thread.is_alive():
+        if self._thread.ident is not None:  # acquired; the thread may have ended in this moment
             self._thread.join()
             with contextlib.suppress(OSError):
                 if self._read().get("id") == self._values["id"]:

@@ -4,7 +4,6 @@ Recipe: configs/caption_coco.yaml of the original.
 """
 
 import dataclasses
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
@@ -12,6 +11,7 @@ from typing import Any, ClassVar
 import jax
 import numpy as np
 
+from blip_jax.data.fields import task_fields
 from blip_jax.data.pipeline import crc32_hash
 from blip_jax.data.synthetic.oracle import assess_texts
 from blip_jax.decoding import Decoding, Generated
@@ -55,7 +55,7 @@ class Captioning(PairTask):
     primary_metric = "cider"
 
     def predict(self, model: Model, dataset: EvalDataset) -> list[Prediction]:
-        """Returns {"key", "caption"} of each image."""
+        """Returns {"key", "caption", "score", "reference"} of each image."""
         return predict_captions(model, dataset, self.config.decoding)
 
     def evaluate(
@@ -66,7 +66,10 @@ class Captioning(PairTask):
 
 
 def predict_captions(model: Model, dataset: EvalDataset, decoding: Decoding) -> list[Prediction]:
-    """Returns {"key", "caption"} of each image.
+    """Returns {"key", "caption", "score", "reference"} of each image.
+
+    "score" is the caption's own, of beam search its log-probability over its length, else its
+    log-probability; "reference" the list of the image's texts.
 
     Raises:
       UserError: the model cannot caption, no image has a text, or the model has diverged.
@@ -90,8 +93,13 @@ def predict_captions(model: Model, dataset: EvalDataset, decoding: Decoding) -> 
         )
     texts = model.tokenizer.decode(tokens[:, 0, len(prompt_tokens(model)) :])
     return [
-        {"key": record["key"], "caption": text}
-        for record, text in zip(dataset.records, texts, strict=True)
+        {
+            "key": record["key"],
+            "caption": text,
+            "score": float(score),
+            "reference": list(record["texts"]),
+        }
+        for record, text, score in zip(dataset.records, texts, found.score[:, 0], strict=True)
     ]
 
 
@@ -137,12 +145,8 @@ def evaluate_captions(
 
 
 def _domain(record: Mapping[str, Any]) -> str:
-    """Returns the "domain" in a record's field `fields`, a JSON object; "" if there is none."""
-    try:
-        found = json.loads(record.get("fields") or "{}")
-    except (ValueError, RecursionError):
-        return ""
-    domain = found.get("domain") if isinstance(found, dict) else None
+    """Returns the "domain" in a record's field `fields`; "" if there is none."""
+    domain = task_fields(record).get("domain")
     return domain if isinstance(domain, str) else ""
 
 

@@ -33,6 +33,9 @@ def features_of(kind: str) -> tfds.features.FeaturesDict:
         features["fields"] = _F.Text()
     if kind == "pairs":
         features["second_image"] = _F.Image(encoding_format="png")
+    if kind == "clips":
+        del features["image"]
+        features["video"] = _F.Text()  # the bytes of the file; _F.Video would store frames
     return _F.FeaturesDict(features)
 
 

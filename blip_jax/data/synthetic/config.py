@@ -8,12 +8,12 @@ import json
 
 import tensorflow_datasets as tfds
 
-from blip_jax.data.synthetic import dialogs, question_templates, statements
+from blip_jax.data.synthetic import clips, dialogs, question_templates, statements
 from blip_jax.data.synthetic.scenes import World
 from blip_jax.runtime.errors import UserError
 from blip_jax.runtime.suggestions import hint
 
-KINDS = ("human", "web", "vqa", "pairs", "dialog")  # a kind's number is part of its seeds
+KINDS = ("human", "web", "vqa", "pairs", "dialog", "clips")  # a kind's number is part of its seeds
 SPLITS = ("train", "val", "test")
 DEFAULT_COUNTS = {
     "human": (600, 500, 1000),
@@ -21,6 +21,7 @@ DEFAULT_COUNTS = {
     "vqa": (8000, 1000, 2000),
     "pairs": (8000, 1000, 2000),
     "dialog": (5000, 500, 1000),
+    "clips": (2000, 200, 400),
 }
 _CAPTION_SETTINGS = ("captions_per_image", "noise_share", "short_share")
 # The settings that determine the records of each kind, besides splits, seed and world.
@@ -30,12 +31,17 @@ SETTINGS = {
     "vqa": ("templates", "questions_per_image"),
     "pairs": ("templates",),
     "dialog": ("templates", "rounds", "options", "option_synonyms"),
+    "clips": ("templates", "questions_per_image", "motion", "frames"),
 }
 # Names of all forms of question or statement of a kind, and of those that are used by default.
 TEMPLATES = {
     "vqa": (question_templates.TEMPLATES, tuple(question_templates.TEMPLATES)),
     "pairs": (statements.TEMPLATES, statements.DEFAULT_TEMPLATES),
     "dialog": (dialogs.ASKED, dialogs.DEFAULT_TEMPLATES),
+    "clips": (
+        {name: question_templates.TEMPLATES[name] for name in clips.TEMPLATES},
+        clips.TEMPLATES,
+    ),
 }
 MAX_OPTIONS = 14  # the smallest world has no more answers
 
@@ -47,11 +53,12 @@ class ShapesConfig(tfds.core.BuilderConfig):
     Attributes:
       kind: "human": true, full captions. "web": one alt-text an image, a share of them noise.
         "vqa": questions with answers of ten annotators. "pairs": a statement about two images.
-        "dialog": a caption and rounds of questions, each with candidate answers.
+        "dialog": a caption and rounds of questions, each with candidate answers. "clips": video
+        files with a caption and questions.
       world: settings of the scenes.
       train, val, test: images a split; None takes the kind's default (DEFAULT_COUNTS), 0 leaves
         the split out. Those of `web`, val and test, are for measuring a filter. Records 2i and
-        2i + 1 of `vqa` and `pairs` are twins; an even number has no record without its twin.
+        2i + 1 of `vqa`, `pairs` and `clips` are twins; with an even number each has its twin.
       captions_per_image: texts an image of `human`; a web image has one.
       noise_share: share of web texts that are noise, kinds as in NOISE_MIX.
       short_share: share of the web texts of a scene (true, or mismatched, or with one attribute
@@ -59,12 +66,14 @@ class ShapesConfig(tfds.core.BuilderConfig):
       seed: the same seed gives the same records; other seeds share none.
       templates: forms of questions (`vqa`, `dialog`) or statements (`pairs`), of TEMPLATES; empty
         takes the kind's defaults that the world allows.
-      questions_per_image: most questions an image of `vqa`; further ones than the first ask for
-        attributes and backgrounds (questions.FOR_ANY_SCENE).
+      questions_per_image: most questions an image of `vqa` or a clip; further ones than the first
+        ask for attributes and backgrounds (questions.FOR_ANY_SCENE).
       rounds: rounds of a dialog.
       options: candidate answers of a round, 2 to MAX_OPTIONS.
       option_synonyms: whether options may be synonyms of the right answer, with a relevance of 0.5.
         Which of two synonyms was said cannot be known, so recall at 1 cannot reach 100 then.
+      motion: of the objects in clips: "partial" (none) or "hop".
+      frames: frames of a clip, 2 or more.
       name: leave it out; it is the kind and a digest of the settings, so that each build has a
         folder of its own.
 
@@ -87,6 +96,8 @@ class ShapesConfig(tfds.core.BuilderConfig):
     rounds: int = 3
     options: int = 10
     option_synonyms: bool = False
+    motion: str = "partial"
+    frames: int = 16
 
     def __post_init__(self):
         if self.kind not in KINDS:
@@ -109,8 +120,12 @@ class ShapesConfig(tfds.core.BuilderConfig):
             raise UserError(
                 f"questions_per_image is {self.questions_per_image}; it must be 1 or more"
             )
+        if self.kind in ("dialog", "clips") and self.world.max_objects < 2:
+            raise UserError(f"{self.kind} needs two objects; set world.max_objects to 2 or more")
         if self.kind == "dialog":
             self._check_dialog()
+        if self.kind == "clips":
+            self._check_clips()
         text = json.dumps(self.settings(), sort_keys=True)
         digest = hashlib.sha256(text.encode()).hexdigest()[:8]
         self.name = self.name or f"{self.kind}-{digest}"
@@ -128,8 +143,6 @@ class ShapesConfig(tfds.core.BuilderConfig):
         return tuple(name for name in default if known[name].possible(self.world))
 
     def _check_dialog(self) -> None:
-        if self.world.max_objects < 2:
-            raise UserError("dialogs are about two objects; set world.max_objects to 2 or more")
         most = dialogs.max_rounds(self.templates)
         if not 1 <= self.rounds <= most:
             raise UserError(
@@ -138,6 +151,14 @@ class ShapesConfig(tfds.core.BuilderConfig):
             )
         if not 2 <= self.options <= MAX_OPTIONS:
             raise UserError(f"options is {self.options}; it must be from 2 to {MAX_OPTIONS}")
+
+    def _check_clips(self) -> None:
+        if self.motion not in clips.MOTIONS:
+            raise UserError(f"motion is {self.motion!r}; it must be {' or '.join(clips.MOTIONS)}")
+        if self.frames < 2:
+            raise UserError(f"frames is {self.frames}; it must be 2 or more")
+        if self.world.image_size % 2:
+            raise UserError(f"world.image_size is {self.world.image_size}; a clip's must be even")
 
     def settings(self) -> dict:
         """Returns all that determines the records, as plain JSON values."""

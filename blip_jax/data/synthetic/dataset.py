@@ -18,13 +18,13 @@ from blip_jax.runtime.files import atomic_folder, read_json
 
 @dataclasses.dataclass(frozen=True)
 class ShapesDatasetConfig:
-    """A dataset of the kind `vqa`, `pairs` or `dialog`, or of the captions of `human` or `web`.
+    """A dataset of one kind: questions, statements, dialogs, clips, or captions.
 
     Raises:
       UserError: a setting is out of range.
     """
 
-    kind: str = "vqa"  # human, web, vqa, pairs or dialog
+    kind: str = "vqa"  # human, web, vqa, pairs, dialog or clips
     world: World = World()
     train: int | None = None  # images of the training split; the kind's default if not given
     val: int | None = None  # images of the validation split, 0 for none
@@ -35,10 +35,12 @@ class ShapesDatasetConfig:
     # Forms of questions (vqa, dialog) or statements (pairs); all that the world allows if empty,
     # but for those that small models hardly learn.
     templates: tuple[str, ...] = ()
-    questions_per_image: int = 1  # most questions of an image of `vqa`
+    questions_per_image: int = 1  # most questions of an image or clip
     rounds: int = 3  # rounds of a dialog
     options: int = 10  # candidate answers of a round of a dialog, of which one is right
     option_synonyms: bool = False  # whether options may be synonyms of the right answer
+    motion: str = "partial"  # of objects in clips: partial (none) or hop (from cell to cell)
+    frames: int = 16  # frames of a clip
     seed: int = 0  # another seed gives other records
     workers: int = 1  # processes that draw the pictures; it does not change them
 

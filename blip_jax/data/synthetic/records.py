@@ -9,6 +9,7 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image
 
+from blip_jax.data.synthetic import clips
 from blip_jax.data.synthetic.config import KINDS, SPLITS, ShapesConfig
 from blip_jax.data.synthetic.dialogs import sample_dialog
 from blip_jax.data.synthetic.noise import make_noise
@@ -22,8 +23,9 @@ NOISE_MIX = {"mismatch": 0.5, "boilerplate": 0.15, "filename": 0.05, "one_attrib
 def make_record(index: int, split: str, config: ShapesConfig) -> dict:
     """Returns record `index` of a split: 'key', 'image' PNG bytes, 'texts', 'truth' JSON.
 
-    The kinds `vqa`, `pairs` and `dialog` also have 'fields', a JSON object that holds `questions`,
-    `statements`, or `caption` and `rounds`. `pairs` have 'second_image', the right one.
+    The other kinds than `human` and `web` also have 'fields', a JSON object that holds `questions`,
+    `statements`, or `caption` and `rounds`. `pairs` have 'second_image', the right one. `clips`
+    have 'video', the bytes of a file, in place of 'image', and `questions`.
 
     The generator is seeded by (seed, kind, split, index): no two datasets or splits share a scene.
     What twins share is seeded by index // 2 in place of index.
@@ -34,7 +36,9 @@ def make_record(index: int, split: str, config: ShapesConfig) -> dict:
     if config.kind in ("human", "web"):
         return {"key": key, **_caption_record(config, rng)}
     pair_rng = np.random.default_rng([*seeds, index // 2, 1])
-    make: Callable[..., dict] = {"vqa": _vqa, "pairs": _pairs, "dialog": _dialog}[config.kind]
+    make: Callable[..., dict] = {"vqa": _vqa, "pairs": _pairs, "dialog": _dialog, "clips": _clips}[
+        config.kind
+    ]
     return {"key": key, "texts": [], **make(key, index, config, pair_rng, rng)}
 
 
@@ -60,11 +64,10 @@ def _vqa(key: str, index: int, config: ShapesConfig, pair_rng, rng) -> dict:
     scene, found = sample_questions(
         config.templates, config.questions_per_image, index % 2, config.world, pair_rng, rng
     )
-    asked = [{"id": f"{key}-{number}", **question} for number, question in enumerate(found)]
     return {
         "image": _png(scene, config.world, rng),
         "truth": json.dumps({"scene": scene.to_dict()}),
-        "fields": json.dumps({"questions": asked}),
+        "fields": json.dumps({"questions": _with_ids(key, found)}),
     }
 
 
@@ -92,6 +95,25 @@ def _dialog(key: str, index: int, config: ShapesConfig, pair_rng, rng) -> dict:
         "truth": json.dumps({"scene": scene.to_dict()}),
         "fields": json.dumps(dialog),
     }
+
+
+def _clips(key: str, index: int, config: ShapesConfig, pair_rng, rng) -> dict:
+    world = clips.clip_world(config.world)
+    scene, found = sample_questions(
+        config.templates, config.questions_per_image, index % 2, world, pair_rng, rng
+    )
+    frames = clips.sample_frames(scene, config.motion, config.frames, world, rng)
+    truth = {"scene": scene.to_dict(), "frames": [frame.to_dict() for frame in frames]}
+    return {
+        "video": clips.encode_video([render(frame, world, rng) for frame in frames]),
+        "texts": [clips.clip_caption(scene, config.motion, rng)],
+        "truth": json.dumps(truth),
+        "fields": json.dumps({"questions": _with_ids(key, found)}),
+    }
+
+
+def _with_ids(key: str, questions: list[dict]) -> list[dict]:
+    return [{"id": f"{key}-{number}", **question} for number, question in enumerate(questions)]
 
 
 def _png(scene: Scene, world: World, rng: np.random.Generator) -> bytes:

@@ -35,7 +35,8 @@ def _read(files: list[OwnerFile], settings: IngestConfig) -> Iterator[ImageRecor
             )
         pair = "-".join(parts[:3])
         if pair not in pairs:
-            folder = "/".join([settings.split, *[str(row["directory"])] * ("directory" in row)])
+            inner = f"/{row['directory']}" if "directory" in row else ""  # of train alone
+            folder = settings.split + inner
             left, right = (f"{folder}/{pair}-img{side}.png" for side in (0, 1))
             fields = {"image_id": pair, "statements": []}
             pairs[pair] = ImageRecord(pair, left, fields=fields, second_image=right)
