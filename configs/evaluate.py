@@ -3,7 +3,8 @@
     blip-jax evaluate --workdir runs/eval \\
         --config.model=RUN --config.dataset=DIR --config.split=test
 
-`--config evaluate:TASK` measures one task by its recipe: captioning, retrieval, vqa, nlvr.
+`--config evaluate:TASK` measures one task by its recipe: captioning, retrieval, vqa, nlvr,
+visdial.
 """
 
 from blip_jax.runtime.errors import UserError
@@ -13,6 +14,7 @@ from blip_jax.tasks import (
     NlvrConfig,
     PretrainingConfig,
     RetrievalConfig,
+    VisdialConfig,
     VqaConfig,
 )
 from blip_jax.tasks.evaluate import EvaluateConfig
@@ -23,6 +25,7 @@ TASKS = {
     "retrieval": RetrievalConfig,
     "vqa": VqaConfig,
     "nlvr": NlvrConfig,
+    "visdial": VisdialConfig,
 }
 
 

@@ -85,3 +85,25 @@ def unanswered(folder, count: int = 5) -> str:
         asked = [{"id": str(row), "question": "How many objects are there?", "answers": []}]
         records.append(_record(record, image, {"questions": asked}))
     return tiny_dataset.write(f"{folder}/unanswered", records, FEATURES)
+
+
+def dialogs(folder, count: int = 12, answers: bool = True) -> str:
+    """Writes dialogs of two rounds with four options; returns the dataset's folder.
+
+    Without answers as VisDial's test split: the last round has options alone, the first none.
+    """
+    settings = ShapesConfig(
+        kind="dialog", world=SHAPES.world, train=count, val=0, test=0, rounds=2, options=4
+    )
+    records = []
+    for row in range(count):
+        record = make_record(row, "train", settings)
+        image = b"no image" if row == BROKEN else record["image"]
+        fields = json.loads(record["fields"])
+        if not answers:
+            first, last = fields["rounds"]
+            rounds = [{"question": first["question"], "answer": first["answer"]}]
+            rounds.append({"question": last["question"], "options": last["options"]})
+            fields = {"caption": fields["caption"], "rounds": rounds}
+        records.append(_record({"key": str(row)}, image, fields))
+    return tiny_dataset.write(f"{folder}/dialogs{'' if answers else '-test'}", records, FEATURES)

@@ -27,6 +27,7 @@ WANTED = {
     "captioner": (set(), TEXT | {"lm_head"}, DECODER | CROSS | FFN),
     "retrieval": (HEADS, TEXT, ENCODER | CROSS | FFN),
     "features": (set(), TEXT, ENCODER | CROSS | FFN),
+    "dialog": ({"itm_head"}, TEXT, ENCODER | CROSS | FFN),
     "nlvr": (
         {"classifier_in", "classifier_out"},
         TEXT | {"cross_attention_2_context"},
@@ -142,6 +143,7 @@ TEXT_COUNT = {
     "captioner": ENCODED + LM,
     "retrieval": ENCODED,
     "features": ENCODED,
+    "dialog": ENCODED + 768 * 2 + 2,
     "vqa": 2 * ENCODED + LM,
     "nlvr": ENCODED + TWO,
     "aligned": ENCODED + 768 * 768 + 768,

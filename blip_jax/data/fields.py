@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -76,3 +77,48 @@ def _truth_value(value: Any) -> bool | None:
     if isinstance(value, str):
         return {"true": True, "false": False}.get(value.strip().lower())
     return bool(value) if isinstance(value, bool | int) else None
+
+
+def rounds_of(record: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Returns the rounds of a record's dialog, in order, as {"id", "question", "answer", …}.
+
+    They are the field "rounds", a list; what is no object with a question ends the dialog. The
+    other keys of a round: "options", a list of texts, [] if there are none; "answer_index", place
+    of the right option, None if unknown; "relevance", a number of 0 or more for each option, None
+    if unknown. "id" is the record's key, "#" and the round's number, from 1.
+    """
+    listed = task_fields(record).get("rounds")
+    rounds = []
+    for number, entry in enumerate(listed if isinstance(listed, list) else [], start=1):
+        if not isinstance(entry, dict) or not isinstance(entry.get("question"), str):
+            break  # the rounds after it would follow another history
+        options, index = entry.get("options"), entry.get("answer_index")
+        if not isinstance(options, list) or not all(isinstance(x, str) for x in options):
+            options = []
+        known = type(index) is int and 0 <= index < len(options)
+        answer = entry.get("answer")
+        rounds.append({
+            **entry,
+            "id": f"{_text(record.get('key', ''))}#{number}",
+            "answer": answer if isinstance(answer, str) else options[index] if known else "",
+            "options": options,
+            "answer_index": index if known else None,
+            "relevance": _relevance(entry.get("relevance"), len(options)),
+        })  # fmt: skip
+    return rounds
+
+
+def _relevance(values: Any, count: int) -> list[float] | None:
+    """Returns the relevance of `count` options, or None if it is no such list."""
+    if not isinstance(values, list) or not count or len(values) != count:
+        return None
+    numbers = all(type(x) in (int, float) and 0 <= x < math.inf for x in values)
+    return [float(x) for x in values] if numbers else None
+
+
+def dialog_caption(record: Mapping[str, Any]) -> str:
+    """Returns the caption that a dialog begins with: the field "caption", or the first text."""
+    caption = task_fields(record).get("caption")
+    if isinstance(caption, str):
+        return caption
+    return next((_text(text) for text in record.get("texts", ())), "")

@@ -32,7 +32,7 @@ class ModelType:
       extra_params: scalar parameters outside the network, (name, initial value): "temperature" is
         the learned divisor of ITC's similarities.
       capabilities: the methods of `models.Model` that it supports: "caption", "match", "answer",
-        "verify", "encode" (`encode_image`, `encode_text`), "hidden_states".
+        "verify", "rank_dialog", "encode" (`encode_image`, `encode_text`), "hidden_states".
       max_length: tokens of a text in the original's training.
       prompt: what the captions of the original's checkpoints begin with.
     """
@@ -53,6 +53,10 @@ def _features(blip: Blip, images, ids, mask):
     return blip.encode_text_with_image(
         ids, mask, blip.image_context(blip.encode_image(images), "encoder")
     )
+
+
+def _dialog(blip: Blip, images, ids, mask):
+    return blip.itm_logits(ids, mask, blip.image_context(blip.encode_image(images), "encoder"))
 
 
 def _retrieval(blip: Blip, images, ids, mask):
@@ -97,6 +101,7 @@ MODEL_TYPES = {
     "features": ModelType(Blip, _features, (), ("hidden_states",)),
     "vqa": ModelType(Vqa, _vqa, (), ("answer",)),
     "nlvr": ModelType(Nlvr, _nlvr, (), ("verify",)),
+    "dialog": ModelType(Blip, _dialog, (), ("rank_dialog",)),
     "aligned": ModelType(Aligned, _aligned, (("logit_scale", LOGIT_SCALE),), ("encode",)),
 }
 

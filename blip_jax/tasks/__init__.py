@@ -9,6 +9,7 @@ from blip_jax.tasks.nlvr import NlvrConfig
 from blip_jax.tasks.pairs import ItcConfig, ItmConfig, LmConfig
 from blip_jax.tasks.pretraining import PretrainingConfig
 from blip_jax.tasks.retrieval import RetrievalConfig
+from blip_jax.tasks.visdial import VisdialConfig
 from blip_jax.tasks.vqa import VqaConfig
 
 __all__ = [
@@ -23,5 +24,6 @@ __all__ = [
     "RetrievalConfig",
     "Task",
     "TaskConfig",
+    "VisdialConfig",
     "VqaConfig",
 ]

@@ -13,6 +13,7 @@ from blip_jax.tasks.captioning import CaptioningConfig
 from blip_jax.tasks.nlvr import NlvrConfig
 from blip_jax.tasks.pretraining import PretrainingConfig
 from blip_jax.tasks.retrieval import RetrievalConfig
+from blip_jax.tasks.visdial import VisdialConfig
 from blip_jax.tasks.vqa import VqaConfig
 from blip_jax.train.optimizer import EpochCosine, OptimizerConfig
 
@@ -159,6 +160,13 @@ def nlvr(**changes) -> TrainConfig:
     schedule = EpochCosine(peak_lr=3e-5, steps_per_epoch=337)  # 86,373 statements
     config = _fine_tuning(NlvrConfig(), 15, schedule)
     return replace(config, **{"model.vit.drop_path": 0.1} | changes)
+
+
+def visdial(**changes) -> TrainConfig:
+    """Returns the fine-tuning for VisDial v1.0 (paper, section 5.5); its code was not released."""
+    schedule = EpochCosine(peak_lr=2e-5, steps_per_epoch=514)  # 123,287 dialogs
+    config = replace(_fine_tuning(VisdialConfig(), 20, schedule), batch_size=240)
+    return replace(config, **changes)
 
 
 def _fine_tuning(task: TaskConfig, epochs: int, schedule: EpochCosine | None = None) -> TrainConfig:
