@@ -75,7 +75,14 @@ def test_a_question_becomes_an_example(world, datasets):
 def test_answers_weigh_as_much_as_their_annotators():
     question = {"answers": ["a", "b", "a", "a"], "weight": 0.2}
     assert answer_weights(question) == pytest.approx({"a": 0.15, "b": 0.05})
-    assert answer_weights({"answers": ["a"], "weight": "?"}) == {"a": 1.0}
+    for wrong in ("?", -1, float("inf"), float("nan")):
+        assert answer_weights({"answers": ["a"], "weight": wrong}) == {"a": 1.0}
+
+
+@pytest.mark.parametrize("name", ["max_answers", "max_answer_length", "rank_k", "num_candidates"])
+def test_settings_out_of_range_are_named(name):
+    with pytest.raises(UserError, match=f"^task.{name} is 0; it must be 1 or more$"):
+        VqaConfig(**{name: 0})
 
 
 def test_questions_of_a_table_of_ones_own():

@@ -6,8 +6,8 @@ from blip_jax.cli import config_verb
 
 DESCRIPTION = """\
 Measures a trained model on a dataset, or scores a file of predictions. Prints a table and writes
-DIR/metrics.json and DIR/predictions.jsonl, and for VQA v2 DIR/submission.json for its evaluation
-server; several hosts may run it together."""
+DIR/metrics.json and DIR/predictions.jsonl, and for VQA v2 and VisDial DIR/submission.json for their
+evaluation servers; several hosts may run it together."""
 
 
 def work(config: Any, workdir: str) -> None:

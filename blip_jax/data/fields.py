@@ -10,6 +10,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from blip_jax.data.datasets import to_text
+
 
 def task_fields(record: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the object in a record's field `fields`; {} if there is none, or other JSON.
@@ -41,13 +43,9 @@ def questions_of(record: Mapping[str, Any]) -> list[dict[str, Any]]:
         answers = [answers] if isinstance(answers, str) else answers
         valid = isinstance(answers, list) and all(isinstance(x, str) for x in answers)
         key = entry.get("id", entry.get("question_id"))
-        name = f"{_text(record.get('key', ''))}#{number}" if key is None else str(key)
+        name = f"{to_text(record.get('key', ''))}#{number}" if key is None else str(key)
         questions.append({**entry, "id": name, "answers": answers if valid else []})
     return questions
-
-
-def _text(value: str | bytes) -> str:
-    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
 
 
 def statements_of(record: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -65,7 +63,7 @@ def statements_of(record: Mapping[str, Any]) -> list[dict[str, Any]]:
         if not isinstance(text, str):
             continue
         key = entry.get("id", entry.get("identifier"))
-        name = f"{_text(record.get('key', ''))}#{number}" if key is None else str(key)
+        name = f"{to_text(record.get('key', ''))}#{number}" if key is None else str(key)
         label = _truth_value(entry.get("label"))
         group = str(entry.get("group", text))
         statements.append({**entry, "id": name, "statement": text, "label": label, "group": group})
@@ -99,7 +97,7 @@ def rounds_of(record: Mapping[str, Any]) -> list[dict[str, Any]]:
         answer = entry.get("answer")
         rounds.append({
             **entry,
-            "id": f"{_text(record.get('key', ''))}#{number}",
+            "id": f"{to_text(record.get('key', ''))}#{number}",
             "answer": answer if isinstance(answer, str) else options[index] if known else "",
             "options": options,
             "answer_index": index if known else None,
@@ -121,4 +119,4 @@ def dialog_caption(record: Mapping[str, Any]) -> str:
     caption = task_fields(record).get("caption")
     if isinstance(caption, str):
         return caption
-    return next((_text(text) for text in record.get("texts", ())), "")
+    return next((to_text(text) for text in record.get("texts", ())), "")

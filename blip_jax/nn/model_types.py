@@ -32,7 +32,8 @@ class ModelType:
       extra_params: scalar parameters outside the network, (name, initial value): "temperature" is
         the learned divisor of ITC's similarities.
       capabilities: the methods of `models.Model` that it supports: "caption", "match", "answer",
-        "verify", "rank_dialog", "encode" (`encode_image`, `encode_text`), "hidden_states".
+        "verify", "encode" (`encode_image`, `encode_text`), "hidden_states"; and "rank_dialog", for
+        the evaluation of VisDial alone, which has no method.
       max_length: tokens of a text in the original's training.
       prompt: what the captions of the original's checkpoints begin with.
     """

@@ -41,11 +41,7 @@ def predict_answers(
       UserError: the model cannot answer, or no record has a question.
     """
     model.require("answer")
-    images, questions = [], []
-    for number, record in enumerate(dataset.records):
-        for question in questions_of(record):
-            images.append(number)
-            questions.append(question)
+    images, questions = dataset.entries(questions_of)
     if not questions:
         raise UserError(f"no question in {dataset.name}; evaluate on a dataset with questions")
     texts = [clean_question(question["question"]) for question in questions]

@@ -83,6 +83,13 @@ class TaskConfig(abc.ABC):
         """
 
 
+def check_positive(config: TaskConfig, *names: str) -> None:
+    """Raises a UserError that names the first of these fields that is below 1."""
+    for name in names:
+        if getattr(config, name) < 1:
+            raise UserError(f"task.{name} is {getattr(config, name)}; it must be 1 or more")
+
+
 class EvaluationTask(abc.ABC):
     """What a loaded model is evaluated on: predictions of records, and their metrics."""
 
@@ -194,7 +201,7 @@ class Task(EvaluationTask, Generic[C]):
 
         Args:
           params, source: of the other run.
-          fresh: random parameters of this task, for what the other run has no counterpart of.
+          fresh: shapes of this task's parameters; those that the result has are made at random.
 
         Raises:
           KeyError: the other run lacks a part; it names the part.
@@ -209,7 +216,6 @@ class Task(EvaluationTask, Generic[C]):
         """Returns the parameters that a step uses: each within its allowed range."""
         return params
 
-    @abc.abstractmethod
     def prepare(
         self,
         params: Params,
@@ -222,7 +228,10 @@ class Task(EvaluationTask, Generic[C]):
 
         Momentum weights move here, and counts to divide by are taken. What all devices need
         whole goes through `self.replicate`. `constants` is any pytree.
+
+        By default the number of rows that count, for a loss that is a mean over rows.
         """
+        return batch["valid"].sum(), extra
 
     @abc.abstractmethod
     def loss(

@@ -148,8 +148,3 @@ def _domain(record: Mapping[str, Any]) -> str:
     """Returns the "domain" in a record's field `fields`; "" if there is none."""
     domain = task_fields(record).get("domain")
     return domain if isinstance(domain, str) else ""
-
-
-def config(**changes: Any) -> CaptioningConfig:
-    """Returns the recipe of the original for COCO."""
-    return CaptioningConfig(**changes)

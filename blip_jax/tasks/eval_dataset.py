@@ -119,6 +119,24 @@ class EvalDataset:
         images = LazyImages(dataset, split, np.concatenate(rows), image_size, exif_orientation)
         return cls(images, records, name)
 
+    @property
+    def has_pairs(self) -> bool:
+        """Returns whether a record has two images."""
+        return self.images[np.array([0])].ndim == 5
+
+    def entries(
+        self, of_record: Callable[[Mapping[str, Any]], list[dict[str, Any]]]
+    ) -> tuple[list[int], list[dict[str, Any]]]:
+        """Returns the row of each question, or statement …, and itself, of all records.
+
+        Args:
+          of_record: lists those of a record, as `fields.questions_of` does.
+        """
+        found = [
+            (row, entry) for row, record in enumerate(self.records) for entry in of_record(record)
+        ]
+        return [row for row, _ in found], [entry for _, entry in found]
+
     def check_texts(self) -> None:
         """Raises a UserError if no image has a text."""
         if not any(record.get("texts") for record in self.records):

@@ -23,7 +23,7 @@ from blip_jax.models import Model
 from blip_jax.models.functions import verify_function
 from blip_jax.nn import flops
 from blip_jax.runtime.errors import UserError
-from blip_jax.tasks.base import Batch, Extra, Params, Prediction, Task, TaskConfig
+from blip_jax.tasks.base import Batch, Params, Prediction, Task, TaskConfig
 from blip_jax.tasks.eval_dataset import EvalDataset, RowsOf
 from blip_jax.tasks.pair_losses import pixels
 from blip_jax.tasks.starting_params import fill, resized_positions
@@ -110,12 +110,6 @@ class Nlvr(Task[NlvrConfig]):
             is_new=lambda name: name.startswith(("classifier_", "med/layers/merge_")),
         )
 
-    def prepare(
-        self, params: Params, extra: Extra, batch: Batch, step: jax.Array, key: jax.Array | None
-    ) -> tuple[jax.Array, Extra]:
-        """Returns the number of statements that count, by which the loss is divided."""
-        return batch["valid"].sum(), extra
-
     def loss(
         self,
         params: Params,
@@ -162,12 +156,8 @@ class Nlvr(Task[NlvrConfig]):
           UserError: the model cannot verify, or no record has two images and a statement.
         """
         model.require("verify")
-        pairs, statements = [], []
-        for number, record in enumerate(dataset.records):
-            for statement in statements_of(record):
-                pairs.append(number)
-                statements.append(statement)
-        if not statements or np.ndim(dataset.images[np.array([0])]) != 5:
+        pairs, statements = dataset.entries(statements_of)
+        if not statements or not dataset.has_pairs:
             raise UserError(
                 f"no statement about two images in {dataset.name}; evaluate on a dataset with "
                 "second_image and statements"
@@ -206,8 +196,3 @@ class Nlvr(Task[NlvrConfig]):
             [s["label"] for s in asked],
             [s["group"] for s in asked],
         )
-
-
-def config(**changes: Any) -> NlvrConfig:
-    """Returns the recipe of the original for NLVR2."""
-    return NlvrConfig(**changes)

@@ -62,8 +62,3 @@ def predict_all(config: PretrainingConfig, model: Model, dataset: EvalDataset) -
     if model.can("caption"):
         predictions += predict_captions(model, dataset, config.decoding)
     return predictions
-
-
-def config(**changes: Any) -> PretrainingConfig:
-    """Returns the recipe of the paper."""
-    return PretrainingConfig(**changes)

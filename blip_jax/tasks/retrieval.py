@@ -205,8 +205,3 @@ def _recall(sums: np.ndarray) -> dict[str, np.ndarray]:
         to_image = 100 * sums[:, width + column] / sums[:, -1]
         found |= {f"tr@{k}": to_text, f"ir@{k}": to_image, f"r@{k}": (to_text + to_image) / 2}
     return found
-
-
-def config(**changes: Any) -> RetrievalConfig:
-    """Returns the recipe of the original for COCO."""
-    return RetrievalConfig(**changes)

@@ -33,7 +33,7 @@ def fill(
     """Returns `fresh` with the values of `params` where these have them.
 
     Args:
-      fresh: parameters of a task, with their shapes.
+      fresh: parameters of a task, or their shapes.
       params: of another run.
       origin: maps a path in `fresh`, as "med/layers/…", to the one in `params` it is taken from.
       is_new: whether a path in `fresh` stays as it is if `params` has nothing of its shape.

@@ -20,8 +20,7 @@ from blip_jax.data.pipeline import InvalidRecord
 from blip_jax.models import Model
 from blip_jax.models.dialogs import log_odds
 from blip_jax.nn import flops
-from blip_jax.runtime.errors import UserError
-from blip_jax.tasks.base import Batch, Extra, Params, Prediction, Task, TaskConfig
+from blip_jax.tasks.base import Batch, Params, Prediction, Task, TaskConfig, check_positive
 from blip_jax.tasks.dialog_ranking import dialog_metrics, dialog_submission, rank_rounds
 from blip_jax.tasks.eval_dataset import EvalDataset
 from blip_jax.tasks.pair_losses import pixels
@@ -43,9 +42,7 @@ class VisdialConfig(TaskConfig):
     eval_chunk: int = 25
 
     def __post_init__(self):
-        for name in ("negatives", "eval_chunk"):
-            if getattr(self, name) < 1:
-                raise UserError(f"task.{name} is {getattr(self, name)}; it must be 1 or more")
+        check_positive(self, "negatives", "eval_chunk")
 
     @property
     def candidates(self) -> int:
@@ -117,12 +114,6 @@ class Visdial(Task[VisdialConfig]):
 
     # Training
 
-    def prepare(
-        self, params: Params, extra: Extra, batch: Batch, step: jax.Array, key: jax.Array | None
-    ) -> tuple[jax.Array, Extra]:
-        """Returns the number of rounds that count, by which the loss is divided."""
-        return batch["valid"].sum(), extra
-
     def loss(
         self,
         params: Params,
@@ -176,8 +167,3 @@ class Visdial(Task[VisdialConfig]):
     def submission(self, predictions: Sequence[Prediction]) -> list[dict[str, Any]] | None:
         """Returns what VisDial's evaluation server takes; None if keys are no numbers."""
         return dialog_submission(predictions)
-
-
-def config(**changes: Any) -> VisdialConfig:
-    """Returns the recipe for VisDial v1.0."""
-    return VisdialConfig(**changes)

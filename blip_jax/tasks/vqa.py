@@ -5,6 +5,7 @@ Recipe: configs/vqa.yaml and models/blip_vqa.py of the original. A answers a que
 
 import collections
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -22,7 +23,7 @@ from blip_jax.metrics import vqa as vqa_metrics
 from blip_jax.models import Model
 from blip_jax.nn import flops
 from blip_jax.tasks.answers import answered_questions, predict_answers, training_answers
-from blip_jax.tasks.base import Batch, Extra, Params, Prediction, Task, TaskConfig
+from blip_jax.tasks.base import Batch, Params, Prediction, Task, TaskConfig, check_positive
 from blip_jax.tasks.eval_dataset import EvalDataset
 from blip_jax.tasks.pair_losses import pixels
 from blip_jax.tasks.starting_params import fill, resized_positions, without_role
@@ -46,6 +47,9 @@ class VqaConfig(TaskConfig):
     decoding: Decoding = Decoding(
         method="beam", num_beams=3, min_length=1, max_length=10, repetition_penalty=1.0
     )
+
+    def __post_init__(self):
+        check_positive(self, "max_answer_length", "max_answers", "num_candidates", "rank_k")
 
     def make(self, model, tokenizer, mesh=None, augment=None) -> "Vqa":
         return Vqa(self, model, tokenizer, mesh, augment)
@@ -130,12 +134,6 @@ class Vqa(Task[VqaConfig]):
             is_new=lambda name: name.startswith("med/decoder_cross_attention_context/"),
         )
 
-    def prepare(
-        self, params: Params, extra: Extra, batch: Batch, step: jax.Array, key: jax.Array | None
-    ) -> tuple[jax.Array, Extra]:
-        """Returns the number of questions that count, by which the loss is divided."""
-        return batch["valid"].sum(), extra
-
     def loss(
         self,
         params: Params,
@@ -216,13 +214,8 @@ def answer_weights(question: Mapping[str, Any]) -> dict[str, float]:
     """
     answers = question["answers"]
     weight = question.get("weight", 1.0)
-    weight = weight if isinstance(weight, int | float) and weight >= 0 else 1.0
+    weight = weight if isinstance(weight, int | float) and 0 <= weight < math.inf else 1.0
     return {
         answer: weight * count / len(answers)
         for answer, count in collections.Counter(answers).items()
     }
-
-
-def config(**changes: Any) -> VqaConfig:
-    """Returns the recipe of the original for VQA v2."""
-    return VqaConfig(**changes)

@@ -36,14 +36,19 @@ def load_init_params(source: str, task: Task, key: jax.Array) -> Params:
                     f"init.run {source} has model.{name}.{field.name} {values[0]}, the config "
                     f"{values[1]}; make them equal"
                 )
-    fresh = jax.jit(task.init_params)(key)
+    shapes = jax.eval_shape(task.init_params, key)
     try:
-        return task.adapt_params(checkpoint.params, checkpoint.config, fresh)
+        params = task.adapt_params(checkpoint.params, checkpoint.config, shapes)
     except KeyError as error:
         raise UserError(
             f"init.run {source} holds a {checkpoint.model_type} model without {error}, which "
             f"{task.config.name} needs; start from a pre-training run"
         ) from error
+    is_shape = lambda leaf: isinstance(leaf, jax.ShapeDtypeStruct)  # noqa: E731
+    if not any(map(is_shape, jax.tree.leaves(params))):
+        return params
+    fresh = jax.jit(task.init_params)(key)
+    return jax.tree.map(lambda own, new: new if is_shape(own) else own, params, fresh)
 
 
 def load_pretrained_encoders(
