@@ -1,6 +1,5 @@
 """The training loop on a tiny world: stopped and resumed equals never stopped, bit for bit."""
 
-import dataclasses
 import json
 import multiprocessing
 import os
@@ -13,74 +12,26 @@ import sys
 import jax
 import numpy as np
 import pytest
+import training_fixture
 from flax.traverse_util import flatten_dict
+from training_fixture import STEPS, tiny_run
 
 from blip_jax import nn
 from blip_jax.checkpoints import original, rules, tensors
 from blip_jax.data.mixture import Component, save_mixture
-from blip_jax.data.synthetic.builder import ShapesConfig, make_record, prepare
-from blip_jax.data.tokenizer import TokenIds, train_wordpiece
+from blip_jax.data.synthetic.builder import ShapesConfig, prepare
 from blip_jax.runtime.config import replace
 from blip_jax.runtime.errors import UserError
 from blip_jax.runtime.lock import folder_lock
 from blip_jax.runtime.signals import Interrupted
 from blip_jax.tasks.starting_params import select
-from blip_jax.train import config as run_config
 from blip_jax.train import loop
 from blip_jax.train.logger import Logger
-from blip_jax.train.mesh import check_batch, make_mesh
 from blip_jax.train.optimizer import Constant
 from blip_jax.train.setup import TrainSetup
 
-STEPS = 6
-MODEL = nn.preset("tiny", **{
-    "vit": {
-        "image_size": 16, "patch_size": 8, "width": 16, "depth": 1, "heads": 2, "drop_path": 0.1,
-    },  # fmt: skip
-    "med": {
-        "width": 16, "depth": 1, "heads": 2, "mlp_dim": 32, "max_length": 16, "dropout": 0.1,
-    },
-    "embed_dim": 8,
-    "scan_unroll": 1,
-})  # fmt: skip
-RECIPES = {
-    "pretraining": run_config.pretraining,
-    "captioning": run_config.captioning,
-    "retrieval": run_config.retrieval,
-}
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    """A folder with 24 images, a mixture of them, and a tokenizer trained on their texts."""
-    folder = tmp_path_factory.mktemp("world")
-    shapes = ShapesConfig(kind="human", train=24, val=0, test=0)
-    dataset = prepare(str(folder), shapes)
-    save_mixture(str(folder / "mixture.json"), [Component("human", dataset)])
-    texts = [text for i in range(24) for text in make_record(i, "train", shapes)["texts"]]
-    train_wordpiece(texts, str(folder / "tokenizer"), 120)
-    return folder
-
-
-@pytest.fixture
-def config(world):
-    return tiny_run(world)
-
-
-def tiny_run(world, task="pretraining", **changes):
-    config = replace(RECIPES[task](), model=MODEL)
-    if task != "captioning":
-        itc = {"queue_size": 20, "alpha_warmup_steps": 4}
-        changes = {"task.itc": itc, "task.itm": {"group_size": 2}, **changes}
-    return replace(
-        config,
-        **{
-            "optimizer.schedule": Constant(1e-3), "mesh.data": 4, "mesh.fsdp": 2,
-            "tokenizer": str(world / "tokenizer"), "data.mixture": str(world / "mixture.json"),
-            "batch_size": 8, "task.max_length": 12, "steps": STEPS, "log_every": 1,
-            "checkpoints.every": 4, **changes,
-        },
-    )  # fmt: skip
+world = training_fixture.world
+config = training_fixture.config
 
 
 @pytest.fixture(scope="module")
@@ -253,12 +204,6 @@ def test_two_beginnings_are_refused(world, whole):
 # User errors
 
 
-def test_init_from_a_missing_workdir_is_named(config, tmp_path):
-    config = replace(config, init={"run": str(tmp_path / "nowhere")})
-    with pytest.raises(UserError, match="nowhere does not exist"):
-        loop.train(config, str(tmp_path / "run"))
-
-
 def test_init_from_another_model_is_named(config, whole, tmp_path):
     config = replace(config, **{"init.run": str(whole[0]), "model.med.mlp_dim": 64})
     with pytest.raises(UserError, match=r"med\.mlp_dim 32"):
@@ -327,30 +272,3 @@ def test_a_workdir_has_one_writer(config, whole):
         pytest.raises(UserError, match=r"is in use by process \d+ on .* \(blip-jax train, since"),
     ):
         loop.train(config, str(whole[0]))
-
-
-def test_a_missing_mixture_is_named(config, tmp_path):
-    config = replace(config, data={"mixture": str(tmp_path / "mixtures" / "none.json")})
-    with pytest.raises(UserError, match=r"mixture file .*none\.json does not exist"):
-        loop.train(config, str(tmp_path))
-
-
-def test_texts_longer_than_the_model_reads_are_refused(config, tmp_path):
-    config = replace(config, task={"max_length": 17})
-    with pytest.raises(UserError, match=r"max_length is 17, .* 16"):
-        loop.train(config, str(tmp_path))
-
-
-def test_an_unknown_field_is_named_with_its_neighbour(config):
-    with pytest.raises(UserError, match="'batchsize'.*did you mean 'batch_size'"):
-        replace(config, batchsize=3)
-    with pytest.raises(UserError, match="'task.itc.momentun'.*did you mean 'momentum'"):
-        replace(config, **{"task.itc.momentun": 0.5})
-
-
-@pytest.mark.parametrize("task", RECIPES)
-def test_default_recipes_can_be_split_over_eight_devices(task):
-    config = RECIPES[task]()
-    made = config.task.make(config.model, TokenIds())
-    mesh = make_mesh(dataclasses.asdict(config.mesh))
-    check_batch(config.batch_size, config.accumulate_steps, made.group_size, mesh)
