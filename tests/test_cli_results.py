@@ -8,8 +8,8 @@ import types
 
 import numpy as np
 import pytest
+from commands_fixture import call, fails
 from malformed_files import jpeg
-from test_commands import call, fails
 
 from blip_jax import models
 from blip_jax.cli import results
