@@ -5,12 +5,12 @@ import os
 import pytest
 
 from blip_jax.capfilt.bootstrap import BootstrapConfig, bootstrap
-from blip_jax.capfilt.bootstrap.stages import Stages
 from blip_jax.cli.main import main
 from blip_jax.data.datasets import open_dataset
 from blip_jax.runtime.errors import UserError
 from blip_jax.runtime.fingerprint import FILE
 from blip_jax.runtime.lock import folder_lock
+from blip_jax.runtime.stages import Stages
 
 
 def test_a_stage_is_done_once(tmp_path):
@@ -21,7 +21,7 @@ def test_a_stage_is_done_once(tmp_path):
         return {"number": len(calls)}
 
     for _ in range(2):
-        stages = Stages(str(tmp_path), {"a": 1}, {})
+        stages = Stages(str(tmp_path), "bootstrap", {"a": 1}, {})
         assert stages.run_stage("first", work, "a note") == {"number": 1}
     assert stages.run_stage("second", lambda: None) == {}
     assert [(t["name"], t["note"]) for t in stages.times()] == [("first", "a note"), ("second", "")]
@@ -33,7 +33,7 @@ def test_a_stage_that_does_not_end_leaves_no_marker(tmp_path, error):
     def work():
         raise error
 
-    stages = Stages(str(tmp_path), {}, {})
+    stages = Stages(str(tmp_path), "bootstrap", {}, {})
     with pytest.raises(error):
         stages.run_stage("first", work)
     assert stages.times() == []
@@ -43,24 +43,26 @@ def test_a_stage_that_does_not_end_leaves_no_marker(tmp_path, error):
 def test_another_run_is_refused_by_the_names_that_differ(tmp_path):
     config = {"seed": 0, "pretrain": {"steps": 3, "lr": 0.1}, "arms": ["none"]}
     inputs = {"web": "3 files"}
-    Stages(str(tmp_path), {"seed": 9}, inputs)  # nothing was done: it can be replaced
-    Stages(str(tmp_path), config, inputs).run_stage("data", dict)
-    Stages(str(tmp_path), dict(reversed(config.items())), inputs)  # the order does not matter
+    Stages(str(tmp_path), "bootstrap", {"seed": 9}, inputs)  # nothing was done: it can be replaced
+    Stages(str(tmp_path), "bootstrap", config, inputs).run_stage("data", dict)
+    Stages(
+        str(tmp_path), "bootstrap", dict(reversed(config.items())), inputs
+    )  # the order does not matter
     other = {"pretrain": {"steps": 4, "lr": 0.1, "b1": 0.9}, "seed": 0, "arms": ["none"]}
     message = r"holds another run: config.pretrain.b1 was absent, now 0.9; config.pretrain.steps "
     with pytest.raises(UserError, match=message + "was 3, now 4; choose another"):
-        Stages(str(tmp_path), other, inputs)
+        Stages(str(tmp_path), "bootstrap", other, inputs)
     with pytest.raises(UserError, match='inputs.web was "3 files", now "4 files"; choose another'):
-        Stages(str(tmp_path), config, {"web": "4 files"})
-    Stages(str(tmp_path), config, inputs)  # and nothing was overwritten
+        Stages(str(tmp_path), "bootstrap", config, {"web": "4 files"})
+    Stages(str(tmp_path), "bootstrap", config, inputs)  # and nothing was overwritten
     (tmp_path / FILE).unlink()
     with pytest.raises(UserError, match=f"{FILE} is missing, so that nothing tells"):
-        Stages(str(tmp_path), config, inputs)
+        Stages(str(tmp_path), "bootstrap", config, inputs)
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"name": "first"}', "[" * 200_000])
 def test_a_damaged_marker_is_one_line(tmp_path, text):
-    stages = Stages(str(tmp_path), {}, {})
+    stages = Stages(str(tmp_path), "bootstrap", {}, {})
     stages.run_stage("first", dict)
     (tmp_path / "stages" / "first.json").write_text(text)
     for read in (lambda: stages.run_stage("first", dict), stages.times):

@@ -39,6 +39,10 @@ MAY_IMPORT: dict[str, set[str]] = {
         "runtime", "capfilt", "train", "tasks", "models", "checkpoints", "metrics", "reports",
         "data", "data/synthetic", "decoding", "nn", "losses",
     },
+    "comparison": {
+        "runtime", "train", "tasks", "models", "checkpoints", "metrics", "reports", "data",
+        "data/synthetic", "decoding", "nn", "losses",
+    },
 }  # fmt: skip
 MAY_IMPORT["cli"] = set(MAY_IMPORT)
 # The package itself, and what only names the version.

@@ -20,6 +20,7 @@ from blip_jax.runtime.suggestions import hint
 # Help text by verb. The verb's module has the same name and is imported when the verb is called.
 RUNS = {
     "bootstrap": "run the full pipeline: pre-train, CapFilt, pre-train again, evaluate",
+    "compare": "fine-tune tasks from a pre-training, from scratch, without images; a table",
     "train": "train one task; resumes from the newest checkpoint in the workdir",
     "capfilt": "caption every image of a dataset, score all texts, and write a mixture to train on",
     "assemble": "choose from stored scores the texts to train on; describe and show them",

@@ -36,6 +36,13 @@ def columns_of(rows: Rows) -> list[str]:
     return list(dict.fromkeys(key for row in rows for key in row))
 
 
+def spread(values: Sequence[float]) -> float | tuple[float, float]:
+    """Returns the mean and the standard deviation of several values, or a single value itself."""
+    if len(values) == 1:
+        return values[0]
+    return float(np.mean(values)), float(np.std(values, ddof=1))
+
+
 def heading(name: str) -> str:
     """Returns a key as the heading of its column: "mean_p_match" as "mean P(match)"."""
     return str(name).replace("p_match", "P(match)").replace("_", " ")

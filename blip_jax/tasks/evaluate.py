@@ -83,7 +83,7 @@ def _measure(
 ) -> tuple[list[Prediction], dict[str, float], Any]:
     if config.predictions:
         predictions = read_predictions(config.predictions)
-        task = _scoring_task(config.task)
+        task = scoring_task(config.task)
         records = read_records(config.dataset, config.split)
         nothing = (
             f"{config.predictions} has no prediction of an image of {config.dataset}, split "
@@ -114,7 +114,7 @@ def _measure(
     return predictions, metrics, submission
 
 
-def _scoring_task(config: TaskConfig) -> EvaluationTask:
+def scoring_task(config: TaskConfig) -> EvaluationTask:
     """Returns the task for its `evaluate` alone, which needs no network."""
     return config.make(nn.preset("base", med={"sharing": "none"}), TokenIds())  # any task's
 

@@ -59,17 +59,11 @@ def rows(config: BootstrapConfig, runs: list) -> list[dict]:
         for column, name in COLUMNS.items():
             values = [run.found[arm][name] for run in runs if name in run.found[arm]]
             if values:
-                row[column] = _spread(values)
+                row[column] = tables.spread(values)
         for origin in storage.ORIGINS:
             row[f"{origin} texts"] = round(np.mean([run.kept[arm][origin] for run in runs]))
         table.append(row)
     return table
-
-
-def _spread(values: list[float]) -> float | tuple[float, float]:
-    if len(values) == 1:
-        return values[0]
-    return float(np.mean(values)), float(np.std(values, ddof=1))
 
 
 def write(config: BootstrapConfig, workdir: str, runs: list) -> list[dict]:
@@ -114,7 +108,7 @@ def _average_rows(measured: list[dict]) -> list[dict]:
     found = []
     for same in zip(*(m.get("rows", []) for m in measured), strict=True):
         numbers = {
-            name: _spread([row[name] for row in same]) for name in same[0] if name != "origin"
+            name: tables.spread([row[name] for row in same]) for name in same[0] if name != "origin"
         }
         numbers["count"] = same[0]["count"]
         found.append({"origin": same[0]["origin"], **numbers})

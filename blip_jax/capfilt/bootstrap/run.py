@@ -10,7 +10,6 @@ from etils import epath
 from blip_jax.capfilt import mixture, run, storage
 from blip_jax.capfilt.bootstrap import results
 from blip_jax.capfilt.bootstrap.config import ARMS, BootstrapConfig
-from blip_jax.capfilt.bootstrap.stages import Stages
 from blip_jax.data.datasets import open_dataset
 from blip_jax.data.mixture import Component
 from blip_jax.data.synthetic.builder import ShapesConfig, prepare
@@ -21,9 +20,14 @@ from blip_jax.models import load
 from blip_jax.runtime.config import replace, to_json
 from blip_jax.runtime.fingerprint import folder_digest
 from blip_jax.runtime.lock import folder_lock
+from blip_jax.runtime.stages import Stages
 from blip_jax.tasks.evaluate import evaluate
 from blip_jax.train.config import TrainConfig
 from blip_jax.train.loop import train
+
+# Fields that do not decide the results; paths are left out because contents are compared.
+FREE = ("config.human_dataset", "config.web_dataset", "config.test_dataset", "config.tokenizer",
+        "config.title", "config.gallery_images")  # fmt: skip
 
 
 def bootstrap(config: BootstrapConfig, workdir: str) -> list[dict]:
@@ -42,7 +46,7 @@ def bootstrap(config: BootstrapConfig, workdir: str) -> list[dict]:
     with folder_lock(workdir, "bootstrap"):
         runs = []
         if len(config.seeds) > 1:
-            Stages(workdir, to_json(config), inputs)
+            Stages(workdir, "bootstrap", to_json(config), inputs, FREE)
         for seed in config.seeds:
             folder = workdir if len(config.seeds) == 1 else f"{workdir}/seed-{seed}"
             runs.append(BootstrapRun(config, folder, seed, inputs))
@@ -85,7 +89,8 @@ class BootstrapRun:
 
     def __init__(self, config: BootstrapConfig, workdir: str, seed: int, inputs: Mapping[str, str]):
         self.config, self.workdir, self.seed = config, workdir, seed
-        self.stages = Stages(workdir, {**to_json(config), "seeds": [seed]}, inputs)
+        settings = {**to_json(config), "seeds": [seed]}
+        self.stages = Stages(workdir, "bootstrap", settings, inputs, FREE)
         self.data: dict[str, str] = {}
         self.found: dict[str, dict] = {}  # an arm's evaluation
         self.kept: dict[str, dict] = {}  # an arm's counts of texts

@@ -74,6 +74,8 @@ class ShapesConfig(tfds.core.BuilderConfig):
         Which of two synonyms was said cannot be known, so recall at 1 cannot reach 100 then.
       motion: of the objects in clips: "partial" (none) or "hop".
       frames: frames of a clip, 2 or more.
+      blank_images: whether all pictures are grey, to see what can be learned from texts alone. The
+        records do not differ otherwise.
       name: leave it out; it is the kind and a digest of the settings, so that each build has a
         folder of its own.
 
@@ -98,6 +100,7 @@ class ShapesConfig(tfds.core.BuilderConfig):
     option_synonyms: bool = False
     motion: str = "partial"
     frames: int = 16
+    blank_images: bool = False
 
     def __post_init__(self):
         if self.kind not in KINDS:
@@ -164,6 +167,8 @@ class ShapesConfig(tfds.core.BuilderConfig):
         """Returns all that determines the records, as plain JSON values."""
         names = ("kind", *SPLITS, *SETTINGS[self.kind], "seed")
         values = {name: getattr(self, name) for name in names}
+        if self.blank_images:
+            values["blank_images"] = True
         return {**values, "world": dataclasses.asdict(self.world)}
 
     def counts(self) -> dict[str, int]:

@@ -41,6 +41,7 @@ class ShapesDatasetConfig:
     option_synonyms: bool = False  # whether options may be synonyms of the right answer
     motion: str = "partial"  # of objects in clips: partial (none) or hop (from cell to cell)
     frames: int = 16  # frames of a clip
+    blank_images: bool = False  # make all pictures grey, to see what texts alone say
     seed: int = 0  # another seed gives other records
     workers: int = 1  # processes that draw the pictures; it does not change them
 
@@ -68,7 +69,7 @@ def prepare_dataset(config: ShapesDatasetConfig, workdir: str) -> None:
     if (folder / "features.json").exists():
         settings = to_json(dataclasses.replace(config, workers=1))
         made = read_json(folder / "config.json") if (folder / "config.json").exists() else {}
-        if {**made, "workers": 1} != settings:
+        if {"blank_images": False, **made, "workers": 1} != settings:
             raise UserError(f"{workdir} holds another dataset; choose another --workdir")
         return
     with atomic_folder(workdir) as temporary:

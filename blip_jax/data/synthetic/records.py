@@ -14,10 +14,11 @@ from blip_jax.data.synthetic.config import KINDS, SPLITS, ShapesConfig
 from blip_jax.data.synthetic.dialogs import sample_dialog
 from blip_jax.data.synthetic.noise import make_noise
 from blip_jax.data.synthetic.questions import sample_questions
-from blip_jax.data.synthetic.scenes import Scene, World, describe, render, sample_scene
+from blip_jax.data.synthetic.scenes import Scene, describe, render, sample_scene
 from blip_jax.data.synthetic.statements import sample_statement_about_pair
 
 NOISE_MIX = {"mismatch": 0.5, "boilerplate": 0.15, "filename": 0.05, "one_attribute_wrong": 0.3}
+BLANK = 128  # value of all pixels of a blank image
 
 
 def make_record(index: int, split: str, config: ShapesConfig) -> dict:
@@ -44,7 +45,7 @@ def make_record(index: int, split: str, config: ShapesConfig) -> dict:
 
 def _caption_record(config: ShapesConfig, rng: np.random.Generator) -> dict:
     scene = sample_scene(rng, config.world)
-    image = _png(scene, config.world, rng)
+    image = _png(scene, config, rng)
     noise, short = "", False
     if config.kind == "human":
         texts = [describe(scene, rng) for _ in range(config.captions_per_image)]
@@ -65,7 +66,7 @@ def _vqa(key: str, index: int, config: ShapesConfig, pair_rng, rng) -> dict:
         config.templates, config.questions_per_image, index % 2, config.world, pair_rng, rng
     )
     return {
-        "image": _png(scene, config.world, rng),
+        "image": _png(scene, config, rng),
         "truth": json.dumps({"scene": scene.to_dict()}),
         "fields": json.dumps({"questions": _with_ids(key, found)}),
     }
@@ -78,8 +79,8 @@ def _pairs(key: str, index: int, config: ShapesConfig, pair_rng, rng) -> dict:
     group = f"{key.rpartition('-')[0]}-{index // 2:07d}"
     statement = {"id": f"{group}-{index % 2}", **statement, "group": group}
     return {
-        "image": _png(left, config.world, rng),
-        "second_image": _png(right, config.world, rng),
+        "image": _png(left, config, rng),
+        "second_image": _png(right, config, rng),
         "truth": json.dumps({"scene": left.to_dict(), "second_scene": right.to_dict()}),
         "fields": json.dumps({"statements": [statement]}),
     }
@@ -90,7 +91,7 @@ def _dialog(key: str, index: int, config: ShapesConfig, pair_rng, rng) -> dict:
         config.templates, config.rounds, config.options, config.option_synonyms, config.world, rng
     )
     return {
-        "image": _png(scene, config.world, rng),
+        "image": _png(scene, config, rng),
         "texts": [dialog["caption"]],
         "truth": json.dumps({"scene": scene.to_dict()}),
         "fields": json.dumps(dialog),
@@ -105,7 +106,7 @@ def _clips(key: str, index: int, config: ShapesConfig, pair_rng, rng) -> dict:
     frames = clips.sample_frames(scene, config.motion, config.frames, world, rng)
     truth = {"scene": scene.to_dict(), "frames": [frame.to_dict() for frame in frames]}
     return {
-        "video": clips.encode_video([render(frame, world, rng) for frame in frames]),
+        "video": clips.encode_video([_pixels(frame, config, rng) for frame in frames]),
         "texts": [clips.clip_caption(scene, config.motion, rng)],
         "truth": json.dumps(truth),
         "fields": json.dumps({"questions": _with_ids(key, found)}),
@@ -116,7 +117,13 @@ def _with_ids(key: str, questions: list[dict]) -> list[dict]:
     return [{"id": f"{key}-{number}", **question} for number, question in enumerate(questions)]
 
 
-def _png(scene: Scene, world: World, rng: np.random.Generator) -> bytes:
+def _pixels(scene: Scene, config: ShapesConfig, rng: np.random.Generator) -> np.ndarray:
+    """Returns the picture of a scene, or a blank one that takes the same random numbers."""
+    pixels = render(scene, config.world, rng)
+    return np.full_like(pixels, BLANK) if config.blank_images else pixels
+
+
+def _png(scene: Scene, config: ShapesConfig, rng: np.random.Generator) -> bytes:
     file = io.BytesIO()
-    Image.fromarray(render(scene, world, rng)).save(file, "PNG", compress_level=1)
+    Image.fromarray(_pixels(scene, config, rng)).save(file, "PNG", compress_level=1)
     return file.getvalue()

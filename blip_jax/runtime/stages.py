@@ -3,7 +3,7 @@
 import json
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from etils import epath
@@ -12,9 +12,8 @@ from blip_jax.runtime.errors import UserError
 from blip_jax.runtime.files import atomic_write, read_json, write_json
 from blip_jax.runtime.fingerprint import FILE, check_fingerprint
 
-# Fields that do not decide the results; paths are left out because contents are compared.
-FREE = ("config.human_dataset", "config.web_dataset", "config.test_dataset", "config.tokenizer",
-        "config.title", "config.gallery_images")  # fmt: skip
+# Folders that the first stage of a run makes before it is done.
+FIRST_FOLDERS = ("data", "tokenizer")
 
 
 class Stages:
@@ -22,22 +21,30 @@ class Stages:
 
     Args:
       workdir: folder of the run; made if missing.
+      verb: of the command line, which the workdir belongs to.
       config: everything that affects the results. A workdir belongs to one config.
       inputs: digests of the files that the run is given.
+      free: names of fields that may change when a run is resumed, as "config.title".
 
     Raises:
       UserError: the workdir holds another run.
     """
 
-    def __init__(self, workdir: str, config: Mapping[str, Any], inputs: Mapping[str, Any]):
+    def __init__(
+        self,
+        workdir: str,
+        verb: str,
+        config: Mapping[str, Any],
+        inputs: Mapping[str, Any],
+        free: Sequence[str] = (),
+    ):
         self.workdir = epath.Path(workdir)
         self._markers = self.workdir / "stages"
         done = any(self._markers.glob("*.json"))
-        # The first stage makes these folders before it is done.
-        made = any((self.workdir / name).exists() for name in ("data", "tokenizer"))
+        made = any((self.workdir / name).exists() for name in FIRST_FOLDERS)
         begun = done or (made and (self.workdir / FILE).exists())
         values = {"config": dict(config), "inputs": dict(inputs)}
-        check_fingerprint(self.workdir, "bootstrap", values, begun=begun, free=FREE)
+        check_fingerprint(self.workdir, verb, values, begun=begun, free=free)
         self._markers.mkdir(parents=True, exist_ok=True)
         write_json(self.workdir / "config.json", dict(config))
 
