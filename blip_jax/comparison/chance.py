@@ -35,13 +35,13 @@ def predict_by_chance(task: TaskConfig, train: Records, test: Records) -> list[P
             (q["template"], a) for r in train for q in questions_of(r) for a in q["answers"]
         )
         return [
-            {"key": q["id"], "answer": max(counts[q["template"]], key=counts[q["template"]].get)}
+            {"key": q["id"], "answer": _most_frequent(counts[q["template"]], "")}
             for record in test
             for q in questions_of(record)
         ]
     if isinstance(task, NlvrConfig):
         labels = collections.Counter(s["label"] for record in train for s in statements_of(record))
-        answer = bool(max(labels, key=lambda label: labels[label]))
+        answer = bool(_most_frequent(labels, True))
         return [{"key": s["id"], "answer": answer} for r in test for s in statements_of(r)]
     if isinstance(task, VisdialConfig):
         counts = _counts((x["template"], x["answer"]) for r in train for x in rounds_of(r))
@@ -57,6 +57,10 @@ def predict_by_chance(task: TaskConfig, train: Records, test: Records) -> list[P
             for number, record in enumerate(test)
         ]
     return []
+
+
+def _most_frequent(counts: collections.Counter, default: Any) -> Any:
+    return max(counts, key=lambda value: counts[value], default=default)
 
 
 def _counts(pairs: Iterable[tuple[str, str]]) -> dict[str, collections.Counter]:

@@ -94,6 +94,21 @@ def histogram(counts: Mapping[str, Sequence], chosen: float | None, title: str) 
     return _svg(figure, title)
 
 
+def bars(values: Mapping[str, float | tuple[float, float] | None], title: str) -> Markup:
+    """Draws one horizontal bar for each name, a number or (mean, spread); None: no bar."""
+    figure, axes = _axes()
+    places = range(len(values))
+    for place, value in zip(places, values.values(), strict=True):
+        if value is not None:
+            mean, spread = value if isinstance(value, tuple | list) else (value, None)
+            error = {"xerr": spread, "ecolor": _INK, "capsize": 3} if spread is not None else {}
+            axes.barh(place, mean, 0.62, color=_SERIES[place % len(_SERIES)], **error)
+    axes.set_yticks(list(places), list(values))
+    axes.invert_yaxis()
+    axes.grid(visible=False, axis="y")
+    return _svg(figure, title)
+
+
 def counts(histogram: Mapping[str, Sequence], chosen: float | None, title: str) -> Markup:
     """Draws counts of texts of unknown truth in bins of P(match): {"edges", "texts"}."""
     figure, axes = _axes()
