@@ -52,6 +52,19 @@ def test_the_command_makes_a_dataset_that_reads_back(kind, tmp_path, capsys):
     assert "holds another dataset; choose another --workdir" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("kind", ("human", "web", *KINDS))
+def test_blank_images_change_no_other_value(kind):
+    seen, blank = (
+        make_record(3, "train", ShapesConfig(kind=kind, blank_images=value))
+        for value in (False, True)
+    )
+    for name in seen:
+        if "image" in name:
+            assert decode(seen[name]).std() > 0 and decode(blank[name]).std() == 0
+        else:
+            assert seen[name] == blank[name]
+
+
 def test_several_questions_of_an_image_are_one_record(tmp_path):
     config = ShapesDatasetConfig(train=4, val=0, test=0, questions_per_image=3)
     prepare_dataset(config, str(tmp_path / "vqa"))
