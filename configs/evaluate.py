@@ -3,12 +3,18 @@
     blip-jax evaluate --workdir runs/eval \\
         --config.model=RUN --config.dataset=DIR --config.split=test
 
-`--config evaluate:TASK` measures one task by its recipe: captioning, retrieval, vqa, nlvr,
-visdial.
+Variants: a task, `captioning`, `retrieval`, `vqa`, `nlvr` or `visdial`, alone or with a published
+dataset, which sets the split that the paper reports:
+
+    blip-jax evaluate --config evaluate:retrieval,flickr30k --workdir runs/eval_flickr30k \\
+        --config.model=RUN --config.dataset=DIR
+
+Retrieval: `coco` (test; ITM scores 256 candidates a query) or `flickr30k` (test; 128). Captioning:
+`coco` (test) or `nocaps` (val, with scores by domain). VQA: `vqa_v2` (test: submission.json).
+NLVR2: `nlvr2` (test1). VisDial: `visdial` (val).
 """
 
-from blip_jax.runtime.errors import UserError
-from blip_jax.runtime.suggestions import hint
+from blip_jax.runtime.variants import choose
 from blip_jax.tasks import (
     CaptioningConfig,
     NlvrConfig,
@@ -18,19 +24,27 @@ from blip_jax.tasks import (
     VqaConfig,
 )
 from blip_jax.tasks.evaluate import EvaluateConfig
+from blip_jax.train import recipes
 
+# What is measured, and on which split of each dataset.
 TASKS = {
-    "pretraining": PretrainingConfig,
-    "captioning": lambda: CaptioningConfig(java_metrics=True),
-    "retrieval": RetrievalConfig,
-    "vqa": VqaConfig,
-    "nlvr": NlvrConfig,
-    "visdial": VisdialConfig,
+    "pretraining": (PretrainingConfig(), {"coco": "test"}),
+    "captioning": (CaptioningConfig(java_metrics=True), {"coco": "test", "nocaps": "val"}),
+    "retrieval": (RetrievalConfig(), {"coco": "test", "flickr30k": "test"}),
+    "vqa": (VqaConfig(), {"vqa_v2": "test"}),
+    "nlvr": (NlvrConfig(), {"nlvr2": "test1"}),
+    "visdial": (VisdialConfig(), {"visdial": "val"}),
 }
 
 
-def get_config(task: str = "pretraining") -> EvaluateConfig:
-    """`task`: what is measured, of TASKS."""
-    if task not in TASKS:
-        raise UserError(f"config evaluate has no variant {task!r}; {hint(task, TASKS)}")
-    return EvaluateConfig(task=TASKS[task]())
+def get_config(variant: str = "pretraining") -> EvaluateConfig:
+    """`variant`: what is measured, of TASKS, or this and one of its datasets, a comma between."""
+    name, _, dataset = variant.partition(",")
+    (name,) = choose("evaluate", name, TASKS)
+    task, splits = TASKS[name]
+    if not dataset:
+        return EvaluateConfig(task=task)
+    (dataset,) = choose(f"evaluate:{name}", dataset, splits)
+    if name == "retrieval":
+        task = recipes.retrieval(dataset).task
+    return EvaluateConfig(task=task, split=splits[dataset])

@@ -28,7 +28,8 @@ from blip_jax.runtime.config import replace
 from blip_jax.runtime.errors import UserError
 from blip_jax.runtime.suggestions import hint
 from blip_jax.train.aot import topology
-from blip_jax.train.config import TrainConfig, pretraining
+from blip_jax.train.config import TrainConfig
+from blip_jax.train.recipes import pretraining
 
 MODELS = ("vit_b", "vit_l", "tiny")
 

@@ -22,7 +22,7 @@ IMAGES, BATCH, STEPS = 24, 8, 20
 CONFIG = """
 from blip_jax import nn
 from blip_jax.runtime.config import replace
-from blip_jax.train import config
+from blip_jax.train import recipes
 from blip_jax.train.optimizer import Constant
 
 
@@ -34,7 +34,7 @@ def get_config():
         embed_dim=8, scan_unroll=1,
     )
     run = replace(
-        config.{recipe}(), model=model, tokenizer="{folder}/tokenizer",
+        recipes.{recipe}(), model=model, tokenizer="{folder}/tokenizer",
         data={"mixture": "{folder}/mixture.json"}, batch_size=8, steps=20, log_every=1,
         checkpoints={"every": 5, "keep_every": 10}, task={"max_length": 12},
         optimizer={"schedule": Constant(3e-4)},

@@ -18,8 +18,8 @@ from blip_jax.runtime.errors import UserError
 from blip_jax.tasks.captioning import PROMPT
 from blip_jax.train.aot import compile, topology
 from blip_jax.train.aot.roofline import Roofline
-from blip_jax.train.config import captioning, retrieval
 from blip_jax.train.mesh import check_batch
+from blip_jax.train.recipes import captioning, retrieval
 
 ROOT = pathlib.Path(__file__).parent.parent
 CHIPS = {"v4-32": 16, "v5e-64": 64, "v5p-64": 32, "v6e-64": 64}

@@ -20,8 +20,7 @@ from blip_jax.runtime.errors import UserError
 from blip_jax.tasks.eval_dataset import EvalDataset
 from blip_jax.tasks.evaluate import EvaluateConfig, evaluate
 from blip_jax.tasks.visdial import VisdialConfig
-from blip_jax.train import config as recipes
-from blip_jax.train import loop
+from blip_jax.train import loop, recipes
 from blip_jax.train.init_params import load_init_params
 from blip_jax.train.optimizer import Constant
 

@@ -22,8 +22,7 @@ from blip_jax.tasks.eval_dataset import EvalDataset
 from blip_jax.tasks.evaluate import EvaluateConfig, evaluate
 from blip_jax.tasks.nlvr import NlvrConfig
 from blip_jax.tasks.vqa import VqaConfig, answer_weights
-from blip_jax.train import config as recipes
-from blip_jax.train import loop
+from blip_jax.train import loop, recipes
 from blip_jax.train.init_params import load_init_params
 from blip_jax.train.optimizer import Constant
 

@@ -7,7 +7,7 @@ from blip_jax.data.mixture import Component, save_mixture
 from blip_jax.data.synthetic.builder import ShapesConfig, make_record, prepare
 from blip_jax.data.tokenizer import train_wordpiece
 from blip_jax.runtime.config import replace
-from blip_jax.train import config as run_config
+from blip_jax.train import recipes
 from blip_jax.train.optimizer import Constant
 
 STEPS = 6
@@ -22,9 +22,9 @@ MODEL = nn.preset("tiny", **{
     "scan_unroll": 1,
 })  # fmt: skip
 RECIPES = {
-    "pretraining": run_config.pretraining,
-    "captioning": run_config.captioning,
-    "retrieval": run_config.retrieval,
+    "pretraining": recipes.pretraining,
+    "captioning": recipes.captioning,
+    "retrieval": recipes.retrieval,
 }
 
 

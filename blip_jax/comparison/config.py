@@ -8,15 +8,8 @@ from blip_jax.runtime.errors import UserError
 from blip_jax.runtime.suggestions import hint
 from blip_jax.tasks.base import TaskConfig
 from blip_jax.tasks.pretraining import PretrainingConfig
-from blip_jax.train.config import (
-    TrainConfig,
-    captioning,
-    nlvr,
-    pretraining,
-    retrieval,
-    visdial,
-    vqa,
-)
+from blip_jax.train.config import TrainConfig
+from blip_jax.train.recipes import captioning, nlvr, pretraining, retrieval, visdial, vqa
 
 # What is compared: the parameters that a model starts from, and whether it sees images.
 ARMS = ("fine-tuned", "scratch", "blank")

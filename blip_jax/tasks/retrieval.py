@@ -33,7 +33,7 @@ class RetrievalConfig(TaskConfig):
     lm: ClassVar[None] = None
 
     max_length: int = 35  # tokens of a text; longer texts are truncated
-    itc: ItcConfig = ItcConfig(positives="image", alpha_warmup_steps=2215)
+    itc: ItcConfig = ItcConfig(positives="image", alpha_warmup_steps=2213)
     itm: ItmConfig = ItmConfig(group_size=32, floor=0.0)
     rerank_k: int = 256  # candidates per query that ITM scores in evaluation; 0: ITC alone
     gallery_size: int = 0  # images per gallery in evaluation; 0: one gallery of all images

@@ -6,16 +6,11 @@ from typing import Literal
 from blip_jax import nn
 from blip_jax.data.augment import AugmentConfig
 from blip_jax.nn import BlipConfig
-from blip_jax.runtime.config import replace, required
+from blip_jax.runtime.config import required
 from blip_jax.runtime.errors import UserError
 from blip_jax.tasks.base import TaskConfig
-from blip_jax.tasks.captioning import CaptioningConfig
-from blip_jax.tasks.nlvr import NlvrConfig
 from blip_jax.tasks.pretraining import PretrainingConfig
-from blip_jax.tasks.retrieval import RetrievalConfig
-from blip_jax.tasks.visdial import VisdialConfig
-from blip_jax.tasks.vqa import VqaConfig
-from blip_jax.train.optimizer import EpochCosine, OptimizerConfig
+from blip_jax.train.optimizer import OptimizerConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,51 +124,3 @@ class TrainConfig:
         if not (first.isdigit() and last.isdigit() and int(first) < int(last)):
             raise UserError(f"profile is {self.profile!r}; give FIRST:LAST steps, as 100:110")
         return int(first), int(last)
-
-
-def pretraining(**changes) -> TrainConfig:
-    """Returns the paper's pre-training of ViT-B on 14M pairs; `changes` by `config.replace`."""
-    return replace(TrainConfig(), **changes)
-
-
-def captioning(**changes) -> TrainConfig:
-    """Returns the fine-tuning of a captioner on COCO (configs/caption_coco.yaml)."""
-    return replace(_fine_tuning(CaptioningConfig(), epochs=5), **changes)
-
-
-def retrieval(**changes) -> TrainConfig:
-    """Returns the fine-tuning for retrieval on COCO (configs/retrieval_coco.yaml)."""
-    return replace(_fine_tuning(RetrievalConfig(), epochs=6), **changes)
-
-
-def vqa(**changes) -> TrainConfig:
-    """Returns the fine-tuning for VQA v2 with Visual Genome's questions (configs/vqa.yaml)."""
-    # 658,000 questions of training and validation, 726,000 of Visual Genome.
-    schedule = EpochCosine(peak_lr=2e-5, steps_per_epoch=5400)
-    config = _fine_tuning(VqaConfig(), 10, schedule)
-    model = {"vit.image_size": 480, "vit.drop_path": 0.1, "med.sharing": "none"}
-    return replace(config, **{f"model.{name}": value for name, value in model.items()} | changes)
-
-
-def nlvr(**changes) -> TrainConfig:
-    """Returns the fine-tuning for NLVR2 (configs/nlvr.yaml)."""
-    schedule = EpochCosine(peak_lr=3e-5, steps_per_epoch=337)  # 86,373 statements
-    config = _fine_tuning(NlvrConfig(), 15, schedule)
-    return replace(config, **{"model.vit.drop_path": 0.1} | changes)
-
-
-def visdial(**changes) -> TrainConfig:
-    """Returns the fine-tuning for VisDial v1.0 (paper, section 5.5); its code was not released."""
-    schedule = EpochCosine(peak_lr=2e-5, steps_per_epoch=514)  # 123,287 dialogs
-    config = replace(_fine_tuning(VisdialConfig(), 20, schedule), batch_size=240)
-    return replace(config, **changes)
-
-
-def _fine_tuning(task: TaskConfig, epochs: int, schedule: EpochCosine | None = None) -> TrainConfig:
-    schedule = schedule or EpochCosine()
-    return replace(
-        TrainConfig(task=task, optimizer=OptimizerConfig(schedule=schedule)),
-        batch_size=256,
-        steps=schedule.steps_per_epoch * epochs,
-        **{"model.vit.image_size": 384, "data.augment.min_crop_area": 0.5},
-    )

@@ -76,7 +76,7 @@ class EpochCosine(Schedule):
 
     peak_lr: float = 1e-5  # highest learning rate
     min_lr: float = 0.0  # learning rate after the last epoch
-    steps_per_epoch: int = 2215  # COCO's 567,000 pairs in batches of 256
+    steps_per_epoch: int = 2213  # COCO's 566,747 pairs in batches of 256
 
     def make(self, total_steps: int) -> optax.Schedule:
         epochs = max(-(-total_steps // self.steps_per_epoch), 1)

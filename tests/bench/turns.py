@@ -36,12 +36,12 @@ def step(world: pathlib.Path):
     import jax
 
     from blip_jax.runtime.config import replace
-    from blip_jax.train import config
+    from blip_jax.train import recipes
     from blip_jax.train.mesh import put_batch
     from blip_jax.train.setup import TrainSetup
 
     run = replace(
-        config.pretraining(),
+        recipes.pretraining(),
         model=model_config(), tokenizer=f"{world}/tokenizer", batch_size=32,
         **{"data.mixture": f"{world}/mixture.json", "task.max_length": 16,
            "task.itc.queue_size": 256, "task.itm.group_size": 16},

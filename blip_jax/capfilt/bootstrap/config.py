@@ -8,7 +8,8 @@ from blip_jax.runtime.suggestions import hint
 from blip_jax.tasks.captioning import GREEDY
 from blip_jax.tasks.evaluate import EvaluateConfig
 from blip_jax.tasks.pretraining import PretrainingConfig
-from blip_jax.train.config import TrainConfig, captioning, pretraining, retrieval
+from blip_jax.train.config import TrainConfig
+from blip_jax.train.recipes import captioning, pretraining, retrieval
 
 # Web texts that each arm of the comparison trains on, in addition to the human pairs:
 # (origins, whether the filter selects among them).

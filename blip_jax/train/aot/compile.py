@@ -22,8 +22,9 @@ from blip_jax.nn import flops
 from blip_jax.runtime.config import replace
 from blip_jax.train.aot import hlo, memory_traffic, topology
 from blip_jax.train.aot.roofline import Roofline, roofline
-from blip_jax.train.config import TrainConfig, captioning, retrieval
+from blip_jax.train.config import TrainConfig
 from blip_jax.train.mesh import batch_sharding
+from blip_jax.train.recipes import captioning, retrieval
 from blip_jax.train.setup import TrainSetup
 
 GIB = 2**30
