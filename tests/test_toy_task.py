@@ -1,15 +1,11 @@
-"""A task of its own in one file: it trains, resumes, evaluates and compiles with no edit elsewhere.
+"""A task of its own in one file: it trains, resumes and evaluates with no edit elsewhere.
 
 It learns from an image how many objects the Shapes dataset has drawn in it.
 """
 
 import dataclasses
-import importlib.util
 import json
 import os
-import pathlib
-import subprocess
-import sys
 from typing import ClassVar
 
 import jax
@@ -32,7 +28,6 @@ from blip_jax.train.config import TrainConfig
 from blip_jax.train.logger import Logger
 from blip_jax.train.optimizer import Constant
 
-HERE = pathlib.Path(__file__).parent
 STEPS = 6
 
 
@@ -124,11 +119,6 @@ def toy_config(**changes):
     return replace(config, batch_size=8, steps=STEPS, log_every=1, **settings)
 
 
-def get_config():
-    """This file is a config file too, for `blip-jax compile`."""
-    return toy_config(**{"mesh.data": 2})
-
-
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
     world = tiny_dataset.build(tmp_path_factory.mktemp("world"))
@@ -206,17 +196,3 @@ def test_what_it_cannot_use_is_counted(world, config, tmp_path, capsys):
 
 def tiny_dataset_records():
     return [tiny_dataset.make_record(row, "train", tiny_dataset.HUMAN) for row in range(3)]
-
-
-@pytest.mark.slow
-@pytest.mark.tpu_compile
-@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="no TPU compiler")
-def test_it_compiles_for_a_tpu():
-    """In a process of its own, as the environment must be set before jax is imported."""
-    env = {k: v for k, v in os.environ.items() if k not in ("XLA_FLAGS", "JAX_PLATFORMS")}
-    env["PYTHONPATH"] = os.pathsep.join([str(HERE), str(HERE.parent), env.get("PYTHONPATH", "")])
-    line = [sys.executable, "-m", "blip_jax", "compile", "--config", str(HERE / "test_toy_task.py")]
-    line += ["--topology=v5e:2x2", "--programs=step"]
-    done = subprocess.run(line, cwd=HERE.parent, env=env, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "yes" in done.stdout

@@ -69,8 +69,8 @@ def read(
     stored, meta = load_state_items(os.fspath(source), names)
     if meta.model_type not in nn.MODEL_TYPES:
         raise UserError(
-            f"{source} holds a model of type {meta.model_type!r:.80}; supported: "
-            f"{', '.join(nn.MODEL_TYPES)}"
+            f"{source} holds a model of type {meta.model_type!r:.80}; import the file that "
+            f"registers it, or load one of type {', '.join(nn.MODEL_TYPES)}"
         )
     _check_finite(source, stored["params"])
     own = epath.Path(source) / TOKENIZER

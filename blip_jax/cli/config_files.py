@@ -74,8 +74,17 @@ def _split(spec: str) -> tuple[str, str, str]:
 
 
 def _module(path: pathlib.Path) -> Any:
+    """Runs a config file, which may import files of its own folder."""
     spec = importlib.util.spec_from_file_location(MODULE, path)
     module = importlib.util.module_from_spec(spec)
     sys.modules[MODULE] = module  # dataclasses look up their module there
-    spec.loader.exec_module(module)
+    folder = path.parent.absolute()
+    if folder == _folder().absolute():  # whose files have names of other packages, as evaluate
+        spec.loader.exec_module(module)
+        return module
+    sys.path.insert(0, str(folder))
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.remove(str(folder))
     return module

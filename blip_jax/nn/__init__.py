@@ -16,7 +16,14 @@ from blip_jax.nn.configs import (
     param_group_name,
     preset,
 )
-from blip_jax.nn.model_types import MODEL_TYPES, ModelType, init, network, param_shapes
+from blip_jax.nn.model_types import (
+    MODEL_TYPES,
+    ModelType,
+    init,
+    network,
+    param_shapes,
+    register_model_type,
+)
 from blip_jax.nn.nlvr import Nlvr
 from blip_jax.nn.vit import resize_position_embedding
 from blip_jax.nn.vqa import Vqa
@@ -41,6 +48,7 @@ __all__ = [
     "network",
     "param_group_name",
     "preset",
+    "register_model_type",
     "resize_position_embedding",
     "param_shapes",
 ]

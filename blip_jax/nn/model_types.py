@@ -32,8 +32,7 @@ class ModelType:
       extra_params: scalar parameters outside the network, (name, initial value): "temperature" is
         the learned divisor of ITC's similarities.
       capabilities: the methods of `models.Model` that it supports: "caption", "match", "answer",
-        "verify", "encode" (`encode_image`, `encode_text`), "hidden_states"; and "rank_dialog", for
-        the evaluation of VisDial alone, which has no method.
+        "verify", "rank_dialog", "encode" (`encode_image`, `encode_text`), "hidden_states".
       max_length: tokens of a text in the original's training.
       prompt: what the captions of the original's checkpoints begin with.
     """
@@ -105,6 +104,20 @@ MODEL_TYPES = {
     "dialog": ModelType(Blip, _dialog, (), ("rank_dialog",)),
     "aligned": ModelType(Aligned, _aligned, (("logit_scale", LOGIT_SCALE),), ("encode",)),
 }
+_OWN = frozenset(MODEL_TYPES)
+
+
+def register_model_type(name: str, model_type: ModelType) -> None:
+    """Adds a model type to MODEL_TYPES, from a file outside this package.
+
+    Checkpoints hold the name alone, so that the file must be imported before one is loaded.
+
+    Raises:
+      UserError: this package has a model type of this name.
+    """
+    if name in _OWN:
+        raise UserError(f"model type {name!r} is blip_jax's own; choose another name")
+    MODEL_TYPES[name] = model_type
 
 
 def network(config: BlipConfig, model_type: str = "pretrain") -> nn.Module:

@@ -28,15 +28,19 @@ def resized_positions(params: Params, model: nn.BlipConfig) -> Params:
 
 
 def fill(
-    fresh: Params, params: Params, origin: Callable[[str], str], is_new: Callable[[str], bool]
+    fresh: Params,
+    params: Params,
+    is_new: Callable[[str], bool],
+    origin: Callable[[str], str] = lambda name: name,
 ) -> Params:
     """Returns `fresh` with the values of `params` where these have them.
 
     Args:
       fresh: parameters of a task, or their shapes.
       params: of another run.
-      origin: maps a path in `fresh`, as "med/layers/…", to the one in `params` it is taken from.
-      is_new: whether a path in `fresh` stays as it is if `params` has nothing of its shape.
+      is_new: whether a path in `fresh`, as "med/layers/…", stays as it is if `params` has nothing
+        of its shape.
+      origin: maps a path in `fresh` to the one in `params` that it is taken from.
 
     Raises:
       KeyError: a part that is not new is missing, or has another shape; it names the path.

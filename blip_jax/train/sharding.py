@@ -31,7 +31,7 @@ RULES = [
     # Small arrays, replicated: norms, other biases, positions, the heads' projections.
     (r"(scale|bias)$", P()),
     (r"(vit/cls|position|temperature)$", P()),
-    (r"(vision_proj|text_proj|itm_head|classifier_out)/kernel$", P()),
+    (r"(vision_proj|text_proj|classifier_out|\w_head)/kernel$", P()),
     (r"(^step|count)$", P()),
     # Other arrays that a task keeps in the state, e.g. the queue of past features, are replicated.
     (r"^extra/", P()),
