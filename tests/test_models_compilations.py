@@ -104,3 +104,16 @@ def test_other_options_compile_nothing(world, traces):
             max_length=16 - number % 4, early_stopping=number % 2 == 0, prompt=prompts[number],
         )  # fmt: skip
     assert len(traces) == 2
+
+
+def test_models_of_one_network_share_their_programs(world, traces):
+    """As in evaluation inside training, which makes a model of each checkpoint's parameters."""
+    found = []
+    for seed in (7, 8):
+        fresh = tiny_dataset.trained(world, seed, "", "retrieval", embed_dim=4)
+        found.append(fresh.match(FILES[:2], TEXTS[:2]).cosine)
+        assert len(traces) == 1
+    assert not (abs(found[0] - found[1]) < 1e-3).any()  # each with its own parameters
+    other = tiny_dataset.trained(world, 7, "", "retrieval", embed_dim=8, quirks=["cls_for_enc"])
+    other.match(FILES[:2], TEXTS[:2])
+    assert len(traces) == 2

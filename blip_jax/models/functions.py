@@ -8,7 +8,7 @@ D local devices, b images a device, S pixels a side, G texts an image, P prompt 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,9 +25,11 @@ from blip_jax.decoding import (
     log_likelihood,
     top_candidates,
 )
+from blip_jax.models.pmapped import PmappedFunction
 from blip_jax.runtime.errors import UserError
 
 if TYPE_CHECKING:
+    from blip_jax.data.tokenizer import Tokenizer
     from blip_jax.models.model import Model
 
 QUIRK_LABEL_SMOOTHING = 0.1  # label smoothing with which the original ranks answers
@@ -43,7 +45,7 @@ def captioner(model: Model, decodings: Sequence[Decoding]) -> PmappedFunction:
     Raises:
       UserError: a decoding leaves no room after the prompt, or exceeds the model's positions.
     """
-    prompt = prompt_tokens(model)
+    prompt, known = prompt_tokens(model), without_params(model)
     for decoding in decodings:
         check_length(model, decoding, len(prompt))
 
@@ -52,13 +54,13 @@ def captioner(model: Model, decodings: Sequence[Decoding]) -> PmappedFunction:
         prompts = jnp.broadcast_to(prompt, (len(images), len(prompt)))
         return [
             generate_from_context(
-                apply, model, context, prompts, own, decoding.shape(len(prompt)),
+                apply, known, context, prompts, own, decoding.shape(len(prompt)),
                 decoding.params(len(images)),
             )
             for own, decoding in zip(keys, decodings, strict=True)
         ]  # fmt: skip
 
-    return PmappedFunction(write, model)
+    return PmappedFunction(write, model, ("captioner", *decodings, *prompt.tolist(), known.special))
 
 
 def caption_function(model: Model, shape: DecodingShape) -> PmappedFunction:
@@ -68,15 +70,17 @@ def caption_function(model: Model, shape: DecodingShape) -> PmappedFunction:
     [D * b], prompts are padded and have this many tokens each.
     """
 
+    known = without_params(model)
+
     def write(apply, images, keys, params, prompts, lengths=None):
         context = apply("image_context", apply("encode_image", normalize(images)), "decoder")
-        return generate_from_context(apply, model, context, prompts, keys, shape, params, lengths)
+        return generate_from_context(apply, known, context, prompts, keys, shape, params, lengths)
 
-    return PmappedFunction(write, model)
+    return PmappedFunction(write, model, ("caption", shape, known.special))
 
 
 def generate_from_context(
-    apply, model: Model, context, prompts, keys, shape, params, lengths=None
+    apply, model: ModelInfo, context, prompts, keys, shape, params, lengths=None
 ) -> Generated:
     """Returns `decoding.generate` with a network's `decode_step` over `context`."""
 
@@ -86,6 +90,23 @@ def generate_from_context(
     cache = nn.init_cache(model.config, len(prompts), shape.total_length)
     special = model.tokenizer.ids.sep, model.tokenizer.ids.pad
     return generate(step, cache, prompts, keys, shape, params, special, lengths)
+
+
+class ModelInfo(NamedTuple):
+    """What programs need of a model but its parameters, which a compiled program must not hold."""
+
+    config: nn.BlipConfig
+    tokenizer: Tokenizer
+
+    @property
+    def special(self) -> tuple[int, int]:
+        """Returns the ids of [SEP] and [PAD], with which generated texts end."""
+        return self.tokenizer.ids.sep, self.tokenizer.ids.pad
+
+
+def without_params(model: Model) -> ModelInfo:
+    """Returns what programs need of a model but its parameters."""
+    return ModelInfo(model.config, model.tokenizer)
 
 
 def check_length(model: Model, decoding: Decoding, prompt: int) -> None:
@@ -128,7 +149,7 @@ def match_function(model: Model) -> PmappedFunction:
         image = apply("image_features", tokens)
         return logits.reshape(batch, count, 2), jnp.einsum("be,bge->bg", image, text)
 
-    return PmappedFunction(score, model)
+    return PmappedFunction(score, model, "match")
 
 
 def encode_image_function(model: Model) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
@@ -138,12 +159,16 @@ def encode_image_function(model: Model) -> Callable[[np.ndarray], tuple[np.ndarr
         tokens = apply("encode_image", normalize(images))
         return tokens, apply("image_features", tokens)
 
-    return PmappedFunction(encode, model)
+    return PmappedFunction(encode, model, "encode_image")
 
 
 def encode_text_function(model: Model) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
     """Returns a function of ids int32 [D * b, T] and mask bool [D * b, T] to aligned features."""
-    return PmappedFunction(lambda apply, ids, mask: apply("text_features", ids, mask), model)
+
+    def encode(apply, ids, mask):
+        return apply("text_features", ids, mask)
+
+    return PmappedFunction(encode, model, "encode_text")
 
 
 def rerank_function(model: Model) -> Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]:
@@ -155,7 +180,7 @@ def rerank_function(model: Model) -> Callable[[np.ndarray, np.ndarray, np.ndarra
     def score(apply, tokens, ids, mask):
         return apply("itm_logits", ids, mask, apply("image_context", tokens, "encoder"))
 
-    return PmappedFunction(score, model)
+    return PmappedFunction(score, model, "rerank")
 
 
 def answer_function(model: Model, shape: DecodingShape) -> PmappedFunction:
@@ -164,17 +189,19 @@ def answer_function(model: Model, shape: DecodingShape) -> PmappedFunction:
     Questions are ids and mask [D * b, T], options `DecodingParams` [D * b].
     """
 
+    known = without_params(model)
+
     def write(apply, images, ids, mask, params):
         states = apply(
             "question_hidden_states", apply("encode_image", normalize(images)), ids, mask
         )
-        return generate_answers(apply, model, states, mask, shape, params)
+        return generate_answers(apply, known, states, mask, shape, params)
 
-    return PmappedFunction(write, model)
+    return PmappedFunction(write, model, ("answer", shape, known.special))
 
 
 def generate_answers(
-    apply, model: Model, states, mask, shape: DecodingShape, params: DecodingParams
+    apply, model: ModelInfo, states, mask, shape: DecodingShape, params: DecodingParams
 ) -> Generated:
     """Returns answers to questions, given their hidden states [B, T, D] and mask [B, T]."""
     read = None if "unmasked_question" in model.config.quirks else mask
@@ -189,16 +216,18 @@ def rank_function(model: Model, k: int) -> PmappedFunction:
     The answers are its `shared` argument: the `candidates` of `rank_answers`.
     """
 
+    known = without_params(model)
+
     def rank(apply, candidates, images, question, question_mask):
         tokens = apply("encode_image", normalize(images))
         states = apply("question_hidden_states", tokens, question, question_mask)
-        return rank_answers(apply, model, states, question_mask, candidates, k)
+        return rank_answers(apply, known, states, question_mask, candidates, k)
 
-    return PmappedFunction(rank, model, takes_shared=True)
+    return PmappedFunction(rank, model, ("rank", k), takes_shared=True)
 
 
 def rank_answers(
-    apply, model: Model, states, mask, candidates, k: int
+    apply, model: ModelInfo, states, mask, candidates, k: int
 ) -> tuple[jax.Array, jax.Array]:
     """Returns the likeliest of given answers to each question.
 
@@ -236,7 +265,7 @@ def verify_function(model: Model) -> Callable[..., np.ndarray]:
         tokens = [apply("encode_image", normalize(images)) for images in (first, second)]
         return apply("logits", ids, mask, apply("image_contexts", *tokens))
 
-    return PmappedFunction(decide, model)
+    return PmappedFunction(decide, model, "verify")
 
 
 def hidden_states_function(model: Model, of: Sequence[str]) -> Callable[..., np.ndarray]:
@@ -257,42 +286,4 @@ def hidden_states_function(model: Model, of: Sequence[str]) -> Callable[..., np.
         return apply("encode_text_with_image", ids, mask, context)
 
     chosen = {("image",): image, ("text",): text}.get(tuple(of), both)
-    return PmappedFunction(chosen, model)
-
-
-class PmappedFunction:
-    """A function of (method caller, arrays) by `jax.pmap`: trees of arrays [D * b, ...] in and out.
-
-    Args:
-      takes_shared: the function takes after the method caller a tree of arrays that is not split
-        among devices, the argument `shared` of a call.
-
-    Attributes:
-      per_device: what one device does, of (parameters, shared, tuple of trees of arrays [b, ...]).
-    """
-
-    def __init__(self, function: Callable, model: Model, takes_shared: bool = False):
-        network = nn.network(model.config, model.model_type)
-
-        def per_device(params: Any, shared: Any, arrays: tuple) -> Any:
-            def apply(method: str, *args: Any) -> Any:
-                return network.apply({"params": params}, *args, method=method)
-
-            return function(apply, shared, *arrays) if takes_shared else function(apply, *arrays)
-
-        self.per_device = per_device
-        self._model = model
-        self._pmapped = jax.pmap(per_device, in_axes=(None, None, 0), devices=jax.local_devices())
-
-    def __call__(self, *arrays: Any, shared: Any = ()) -> Any:
-        return self.collect(self.dispatch(*arrays, shared=shared))
-
-    def dispatch(self, *arrays: Any, shared: Any = ()) -> Any:
-        """Sends the arrays to the devices without waiting; returns what `collect` takes."""
-        devices = jax.local_device_count()
-        parts = jax.tree.map(lambda x: x.reshape(devices, -1, *x.shape[1:]), arrays)
-        return self._pmapped(self._model.device_params, shared, parts)
-
-    def collect(self, dispatched: Any) -> Any:
-        """Returns the results as NumPy arrays."""
-        return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), jax.device_get(dispatched))
+    return PmappedFunction(chosen, model, ("hidden_states", *of))
