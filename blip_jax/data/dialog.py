@@ -55,14 +55,17 @@ def answer_line(text: str) -> str:
     return " ".join(clean_caption(text).split())
 
 
+def history_line(question: str, answer: str) -> str:
+    """Returns a cleaned question and its answer in one line."""
+    return f"{question_line(question)} {answer_line(answer)}"
+
+
 def dialog_round(
     record: Mapping[str, Any], number: int, candidates: Sequence[str] | None = None
 ) -> DialogRound:
     """Returns a record's round `number`, counted from 0, with these candidates or its options."""
     rounds = rounds_of(record)
-    history = [
-        f"{question_line(row['question'])} {answer_line(row['answer'])}" for row in rounds[:number]
-    ]
+    history = [history_line(row["question"], row["answer"]) for row in rounds[:number]]
     options = rounds[number]["options"] if candidates is None else candidates
     return DialogRound(
         answer_line(dialog_caption(record)),

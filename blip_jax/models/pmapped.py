@@ -46,6 +46,7 @@ class PmappedFunction:
         if found is None:
             found = _map(function, network, takes_shared)
         if program:
+            self._mapped.pop((program, network), None)  # the newest comes last
             while len(self._mapped) >= MAX_PROGRAMS:
                 self._mapped.pop(next(iter(self._mapped)))
             self._mapped[program, network] = found

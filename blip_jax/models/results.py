@@ -65,6 +65,30 @@ class Answer:
         return f"Answer({self.text!r}, score={self.score:.4g})"
 
 
+@dataclasses.dataclass(frozen=True, slots=True, eq=False, repr=False)
+class RankedOptions:
+    """Candidate answers to a question in a dialog; `str` gives the best.
+
+    Attributes:
+      options: as they were given.
+      scores: float32 [C] of each of them: log P(right) - log P(wrong).
+    """
+
+    options: tuple[str, ...]
+    scores: np.ndarray
+
+    @property
+    def order(self) -> np.ndarray:
+        """Returns the indices of the options, int [C], the best first."""
+        return np.argsort(-self.scores, kind="stable")
+
+    def __str__(self) -> str:
+        return self.options[self.order[0]]
+
+    def __repr__(self) -> str:
+        return f"RankedOptions({str(self)!r} of {len(self.options)})"
+
+
 def captions_of(
     generated: Generated, prompts: np.ndarray, tokenizer: Tokenizer
 ) -> list[list[Caption]]:

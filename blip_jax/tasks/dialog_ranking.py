@@ -1,48 +1,26 @@
 """Ranking of the options of rounds of dialogs: predictions, metrics, submission file.
 
-R rounds, C options of the round that has most, T tokens.
+B images, R rounds of an image, C options of the round that has most.
 """
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
 from blip_jax.data.dialog import dialog_round, encode_rounds
 from blip_jax.data.fields import rounds_of
 from blip_jax.metrics import visdial
 from blip_jax.models import Model
-from blip_jax.models.dialogs import dialog_function
+from blip_jax.models.batching import run_in_batches
+from blip_jax.models.dialogs import dialog_score_function, text_lengths
+from blip_jax.models.functions import hidden_states_function
 from blip_jax.runtime.errors import UserError
 from blip_jax.tasks.base import Prediction
 from blip_jax.tasks.eval_dataset import EvalDataset, RowsOf
 
-
-class EncodedRounds:
-    """Ids and mask int32 [R, 2, C, T] of rounds, made when they are indexed.
-
-    All at once would be 3 GB for the validation split of VisDial v1.0.
-
-    Args:
-      places: row of the record and number of the round, from 0, of each.
-      count: C; max_length: T.
-    """
-
-    def __init__(
-        self, tokenizer: Any, records: Sequence[Mapping[str, Any]], places: Sequence[tuple],
-        count: int, max_length: int,
-    ):  # fmt: skip
-        self._tokenizer, self._records, self._places = tokenizer, records, places
-        self._count, self._max_length = count, max_length
-
-    def __len__(self) -> int:
-        return len(self._places)
-
-    def __getitem__(self, rows: np.ndarray) -> np.ndarray:
-        places = [self._places[row] for row in rows]
-        rounds = [dialog_round(self._records[row], number) for row, number in places]
-        ids, mask = encode_rounds(self._tokenizer, rounds, self._count, self._max_length)
-        return np.stack([ids, mask.astype(np.int32)], axis=1)
+ROUNDS_PER_DEVICE = 4  # in a batch; a device reads one after the other
 
 
 def rank_rounds(
@@ -51,46 +29,84 @@ def rank_rounds(
     """Returns {"key", "image", "question", "answer", "scores"} of each round with options.
 
     "key" is the record's key, "#" and the number of the round, from 1; "answer" is the best option;
-    "scores" are the log-odds of each option being right.
+    "scores" are the log-odds of each option being right. An image is encoded once for all rounds.
 
     Args:
-      chunk: see `dialog_function`; it does not change scores.
+      chunk: see `dialog_score_function`; it does not change scores.
 
     Raises:
       UserError: the model cannot rank dialogs, or no record has a round with options.
     """
     model.require("rank_dialog")
     listed = [rounds_of(record) for record in dataset.records]
-    places = [
-        (row, number)
-        for row, rounds in enumerate(listed)
-        for number, entry in enumerate(rounds)
-        if entry["options"]
-    ]
-    if not places:
+    numbers = [[n for n, entry in enumerate(rounds) if entry["options"]] for rounds in listed]
+    rows = np.array([row for row, found in enumerate(numbers) if found])
+    if not len(rows):
         raise UserError(
             f"no dialog with options in {dataset.name}; evaluate on a dataset with rounds"
         )
-    rounds = [listed[row][number] for row, number in places]
-    count = max(len(entry["options"]) for entry in rounds)
-    function = dialog_function(model, chunk)
-    (scores,) = dataset.share(
-        lambda images, texts: function(images, texts[:, 0], texts[:, 1] > 0),
-        RowsOf(dataset.images, np.array([row for row, _ in places])),
-        EncodedRounds(model.tokenizer, dataset.records, places, count, max_length),
-        title="rounds",
-    )
+    score = RoundScorer(model, dataset.records, numbers, max_length, chunk)
+    (scores,) = dataset.share(score, RowsOf(dataset.images, rows), rows, title="dialogs")
     predictions = []
-    for (row, _), entry, found in zip(places, rounds, scores, strict=True):
-        found = found[: len(entry["options"])]
-        predictions.append({
-            "key": entry["id"],
-            "image": dataset.records[row]["key"],
-            "question": entry["question"],
-            "answer": entry["options"][int(found.argmax())],
-            "scores": [float(score) for score in found],
-        })  # fmt: skip
+    for row, of_image in zip(rows, scores, strict=True):
+        for number, found in zip(numbers[row], of_image, strict=False):
+            entry = listed[row][number]
+            found = found[: len(entry["options"])]
+            predictions.append({
+                "key": entry["id"],
+                "image": dataset.records[row]["key"],
+                "question": entry["question"],
+                "answer": entry["options"][int(found.argmax())],
+                "scores": [float(score) for score in found],
+            })  # fmt: skip
     return predictions
+
+
+class RoundScorer:
+    """Scores of the rounds of images, float32 [B, R, C]; called with images and rows of records.
+
+    Args:
+      numbers: of each record the rounds that are scored; R is the most of a record.
+      max_length, chunk: see `rank_rounds`.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        records: Sequence[Mapping[str, Any]],
+        numbers: Sequence[Sequence[int]],
+        max_length: int,
+        chunk: int,
+    ):
+        self._tokenizer, self._records = model.tokenizer, records
+        self._numbers, self._max_length = numbers, max_length
+        options = [len(entry["options"]) for record in records for entry in rounds_of(record)]
+        self._shape = max(map(len, numbers)), max(options)
+        self._encode = hidden_states_function(model, ("image",))
+        self._score = dialog_score_function(model, chunk)
+
+    def __call__(self, images: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        tokens = self._encode(images)
+        rows, first, inverse = np.unique(rows, return_index=True, return_inverse=True)
+        places = [(i, n) for i, row in enumerate(rows) for n in range(len(self._numbers[row]))]
+        image, place = np.array(places).T
+        rounds = [dialog_round(self._records[rows[i]], self._numbers[rows[i]][n])
+                  for i, n in places]  # fmt: skip
+        ids, mask = encode_rounds(self._tokenizer, rounds, self._shape[1], self._max_length)
+        scores = np.zeros((len(rows), *self._shape), np.float32)
+        # Rounds of one length together, so that short ones are not read with many pads.
+        lengths = text_lengths(mask, self._max_length)
+        for length in np.unique(lengths):
+            some = np.flatnonzero(lengths == length)
+            (found,) = run_in_batches(
+                self._score,
+                ROUNDS_PER_DEVICE * jax.local_device_count(),
+                RowsOf(tokens, first[image[some]]),
+                ids[some, :, :length],
+                mask[some, :, :length],
+            )
+            scores[image[some], place[some]] = found
+        return scores[inverse]
 
 
 def dialog_metrics(
