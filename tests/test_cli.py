@@ -245,7 +245,13 @@ def wait_for(path, process):
 @pytest.mark.slow
 def test_ctrl_c_in_training_saves_and_the_same_command_goes_on(config, tmp_path):
     workdir, steps = tmp_path / "run", 4000
-    argv = ["train", f"--config={config}", f"--workdir={workdir}", f"--config.steps={steps}"]
+    # Without the contrast and the matching a step compiles in a fifth of the time.
+    losses = "itc=dict(queue_size=16), itm=dict(group_size=2)"
+    text = pathlib.Path(config).read_text()
+    assert losses in text
+    file = tmp_path / "lm.py"
+    file.write_text(text.replace(losses, "itc=None, itm=None"))
+    argv = ["train", f"--config={file}", f"--workdir={workdir}", f"--config.steps={steps}"]
     process = command(*argv)
     try:
         wait_for(workdir / "metrics.jsonl", process)
