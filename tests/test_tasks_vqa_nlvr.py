@@ -236,7 +236,7 @@ def test_a_run_starts_from_a_pretraining_and_evaluates(
             "optimizer.schedule": Constant(1e-3), "mesh.data": 2, "mesh.fsdp": 2, "mesh.tensor": 2,
             "data.mixture": str(tmp_path / "mixture.json"), "init.run": pretrained,
             "eval.every": 2, "eval.dataset": datasets[name], "eval.split": "train",
-            "checkpoints.keep_best": "primary",
+            "checkpoints.keep_best": "primary", "eval.allow_training_images": True,
         },
     )  # fmt: skip
     assert loop.train(config, str(tmp_path / "run")).step == 2
@@ -246,7 +246,13 @@ def test_a_run_starts_from_a_pretraining_and_evaluates(
     written = json.loads((folder / "metrics.json").read_text())
     metrics = {metric: entry["value"] for metric, entry in written.items()}
     again = evaluate(
-        EvaluateConfig(str(tmp_path / "run"), datasets[name], "train", task=TASKS[name]),
+        EvaluateConfig(
+            str(tmp_path / "run"),
+            datasets[name],
+            "train",
+            task=TASKS[name],
+            allow_training_images=True,
+        ),
         str(tmp_path / "again"),
     )
     assert again == pytest.approx(metrics)

@@ -75,11 +75,13 @@ class EvalDataset:
         take much memory.
       records: N dicts of the other fields of the dataset, "key" among them, as plain values.
       name: folder and split, for messages.
+      unfinished: folder in which long work may keep what is done, to resume it; "": none.
     """
 
     images: np.ndarray | LazyImages
     records: list[Mapping[str, Any]]
     name: str = "the dataset"
+    unfinished: str = ""
 
     @classmethod
     def load(
