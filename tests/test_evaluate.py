@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import math
-import types
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -137,10 +137,7 @@ def plant(monkeypatch, model, shift=0, match=None):
         return score
 
     for name, function in (
-        (
-            "encode_image_function",
-            types.SimpleNamespace(dispatch=encode_images, collect=lambda x: x),
-        ),
+        ("encode_image_function", SimpleNamespace(dispatch=encode_images, collect=lambda x: x)),
         ("encode_text_function", encode_texts),
     ):
         monkeypatch.setattr(retrieval, name, lambda model, function=function: function)

@@ -72,7 +72,7 @@ def some_pairs():
 
 def one_device(monkeypatch):
     device = jax.local_devices()[:1]
-    monkeypatch.setattr(jax, "local_devices", lambda: device)
+    monkeypatch.setattr(jax, "local_devices", lambda *unused, **more: device)
     monkeypatch.setattr(jax, "local_device_count", lambda: 1)
 
 
@@ -123,8 +123,8 @@ def test_scores_are_stored_for_the_same_pairs_alone(tmp_path):
 
 def test_an_interrupted_evaluation_resumes_with_the_same_bytes(world, model, tmp_path, monkeypatch):
     monkeypatch.setattr(reranking, "SAVE_SECONDS", 0.0)
-    one_device(monkeypatch)
     workdir = tiny_dataset.save(model("retrieval"), str(tmp_path / "model"))
+    one_device(monkeypatch)
     memory = context_bytes(model("retrieval").config) / 2**30
     task = RetrievalConfig(rerank_k=6, rerank_memory_gib=memory)  # a block for each image
     config = EvaluateConfig(workdir, world.human, "test", task)
@@ -156,11 +156,11 @@ def test_an_interrupted_evaluation_resumes_with_the_same_bytes(world, model, tmp
     assert not (tmp_path / "whole" / "unfinished").exists()
     with pytest.raises(KeyboardInterrupt):
         run("killed", stop_after=4)
-    (file,) = (tmp_path / "killed" / "unfinished").iterdir()
+    (file,) = (tmp_path / "killed" / "unfinished").glob("*/*")
     assert file.name == "rerank-00000-0-of-1.npz"
     assert run("killed") == whole
-    assert len(encoded) == IMAGES - 4 and not file.parent.exists()
-    # Scores of other candidates are not taken for these.
+    assert len(encoded) == IMAGES - 4 and not (tmp_path / "killed" / "unfinished").exists()
+    # Scores of another evaluation are not taken for these.
     with pytest.raises(KeyboardInterrupt):
         run("other", stop_after=4)
     fewer = dataclasses.replace(task, rerank_k=2)

@@ -85,12 +85,12 @@ def path_digest(path: str | os.PathLike) -> str:
 
 
 def values_digest(settings: Any, *arrays: np.ndarray) -> str:
-    """Returns one hash of JSON values and of arrays."""
+    """Returns one hash of JSON values and of arrays, 64 hex digits."""
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     for array in arrays:
         digest.update(f"{array.dtype} {array.shape}".encode())
         digest.update(np.ascontiguousarray(array).tobytes())
-    return f"sha256 {digest.hexdigest()}"
+    return digest.hexdigest()
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

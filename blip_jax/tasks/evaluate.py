@@ -21,7 +21,12 @@ from blip_jax.models import Model, load
 from blip_jax.runtime.config import replace, required, to_json
 from blip_jax.runtime.errors import UserError
 from blip_jax.runtime.files import atomic_write, check_scheme, write_json
-from blip_jax.runtime.fingerprint import check_fingerprint, check_verb, path_digest
+from blip_jax.runtime.fingerprint import (
+    check_fingerprint,
+    check_verb,
+    path_digest,
+    values_digest,
+)
 from blip_jax.runtime.lock import folder_lock
 from blip_jax.runtime.processes import run_on_main
 from blip_jax.tasks.base import EvaluationTask, Prediction, TaskConfig
@@ -73,20 +78,16 @@ def evaluate(config: EvaluateConfig, workdir: str = "", model: Model | None = No
     with lock:
         if workdir:
             check_verb(workdir, "evaluate")
-        unfinished = str(epath.Path(workdir) / UNFINISHED) if workdir else ""
-        predictions, metrics, submission = _measure(config, model, unfinished)
+        predictions, metrics, submission = _measure(config, model, workdir)
         if workdir and jax.process_index() == 0:
-            values = {"config": to_json(config)}
-            for name in ("model", "dataset", "predictions"):
-                values[name] = path_digest(getattr(config, name))
-            check_fingerprint(workdir, "evaluate", values, begun=False)
+            check_fingerprint(workdir, "evaluate", _fingerprint(config), begun=False)
             write_evaluation(epath.Path(workdir), predictions, metrics, submission)
-            epath.Path(unfinished).rmtree(missing_ok=True)
+            (epath.Path(workdir) / UNFINISHED).rmtree(missing_ok=True)
     return metrics
 
 
 def _measure(
-    config: EvaluateConfig, model: Model | None, unfinished: str
+    config: EvaluateConfig, model: Model | None, workdir: str
 ) -> tuple[list[Prediction], dict[str, float], Any]:
     training_images = 0
     if config.predictions:
@@ -99,6 +100,7 @@ def _measure(
             "task"
         )
     else:
+        unfinished = "" if model or not workdir else epath.Path(workdir) / UNFINISHED
         model = model or load(config.model)
         training_images = check_contamination(
             model.trained_on, config.dataset, config.split, config.limit,
@@ -114,7 +116,9 @@ def _measure(
             config.limit or None,
             model.config.exif_orientation,
         )
-        dataset = dataclasses.replace(dataset, unfinished=unfinished)
+        if unfinished:  # what is kept belongs to this model, dataset and config
+            folder = str(unfinished / values_digest(_fingerprint(config))[:16])
+            dataset = dataclasses.replace(dataset, unfinished=folder)
         predictions, records = task.predict(model, dataset), dataset.records
         nothing = (
             f"a {config.task.name} task measures nothing of a {model.model_type} model; give "
@@ -125,6 +129,13 @@ def _measure(
     if not metrics and submission is None:
         raise UserError(nothing)
     return predictions, metrics, submission
+
+
+def _fingerprint(config: EvaluateConfig) -> dict[str, Any]:
+    values = {"config": to_json(config)}
+    for name in ("model", "dataset", "predictions"):
+        values[name] = path_digest(getattr(config, name))
+    return values
 
 
 def scoring_task(config: TaskConfig) -> EvaluationTask:

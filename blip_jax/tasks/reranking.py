@@ -17,10 +17,9 @@ from blip_jax.models.reranking import (
     context_match_function,
     image_context_function,
 )
-from blip_jax.runtime.config import to_json
 from blip_jax.runtime.errors import UserError
 from blip_jax.runtime.files import atomic_write
-from blip_jax.runtime.fingerprint import path_digest, values_digest
+from blip_jax.runtime.fingerprint import values_digest
 from blip_jax.runtime.processes import all_gather
 from blip_jax.runtime.progress import Progress
 from blip_jax.tasks.eval_dataset import EvalDataset
@@ -174,22 +173,12 @@ class PairScorer:
         if self._dataset.unfinished:
             part = f"{name}-{jax.process_index()}-of-{processes}.npz"
             path = epath.Path(self._dataset.unfinished) / part
-        made_of = self._fingerprint(image_index, text_index) if path else ""
+        # The model and the dataset are those of the folder.
+        settings = [jax.local_device_count(), PAIRS_PER_DEVICE, self._images_per_device]
+        made_of = values_digest(settings, image_index, text_index, *self._texts)
         stored = StoredScores(path, made_of, local)
         self._score(image_index[rows], text_index[rows], stored)
         return np.concatenate(all_gather(stored.scores))[:total]
-
-    def _fingerprint(self, image_index: np.ndarray, text_index: np.ndarray) -> str:
-        model = self._model
-        settings = {
-            "model": path_digest(model.name) or model.name,
-            "config": to_json(model.config),
-            "dataset": self._dataset.name,
-            "keys": [record["key"] for record in self._dataset.records],
-            "devices": jax.local_device_count(),
-            "step": [PAIRS_PER_DEVICE, self._images_per_device],
-        }
-        return values_digest(settings, image_index, text_index, *self._texts)
 
     def _score(self, image_index: np.ndarray, text_index: np.ndarray, stored: StoredScores):
         """Fills in the scores that `stored` lacks, block by block."""
