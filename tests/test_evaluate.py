@@ -136,11 +136,9 @@ def plant(monkeypatch, model, shift=0, match=None):
 
         return score
 
-    for name, function in (
-        ("encode_image_function", SimpleNamespace(dispatch=encode_images, collect=lambda x: x)),
-        ("encode_text_function", encode_texts),
-    ):
-        monkeypatch.setattr(retrieval, name, lambda model, function=function: function)
+    encode = SimpleNamespace(dispatch=encode_images, collect=lambda x: x)
+    monkeypatch.setattr(retrieval, "encode_image_function", lambda model: encode)
+    monkeypatch.setattr(retrieval, "encode_text_function", lambda model: encode_texts)
     monkeypatch.setattr(retrieval, "PairScorer", scorer)
 
 

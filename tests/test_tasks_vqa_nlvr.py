@@ -245,16 +245,10 @@ def test_a_run_starts_from_a_pretraining_and_evaluates(
     assert len(lines) == 22  # two questions, or statements, of each image that decodes
     written = json.loads((folder / "metrics.json").read_text())
     metrics = {metric: entry["value"] for metric, entry in written.items()}
-    again = evaluate(
-        EvaluateConfig(
-            str(tmp_path / "run"),
-            datasets[name],
-            "train",
-            task=TASKS[name],
-            allow_training_images=True,
-        ),
-        str(tmp_path / "again"),
+    config = EvaluateConfig(
+        str(tmp_path / "run"), datasets[name], "train", TASKS[name], allow_training_images=True
     )
+    again = evaluate(config, str(tmp_path / "again"))
     assert again == pytest.approx(metrics)
     scored = EvaluateConfig(
         "", datasets[name], "train", task=TASKS[name],
