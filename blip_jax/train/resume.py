@@ -17,7 +17,7 @@ FREE = (
     "config.log_every", "config.profile", "config.topology", "config.checkpoints.*",
     "config.eval.*", "config.nonfinite.*", "config.mesh.*", "config.data.num_threads",
     "config.data.prefetch", "config.data.mixture", "config.tokenizer", "config.model.remat",
-    "config.model.scan_unroll",
+    "config.model.scan_unroll", "config.task.rerank_memory_gib",
 )  # fmt: skip
 # Fields that may change with --resume=anyway.
 ADJUSTABLE = ("config.optimizer.*", "config.steps", "config.accumulate_steps")

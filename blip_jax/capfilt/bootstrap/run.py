@@ -30,7 +30,8 @@ from blip_jax.train.training_data import training_dataset
 
 # Fields that do not decide the results; paths are left out because contents are compared.
 FREE = ("config.human_dataset", "config.web_dataset", "config.test_dataset", "config.tokenizer",
-        "config.title", "config.gallery_images")  # fmt: skip
+        "config.title", "config.gallery_images", "config.*.rerank_memory_gib",
+        "config.evaluation.allow_training_images")  # fmt: skip
 
 
 def bootstrap(config: BootstrapConfig, workdir: str) -> list[dict]:
