@@ -244,6 +244,12 @@ def test_fine_tuning_inherits_and_training_refuses_its_own_images(world, run, tm
     assert check_contamination(names, world.human, "test").images == 0
 
 
+def test_a_checkpoint_that_is_given_away_has_no_paths_of_this_machine():
+    names = ("/data/coco/", "gs://bucket/vg", "/data/shapes/human/1.0.0", "coco")
+    expected = ["coco", "vg", "shapes/human/1.0.0", "coco"]
+    assert [training_data.public_name(name) for name in names] == expected
+
+
 @pytest.mark.parametrize("target", ["model.pth", "model.safetensors", "hf"])
 def test_conversion_keeps_it(world, run, tmp_path, target):
     there, back = str(tmp_path / target), str(tmp_path / "back")
@@ -252,7 +258,7 @@ def test_conversion_keeps_it(world, run, tmp_path, target):
     (wanted,) = training_data.read(run)
     for source in (there, back):
         (known,) = sources.read(source).trained_on
-        assert known.names() == wanted.names() | {"dataset": world.human.rsplit("/", 1)[1]}
+        assert known.names() == wanted.names() | {"dataset": training_data.public_name(world.human)}
         np.testing.assert_array_equal(known.image_digests, wanted.image_digests)
         assert known.complete and sources.read_training_data(source)[0].names() == known.names()
 

@@ -7,6 +7,7 @@ It is stored as trained_on.json, in a workdir and in a Hugging Face folder, and 
 import base64
 import dataclasses
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -18,6 +19,7 @@ from blip_jax.runtime.files import read_json, write_json
 
 FILE = "trained_on.json"
 _NUMBERS = "<u8"  # of digests in the file, base64
+_VERSION = re.compile(r"\d+\.\d+\.\d+")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -125,18 +127,24 @@ def to_json(trained_on: Iterable[TrainingDataset], public: bool = False) -> list
     """Returns JSON values that `from_json` reads.
 
     Args:
-      public: of paths the last part alone, for a checkpoint that is given to others.
+      public: `public_name` for paths, for a checkpoint that is given to others.
     """
     values = []
     for entry in trained_on:
         value = entry.names() | {"complete": entry.complete}
         if public:
-            value["dataset"] = os.path.basename(entry.dataset.rstrip("/"))
+            value["dataset"] = public_name(entry.dataset)
         if entry.image_digests is not None:
             data = entry.image_digests.astype(_NUMBERS).tobytes()
             value["image_digests"] = base64.b64encode(data).decode()
         values.append(value)
     return values
+
+
+def public_name(folder: str) -> str:
+    """Returns the last part of a path; of TFDS's NAME/CONFIG/VERSION all three."""
+    parts = [part for part in folder.split("/") if part]
+    return "/".join(parts[-3:] if parts and _VERSION.fullmatch(parts[-1]) else parts[-1:])
 
 
 def from_json(values: Any) -> tuple[TrainingDataset, ...]:
