@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -122,23 +123,23 @@ def plant(monkeypatch, model, shift=0, match=None):
 
     def encode_images(images):
         index = np.array([image_of[image.tobytes()] for image in images])
-        return index.astype(np.float32).reshape(-1, 1, 1), unit[index]
+        return None, unit[index]
 
     def encode_texts(ids, mask):
         index = np.array([text_of[row.tobytes()] for row in ids])
         return unit[(index + shift) % TEST] + 0.5 * unit[index]
 
-    def score(tokens, ids, mask):
-        images = tokens[:, 0, 0].astype(int)
-        yes = [match(i, text_of[row.tobytes()]) for i, row in zip(images, ids, strict=True)]
-        return np.stack([np.full(len(yes), 50.0), np.array(yes)], axis=1)  # "no" must not count
+    def scorer(model, dataset, ids, mask, memory_gib):
+        def score(images, texts, name):
+            own = [text_of[row.tobytes()] for row in ids[texts]]
+            return np.array([match(i, j) for i, j in zip(images, own, strict=True)])
 
-    for name, function in (
-        ("encode_image_function", encode_images),
-        ("encode_text_function", encode_texts),
-        ("rerank_function", score),
-    ):
-        monkeypatch.setattr(retrieval, name, lambda model, function=function: function)
+        return score
+
+    encode = SimpleNamespace(dispatch=encode_images, collect=lambda x: x)
+    monkeypatch.setattr(retrieval, "encode_image_function", lambda model: encode)
+    monkeypatch.setattr(retrieval, "encode_text_function", lambda model: encode_texts)
+    monkeypatch.setattr(retrieval, "PairScorer", scorer)
 
 
 def retrieve(world, model, gallery=0, rerank=0):
@@ -147,7 +148,8 @@ def retrieve(world, model, gallery=0, rerank=0):
 
 def predict(world, model, gallery=0, rerank=0):
     dataset = EvalDataset.load(world.human, "test", model.image_size)
-    return retrieval.predict_matches(model, dataset, rerank, gallery)
+    config = retrieval.RetrievalConfig(rerank_k=rerank, gallery_size=gallery)
+    return retrieval.predict_matches(model, dataset, config)
 
 
 def test_planted_features_are_found(world, model, small, monkeypatch):

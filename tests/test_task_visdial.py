@@ -267,7 +267,7 @@ def test_a_run_starts_from_a_pretraining_and_evaluates(world, dataset, model, tm
             "optimizer.schedule": Constant(1e-3), "mesh.data": 2, "mesh.fsdp": 2, "mesh.tensor": 2,
             "data.mixture": str(tmp_path / "mixture.json"), "init.run": pretrained,
             "eval.every": 2, "eval.dataset": dataset, "eval.split": "train",
-            "checkpoints.keep_best": "primary",
+            "checkpoints.keep_best": "primary", "eval.allow_training_images": True,
         },
     )  # fmt: skip
     assert loop.train(config, str(tmp_path / "run")).step == 2
@@ -277,7 +277,10 @@ def test_a_run_starts_from_a_pretraining_and_evaluates(world, dataset, model, tm
     metrics = {metric: entry["value"] for metric, entry in written.items()}
     assert set(metrics) == {"mrr", "r@1", "r@5", "r@10", "mean_rank", "ndcg"}
     again = evaluate(
-        EvaluateConfig(str(tmp_path / "run"), dataset, "train", task=TASK), str(tmp_path / "again")
+        EvaluateConfig(
+            str(tmp_path / "run"), dataset, "train", task=TASK, allow_training_images=True
+        ),
+        str(tmp_path / "again"),
     )
     assert again == pytest.approx(metrics)
     predictions = str(tmp_path / "again" / "predictions.jsonl")

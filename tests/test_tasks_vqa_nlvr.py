@@ -235,7 +235,7 @@ def test_a_run_starts_from_a_pretraining_and_evaluates(
             "optimizer.schedule": Constant(1e-3), "mesh.data": 2, "mesh.fsdp": 2, "mesh.tensor": 2,
             "data.mixture": str(tmp_path / "mixture.json"), "init.run": pretrained,
             "eval.every": 2, "eval.dataset": datasets[name], "eval.split": "train",
-            "checkpoints.keep_best": "primary",
+            "checkpoints.keep_best": "primary", "eval.allow_training_images": True,
         },
     )  # fmt: skip
     assert loop.train(config, str(tmp_path / "run")).step == 2
@@ -244,10 +244,10 @@ def test_a_run_starts_from_a_pretraining_and_evaluates(
     assert len(lines) == 22  # two questions, or statements, of each image that decodes
     written = json.loads((folder / "metrics.json").read_text())
     metrics = {metric: entry["value"] for metric, entry in written.items()}
-    again = evaluate(
-        EvaluateConfig(str(tmp_path / "run"), datasets[name], "train", task=TASKS[name]),
-        str(tmp_path / "again"),
+    config = EvaluateConfig(
+        str(tmp_path / "run"), datasets[name], "train", TASKS[name], allow_training_images=True
     )
+    again = evaluate(config, str(tmp_path / "again"))
     assert again == pytest.approx(metrics)
     scored = EvaluateConfig(
         "", datasets[name], "train", task=TASKS[name],

@@ -11,9 +11,10 @@ import pathlib
 from collections.abc import Mapping
 
 from blip_jax import losses, nn
-from blip_jax.checkpoints import huggingface, huggingface_config, original
+from blip_jax.checkpoints import huggingface, huggingface_config, original, training_data
 from blip_jax.checkpoints import tensors as tensor_files
 from blip_jax.checkpoints.detection import detect_model_type, infer_config
+from blip_jax.checkpoints.training_data import TrainingDataset
 from blip_jax.data.tokenizer import Tokenizer
 from blip_jax.runtime.config import from_json, to_json
 from blip_jax.runtime.errors import UserError
@@ -38,6 +39,7 @@ class Checkpoint:
       tokenizer: a tokenizer, or its folder or Hugging Face id; "" if unknown.
       prompt: the text that a captioner's captions begin with.
       max_length: longest text of its training, in tokens.
+      trained_on: datasets that it was trained on; None: unknown, as of released checkpoints.
     """
 
     model_type: str
@@ -48,6 +50,7 @@ class Checkpoint:
     tokenizer: Tokenizer | str = ""
     prompt: str = ""
     max_length: int = 35
+    trained_on: tuple[TrainingDataset, ...] | None = None
 
 
 def read(
@@ -83,7 +86,10 @@ def _read_huggingface(folder: pathlib.Path) -> Checkpoint:
     own = any((folder / name).is_file() for name in _VOCABULARY_FILES)
     tokenizer = str(folder) if own else _default_tokenizer(config)
     length = nn.MODEL_TYPES[model_type].max_length
-    return Checkpoint(model_type, config, params, tokenizer=tokenizer, max_length=length)
+    return Checkpoint(
+        model_type, config, params, tokenizer=tokenizer, max_length=length,
+        trained_on=training_data.read(folder),
+    )  # fmt: skip
 
 
 def _read_original(
@@ -101,11 +107,31 @@ def _read_original(
         prompt = str(about.get("prompt", defaults.prompt))
         tokenizer = str(about.get("tokenizer", ""))
         length = int(about.get("max_length", defaults.max_length))
+        trained_on = _trained_on(tensors)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError("its entry 'blip_jax', the configuration, cannot be read") from error
     weights = original.load(tensors, config, model_type, training_state)
     tokenizer = tokenizer or _default_tokenizer(config)
-    return Checkpoint(model_type, config, *weights, tokenizer, prompt, length)
+    return Checkpoint(model_type, config, *weights, tokenizer, prompt, length, trained_on)
+
+
+def read_training_data(path: str) -> tuple[TrainingDataset, ...] | None:
+    """Returns `Checkpoint.trained_on` of what `read` takes, without its weights.
+
+    Raises:
+      UserError: as `read`.
+    """
+    if pathlib.Path(path).expanduser().is_dir():
+        return training_data.read(pathlib.Path(path).expanduser())
+    try:
+        return _trained_on(tensor_files.read(path))
+    except (TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{path}: its entry 'blip_jax' cannot be read") from error
+
+
+def _trained_on(tensors: tensor_files.Tensors) -> tuple[TrainingDataset, ...] | None:
+    stored = (tensors.extras.get("blip_jax") or {}).get("trained_on")
+    return None if stored is None else training_data.from_json(stored)
 
 
 def _default_tokenizer(config: nn.BlipConfig) -> str:
@@ -118,7 +144,8 @@ def write(checkpoint: Checkpoint, path: str, to: str) -> None:
     Args:
       path: for "original" a .pth or .safetensors file, which also stores the configuration; for
         "hf" a folder.
-      to: "original" or "hf". The latter stores no momentum encoder, queue or temperature.
+      to: "original" or "hf". The latter stores no momentum encoder, queue or temperature. What the
+        model was trained on is stored, but of the datasets' paths the last part alone.
 
     Raises:
       UserError: the format lacks the model type, or it needs the tokenizer, which is unknown; the
@@ -135,10 +162,14 @@ def write(checkpoint: Checkpoint, path: str, to: str) -> None:
         with atomic_folder(pathlib.Path(path).expanduser()) as folder:
             huggingface.write_folder(str(folder), config, model_type, tokenizer)
             tensor_files.write(tensors, str(folder / "model.safetensors"), {})
+            if checkpoint.trained_on:
+                training_data.write(folder, checkpoint.trained_on, public=True)
         return
     weights = original.Weights(checkpoint.params, checkpoint.momentum, checkpoint.queue)
     about = {"model_type": model_type, "config": to_json(config)}
     about |= {"prompt": checkpoint.prompt, "max_length": checkpoint.max_length}
+    if checkpoint.trained_on:
+        about["trained_on"] = training_data.to_json(checkpoint.trained_on, public=True)
     tokenizer = checkpoint.tokenizer
     if isinstance(tokenizer, str) and not pathlib.Path(tokenizer).expanduser().is_dir():
         about["tokenizer"] = tokenizer

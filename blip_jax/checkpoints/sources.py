@@ -13,6 +13,7 @@ from etils import epath
 from flax.traverse_util import flatten_dict
 
 from blip_jax import checkpoints, losses, nn
+from blip_jax.checkpoints import training_data
 from blip_jax.checkpoints.workdir import (
     CHECKPOINT_DIR,
     Metadata,
@@ -86,7 +87,31 @@ def read(
         tokenizer,
         meta.prompt,
         meta.max_length,
+        _training_data(source, meta),
     )
+
+
+def read_training_data(
+    source: str | os.PathLike,
+) -> tuple[training_data.TrainingDataset, ...] | None:
+    """Returns `Checkpoint.trained_on` of what `read` takes, without its weights.
+
+    Raises:
+      UserError: as `read`.
+    """
+    check_source(source)
+    if not (epath.Path(source) / CHECKPOINT_DIR).exists():
+        with local_copy(source) as path:
+            return checkpoints.read_training_data(path)
+    return _training_data(source, load_state_items(os.fspath(source), ())[1])
+
+
+def _training_data(
+    source: str | os.PathLike, meta: Metadata
+) -> tuple[training_data.TrainingDataset, ...] | None:
+    """Returns what a workdir says of its training; by the metadata, no images are known."""
+    found = training_data.read(source)
+    return found if found is not None else training_data.from_json(meta.trained_on) or None
 
 
 def check_source(source: str | os.PathLike) -> None:
@@ -139,9 +164,12 @@ def write(checkpoint: checkpoints.Checkpoint, path: str, to: str) -> None:
         prompt=checkpoint.prompt,
         max_length=checkpoint.max_length,
         tokenizer=tokenizer if is_name else "",
+        trained_on=tuple(entry.names() for entry in checkpoint.trained_on or ()),
     )
     with contextlib.nullcontext(path) if "://" in path else atomic_folder(path) as folder:
         save_model(str(folder), checkpoint.params, extra, meta)
+        if checkpoint.trained_on:
+            training_data.write(folder, checkpoint.trained_on)
         if not is_name:
             tokenizer.save(str(epath.Path(folder) / TOKENIZER))
 

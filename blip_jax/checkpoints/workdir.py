@@ -25,7 +25,8 @@ class Metadata:
       max_length: tokens of its training texts.
       tokenizer: a name to load it by; "": the folder `tokenizer` of the same workdir.
       task: name of the task that trained it; "" where no run here did.
-      trained_on: [{"dataset", "split"}, …] of the mixture.
+      trained_on: `TrainingDataset.names` of what the model was trained on; trained_on.json in the
+        workdir has the images too.
     """
 
     model_type: str
@@ -34,7 +35,7 @@ class Metadata:
     max_length: int
     tokenizer: str = ""
     task: str = ""
-    trained_on: tuple[dict[str, str], ...] = ()
+    trained_on: tuple[dict[str, Any], ...] = ()
 
 
 def checkpoint_folder(workdir: str) -> epath.Path:
@@ -76,8 +77,8 @@ def save_model(
 def load_state_items(workdir: str, names: tuple[str, ...]) -> tuple[dict[str, Any], Metadata]:
     """Returns parts of a workdir's newest checkpoint, by their names in the state.
 
-    Empty ones are left out (a captioner has no `extra`). Arrays come on the default device,
-    NamedTuples as dicts.
+    Empty ones are left out (a captioner has no `extra`); without names the metadata alone is read.
+    Arrays come on the default device, NamedTuples as dicts.
 
     Raises:
       UserError: there is no checkpoint that can be read. A damaged one is named on stderr, and
@@ -105,6 +106,9 @@ def _load_step(
 ) -> tuple[dict[str, Any], Metadata]:
     with ocp.CheckpointManager(folder) as manager:
         restored = manager.restore(step, args=ocp.args.Composite(metadata=ocp.args.JsonRestore()))
+    metadata = Metadata(**restored["metadata"])
+    if not names:
+        return {}, metadata
     stored = stored_tree(folder, step)
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     like = jax.tree.map(
@@ -119,7 +123,7 @@ def _load_step(
             partial_restore=True,
         )
         items = manager.restore(step, args=ocp.args.Composite(state=restore))["state"]
-    return items, Metadata(**restored["metadata"])
+    return items, metadata
 
 
 def report_damage(path: epath.Path, error: Exception | None, older: int | None) -> None:

@@ -131,16 +131,19 @@ class ComparisonRun:
         }[arm]
         folder = self.path(name, f"{arm}-{seed}")
         self.train(task.train, folder, [Component(name, dataset)], seed=seed, **{"init.run": start})
-        return self.evaluate(task.train.task, folder, dataset)
+        # A blank image for training is the same as one for testing.
+        return self.evaluate(task.train.task, folder, dataset, allow_training_images=arm == "blank")
 
     def zero_shot(self, name: str, task: ZeroShotTask, arm: str, seed: int) -> dict[str, float]:
         dataset = self.dataset(task.dataset, seed)
         return self.evaluate(task.task, self.path(task.models_of, f"{arm}-{seed}"), dataset)
 
-    def evaluate(self, task: TaskConfig, model: str, dataset: str) -> dict[str, float]:
+    def evaluate(
+        self, task: TaskConfig, model: str, dataset: str, **options: Any
+    ) -> dict[str, float]:
         if isinstance(task, VqaConfig):
             task = dataclasses.replace(task, candidates=dataset)
-        config = EvaluateConfig(model=model, dataset=dataset, split=SPLIT, task=task)
+        config = EvaluateConfig(model=model, dataset=dataset, split=SPLIT, task=task, **options)
         return {metric: float(value) for metric, value in evaluate(config).items()}
 
     def chance(self, task: TrainedTask | ZeroShotTask, seed: int) -> dict[str, float]:

@@ -1,6 +1,6 @@
 """Metrics with the number of examples they were computed of, and their standard error."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -21,17 +21,39 @@ class Estimate(float):
       n: number of examples that the value is of; None: unknown.
       standard_error: in the unit of the value, for other examples drawn from the same population;
         None: unknown. 0 where all examples agree, which does not say that the value is certain.
+      training_images: number of images among the examples that the model was trained on.
     """
 
     n: int | None
     standard_error: float | None
+    training_images: int
 
     def __new__(
-        cls, value: float, n: int | None = None, standard_error: float | None = None
+        cls,
+        value: float,
+        n: int | None = None,
+        standard_error: float | None = None,
+        training_images: int = 0,
     ) -> "Estimate":
         estimate = super().__new__(cls, value)
         estimate.n, estimate.standard_error = n, standard_error
+        estimate.training_images = training_images
         return estimate
+
+
+def marked(metrics: Mapping[str, float], training_images: int) -> dict[str, float]:
+    """Returns metrics that know the number of images the model was trained on; 0: as they are."""
+    if not training_images:
+        return dict(metrics)
+    return {
+        name: Estimate(
+            value,
+            getattr(value, "n", None),
+            getattr(value, "standard_error", None),
+            training_images,
+        )
+        for name, value in metrics.items()
+    }
 
 
 def mean(values: Any, scale: float = 1.0) -> Estimate:
@@ -108,10 +130,14 @@ def of_sums(
 def to_json(value: float) -> dict[str, float | int | None]:
     """Returns {"value", "n", "standard_error"} of a metric; of a plain float n and error are None.
 
-    These are the values of metrics.json.
+    These are the values of metrics.json. Where the model was trained on images that it was
+    evaluated on, "training_images" is their number.
     """
-    return {
+    found = {
         "value": float(value),
         "n": getattr(value, "n", None),
         "standard_error": getattr(value, "standard_error", None),
     }
+    if count := getattr(value, "training_images", 0):
+        found["training_images"] = count
+    return found

@@ -15,6 +15,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from blip_jax import nn
+from blip_jax.checkpoints.training_data import TrainingDataset
 from blip_jax.data.tokenizer import Tokenizer
 from blip_jax.models import batching
 from blip_jax.models.inputs import check_not_empty, encode_bucketed
@@ -35,6 +36,7 @@ class Base:
       prompt: text that its captions begin with; "" for none.
       max_length: tokens of its training texts; longer ones are cut.
       name: for messages: where it was loaded from; "" if it was not.
+      trained_on: datasets that it was trained on; None: unknown.
     """
 
     def __init__(
@@ -47,9 +49,11 @@ class Base:
         prompt: str = "",
         max_length: int = 30,
         name: str = "",
+        trained_on: tuple[TrainingDataset, ...] | None = None,
     ):
         """Takes a tokenizer, or a folder or Hugging Face id to load when needed; "": unknown."""
         self.name = name
+        self.trained_on = trained_on
         self.params = params
         self.config = config
         self.model_type = model_type

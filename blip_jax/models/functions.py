@@ -152,7 +152,7 @@ def match_function(model: Model) -> PmappedFunction:
     return PmappedFunction(score, model, "match")
 
 
-def encode_image_function(model: Model) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
+def encode_image_function(model: Model) -> PmappedFunction:
     """Returns a function of images uint8 [D * b, S, S, 3] to (image tokens, aligned features)."""
 
     def encode(apply, images):
@@ -169,18 +169,6 @@ def encode_text_function(model: Model) -> Callable[[np.ndarray, np.ndarray], np.
         return apply("text_features", ids, mask)
 
     return PmappedFunction(encode, model, "encode_text")
-
-
-def rerank_function(model: Model) -> Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]:
-    """Returns a function of image tokens [D * b, N, W], ids and mask to ITM logits [D * b, 2].
-
-    For many texts an image whose tokens are there already, as in re-ranking.
-    """
-
-    def score(apply, tokens, ids, mask):
-        return apply("itm_logits", ids, mask, apply("image_context", tokens, "encoder"))
-
-    return PmappedFunction(score, model, "rerank")
 
 
 def answer_function(model: Model, shape: DecodingShape) -> PmappedFunction:

@@ -40,5 +40,6 @@ def load(
     quirks = (*found.config.quirks, *quirks)
     config = dataclasses.replace(found.config, dtype=dtype, quirks=quirks)
     given = found.tokenizer if tokenizer is None else tokenizer
-    described = {name: getattr(found, name) for name in ("model_type", "prompt", "max_length")}
+    names = ("model_type", "prompt", "max_length", "trained_on")
+    described = {name: getattr(found, name) for name in names}
     return Model(found.params, config, given, **described, name=os.fspath(source))

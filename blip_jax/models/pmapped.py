@@ -25,8 +25,9 @@ class PmappedFunction:
       program: names what the function computes of a network, options included. Functions of one
         program for models of equal networks are compiled once, so they must not hold a model;
         None: this one is compiled by itself.
-      takes_shared: the function takes after the method caller a tree of arrays that is not split
-        among devices, the argument `shared` of a call.
+      takes_shared: the function takes after the method caller a tree of arrays, the argument
+        `shared` of a call, that is the same for all rows of a device.
+      shared_axis: None: the devices share it; 0: its arrays [D, ...] have a part for each.
 
     Attributes:
       per_device: what one device does, of (parameters, shared, tuple of trees of arrays [b, ...]).
@@ -40,11 +41,12 @@ class PmappedFunction:
         model: Model,
         program: Hashable = None,
         takes_shared: bool = False,
+        shared_axis: int | None = None,
     ):
         network = nn.network(model.config, model.model_type)
         found = self._mapped.get((program, network)) if program else None
         if found is None:
-            found = _map(function, network, takes_shared)
+            found = _map(function, network, takes_shared, shared_axis)
         if program:
             self._mapped.pop((program, network), None)  # the newest comes last
             while len(self._mapped) >= MAX_PROGRAMS:
@@ -67,7 +69,9 @@ class PmappedFunction:
         return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), jax.device_get(dispatched))
 
 
-def _map(function: Callable, network: Any, takes_shared: bool) -> tuple[Callable, Callable]:
+def _map(
+    function: Callable, network: Any, takes_shared: bool, shared_axis: int | None
+) -> tuple[Callable, Callable]:
     """Returns what one device does, and this mapped over the devices; see `PmappedFunction`."""
 
     def per_device(params: Any, shared: Any, arrays: tuple) -> Any:
@@ -76,4 +80,5 @@ def _map(function: Callable, network: Any, takes_shared: bool) -> tuple[Callable
 
         return function(apply, shared, *arrays) if takes_shared else function(apply, *arrays)
 
-    return per_device, jax.pmap(per_device, in_axes=(None, None, 0), devices=jax.local_devices())
+    in_axes = (None, shared_axis, 0)
+    return per_device, jax.pmap(per_device, in_axes=in_axes, devices=jax.local_devices())

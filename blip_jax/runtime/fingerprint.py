@@ -14,6 +14,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal
 
 import fsspec
+import numpy as np
 from etils import epath
 
 from blip_jax.runtime.command_line import command_line
@@ -81,6 +82,15 @@ def path_digest(path: str | os.PathLike) -> str:
     if found is None or not found.exists():
         return ""
     return folder_digest(found) if found.is_dir() else file_digest(found)
+
+
+def values_digest(settings: Any, *arrays: np.ndarray) -> str:
+    """Returns one hash of JSON values and of arrays, 64 hex digits."""
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+    for array in arrays:
+        digest.update(f"{array.dtype} {array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -75,11 +75,14 @@ class EvalDataset:
         take much memory.
       records: N dicts of the other fields of the dataset, "key" among them, as plain values.
       name: folder and split, for messages.
+      unfinished: folder for what long work on this dataset with one model has done so far, by which
+        it is resumed; "": none.
     """
 
     images: np.ndarray | LazyImages
     records: list[Mapping[str, Any]]
     name: str = "the dataset"
+    unfinished: str = ""
 
     @classmethod
     def load(

@@ -21,14 +21,21 @@ from blip_jax.models import Model, load
 from blip_jax.runtime.config import replace, required, to_json
 from blip_jax.runtime.errors import UserError
 from blip_jax.runtime.files import atomic_write, check_scheme, write_json
-from blip_jax.runtime.fingerprint import check_fingerprint, check_verb, path_digest
+from blip_jax.runtime.fingerprint import (
+    check_fingerprint,
+    check_verb,
+    path_digest,
+    values_digest,
+)
 from blip_jax.runtime.lock import folder_lock
 from blip_jax.runtime.processes import run_on_main
 from blip_jax.tasks.base import EvaluationTask, Prediction, TaskConfig
+from blip_jax.tasks.contamination import check_contamination
 from blip_jax.tasks.eval_dataset import EvalDataset
 from blip_jax.tasks.pretraining import PretrainingConfig
 
 PREDICTIONS, METRICS, SUBMISSION = "predictions.jsonl", "metrics.json", "submission.json"
+UNFINISHED = "unfinished"  # folder of an evaluation that was interrupted, by which it is resumed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +48,8 @@ class EvaluateConfig:
     task: TaskConfig = PretrainingConfig()  # what is evaluated; its class is set in the config file
     limit: int = 0  # only the first this many images; 0: all
     predictions: str = ""  # a predictions.jsonl to score instead of running a model
+    # Evaluate also on images that the model was trained on; the results are marked.
+    allow_training_images: bool = False
 
     def __post_init__(self):
         if self.limit < 0:
@@ -56,8 +65,9 @@ def evaluate(config: EvaluateConfig, workdir: str = "", model: Model | None = No
       model: in place of the config's.
 
     Raises:
-      UserError: a field that must be given is empty, or names nothing; the task measures nothing of
-        this model; another process evaluates in `workdir`, or it holds another verb's run.
+      UserError: a field that must be given is empty, or names nothing; the model was trained on
+        images of the dataset, and this is not allowed; the task measures nothing of this model;
+        another process evaluates in `workdir`, or it holds another verb's run.
     """
     if not (model or config.model or config.predictions):
         raise UserError(
@@ -68,19 +78,18 @@ def evaluate(config: EvaluateConfig, workdir: str = "", model: Model | None = No
     with lock:
         if workdir:
             check_verb(workdir, "evaluate")
-        predictions, metrics, submission = _measure(config, model)
+        predictions, metrics, submission = _measure(config, model, workdir)
         if workdir and jax.process_index() == 0:
-            values = {"config": to_json(config)}
-            for name in ("model", "dataset", "predictions"):
-                values[name] = path_digest(getattr(config, name))
-            check_fingerprint(workdir, "evaluate", values, begun=False)
+            check_fingerprint(workdir, "evaluate", _fingerprint(config), begun=False)
             write_evaluation(epath.Path(workdir), predictions, metrics, submission)
+            (epath.Path(workdir) / UNFINISHED).rmtree(missing_ok=True)
     return metrics
 
 
 def _measure(
-    config: EvaluateConfig, model: Model | None
+    config: EvaluateConfig, model: Model | None, workdir: str
 ) -> tuple[list[Prediction], dict[str, float], Any]:
+    training_images = 0
     if config.predictions:
         predictions = read_predictions(config.predictions)
         task = scoring_task(config.task)
@@ -91,7 +100,12 @@ def _measure(
             "task"
         )
     else:
+        unfinished = "" if model or not workdir else epath.Path(workdir) / UNFINISHED
         model = model or load(config.model)
+        training_images = check_contamination(
+            model.trained_on, config.dataset, config.split, config.limit,
+            model=model.name or "the model", allow=config.allow_training_images,
+        ).images  # fmt: skip
         # Texts are truncated as in the model's training.
         task_config = replace(config.task, max_length=model.max_length)
         task = task_config.make(model.config, model.tokenizer)
@@ -102,16 +116,26 @@ def _measure(
             config.limit or None,
             model.config.exif_orientation,
         )
+        if unfinished:  # what is kept belongs to this model, dataset and config
+            folder = str(unfinished / values_digest(_fingerprint(config))[:16])
+            dataset = dataclasses.replace(dataset, unfinished=folder)
         predictions, records = task.predict(model, dataset), dataset.records
         nothing = (
             f"a {config.task.name} task measures nothing of a {model.model_type} model; give "
             "another model or another --config"
         )
-    metrics = task.evaluate(predictions, records)
+    metrics = uncertainty.marked(task.evaluate(predictions, records), training_images)
     submission = task.submission(predictions)
     if not metrics and submission is None:
         raise UserError(nothing)
     return predictions, metrics, submission
+
+
+def _fingerprint(config: EvaluateConfig) -> dict[str, Any]:
+    values = {"config": to_json(config)}
+    for name in ("model", "dataset", "predictions"):
+        values[name] = path_digest(getattr(config, name))
+    return values
 
 
 def scoring_task(config: TaskConfig) -> EvaluationTask:
@@ -124,10 +148,12 @@ def write_evaluation(
     predictions: Sequence[Prediction],
     metrics: Mapping[str, float],
     submission: Any = None,
+    training_images: int = 0,
 ) -> None:
     """Writes predictions.jsonl, metrics.json and submission.json into a folder, which is made.
 
-    metrics.json has {"value", "n", "standard_error"} of each metric, null what is not known.
+    metrics.json has {"value", "n", "standard_error"} of each metric, null what is not known; and
+    "training_images", the number of images that the model was trained on, if there are any.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for name in (METRICS, SUBMISSION):  # of other predictions
@@ -137,6 +163,7 @@ def write_evaluation(
             file.write(json.dumps(prediction) + "\n")
     if submission is not None:
         write_json(folder / SUBMISSION, submission)
+    metrics = uncertainty.marked(metrics, training_images)
     write_json(
         folder / METRICS, {name: uncertainty.to_json(value) for name, value in metrics.items()}
     )

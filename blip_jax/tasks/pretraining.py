@@ -31,6 +31,7 @@ class PretrainingConfig(TaskConfig):
     itm: ItmConfig | None = ItmConfig()
     lm: LmConfig | None = LmConfig()
     rerank_k: int = 128  # candidates per query that ITM scores in evaluation; 0: ITC alone
+    rerank_memory_gib: float = 1.0  # GiB of a device for keys and values of images in re-ranking
     gallery_size: int = 0  # images per gallery in evaluation; 0: one gallery of all images
     decoding: Decoding = GREEDY  # how captions are written for evaluation
 
@@ -58,7 +59,7 @@ def predict_all(config: PretrainingConfig, model: Model, dataset: EvalDataset) -
     """Returns predictions of retrieval and of captioning, each if the model can."""
     predictions: list[Prediction] = []
     if model.can("match"):
-        predictions += predict_matches(model, dataset, config.rerank_k, config.gallery_size)
+        predictions += predict_matches(model, dataset, config)
     if model.can("caption"):
         predictions += predict_captions(model, dataset, config.decoding)
     return predictions

@@ -13,14 +13,11 @@ from blip_jax.data.text import clean_caption
 from blip_jax.metrics import retrieval, uncertainty
 from blip_jax.metrics.uncertainty import Estimate
 from blip_jax.models import Model
-from blip_jax.models.functions import (
-    encode_image_function,
-    encode_text_function,
-    rerank_function,
-)
+from blip_jax.models.functions import encode_image_function, encode_text_function
 from blip_jax.tasks.base import Prediction, TaskConfig
 from blip_jax.tasks.eval_dataset import EvalDataset
 from blip_jax.tasks.pairs import ItcConfig, ItmConfig, PairTask
+from blip_jax.tasks.reranking import PairScorer
 
 TOP = 10  # candidates per query in predictions.jsonl
 
@@ -36,6 +33,7 @@ class RetrievalConfig(TaskConfig):
     itc: ItcConfig = ItcConfig(positives="image", alpha_warmup_steps=2213)
     itm: ItmConfig = ItmConfig(group_size=32, floor=0.0)
     rerank_k: int = 256  # candidates per query that ITM scores in evaluation; 0: ITC alone
+    rerank_memory_gib: float = 1.0  # GiB of a device for keys and values of images in re-ranking
     gallery_size: int = 0  # images per gallery in evaluation; 0: one gallery of all images
 
     def make(self, model, tokenizer, mesh=None, augment=None) -> "Retrieval":
@@ -49,7 +47,7 @@ class Retrieval(PairTask):
 
     def predict(self, model: Model, dataset: EvalDataset) -> list[Prediction]:
         """Returns one prediction per query; see `predict_matches`."""
-        return predict_matches(model, dataset, self.config.rerank_k, self.config.gallery_size)
+        return predict_matches(model, dataset, self.config)
 
     def evaluate(
         self, predictions: Sequence[Prediction], records: Sequence[Mapping[str, Any]]
@@ -58,9 +56,7 @@ class Retrieval(PairTask):
         return evaluate_matches(predictions)
 
 
-def predict_matches(
-    model: Model, dataset: EvalDataset, rerank_k: int, gallery_size: int
-) -> list[Prediction]:
+def predict_matches(model: Model, dataset: EvalDataset, config: Any) -> list[Prediction]:
     """Returns what ITC finds for each image and each text, and ITM among ITC's best candidates.
 
     Each is {"key", "direction": "i2t" | "t2i", "gallery": its number, "text": of a text query,
@@ -68,11 +64,14 @@ def predict_matches(
     probability that one of the first k candidates is right when tied candidates are shuffled.
     Texts in "top" are "KEY#NUMBER", images are keys.
 
+    Args:
+      config: a RetrievalConfig, or another with `rerank_k`, `rerank_memory_gib`, `gallery_size`.
+
     Raises:
       UserError: the model cannot match images and texts, or no image has a text.
     """
     model.require("encode")
-    if rerank_k:
+    if config.rerank_k:
         model.require("match")
     dataset.check_texts()
     records = dataset.records
@@ -80,20 +79,18 @@ def predict_matches(
     counts = [len(record["texts"]) for record in records]
     owner = np.repeat(np.arange(len(counts)), counts)
     ids, mask = model.tokenizer.encode(texts, model.max_length)
-    tokens, image = dataset.run(encode_image_function(model), dataset.images, title="images")
+    encode = encode_image_function(model)
+
+    def features(images: np.ndarray) -> np.ndarray:
+        return encode.collect(encode.dispatch(images)[1])  # the tokens stay on the devices
+
+    (image,) = dataset.run(features, dataset.images, title="images")
     (text,) = dataset.run(encode_text_function(model), ids, mask, title="texts")
     similarity = image @ text.T
 
-    score_fn = None
-    if rerank_k:
-        match = rerank_function(model)
-
-        def logit(i: np.ndarray, t: np.ndarray) -> np.ndarray:
-            return match(tokens[i], ids[t], mask[t])[:, 1]
-
-        def score_fn(i: np.ndarray, t: np.ndarray) -> np.ndarray:
-            return dataset.share(logit, i, t)[0]
-
+    scorer = None
+    if config.rerank_k:
+        scorer = PairScorer(model, dataset, ids, mask, config.rerank_memory_gib)
     image_names = np.array([record["key"] for record in records])
     text_names = np.array(
         [
@@ -103,13 +100,15 @@ def predict_matches(
         ]
     )
     predictions: list[Prediction] = []
-    size = gallery_size or len(similarity)
+    size = config.gallery_size or len(similarity)
     for number, (images, rows) in enumerate(retrieval.galleries(owner, len(similarity), size)):
         found = {"itc": (similarity[np.ix_(images, rows)], similarity[np.ix_(images, rows)].T)}
-        if score_fn is not None:
-            found["itm"] = retrieval.rerank(
-                found["itc"][0], rerank_k, lambda i, t, im=images, tx=rows: score_fn(im[i], tx[t])
-            )
+        if scorer is not None:
+
+            def score(i, t, images=images, rows=rows, name=f"rerank-{number:05d}"):
+                return scorer(images[i], rows[t], name)
+
+            found["itm"] = retrieval.rerank(found["itc"][0], config.rerank_k, score)
         local_owner, local_images = owner[rows] - images[0], np.arange(len(images))
         sides = (
             ("i2t", 0, local_images, local_owner, image_names[images], text_names[rows]),

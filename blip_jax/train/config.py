@@ -68,6 +68,8 @@ class EvalConfig:
     dataset: str = ""  # folder of the dataset with features.json
     split: str = "val"  # split of the dataset
     limit: int = 0  # evaluate only this many images; 0: all
+    # Evaluate also on images that the model is trained on; the results are marked.
+    allow_training_images: bool = False
 
     def __post_init__(self):
         if self.every and not self.dataset:

@@ -3,6 +3,7 @@
 import math
 import sys
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -11,12 +12,13 @@ from etils import epath
 from jax.sharding import NamedSharding, PartitionSpec
 
 from blip_jax.checkpoints.training import TrainingCheckpoints
+from blip_jax.checkpoints.training_data import TrainingDataset
 from blip_jax.checkpoints.workdir import Metadata
-from blip_jax.data.mixture import Component, load_mixture
+from blip_jax.data.mixture import load_mixture
 from blip_jax.data.pipeline import SKIP_REASONS
 from blip_jax.models import Model
 from blip_jax.runtime.config import to_json, write_config
-from blip_jax.runtime.fingerprint import Resume, check_fingerprint
+from blip_jax.runtime.fingerprint import Resume
 from blip_jax.runtime.lock import folder_lock
 from blip_jax.runtime.processes import all_gather, is_multiprocess, run_on_main
 from blip_jax.runtime.signals import Interrupted, SignalHandler
@@ -27,9 +29,10 @@ from blip_jax.train.config import TrainConfig
 from blip_jax.train.finite import DivergenceWarning, FiniteGuard, is_finite
 from blip_jax.train.logger import Logger
 from blip_jax.train.mesh import put_batch
-from blip_jax.train.resume import ADJUSTABLE, FREE, train_fingerprint
+from blip_jax.train.resume import check_same_run
 from blip_jax.train.setup import TrainSetup
 from blip_jax.train.state import TrainState
+from blip_jax.train.training_data import count_training_images, record_training_data
 
 
 def train(
@@ -48,8 +51,9 @@ def train(
     Returns: the last state.
 
     Raises:
-      UserError: bad config or data, a workdir that another process uses or that holds another
-        run, a step that is not finite, or a checkpoint that cannot be written.
+      UserError: bad config or data, images to evaluate on that are trained on, a workdir that
+        another process uses or that holds another run, a step that is not finite, or a checkpoint
+        that cannot be written.
       Interrupted: a signal came; the state was saved, and the same call resumes.
     """
     mixture = load_mixture(config.data.mixture)  # first, so that a wrong name fails early
@@ -58,8 +62,6 @@ def train(
     keep = config.checkpoints
     is_primary = keep.keep_best == "primary"
     best_metric = setup.task.primary_metric if is_primary else keep.keep_best
-    trained_on = tuple({"dataset": c.dataset, "split": c.split} for c in mixture if c.weight)
-    metadata = metadata_of(setup, trained_on)
     evaluator = Evaluator(setup, workdir) if config.eval.every else None
     with (
         folder_lock(workdir, "train", run_on_main),
@@ -67,7 +69,16 @@ def train(
         SignalHandler(synchronized=is_multiprocess()) as signals,
     ):
         begun = checkpoints.latest_step() is not None
-        run_on_main(lambda: _check_same_run(setup, mixture, workdir, resume, begun))
+        trained_on: list[TrainingDataset] = []  # of process 0, which writes
+
+        def check() -> None:
+            check_same_run(setup, mixture, workdir, resume, begun)
+            trained_on.extend(record_training_data(workdir, mixture, config.init.run, begun))
+            if evaluator:
+                evaluator.check_images(trained_on)
+
+        run_on_main(check)
+        metadata = metadata_of(setup, tuple(entry.names() for entry in trained_on))
         restored = checkpoints.restore(setup.functions.state)
         state, first = restored or (setup.init_state(), 0)
         if is_main:
@@ -121,7 +132,7 @@ def train(
     return state
 
 
-def metadata_of(setup: TrainSetup, trained_on: tuple[dict[str, str], ...]) -> Metadata:
+def metadata_of(setup: TrainSetup, trained_on: tuple[dict[str, Any], ...]) -> Metadata:
     """Returns the metadata that the checkpoints of a run contain."""
     task = setup.config.task
     lm = getattr(task, "lm", None)
@@ -139,15 +150,6 @@ def skipped_rows(setup: TrainSetup, local: np.ndarray) -> np.ndarray:
     """Returns int [R]: rows by SKIP_REASONS over all processes, each of which passes its counts."""
     rows = all_gather(len(setup.rows)).sum()
     return all_gather(local).sum(0) * setup.config.batch_size // rows  # processes may share rows
-
-
-def _check_same_run(
-    setup: TrainSetup, mixture: list[Component], workdir: str, resume: Resume, begun: bool
-) -> None:
-    values = train_fingerprint(setup, mixture)
-    check_fingerprint(
-        workdir, "train", values, begun=begun, free=FREE, adjustable=ADJUSTABLE, resume=resume
-    )
 
 
 class StepMetrics:
@@ -262,6 +264,11 @@ class Evaluator:
         )
         whole = NamedSharding(setup.mesh, PartitionSpec())
         self._replicate = jax.jit(lambda params: params, out_shardings=whole)
+        self._training_images = 0
+
+    def check_images(self, trained_on: Sequence[TrainingDataset]) -> None:
+        """Raises a UserError for images that are trained on, or marks evaluations with them."""
+        self._training_images = count_training_images(self._setup.config.eval, trained_on)
 
     def run(self, params: dict, step: int) -> dict[str, float]:
         """Returns metrics; writes predictions.jsonl and metrics.json of this step."""
@@ -280,5 +287,6 @@ class Evaluator:
         predictions = setup.task.predict(model, self._dataset)
         metrics = setup.task.evaluate(predictions, self._dataset.records)
         if jax.process_index() == 0:
-            write_evaluation(self._folder / str(step), predictions, metrics)
+            folder, count = self._folder / str(step), self._training_images
+            write_evaluation(folder, predictions, metrics, training_images=count)
         return metrics

@@ -28,6 +28,7 @@ COLUMNS = {
     "complete %": "caption_completeness",
     "right %": "caption_exact",
 }
+TRAINING_IMAGES = "training_images"  # of an arm's evaluation: images that it was trained on
 CURVES = ("loss", "itc", "itm", "lm", "itm_accuracy", "positive_similarity", "negative_similarity")
 
 
@@ -77,9 +78,13 @@ def write(config: BootstrapConfig, workdir: str, runs: list) -> list[dict]:
         print("\nFilter decisions on the training texts against the truth:\n")
         print(tables.plain(quality))
     write_json(f"{workdir}/results.json", {"arms": arms, "filter": quality})
+    marked = max(found.get(TRAINING_IMAGES, 0) for run in runs for found in run.found.values())
+    test_images = f"{config.evaluation.split} images that are in no training set"
+    if marked:
+        test_images = f"{config.evaluation.split} images, of which {marked:,} were trained on"
     summary = (
         f"Each arm is trained from scratch for {config.pretraining.steps:,} steps and evaluated "
-        f"without fine-tuning on {config.evaluation.split} images that are in no training set; "
+        f"without fine-tuning on {test_images}; "
         f"human pairs are {config.human_fraction:.0%} of every batch in each arm with web texts."
     )
     path = write_report(

@@ -10,6 +10,7 @@ from etils import epath
 from blip_jax.capfilt import mixture, run, storage
 from blip_jax.capfilt.bootstrap import results
 from blip_jax.capfilt.bootstrap.config import ARMS, BootstrapConfig
+from blip_jax.capfilt.bootstrap.results import TRAINING_IMAGES
 from blip_jax.data.datasets import open_dataset
 from blip_jax.data.mixture import Component
 from blip_jax.data.synthetic.builder import ShapesConfig, prepare
@@ -21,13 +22,16 @@ from blip_jax.runtime.config import replace, to_json
 from blip_jax.runtime.fingerprint import folder_digest
 from blip_jax.runtime.lock import folder_lock
 from blip_jax.runtime.stages import Stages
+from blip_jax.tasks.contamination import ALLOW, check_contamination
 from blip_jax.tasks.evaluate import evaluate
 from blip_jax.train.config import TrainConfig
 from blip_jax.train.loop import train
+from blip_jax.train.training_data import training_dataset
 
 # Fields that do not decide the results; paths are left out because contents are compared.
 FREE = ("config.human_dataset", "config.web_dataset", "config.test_dataset", "config.tokenizer",
-        "config.title", "config.gallery_images")  # fmt: skip
+        "config.title", "config.gallery_images", "config.*.rerank_memory_gib",
+        "config.evaluation.allow_training_images")  # fmt: skip
 
 
 def bootstrap(config: BootstrapConfig, workdir: str) -> list[dict]:
@@ -39,10 +43,12 @@ def bootstrap(config: BootstrapConfig, workdir: str) -> list[dict]:
     Returns: the rows of the comparison, one for each arm.
 
     Raises:
-      UserError: bad config or data, or the workdir holds another run. Interrupted: a signal came.
+      UserError: bad config or data, test images among those to train on, or the workdir holds
+        another run. Interrupted: a signal came.
     """
     workdir = str(epath.Path(workdir).absolute()) if "://" not in workdir else workdir
     inputs = digests(config)
+    check_test_images(config)
     with folder_lock(workdir, "bootstrap"):
         runs = []
         if len(config.seeds) > 1:
@@ -82,6 +88,22 @@ def digests(config: BootstrapConfig) -> dict[str, str]:
     if config.tokenizer:
         found["tokenizer"] = Tokenizer.load(config.tokenizer).digest
     return found
+
+
+def check_test_images(config: BootstrapConfig) -> None:
+    """Raises a UserError, before anything is trained, if given datasets share test images."""
+    given = (("human", config.human_dataset), ("web", config.web_dataset))
+    if config.test_dataset:
+        evaluation = config.evaluation
+        check_contamination(
+            [training_dataset(Component(name, dataset)) for name, dataset in given if dataset],
+            config.test_dataset,
+            evaluation.split,
+            evaluation.limit,
+            model="this run",
+            allow=evaluation.allow_training_images,
+            field=f"--config.evaluation.{ALLOW}",
+        )
 
 
 class BootstrapRun:
@@ -223,4 +245,6 @@ class BootstrapRun:
             model=self.path(f"pretrain-{arm}"),
             dataset=self.data["test"],
         )
-        return evaluate(config)
+        metrics = evaluate(config)
+        marks = {getattr(value, TRAINING_IMAGES, 0) for value in metrics.values()}
+        return metrics | {TRAINING_IMAGES: max(marks)} if any(marks) else metrics
