@@ -4,7 +4,7 @@
         --config.model=RUN --config.dataset=DIR --config.split=test
 
 `--config evaluate:TASK` measures one task by its recipe: captioning, retrieval, vqa, nlvr,
-visdial.
+visdial, video_retrieval, video_qa.
 """
 
 from blip_jax.runtime.errors import UserError
@@ -14,6 +14,8 @@ from blip_jax.tasks import (
     NlvrConfig,
     PretrainingConfig,
     RetrievalConfig,
+    VideoQaConfig,
+    VideoRetrievalConfig,
     VisdialConfig,
     VqaConfig,
 )
@@ -26,6 +28,8 @@ TASKS = {
     "vqa": VqaConfig,
     "nlvr": NlvrConfig,
     "visdial": VisdialConfig,
+    "video_retrieval": VideoRetrievalConfig,
+    "video_qa": VideoQaConfig,
 }
 
 

@@ -58,6 +58,7 @@ class TaskConfig(abc.ABC):
     """
 
     model_type: ClassVar[str]  # of nn.MODEL_TYPES, the type of a trained model
+    num_frames: ClassVar[int] = 0  # of a clip; 0: the task's records have images
 
     max_length: int = 30  # tokens of a text; longer texts are truncated
 

@@ -101,6 +101,7 @@ def _measure(
             model.image_size,
             config.limit or None,
             model.config.exif_orientation,
+            config.task.num_frames,
         )
         predictions, records = task.predict(model, dataset), dataset.records
         nothing = (

@@ -13,6 +13,7 @@ from blip_jax.tasks.captioning import CaptioningConfig
 from blip_jax.tasks.nlvr import NlvrConfig
 from blip_jax.tasks.pretraining import PretrainingConfig
 from blip_jax.tasks.retrieval import RetrievalConfig
+from blip_jax.tasks.video_qa import VideoQaConfig
 from blip_jax.tasks.visdial import VisdialConfig
 from blip_jax.tasks.vqa import VqaConfig
 from blip_jax.train.optimizer import EpochCosine, OptimizerConfig
@@ -152,6 +153,14 @@ def vqa(**changes) -> TrainConfig:
     schedule = EpochCosine(peak_lr=2e-5, steps_per_epoch=5400)
     config = _fine_tuning(VqaConfig(), 10, schedule)
     model = {"vit.image_size": 480, "vit.drop_path": 0.1, "med.sharing": "none"}
+    return replace(config, **{f"model.{name}": value for name, value in model.items()} | changes)
+
+
+def video_qa(**changes) -> TrainConfig:
+    """Returns the fine-tuning for MSRVTT-QA from a VQA model, of which the paper has none."""
+    schedule = EpochCosine(peak_lr=2e-5, steps_per_epoch=2477)  # 158,581 questions
+    config = replace(_fine_tuning(VideoQaConfig(num_frames=8), 5, schedule), batch_size=64)
+    model = {"vit.drop_path": 0.1, "med.sharing": "none"}
     return replace(config, **{f"model.{name}": value for name, value in model.items()} | changes)
 
 
