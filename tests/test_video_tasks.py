@@ -12,7 +12,7 @@ import tiny
 import tiny_dataset
 
 from blip_jax.data.mixture import Component, RecordSource, save_mixture
-from blip_jax.data.pipeline import InvalidRecord
+from blip_jax.data.pipeline import InvalidRecord, train_batches
 from blip_jax.data.video import frames
 from blip_jax.models.functions import encode_image_function, match_function, rerank_function
 from blip_jax.runtime.config import replace
@@ -145,6 +145,15 @@ def test_images_are_refused_by_tasks_of_clips(world, model, config):
         config.make(loaded.config, loaded.tokenizer).predict(loaded, images)
     with pytest.raises(UserError, match="^task.num_frames is 0; it must be 1 or more$"):
         dataclasses.replace(config, num_frames=0)
+
+
+def test_training_names_a_dataset_without_what_the_task_reads(world, dataset):
+    images, clips = (Component("x", folder) for folder in (world.human, dataset))
+    med = {"vocab_size": world.tokenizer.ids.vocab_size, "max_length": tiny_dataset.LENGTH}
+    filters = RetrievalConfig(max_length=12).make(tiny.config(med=med), world.tokenizer)
+    for task, component, field in [(qa_task(world), images, "video"), (filters, clips, "image")]:
+        with pytest.raises(UserError, match=f"^dataset .* has no field '{field}'; it has key, "):
+            train_batches([component], task, 8)
 
 
 def test_clips_are_refused_by_tasks_of_images(dataset, model):

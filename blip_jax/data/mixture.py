@@ -127,14 +127,17 @@ class RecordSource:
     record i is row i with all its texts.
     """
 
-    def __init__(self, component: Component):
+    def __init__(self, component: Component, fields: Sequence[str] = ("key",)):
         """Opens the component's datasets.
 
+        Args:
+          fields: that the records must have.
+
         Raises:
-          UserError: a dataset, split or file is missing, or they do not belong together.
+          UserError: a dataset, split, field or file is missing, or they do not belong together.
         """
         self.component = component
-        self._rows = open_dataset(component.dataset, component.split)
+        self._rows = open_dataset(component.dataset, component.split, fields)
         scores, split = component.scores, component.split
         self._scores = open_dataset(scores, split, ("key", "texts")) if scores else None
         if self._scores is not None:

@@ -114,7 +114,8 @@ def train_batches(
       number, set_state({'next_index': number}).
 
     Raises:
-      UserError: something named by the mixture is missing, or batch_size is below 1.
+      UserError: something named by the mixture is missing, a dataset lacks a field that the task
+        needs (its `record_fields`), or batch_size is below 1.
     """
     if batch_size < 1:
         raise UserError(f"batch_size is {batch_size}; it must be 1 or more")
@@ -123,7 +124,8 @@ def train_batches(
     datasets, weights = [], []
     for number, component in enumerate(components):
         if component.weight:
-            datasets.append(_shuffled_repeat(component, seed, number))
+            source = RecordSource(component, getattr(task, "record_fields", ("key",)))
+            datasets.append(_shuffled_repeat(source, seed, number))
             weights.append(float(component.weight))
     if not datasets:
         raise UserError("the mixture has no component with a weight above 0")
@@ -138,11 +140,11 @@ def train_batches(
     return iterator
 
 
-def _shuffled_repeat(component: Component, seed: int, number: int) -> grain.MapDataset:
+def _shuffled_repeat(source: RecordSource, seed: int, number: int) -> grain.MapDataset:
     # Grain shuffles epoch e by seed + e, so the seeds of components must differ by much, or one
     # would repeat another's order an epoch later.
     component_seed = int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
-    return grain.MapDataset.source(RecordSource(component)).shuffle(seed=component_seed).repeat()
+    return grain.MapDataset.source(source).shuffle(seed=component_seed).repeat()
 
 
 class _Evaluate:

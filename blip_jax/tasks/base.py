@@ -129,9 +129,11 @@ class Task(EvaluationTask, Generic[C]):
       transform: augmentation of training images.
       group_size: neighbouring rows that must be in one micro-batch (ITM's negatives); 1: any.
         Divides B.
+      record_fields: fields that a dataset must have to be trained on.
     """
 
     group_size: int = 1
+    record_fields: tuple[str, ...] = ("key", "image")
 
     def __init__(
         self,

@@ -110,7 +110,7 @@ class EvalDataset:
         features = open_dataset(dataset, split).dataset_info.features
         pixels = RecordPixels.of(features, image_size, num_frames, exif_orientation, name)
         in_memory = MAX_IMAGE_BYTES // int(np.prod(pixels.shape))
-        images, records, rows, errors = [], [], [], {}
+        images, records, rows, errors = [], [], [], []
         batches = eval_batches(
             dataset, split, _batch_size(pixels), image_size, limit, exif_orientation, num_frames
         )
@@ -118,7 +118,7 @@ class EvalDataset:
             valid = batch["valid"][: len(batch["records"])]
             for record, error in zip(batch["records"], batch["errors"], strict=True):
                 if error:
-                    errors[record["key"]] = error
+                    errors.append(f"{record['key']} ({error})")
                 else:
                     records.append(record)
             rows.append(batch["index"][: len(valid)][valid])
@@ -188,9 +188,9 @@ def _batch_size(pixels: RecordPixels) -> int:
     return max(1, ROWS_PER_DEVICE // frames) * jax.local_device_count()
 
 
-def _left_out(what: str, errors: Mapping[str, str], total: int, name: str) -> str:
+def _left_out(what: str, errors: list[str], total: int, name: str) -> str:
     """Returns a line that names the records which do not decode."""
-    named = ", ".join(f"{key} ({error})" for key, error in list(errors.items())[:NAMED])
+    named = ", ".join(errors[:NAMED])
     more = f" and {len(errors) - NAMED} more" if len(errors) > NAMED else ""
     count = f"{len(errors)} of {total} {what}s"
     return f"skipped {count} of {name}, which cannot be decoded: {named}{more}"

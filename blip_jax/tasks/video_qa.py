@@ -36,6 +36,8 @@ class VideoQaConfig(VqaConfig):
 class VideoQa(Vqa):
     """Trains and evaluates as `Vqa`; the images of a batch are uint8 [B, F, S, S, 3]."""
 
+    record_fields = ("key", "video")
+
     @property
     def num_images(self) -> int:
         return self.config.num_frames
