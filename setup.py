@@ -44,6 +44,7 @@ LIBRARIES = [
     "imagehash>=4.3.2",
 ]
 GCS = ["gcsfs>=2025.3", "etils[epath-gcs]>=1.12"]
+VIDEO = ["av>=18.1"]  # PyAV, with FFmpeg in it
 METRICS = ["pycocoevalcap>=1.2"]  # brings pycocotools; METEOR and PTB also need Java
 
 setup(
@@ -69,7 +70,7 @@ setup(
         "torch": ["torch>=2.13", "transformers>=5.23"],
         "gcs": GCS,  # gs:// paths
         "metrics": METRICS,
-        "video": ["av>=14"],  # video files
+        "video": VIDEO,  # video files
         "test": [
             "pytest>=9.0",
             "pytest-xdist>=3.8",
@@ -80,6 +81,7 @@ setup(
             "gcp-storage-emulator>=2024.8",
             *GCS,
             *METRICS,
+            *VIDEO,
         ],
     },
 )

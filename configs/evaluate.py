@@ -3,15 +3,16 @@
     blip-jax evaluate --workdir runs/eval \\
         --config.model=RUN --config.dataset=DIR --config.split=test
 
-Variants: a task, `captioning`, `retrieval`, `vqa`, `nlvr` or `visdial`, alone or with a published
-dataset, which sets the split that the paper reports:
+Variants: a task, `captioning`, `retrieval`, `vqa`, `nlvr`, `visdial`, `video_retrieval` or
+`video_qa`, alone or with a published dataset, which sets the split that the paper reports:
 
     blip-jax evaluate --config evaluate:retrieval,flickr30k --workdir runs/eval_flickr30k \\
         --config.model=RUN --config.dataset=DIR
 
 Retrieval: `coco` (test; ITM scores 256 candidates a query) or `flickr30k` (test; 128). Captioning:
 `coco` (test) or `nocaps` (val, with scores by domain). VQA: `vqa_v2` (test: submission.json).
-NLVR2: `nlvr2` (test1). VisDial: `visdial` (val).
+NLVR2: `nlvr2` (test1). VisDial: `visdial` (val). Video retrieval: `msrvtt` (test_1k_a). Video QA:
+`msrvtt_qa` or `msvd_qa` (test).
 """
 
 from blip_jax.runtime.variants import choose
@@ -20,6 +21,8 @@ from blip_jax.tasks import (
     NlvrConfig,
     PretrainingConfig,
     RetrievalConfig,
+    VideoQaConfig,
+    VideoRetrievalConfig,
     VisdialConfig,
     VqaConfig,
 )
@@ -34,6 +37,8 @@ TASKS = {
     "vqa": (VqaConfig(), {"vqa_v2": "test"}),
     "nlvr": (NlvrConfig(), {"nlvr2": "test1"}),
     "visdial": (VisdialConfig(), {"visdial": "val"}),
+    "video_retrieval": (VideoRetrievalConfig(), {"msrvtt": "test_1k_a"}),
+    "video_qa": (VideoQaConfig(), {"msrvtt_qa": "test", "msvd_qa": "test"}),
 }
 
 

@@ -7,12 +7,13 @@ import json
 import pathlib
 
 import malformed_files as found
+import video_files
 
 VOTES = ["net", "net", "net", "netting", "net", "net", "mesh", "net", "net", "net"]
 
 
 def write(folder: pathlib.Path, path: str, value) -> None:
-    """Writes JSON, or JSON lines if `path` is one of NLVR2's."""
+    """Writes JSON, or JSON lines if `value` is a tuple."""
     file = folder / path
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(value) if not isinstance(value, tuple) else
@@ -191,12 +192,80 @@ def nlvr2(folder):
     images(folder, *(f"images/train/10/{name}" for name in pairs))
 
 
+def clips(folder: pathlib.Path, *paths: str) -> None:
+    """Writes files of clips, the first of 2 frames, the next of 3, …"""
+    for seed, path in enumerate(paths):
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        kind = {"format": "avi", "codec": "mpeg4"} if path.endswith(".avi") else {}
+        (folder / path).write_bytes(video_files.make(2 + seed, **kind))
+
+
+def msrvtt(folder):
+    """Two of the three clips are of train; the captions are not in the order of the clips."""
+    rows = [(2960, "train"), (6513, "validate"), (0, "train")]
+    videos = [
+        {"category": 9, "url": "https://www.youtube.com/watch?v=9lZi22qLlEo", "id": number,
+         "video_id": f"video{number}", "start time": 137.72, "end time": 149.44, "split": split}
+        for number, split in rows
+    ]  # fmt: skip
+    sentences = [
+        {"caption": f"a car is shown {number} {n}", "video_id": f"video{number}", "sen_id": n}
+        for n in range(2)
+        for number, _ in rows[::-1]
+    ]
+    info = {"contributor": "Microsoft MSM group", "version": "1.0", "year": "2016"}
+    value = {"info": info, "videos": videos, "sentences": sentences}
+    write(folder, "train_val_videodatainfo.json", value)
+    clips(folder, "TrainValVideo/video2960.mp4", "TrainValVideo/video0.mp4")
+
+
+def msrvtt_1k_a(folder):
+    """The list of 1,000 clips of test, as CSV and as BLIP's."""
+    lines = ["key,vid_key,video_id,sentence", 'ret0,msr9770,video9770,"a person, connecting"',
+             "ret1,msr7010,video7010,a dog"]  # fmt: skip
+    (folder / "annotation").mkdir(parents=True)
+    (folder / "annotation" / "MSRVTT_JSFUSION_test.csv").write_text("\r\n".join(lines) + "\r\n")
+    write(folder, "msrvtt_test.jsonl", (
+        {"clip_name": "video9770", "retrieval_key": "ret0", "caption": "a person, connecting"},
+        {"clip_name": "video7010", "retrieval_key": "ret1", "caption": "a dog"},
+    ))  # fmt: skip
+    clips(folder, "videos/all/video9770.mp4", "videos/all/video7010.mp4")
+
+
+def msrvtt_qa(folder):
+    """Three questions about two clips; one of the first clip comes last."""
+    rows = [(7010, "what is a man doing?", "sing"), (7012, "who is cooking?", "woman"),
+            (7010, "what is shown?", "stage")]  # fmt: skip
+    write(folder, "test_qa.json", [
+        {"answer": answer, "category_id": 14, "id": 170859 + n, "question": question,
+         "video_id": number}
+        for n, (number, question, answer) in enumerate(rows)
+    ])  # fmt: skip
+    clips(folder, "TestVideo/video7010.mp4", "TestVideo/video7012.mp4")
+
+
+def msvd_qa(folder):
+    names = {1451: "-4wsuPCjDBc_5_15", 1452: "-7KMZQEsJW4_205_208"}
+    lines = "".join(f"{name} vid{number}\n" for number, name in names.items())
+    folder.mkdir(exist_ok=True)
+    (folder / "youtube_mapping.txt").write_text(lines)
+    write(folder, "test_qa.json", [
+        {"answer": "someone", "id": 37348 + n, "question": "who does something?",
+         "video_id": number}
+        for n, number in enumerate(names)
+    ])  # fmt: skip
+    clips(folder, *(f"YouTubeClips/{name}.avi" for name in names.values()))
+
+
 # benchmark -> (the function that makes its folder, the split, the file that is read first, an image
-# of the first record, how many records there are).
+# or clip of the first record, how many records there are).
 FOLDERS = {
     "coco": (coco, "train", "dataset_coco.json", "val2014/COCO_val2014_000000391895.jpg", 2),
     "flickr30k": (flickr30k, "test", "karpathy/dataset_flickr30k.json",
                   "flickr30k_images/1007129816.jpg", 2),
+    "msrvtt": (msrvtt, "train", "train_val_videodatainfo.json", "TrainValVideo/video2960.mp4", 2),
+    "msrvtt_qa": (msrvtt_qa, "test", "test_qa.json", "TestVideo/video7010.mp4", 2),
+    "msvd_qa": (msvd_qa, "test", "test_qa.json", "YouTubeClips/-4wsuPCjDBc_5_15.avi", 2),
     "nlvr2": (nlvr2, "train", "data/train.json", "images/train/10/train-850-0-img1.png", 2),
     "nocaps": (nocaps, "val", "nocaps_val_4500_captions.json",
                "validation/0013ea2087020900.jpg", 3),

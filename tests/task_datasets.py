@@ -7,7 +7,7 @@ import tensorflow_datasets as tfds
 import tiny
 import tiny_dataset
 
-from blip_jax.data.synthetic.builder import ShapesConfig, make_record
+from blip_jax.data.synthetic.builder import ShapesConfig, features_of, make_record
 from blip_jax.data.synthetic.scenes import World
 
 SHAPES = ShapesConfig(
@@ -107,3 +107,16 @@ def dialogs(folder, count: int = 12, answers: bool = True) -> str:
             fields = {"caption": fields["caption"], "rounds": rounds}
         records.append(_record({"key": str(row)}, image, fields))
     return tiny_dataset.write(f"{folder}/dialogs{'' if answers else '-test'}", records, FEATURES)
+
+
+def clips(folder, count: int = 8, frames: int = 4) -> str:
+    """Writes clips with a caption and a question each; returns the dataset's folder.
+
+    The video of row BROKEN is no video.
+    """
+    settings = ShapesConfig(
+        kind="clips", world=SHAPES.world, train=count, val=0, test=0, frames=frames
+    )
+    records = [make_record(row, "train", settings) for row in range(count)]
+    records[BROKEN]["video"] = b"no video"
+    return tiny_dataset.write(f"{folder}/clips", records, features_of("clips"))

@@ -111,7 +111,7 @@ def paths(config) -> set[str]:
 @pytest.fixture(scope="module")
 def fields() -> set[str]:
     """Fields of all configs, by their paths."""
-    recipes = ("pretrain", "captioning", "retrieval", "vqa", "nlvr", "visdial")
+    recipes = ("pretrain", "captioning", "retrieval", "vqa", "nlvr", "visdial", "video_qa")
     trained = [config_files.load(name)[0] for name in recipes]
     others = [
         AssembleConfig(),

@@ -142,3 +142,11 @@ def test_standard_errors_of_recall_are_over_images():
         value = found[f"itc/{name}"]
         assert value == 50 and value.n == 100
         assert value.standard_error == pytest.approx(5, rel=0.07)  # sqrt(0.5 * 0.5 / 100)
+
+
+def test_ranks_of_the_first_right_candidate():
+    scores = np.array([[3.0, 1.0, 2.0], [1.0, 1.0, 1.0], [5.0, 4.0, 3.0], [0.0, 0.0, 0.0]])
+    found = retrieval.ranks(scores, np.array([0, 1, 1, 7]), np.array([0, 1, 1]))
+    # The second: of three tied candidates two are right, so the first is at 1 or, one time of
+    # three, at 2.
+    np.testing.assert_allclose(found, [1, 4 / 3, 2, np.nan])

@@ -2,7 +2,8 @@
 
 A dataset is named by the directory that holds its features.json. Its records are
 {'key': Text, 'image': Image, 'texts': Sequence(Text), 'truth': Text}; pairs of images have also
-'second_image', and what a task needs besides is in 'fields' (fields.py).
+'second_image', clips have 'video', the bytes of a file, in place of 'image', and what a task needs
+besides is in 'fields' (fields.py).
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from blip_jax.runtime.errors import UserError
 from blip_jax.runtime.files import check_scheme, read_json
 
 FEATURES = "features.json"
-IMAGE_FIELDS = ("image", "second_image")  # fields whose encoded bytes are read as they are
+# Fields whose encoded bytes are read as they are.
+ENCODED_FIELDS = ("image", "second_image", "video")
 # Classes that features.json may name. TFDS imports any module that is named there.
 FEATURE_CLASSES = "tensorflow_datasets.core.features."
 _CLASS_FIELDS = ("pythonClassName", "python_class_name", "type")
@@ -66,7 +68,7 @@ class Dataset:
 def open_dataset(directory: str, split: str, fields: Sequence[str] = ("key",)) -> Dataset:
     """Returns a dataset: `len`, and records by row as dicts of bytes and arrays.
 
-    Images stay encoded bytes.
+    Images and clips stay encoded bytes.
 
     Args:
       directory: the folder of features.json, local or `gs://`, whose files are copied when read.
@@ -97,7 +99,7 @@ def open_dataset(directory: str, split: str, fields: Sequence[str] = ("key",)) -
             raise UserError(
                 f"dataset {directory} has no field {field!r}; it has {', '.join(features)}"
             )
-    decoders = {name: tfds.decode.SkipDecoding() for name in IMAGE_FIELDS if name in features}
+    decoders = {name: tfds.decode.SkipDecoding() for name in ENCODED_FIELDS if name in features}
     try:
         if "://" in str(directory):
             source = RemoteDataSource(builder, split, decoders)
@@ -142,8 +144,8 @@ def to_text(value) -> str:
 
 
 def plain_fields(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the fields of a record without its images, as plain values."""
-    return {name: plain_value(x) for name, x in record.items() if name not in IMAGE_FIELDS}
+    """Returns the fields of a record without its images or its clip, as plain values."""
+    return {name: plain_value(x) for name, x in record.items() if name not in ENCODED_FIELDS}
 
 
 def plain_value(value: Any) -> Any:

@@ -8,8 +8,6 @@ from __future__ import annotations
 import io
 import re
 import struct
-from collections.abc import Mapping
-from typing import Any
 
 import cv2
 import numpy as np
@@ -186,23 +184,3 @@ def normalize(images):
       images: uint8 [..., 3], numpy or JAX (the result is of the same kind; under jit, too).
     """
     return (images.astype(np.float32) / np.float32(255) - MEAN) / STD
-
-
-def record_pixels(
-    record: Mapping[str, Any], image_size: int, exif_orientation: bool = True
-) -> np.ndarray:
-    """Returns a record's image, uint8 [S, S, 3]; of a pair both images, uint8 [2, S, S, 3].
-
-    Args:
-      record: with the encoded `image`, and of a pair `second_image`.
-      image_size: S, pixels.
-      exif_orientation: see `decode`.
-
-    Raises:
-      ImageError: an image cannot be decoded.
-    """
-    first = resize(decode(record["image"], exif_orientation), image_size)
-    if "second_image" not in record:
-        return first
-    second = resize(decode(record["second_image"], exif_orientation), image_size)
-    return np.stack([first, second])

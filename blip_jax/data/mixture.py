@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from blip_jax.data.datasets import IMAGE_FIELDS, Dataset, open_dataset, plain_fields, to_text
+from blip_jax.data.datasets import ENCODED_FIELDS, Dataset, open_dataset, plain_fields, to_text
 from blip_jax.runtime.errors import UserError
 from blip_jax.runtime.files import absolute_path, check_scheme, read_json, write_json
 
@@ -120,21 +120,24 @@ def save_mixture(path: str, components: list[Component]) -> None:
 
 
 class RecordSource:
-    """Random access to a component's records, as dicts of plain values; 'image' is bytes.
+    """Random access to a component's records, as dicts of plain values; images and clips are bytes.
 
     They have 'key' str, usually 'texts' list[str], and the dataset's other fields. If the
     component has `selected`, record i is entry i of that file and has that one text; otherwise
     record i is row i with all its texts.
     """
 
-    def __init__(self, component: Component):
+    def __init__(self, component: Component, fields: Sequence[str] = ("key",)):
         """Opens the component's datasets.
 
+        Args:
+          fields: that the records must have.
+
         Raises:
-          UserError: a dataset, split or file is missing, or they do not belong together.
+          UserError: a dataset, split, field or file is missing, or they do not belong together.
         """
         self.component = component
-        self._rows = open_dataset(component.dataset, component.split)
+        self._rows = open_dataset(component.dataset, component.split, fields)
         scores, split = component.scores, component.split
         self._scores = open_dataset(scores, split, ("key", "texts")) if scores else None
         if self._scores is not None:
@@ -163,8 +166,8 @@ class RecordSource:
         if self._selected is not None:
             row, chosen = self._selected[index].tolist()
         record = self._rows[row]
-        images = {name: record[name] for name in IMAGE_FIELDS if name in record}
-        fields = plain_fields(record) | images
+        encoded = {name: record[name] for name in ENCODED_FIELDS if name in record}
+        fields = plain_fields(record) | encoded
         key, texts = to_text(record["key"]), fields.get("texts")
         if self._scores is not None:
             scores = self._scores[row]

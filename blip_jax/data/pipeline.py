@@ -14,11 +14,13 @@ import grain
 import numpy as np
 
 from blip_jax.data.datasets import open_dataset, plain_fields
-from blip_jax.data.images import ImageError, record_pixels
+from blip_jax.data.images import ImageError
 from blip_jax.data.mixture import Component, RecordSource, load_mixture
+from blip_jax.data.pixels import RecordPixels
+from blip_jax.data.video import VideoError
 from blip_jax.runtime.errors import UserError
 
-SKIP_REASONS = ("ok", "undecodable image", "empty text", "missing field")
+SKIP_REASONS = ("ok", "undecodable image", "empty text", "missing field", "undecodable video")
 
 
 class InvalidRecord(Exception):
@@ -112,7 +114,8 @@ def train_batches(
       number, set_state({'next_index': number}).
 
     Raises:
-      UserError: something named by the mixture is missing, or batch_size is below 1.
+      UserError: something named by the mixture is missing, a dataset lacks a field that the task
+        needs (its `record_fields`), or batch_size is below 1.
     """
     if batch_size < 1:
         raise UserError(f"batch_size is {batch_size}; it must be 1 or more")
@@ -121,7 +124,8 @@ def train_batches(
     datasets, weights = [], []
     for number, component in enumerate(components):
         if component.weight:
-            datasets.append(_shuffled_repeat(component, seed, number))
+            source = RecordSource(component, getattr(task, "record_fields", ("key",)))
+            datasets.append(_shuffled_repeat(source, seed, number))
             weights.append(float(component.weight))
     if not datasets:
         raise UserError("the mixture has no component with a weight above 0")
@@ -136,25 +140,24 @@ def train_batches(
     return iterator
 
 
-def _shuffled_repeat(component: Component, seed: int, number: int) -> grain.MapDataset:
+def _shuffled_repeat(source: RecordSource, seed: int, number: int) -> grain.MapDataset:
     # Grain shuffles epoch e by seed + e, so the seeds of components must differ by much, or one
     # would repeat another's order an epoch later.
     component_seed = int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
-    return grain.MapDataset.source(RecordSource(component)).shuffle(seed=component_seed).repeat()
+    return grain.MapDataset.source(source).shuffle(seed=component_seed).repeat()
 
 
 class _Evaluate:
-    def __init__(self, rows, image_size: int, exif_orientation: bool):
-        self._rows, self._image_size = rows, image_size
-        self._exif_orientation = exif_orientation
+    def __init__(self, rows, pixels: RecordPixels):
+        self._rows, self._pixels = rows, pixels
 
     def __call__(self, index: int) -> dict:
         record = self._rows[index]
         try:
-            image, valid = record_pixels(record, self._image_size, self._exif_orientation), True
-        except ImageError:
-            image, valid = None, False
-        return {"image": image, "index": index, "valid": valid, "record": plain_fields(record)}
+            image, error = self._pixels.read(record), ""
+        except (ImageError, VideoError) as reason:
+            image, error = None, str(reason) or type(reason).__name__
+        return {"image": image, "index": index, "error": error, "record": plain_fields(record)}
 
 
 def eval_batches(
@@ -164,8 +167,9 @@ def eval_batches(
     image_size: int,
     limit: int | None = None,
     exif_orientation: bool = True,
+    num_frames: int = 0,
 ) -> Iterator[dict]:
-    """Yields a dataset's images once, in order, resized and nothing else.
+    """Yields a dataset's images or clips once, in order, resized and nothing else.
 
     Args:
       directory, split: as for `datasets.open_dataset`.
@@ -173,30 +177,34 @@ def eval_batches(
       image_size: S, pixels.
       limit: only this many images, from the start.
       exif_orientation: turn images upright; see `images.decode`.
+      num_frames: F, frames of a clip; 0: the dataset must not have clips.
 
     Yields:
-      'image' uint8 [B, S, S, 3], of pairs [B, 2, S, S, 3];
+      'image' uint8 [B, S, S, 3], of pairs [B, 2, S, S, 3], of clips [B, F, S, S, 3];
       'index' int32 [B], the row in the split, -1 for filling;
-      'valid' bool [B], False for filling and for images that do not decode (black here);
+      'valid' bool [B], False for filling and for what does not decode (black here);
+      'errors' list of why a record does not decode, "" if it does, none for filling;
       'records' list of the records' other fields as plain values, none for filling.
 
     Raises:
-      UserError: there is no such dataset or split.
+      UserError: there is no such dataset or split, or it has clips.
     """
     rows = open_dataset(directory, split)
     count = len(rows) if limit is None else min(limit, len(rows))
-    loaded = grain.MapDataset.range(count).map(_Evaluate(rows, image_size, exif_orientation))
+    features, name = rows.dataset_info.features, f"{directory}, split {split}"
+    pixels = RecordPixels.of(features, image_size, num_frames, exif_orientation, name)
+    loaded = grain.MapDataset.range(count).map(_Evaluate(rows, pixels))
     batches = loaded.batch(batch_size, batch_fn=list)
-    pair = (2,) if "second_image" in rows.dataset_info.features else ()
     for examples in batches.to_iter_dataset(grain.ReadOptions(2, 8)):
         filling = batch_size - len(examples)
-        image = np.zeros((batch_size, *pair, image_size, image_size, 3), np.uint8)
+        image = np.zeros((batch_size, *pixels.shape), np.uint8)
         for row, example in enumerate(examples):
-            if example["valid"]:
+            if not example["error"]:
                 image[row] = example["image"]
         yield {
             "image": image,
             "index": np.array([e["index"] for e in examples] + [-1] * filling, np.int32),
-            "valid": np.array([e["valid"] for e in examples] + [False] * filling),
+            "valid": np.array([not e["error"] for e in examples] + [False] * filling),
+            "errors": [e["error"] for e in examples],
             "records": [e["record"] for e in examples],
         }

@@ -149,19 +149,43 @@ def hits(scores, query_label, candidate_label) -> np.ndarray:
       query_label, candidate_label: int [Q] and [C].
     """
     found = np.full((len(scores), len(KS)), np.nan)
+    for rows, block, relevant in _blocks(scores, query_label, candidate_label):
+        above, num_relevant, num_others = _tied_with_best(block, relevant)
+        found[rows] = np.stack(
+            [_hit_chance(k - above, num_relevant, num_others) for k in KS], axis=1
+        )
+    return found
+
+
+def _blocks(scores, query_label, candidate_label) -> Iterator[tuple[np.ndarray, ...]]:
+    """Yields (rows of queries that have a candidate of their label, scores, which have it)."""
     for start in range(0, len(scores), _ROWS):
         rows = np.arange(start, min(start + _ROWS, len(scores)))
         relevant = query_label[rows, None] == candidate_label[None, :]
         asked = relevant.any(axis=1)
-        block, relevant = scores[rows][asked], relevant[asked]
-        best = np.where(relevant, block, -np.inf).max(axis=1, keepdims=True, initial=-np.inf)
-        tied = block == best
-        above = (block > best).sum(axis=1)
-        num_relevant = (tied & relevant).sum(axis=1)
-        num_others = (tied & ~relevant).sum(axis=1)
-        found[rows[asked]] = np.stack(
-            [_hit_chance(k - above, num_relevant, num_others) for k in KS], axis=1
-        )
+        yield rows[asked], scores[rows][asked], relevant[asked]
+
+
+def _tied_with_best(block, relevant) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns how many candidates are above the best relevant one, and how many tie with it.
+
+    The latter are those that are relevant, itself among them, and the others; all int [Q].
+    """
+    best = np.where(relevant, block, -np.inf).max(axis=1, keepdims=True, initial=-np.inf)
+    tied = block == best
+    return (block > best).sum(axis=1), (tied & relevant).sum(axis=1), (tied & ~relevant).sum(axis=1)
+
+
+def ranks(scores, query_label, candidate_label) -> np.ndarray:
+    """Returns the rank of the first candidate of the query's label, float [Q], 1 for the best.
+
+    Ties are counted as the expectation over a random order of the tied candidates. A query with no
+    candidate of its label: NaN. Arguments as of `hits`.
+    """
+    found = np.full(len(scores), np.nan)
+    for rows, block, relevant in _blocks(scores, query_label, candidate_label):
+        above, num_relevant, num_others = _tied_with_best(block, relevant)
+        found[rows] = above + 1 + num_others / (num_relevant + 1)
     return found
 
 

@@ -3,6 +3,8 @@
 Mapped by `jax.pmap` and not sharded: nothing here ever waits for another host.
 
 D local devices, b images a device, S pixels a side, G texts an image, P prompt tokens, T tokens.
+Wherever images uint8 [D * b, S, S, 3] go in, so do clips of F frames, [D * b, F, S, S, 3], whose
+tokens are [D * b, F N, W].
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from blip_jax.decoding import (
     log_likelihood,
     top_candidates,
 )
+from blip_jax.models.image_tokens import image_tokens, image_tokens_and_features
 from blip_jax.models.pmapped import PmappedFunction
 from blip_jax.runtime.errors import UserError
 
@@ -50,7 +53,7 @@ def captioner(model: Model, decodings: Sequence[Decoding]) -> PmappedFunction:
         check_length(model, decoding, len(prompt))
 
     def write(apply, images, keys):
-        context = apply("image_context", apply("encode_image", normalize(images)), "decoder")
+        context = apply("image_context", image_tokens(apply, normalize(images)), "decoder")
         prompts = jnp.broadcast_to(prompt, (len(images), len(prompt)))
         return [
             generate_from_context(
@@ -73,7 +76,7 @@ def caption_function(model: Model, shape: DecodingShape) -> PmappedFunction:
     known = without_params(model)
 
     def write(apply, images, keys, params, prompts, lengths=None):
-        context = apply("image_context", apply("encode_image", normalize(images)), "decoder")
+        context = apply("image_context", image_tokens(apply, normalize(images)), "decoder")
         return generate_from_context(apply, known, context, prompts, keys, shape, params, lengths)
 
     return PmappedFunction(write, model, ("caption", shape, known.special))
@@ -141,12 +144,11 @@ def match_function(model: Model) -> PmappedFunction:
     """
 
     def score(apply, images, ids, mask):
-        tokens = apply("encode_image", normalize(images))
+        tokens, image = image_tokens_and_features(apply, normalize(images))
         batch, count, length = ids.shape
         flat = ids.reshape(-1, length), mask.reshape(-1, length)
         logits = apply("itm_logits", *flat, apply("image_context", tokens, "encoder"))
         text = apply("text_features", *flat).reshape(batch, count, -1)
-        image = apply("image_features", tokens)
         return logits.reshape(batch, count, 2), jnp.einsum("be,bge->bg", image, text)
 
     return PmappedFunction(score, model, "match")
@@ -156,8 +158,7 @@ def encode_image_function(model: Model) -> PmappedFunction:
     """Returns a function of images uint8 [D * b, S, S, 3] to (image tokens, aligned features)."""
 
     def encode(apply, images):
-        tokens = apply("encode_image", normalize(images))
-        return tokens, apply("image_features", tokens)
+        return image_tokens_and_features(apply, normalize(images))
 
     return PmappedFunction(encode, model, "encode_image")
 
@@ -180,9 +181,7 @@ def answer_function(model: Model, shape: DecodingShape) -> PmappedFunction:
     known = without_params(model)
 
     def write(apply, images, ids, mask, params):
-        states = apply(
-            "question_hidden_states", apply("encode_image", normalize(images)), ids, mask
-        )
+        states = apply("question_hidden_states", image_tokens(apply, normalize(images)), ids, mask)
         return generate_answers(apply, known, states, mask, shape, params)
 
     return PmappedFunction(write, model, ("answer", shape, known.special))
@@ -207,7 +206,7 @@ def rank_function(model: Model, k: int) -> PmappedFunction:
     known = without_params(model)
 
     def rank(apply, candidates, images, question, question_mask):
-        tokens = apply("encode_image", normalize(images))
+        tokens = image_tokens(apply, normalize(images))
         states = apply("question_hidden_states", tokens, question, question_mask)
         return rank_answers(apply, known, states, question_mask, candidates, k)
 
@@ -250,7 +249,7 @@ def verify_function(model: Model) -> Callable[..., np.ndarray]:
     """Returns a function of two image batches, ids and mask [D * b, T] to logits (false, true)."""
 
     def decide(apply, first, second, ids, mask):
-        tokens = [apply("encode_image", normalize(images)) for images in (first, second)]
+        tokens = [image_tokens(apply, normalize(images)) for images in (first, second)]
         return apply("logits", ids, mask, apply("image_contexts", *tokens))
 
     return PmappedFunction(decide, model, "verify")
@@ -264,7 +263,7 @@ def hidden_states_function(model: Model, of: Sequence[str]) -> Callable[..., np.
     """
 
     def image(apply, images):
-        return apply("encode_image", normalize(images))
+        return image_tokens(apply, normalize(images))
 
     def text(apply, ids, mask):
         return apply("encode_text", ids, mask)

@@ -14,26 +14,28 @@ import numpy as np
 
 from blip_jax import nn
 from blip_jax.data.images import normalize
+from blip_jax.models.image_tokens import image_tokens
 from blip_jax.models.pmapped import PmappedFunction
 
 if TYPE_CHECKING:
     from blip_jax.models.model import Model
 
 
-def context_bytes(config: nn.BlipConfig) -> int:
-    """Returns the bytes of the keys and values of one image in all layers of cross-attention."""
+def context_bytes(config: nn.BlipConfig, num_images: int = 1) -> int:
+    """Returns the bytes of the keys and values of images in all layers of cross-attention."""
     med = config.med
-    return 2 * med.depth * config.vit.tokens * med.width * jnp.dtype(config.dtype).itemsize
+    tokens = num_images * config.vit.tokens
+    return 2 * med.depth * tokens * med.width * jnp.dtype(config.dtype).itemsize
 
 
 def image_context_function(model: Model) -> Callable[[np.ndarray], Any]:
-    """Returns a function of images uint8 [D * b, S, S, 3] to their keys and values.
+    """Returns a function of images uint8 [D * b, S, S, 3], or of clips, to their keys and values.
 
     These stay on the devices, b images on each, for `context_match_function`.
     """
 
     def project(apply, images):
-        return apply("image_context", apply("encode_image", normalize(images)), "encoder")
+        return apply("image_context", image_tokens(apply, normalize(images)), "encoder")
 
     return PmappedFunction(project, model, "image_context").dispatch
 

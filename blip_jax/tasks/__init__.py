@@ -9,6 +9,8 @@ from blip_jax.tasks.nlvr import NlvrConfig
 from blip_jax.tasks.pairs import ItcConfig, ItmConfig, LmConfig
 from blip_jax.tasks.pretraining import PretrainingConfig
 from blip_jax.tasks.retrieval import RetrievalConfig
+from blip_jax.tasks.video_qa import VideoQaConfig
+from blip_jax.tasks.video_retrieval import VideoRetrievalConfig
 from blip_jax.tasks.visdial import VisdialConfig
 from blip_jax.tasks.vqa import VqaConfig
 
@@ -24,6 +26,8 @@ __all__ = [
     "RetrievalConfig",
     "Task",
     "TaskConfig",
+    "VideoQaConfig",
+    "VideoRetrievalConfig",
     "VisdialConfig",
     "VqaConfig",
 ]

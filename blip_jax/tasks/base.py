@@ -58,6 +58,7 @@ class TaskConfig(abc.ABC):
     """
 
     model_type: ClassVar[str]  # of nn.MODEL_TYPES, the type of a trained model
+    num_frames: ClassVar[int] = 0  # of a clip; 0: the task's records have images
 
     max_length: int = 30  # tokens of a text; longer texts are truncated
 
@@ -128,9 +129,11 @@ class Task(EvaluationTask, Generic[C]):
       transform: augmentation of training images.
       group_size: neighbouring rows that must be in one micro-batch (ITM's negatives); 1: any.
         Divides B.
+      record_fields: fields that a dataset must have to be trained on.
     """
 
     group_size: int = 1
+    record_fields: tuple[str, ...] = ("key", "image")
 
     def __init__(
         self,

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import sys
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -10,33 +11,30 @@ import jax
 import numpy as np
 
 from blip_jax.data.datasets import open_dataset
-from blip_jax.data.images import record_pixels
 from blip_jax.data.pipeline import eval_batches
+from blip_jax.data.pixels import RecordPixels
 from blip_jax.models.batching import run_in_batches
 from blip_jax.runtime.errors import UserError
 from blip_jax.runtime.processes import all_gather
 
-ROWS_PER_DEVICE = 128
+ROWS_PER_DEVICE = 128  # images; of clips as many as have this many frames
 # Decoded images of up to this size stay in memory; those of a larger split are decoded when used.
 MAX_IMAGE_BYTES = 2**30
+NAMED = 10  # of the records that do not decode, those that are named
 
 
 class LazyImages:
     """uint8 [N, S, S, 3], decoded when rows are read; indexed by an array of rows.
 
-    Of pairs of images it is [N, 2, S, S, 3].
+    Of pairs of images it is [N, 2, S, S, 3], of clips [N, F, S, S, 3].
 
     Args:
       dataset, split: of which all `rows` can be decoded.
-      image_size: S.
-      exif_orientation: see `images.decode`.
+      pixels: how a record is read.
     """
 
-    def __init__(
-        self, dataset: str, split: str, rows: np.ndarray, image_size: int, exif_orientation: bool
-    ):
-        self._place, self._rows, self._image_size = (dataset, split), rows, image_size
-        self._exif_orientation = exif_orientation
+    def __init__(self, dataset: str, split: str, rows: np.ndarray, pixels: RecordPixels):
+        self._place, self._rows, self._pixels = (dataset, split), rows, pixels
 
     @functools.cached_property
     def _source(self) -> Any:
@@ -47,10 +45,12 @@ class LazyImages:
 
     def __getitem__(self, rows: np.ndarray) -> np.ndarray:
         def load(row: int) -> np.ndarray:
-            return record_pixels(self._source[row], self._image_size, self._exif_orientation)
+            return self._pixels.read(self._source[row])
 
+        # Each once: the questions about an image are neighbours.
+        different, places = np.unique(self._rows[rows], return_inverse=True)
         with ThreadPoolExecutor(4) as pool:
-            return np.stack(list(pool.map(load, self._rows[rows].tolist())))
+            return np.stack(list(pool.map(load, different.tolist())))[places]
 
 
 class RowsOf:
@@ -68,12 +68,13 @@ class RowsOf:
 
 @dataclasses.dataclass(frozen=True)
 class EvalDataset:
-    """The decodable images of a split; every process has all of them.
+    """The decodable images or clips of a split; every process has all of them.
 
     Attributes:
-      images: uint8 [N, S, S, 3], of pairs [N, 2, S, S, 3]; or as `LazyImages` where they would
-        take much memory.
+      images: uint8 [N, S, S, 3], of pairs [N, 2, S, S, 3], of clips [N, F, S, S, 3]; or as
+        `LazyImages` where they would take much memory.
       records: N dicts of the other fields of the dataset, "key" among them, as plain values.
+      pixels: what a record holds, and how it was read.
       name: folder and split, for messages.
       unfinished: folder for what long work on this dataset with one model has done so far, by which
         it is resumed; "": none.
@@ -81,6 +82,7 @@ class EvalDataset:
 
     images: np.ndarray | LazyImages
     records: list[Mapping[str, Any]]
+    pixels: RecordPixels
     name: str = "the dataset"
     unfinished: str = ""
 
@@ -92,40 +94,58 @@ class EvalDataset:
         image_size: int,
         limit: int | None = None,
         exif_orientation: bool = True,
+        num_frames: int = 0,
     ) -> "EvalDataset":
         """Reads the records of a split, and resizes its images.
+
+        What does not decode is left out, and named in a line on stderr.
 
         Args:
           limit: only this many images, from the start.
           exif_orientation: turn images upright; see `images.decode`.
+          num_frames: F, frames of a clip; 0: the task is not one of clips.
 
         Raises:
-          UserError: there is no such dataset or split, or no image of it decodes.
+          UserError: there is no such dataset or split, it has clips where the task has images, or
+            nothing of it decodes.
         """
-        images, records, rows, name = [], [], [], f"{dataset}, split {split}"
-        in_memory = MAX_IMAGE_BYTES // (3 * image_size**2)
+        name = f"{dataset}, split {split}"
+        features = open_dataset(dataset, split).dataset_info.features
+        pixels = RecordPixels.of(features, image_size, num_frames, exif_orientation, name)
+        in_memory = MAX_IMAGE_BYTES // int(np.prod(pixels.shape))
+        images, records, rows, errors = [], [], [], []
         batches = eval_batches(
-            dataset, split, cls.batch_size(), image_size, limit, exif_orientation
+            dataset, split, _batch_size(pixels), image_size, limit, exif_orientation, num_frames
         )
         for batch in batches:
             valid = batch["valid"][: len(batch["records"])]
-            usable = zip(batch["records"], valid, strict=True)
-            records += [record for record, good in usable if good]
+            for record, error in zip(batch["records"], batch["errors"], strict=True):
+                if error:
+                    errors.append(f"{record['key']} ({error})")
+                else:
+                    records.append(record)
             rows.append(batch["index"][: len(valid)][valid])
             images.append(batch["image"][: len(valid)][valid])
             if len(records) > in_memory:
                 images.clear()
+        what = "clip" if pixels.content == "clip" else "image"
+        if errors and jax.process_index() == 0:
+            print(_left_out(what, errors, len(records) + len(errors), name), file=sys.stderr)
         if not records:
-            raise UserError(f"no image of {name}, can be decoded")
+            raise UserError(f"no {what} of {name}, can be decoded")
         if len(records) <= in_memory:
-            return cls(np.concatenate(images), records, name)
-        images = LazyImages(dataset, split, np.concatenate(rows), image_size, exif_orientation)
-        return cls(images, records, name)
+            return cls(np.concatenate(images), records, pixels, name)
+        return cls(LazyImages(dataset, split, np.concatenate(rows), pixels), records, pixels, name)
 
     @property
-    def has_pairs(self) -> bool:
-        """Returns whether a record has two images."""
-        return self.images[np.array([0])].ndim == 5
+    def content(self) -> str:
+        """Returns what a record has: "image", "pair" or "clip"."""
+        return self.pixels.content
+
+    def check_clips(self) -> None:
+        """Raises a UserError unless records have clips."""
+        if self.content != "clip":
+            raise UserError(f"no clip in {self.name}; evaluate on a dataset with the field video")
 
     def entries(
         self, of_record: Callable[[Mapping[str, Any]], list[dict[str, Any]]]
@@ -145,14 +165,14 @@ class EvalDataset:
         if not any(record.get("texts") for record in self.records):
             raise UserError(f"no text in {self.name}; evaluate on images with texts")
 
-    @staticmethod
-    def batch_size() -> int:
+    @property
+    def batch_size(self) -> int:
         """Returns the rows of a batch over all local devices."""
-        return ROWS_PER_DEVICE * jax.local_device_count()
+        return _batch_size(self.pixels)
 
     def run(self, function: Callable, *arrays: Any, title: str = "") -> list[np.ndarray]:
         """Returns `function` of arrays [R, ...] in batches, on every process all rows."""
-        return run_in_batches(function, self.batch_size(), *arrays, title=title)
+        return run_in_batches(function, self.batch_size, *arrays, title=title)
 
     def share(self, function: Callable, *arrays: Any, title: str = "") -> list[np.ndarray]:
         """Returns as `run`; each process computes its part of the rows, and all get the whole.
@@ -164,3 +184,16 @@ class EvalDataset:
         rows = np.minimum(np.arange(local) + jax.process_index() * local, total - 1)
         results = self.run(function, *(RowsOf(array, rows) for array in arrays), title=title)
         return [np.concatenate(all_gather(x))[:total] for x in results]
+
+
+def _batch_size(pixels: RecordPixels) -> int:
+    frames = pixels.num_frames if pixels.content == "clip" else 1
+    return max(1, ROWS_PER_DEVICE // frames) * jax.local_device_count()
+
+
+def _left_out(what: str, errors: list[str], total: int, name: str) -> str:
+    """Returns a line that names the records which do not decode."""
+    named = ", ".join(errors[:NAMED])
+    more = f" and {len(errors) - NAMED} more" if len(errors) > NAMED else ""
+    count = f"{len(errors)} of {total} {what}s"
+    return f"skipped {count} of {name}, which cannot be decoded: {named}{more}"

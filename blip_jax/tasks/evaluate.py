@@ -115,6 +115,7 @@ def _measure(
             model.image_size,
             config.limit or None,
             model.config.exif_orientation,
+            config.task.num_frames,
         )
         if unfinished:  # what is kept belongs to this model, dataset and config
             folder = str(unfinished / values_digest(_fingerprint(config))[:16])

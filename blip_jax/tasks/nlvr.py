@@ -157,7 +157,7 @@ class Nlvr(Task[NlvrConfig]):
         """
         model.require("verify")
         pairs, statements = dataset.entries(statements_of)
-        if not statements or not dataset.has_pairs:
+        if not statements or dataset.content != "pair":
             raise UserError(
                 f"no statement about two images in {dataset.name}; evaluate on a dataset with "
                 "second_image and statements"

@@ -151,7 +151,8 @@ class PairScorer:
             raise UserError(f"task.rerank_memory_gib is {memory_gib}; it must be above 0")
         self._model, self._dataset, self._texts = model, dataset, (ids, mask)
         self._encode, self._match = image_context_function(model), context_match_function(model)
-        fit = int(memory_gib * GIB / context_bytes(model.config))
+        num_frames = dataset.pixels.num_frames or 1
+        fit = int(memory_gib * GIB / context_bytes(model.config, num_frames))
         self._images_per_device = min(max(fit, 1), MAX_IMAGES_PER_DEVICE)
 
     def __call__(

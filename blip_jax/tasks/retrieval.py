@@ -60,8 +60,9 @@ def predict_matches(model: Model, dataset: EvalDataset, config: Any) -> list[Pre
     """Returns what ITC finds for each image and each text, and ITM among ITC's best candidates.
 
     Each is {"key", "direction": "i2t" | "t2i", "gallery": its number, "text": of a text query,
-    "itc": {"hit@1": …, "top": [...], "scores": [...]}, "itm": the same or absent}. "hit@k" is the
-    probability that one of the first k candidates is right when tied candidates are shuffled.
+    "itc": {"rank": …, "hit@1": …, "top": [...], "scores": [...]}, "itm": the same or absent}.
+    "hit@k" is the probability that one of the first k candidates is right when tied candidates are
+    shuffled, "rank" the expected rank of the first right one.
     Texts in "top" are "KEY#NUMBER", images are keys.
 
     Args:
@@ -119,6 +120,10 @@ def predict_matches(model: Model, dataset: EvalDataset, config: Any) -> list[Pre
                 head: retrieval.hits(scores[side], query_label, label)
                 for head, scores in found.items()
             }
+            ranks = {
+                head: retrieval.ranks(scores[side], query_label, label)
+                for head, scores in found.items()
+            }
             for query, name in enumerate(names):
                 if np.isnan(hits["itc"][query, 0]):
                     continue  # an image without texts is no query
@@ -128,7 +133,8 @@ def predict_matches(model: Model, dataset: EvalDataset, config: Any) -> list[Pre
                         "direction": direction,
                         "gallery": number,
                         **{
-                            head: _ranking(hits[head][query], scores[side][query], candidates)
+                            head: {"rank": float(ranks[head][query])}
+                            | _ranking(hits[head][query], scores[side][query], candidates)
                             for head, scores in found.items()
                         },
                     }

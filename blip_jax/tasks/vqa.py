@@ -5,6 +5,7 @@ Recipe: configs/vqa.yaml and models/blip_vqa.py of the original. A answers a que
 
 import collections
 import dataclasses
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
@@ -21,6 +22,7 @@ from blip_jax.data.text import clean_question
 from blip_jax.decoding import Decoding
 from blip_jax.metrics import vqa as vqa_metrics
 from blip_jax.models import Model
+from blip_jax.models.image_tokens import image_tokens
 from blip_jax.nn import flops
 from blip_jax.tasks.answers import answered_questions, predict_answers, training_answers
 from blip_jax.tasks.base import Batch, Params, Prediction, Task, TaskConfig, check_positive
@@ -71,18 +73,39 @@ class Vqa(Task[VqaConfig]):
         if not questions:
             raise InvalidRecord("missing field")
         question = questions[int(rng.integers(len(questions)))]
-        try:
-            image = decode(record["image"], self.model.exif_orientation)
-        except ImageError as error:
-            raise InvalidRecord("undecodable image") from error
-        image, text = self.transform.pair(image, clean_question(question["question"]), rng)
+        image, text = self.picture(record, clean_question(question["question"]), rng)
         if not text:
             raise InvalidRecord("empty text")
         return {"image": image, "question": text, "answers": answer_weights(question)}
 
+    def picture(
+        self, record: Mapping[str, Any], text: str, rng: np.random.Generator
+    ) -> tuple[np.ndarray, str]:
+        """Returns a record's image, augmented, and the text, which augmentation may change.
+
+        Raises:
+          InvalidRecord: there is no image, or it does not decode.
+        """
+        if "image" not in record:
+            raise InvalidRecord("missing field")
+        try:
+            image = decode(record["image"], self.model.exif_orientation)
+        except ImageError as error:
+            raise InvalidRecord("undecodable image") from error
+        return self.transform.pair(image, text, rng)
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """Returns the shape of an example's image."""
+        return (self.model.vit.image_size, self.model.vit.image_size, 3)
+
+    @property
+    def num_images(self) -> int:
+        """Returns the number of images that a question is about."""
+        return 1
+
     def empty_example(self) -> dict[str, Any]:
-        size = self.model.vit.image_size
-        return {"image": np.zeros((size, size, 3), np.uint8), "question": "", "answers": {}}
+        return {"image": np.zeros(self.image_shape, np.uint8), "question": "", "answers": {}}
 
     def collate(self, examples: Sequence[dict[str, Any]]) -> dict[str, np.ndarray]:
         config, count = self.config, len(examples)
@@ -106,11 +129,11 @@ class Vqa(Task[VqaConfig]):
         }
 
     def batch_spec(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
-        config, size = self.config, self.model.vit.image_size
+        config = self.config
         question = (batch_size, config.max_length)
         answers = (batch_size, config.max_answers)
         return {
-            "image": jax.ShapeDtypeStruct((batch_size, size, size, 3), np.uint8),
+            "image": jax.ShapeDtypeStruct((batch_size, *self.image_shape), np.uint8),
             "ids": jax.ShapeDtypeStruct(question, np.int32),
             "mask": jax.ShapeDtypeStruct(question, bool),
             "answer_ids": jax.ShapeDtypeStruct((*answers, config.max_answer_length), np.int32),
@@ -145,7 +168,8 @@ class Vqa(Task[VqaConfig]):
         """Returns the weighted cross-entropy of all answers, summed over their tokens."""
         keys = [None] * 3 if key is None else list(jax.random.split(key, 3))
         length = batch["answer_ids"].shape[-1]
-        tokens = self.apply(params, "encode_image", pixels(batch["image"]), key=keys[0])
+        encode = functools.partial(self.apply, params, key=keys[0])
+        tokens = image_tokens(encode, pixels(batch["image"]))
         states = self.apply(
             params, "question_hidden_states", tokens, batch["ids"], batch["mask"], key=keys[1]
         )
@@ -163,20 +187,21 @@ class Vqa(Task[VqaConfig]):
         """Returns the FLOPs of one training step, all chips together."""
         config, model = self.config, self.model
         med, answers = model.med, config.max_answers
-        image = flops.vit(model.vit)
+        images, image = self.num_images, flops.vit(model.vit)
         answer = [
             flops.text(med, config.max_answer_length, config.max_length),
             flops.lm_head(med, config.max_answer_length),
         ]
         parts = [
-            image,
-            flops.image_context(model),
-            flops.text(med, config.max_length, model.vit.tokens),
+            *[image, flops.image_context(model)] * images,
+            flops.text(med, config.max_length, images * model.vit.tokens),
             flops.context(med, config.max_length, med.width),
             *answer * answers,
         ]
         # There is no gradient with respect to pixels.
-        return batch_size * (sum(x.trained(model.remat) for x in parts) - image.outside_layers)
+        return batch_size * (
+            sum(x.trained(model.remat) for x in parts) - images * image.outside_layers
+        )
 
     # Evaluation
 

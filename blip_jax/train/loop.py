@@ -261,6 +261,7 @@ class Evaluator:
             config.model.vit.image_size,
             config.eval.limit or None,
             config.model.exif_orientation,
+            config.task.num_frames,
         )
         whole = NamedSharding(setup.mesh, PartitionSpec())
         self._replicate = jax.jit(lambda params: params, out_shardings=whole)

@@ -11,6 +11,7 @@ from blip_jax.tasks.captioning import CaptioningConfig
 from blip_jax.tasks.nlvr import NlvrConfig
 from blip_jax.tasks.pretraining import PretrainingConfig
 from blip_jax.tasks.retrieval import RetrievalConfig
+from blip_jax.tasks.video_qa import VideoQaConfig
 from blip_jax.tasks.visdial import VisdialConfig
 from blip_jax.tasks.vqa import VqaConfig
 from blip_jax.train.config import TrainConfig
@@ -73,6 +74,16 @@ def vqa(dataset: str = "vqa_v2_vg", model: str = "vit_b") -> TrainConfig:
     config = _fine_tuning(VqaConfig(), model, VQA_QUESTIONS[dataset], 10, peak_lr)
     settings = {"vit.image_size": 480, "vit.drop_path": 0.1, "med.sharing": "none"}
     return replace(config, **{f"model.{name}": value for name, value in settings.items()})
+
+
+def video_qa() -> TrainConfig:
+    """Returns a fine-tuning of ViT-B for MSRVTT-QA, of 158,581 questions, from a VQA model.
+
+    The paper has none: it evaluates the VQA model as it is.
+    """
+    task = VideoQaConfig(num_frames=8)
+    config = _fine_tuning(task, "vit_b", 158_581, 5, 2e-5, batch_size=64)
+    return replace(config, **{"model.vit.drop_path": 0.1, "model.med.sharing": "none"})
 
 
 def nlvr(model: str = "vit_b") -> TrainConfig:

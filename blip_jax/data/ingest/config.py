@@ -12,8 +12,8 @@ from blip_jax.runtime.errors import UserError
 from blip_jax.runtime.suggestions import hint
 
 BenchmarkName = Literal[
-    "", "coco", "flickr30k", "nlvr2", "nocaps", "visdial", "visual_genome", "visual_genome_vqa",
-    "vqa_v2",
+    "", "coco", "flickr30k", "msrvtt", "msrvtt_qa", "msvd_qa", "nlvr2", "nocaps", "visdial",
+    "visual_genome", "visual_genome_vqa", "vqa_v2",
 ]  # fmt: skip
 BENCHMARKS = tuple(name for name in get_args(BenchmarkName) if name)
 FORMATS = ("tar", "json", "csv", "parquet", "folder", "tfds")
@@ -74,7 +74,7 @@ class IngestConfig:
     # Format of all files (.jsonl is json, .tsv is csv); "" takes it from each file's name.
     format: Literal["", "tar", "json", "csv", "parquet", "folder", "tfds"] = ""
     # Folder that image paths in lists start from, and that no link may leave; "": the list's.
-    # Of a benchmark the folder that has the owner's folders of images; "": the source.
+    # Of a benchmark the folder that has the owner's folders of images or clips; "": the source.
     images: str = ""
     split: str = "train"  # split of the benchmark, which the dataset's then has, or of TFDS inputs
     columns: ColumnsConfig = ColumnsConfig()

@@ -50,6 +50,7 @@ class RawRecord:
       image: the file's bytes; None if there are none, or they are in the file `image_path`.
       image_path: path or URL of the image, as the record has it; "" if the bytes are here.
       second_image_path: the right image of a pair, as `image_path`.
+      video_path: of a clip, in place of `image_path`.
       texts, url, truth: of the record. fields: all other fields.
       rejection: why it cannot be used, if that is known already.
       records: number of input records that it represents.
@@ -61,6 +62,7 @@ class RawRecord:
     image: bytes | None = None
     image_path: str = ""
     second_image_path: str = ""
+    video_path: str = ""
     texts: list[str] = dataclasses.field(default_factory=list)
     url: str = ""
     truth: str = ""

@@ -50,7 +50,10 @@ FEATURES = _F.FeaturesDict({
     "fields": _F.Text(),  # JSON: all other fields of the input
 })  # fmt: skip
 PAIR_FEATURES = _F.FeaturesDict({**FEATURES, "second_image": _F.Image()})  # the right image
-_SERIALIZE, _SERIALIZE_PAIR = serializer(FEATURES), serializer(PAIR_FEATURES)
+# The bytes of a file in place of the image; _F.Video would store frames.
+CLIP_FEATURES = _F.FeaturesDict(
+    {name: x for name, x in FEATURES.items() if name != "image"} | {"video": _F.Text()}
+)
 ROWS, INDEX, SKIPPED, COUNTS = "rows", "parquet", "skipped.jsonl", "json"
 MERGED = "merged with the record before"  # these records add a text to that record's row
 GROUP = 1000  # rows of the index written at once
@@ -63,8 +66,10 @@ COLUMNS = pyarrow.schema(
 
 def features(settings: IngestConfig) -> tfds.features.FeaturesDict:
     """Returns the features of the records of an import."""
-    pairs = bool(settings.benchmark) and BENCHMARKS[settings.benchmark].has_pairs
-    return PAIR_FEATURES if pairs else FEATURES
+    benchmark = BENCHMARKS[settings.benchmark] if settings.benchmark else None
+    if benchmark and benchmark.has_clips:
+        return CLIP_FEATURES
+    return PAIR_FEATURES if benchmark and benchmark.has_pairs else FEATURES
 
 
 class UnitInterrupted(Exception):
@@ -95,7 +100,7 @@ def process_unit(
         return json.loads(path_of(folder, unit.number, COUNTS).read_text())
     names: set[str] = set()
     folders = _folders(unit)
-    with _Files(folder, unit.number) as files, warnings.catch_warnings():
+    with _Files(folder, unit.number, settings) as files, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # warnings of PIL about unusual but complete files
         for raw in merge_adjacent(_read(unit, settings)):
             if not should_continue():
@@ -142,8 +147,9 @@ class _Files:
     They get their own names when the block ends without an error, the counts last.
     """
 
-    def __init__(self, folder: str, unit: int):
+    def __init__(self, folder: str, unit: int, settings: IngestConfig):
         self._folder, self._unit = folder, unit
+        self._serialize = serializer(features(settings))
         self._bytes = self._rows = self._records_read = 0
         self._reasons: Counter = Counter()
         self._warnings: Counter = Counter()
@@ -170,7 +176,7 @@ class _Files:
 
     def add(self, values: dict, licence: str | None, records: int, row_warnings: Counter) -> None:
         """Writes a row that represents `records` input records."""
-        example = (_SERIALIZE_PAIR if "second_image" in values else _SERIALIZE)(values)
+        example = self._serialize(values)
         self._writer.write(example)
         self._bytes += len(example)
         self._rows += 1

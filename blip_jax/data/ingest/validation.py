@@ -17,12 +17,14 @@ from blip_jax.data.ingest.config import IngestConfig
 from blip_jax.data.ingest.readers import image_files
 from blip_jax.data.ingest.records import RawRecord, RejectedRecord, clean, is_unicode
 from blip_jax.data.ingest.text import plain
+from blip_jax.data.video import VideoError, frames
 
 LICENCES = ("license", "licence", "license_name", "license_url", "rights")
 ROBOTS = ("x_robots_tag", "robots_tag")  # fields whose text lists directives
 FALSE_VALUES = ("", "0", "0.0", "f", "false", "n", "no", "none", "null", "nan", "[]")
 LONG_TEXT_WORDS = 1000  # longer texts are kept and counted
 JPEG_QUALITY = 95
+HASHED_FRAMES = 4  # of a clip
 
 
 def row(
@@ -45,6 +47,8 @@ def row(
     warnings["images passed over: not the first of their record"] += raw.unused_images
     # What a benchmark says of an image may all be in its fields.
     texts = _texts(raw, settings.allow_no_text or bool(settings.benchmark), warnings)
+    if raw.video_path:
+        return _clip(raw, texts, folders, settings), warnings
     if raw.image is None and not raw.image_path:  # img2dataset gives the reason in "status"
         raise RejectedRecord(
             "missing image", str(raw.fields.get("status") or "no bytes, path or URL")
@@ -58,16 +62,11 @@ def row(
     height, width = picture.shape[:2]
     values = {
         "image": _downscaled(picture, data, settings, warnings),
-        "texts": texts,
-        "truth": clean(raw.truth),
-        "url": clean(raw.url),
         "sha256": hashlib.sha256(data).hexdigest(),
         "phash": str(imagehash.phash(Image.fromarray(picture))),
         "width": width,
         "height": height,
-        "fields": json.dumps(
-            plain(raw.fields | ({"merged": raw.merged_fields} if raw.merged_fields else {}))
-        ),
+        **_described(raw, texts),
     }
     if raw.second_image_path:
         second = image_files.find(raw.second_image_path, settings.images, folders)
@@ -79,6 +78,50 @@ def row(
             "phash": str(imagehash.phash(_side_by_side(picture, right))),
         }
     return values, warnings
+
+
+def _described(raw: RawRecord, texts: list[str]) -> dict[str, Any]:
+    """Returns the features of a row that are text."""
+    merged = {"merged": raw.merged_fields} if raw.merged_fields else {}
+    return {
+        "texts": texts,
+        "truth": clean(raw.truth),
+        "url": clean(raw.url),
+        "fields": json.dumps(plain(raw.fields | merged)),
+    }
+
+
+def _clip(
+    raw: RawRecord, texts: list[str], folders: list[str], settings: IngestConfig
+) -> dict[str, Any]:
+    """Returns the row of a clip, whose bytes are kept as they are.
+
+    Its perceptual hash is that of frames side by side: clips of one film may share a frame.
+
+    Raises:
+      RejectedRecord: the file is missing, or cannot be decoded, or is too small.
+    """
+    try:
+        data = image_files.find(raw.video_path, settings.images, folders)
+    except RejectedRecord as rejection:
+        raise RejectedRecord(
+            rejection.reason.replace("image", "video"), rejection.detail
+        ) from rejection
+    try:
+        found = frames(data, HASHED_FRAMES)
+    except VideoError as error:
+        raise RejectedRecord("undecodable video", f"{raw.video_path}: {error}") from error
+    height, width = found.shape[1:3]
+    if min(height, width) < settings.min_side:
+        raise RejectedRecord("too small", f"{raw.video_path}: {width}x{height}")
+    return {
+        "video": data,
+        "sha256": hashlib.sha256(data).hexdigest(),
+        "phash": str(imagehash.phash(_side_by_side(*found))),
+        "width": width,
+        "height": height,
+        **_described(raw, texts),
+    }
 
 
 def _picture(data: bytes, path: str, settings: IngestConfig) -> np.ndarray:
@@ -116,9 +159,9 @@ def _downscaled(
     return scaled
 
 
-def _side_by_side(left: np.ndarray, right: np.ndarray) -> Image.Image:
-    """Returns both pictures in one, each as a square of the size that a perceptual hash needs."""
-    squares = [Image.fromarray(x).resize((64, 64), Image.Resampling.LANCZOS) for x in (left, right)]
+def _side_by_side(*pictures: np.ndarray) -> Image.Image:
+    """Returns pictures in one, each as a square of the size that a perceptual hash needs."""
+    squares = [Image.fromarray(x).resize((64, 64), Image.Resampling.LANCZOS) for x in pictures]
     return Image.fromarray(np.concatenate([np.asarray(square) for square in squares], axis=1))
 
 

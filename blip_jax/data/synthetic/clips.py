@@ -15,7 +15,7 @@ import numpy as np
 
 from blip_jax.data.synthetic.grammar import Phrase, Statement, render_text
 from blip_jax.data.synthetic.scenes import Scene, World, pick
-from blip_jax.runtime.errors import UserError
+from blip_jax.data.video_file import pyav
 
 MOTIONS = ("partial", "hop")
 TEMPLATES = ("colour_of_shape", "shape_of_colour", "size_of_shape", "background", "exists")
@@ -66,7 +66,7 @@ def encode_video(frames: Sequence[np.ndarray]) -> bytes:
     Raises:
       UserError: PyAV is not installed.
     """
-    av = _pyav()
+    av = pyav()
     height, width = frames[0].shape[:2]
     file = io.BytesIO()
     with av.open(file, "w", format="mp4") as container:
@@ -81,11 +81,3 @@ def encode_video(frames: Sequence[np.ndarray]) -> bytes:
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     return file.getvalue()
-
-
-def _pyav():
-    try:
-        import av  # only this kind needs it
-    except ImportError as error:
-        raise UserError('clips need PyAV: pip install "blip-jax[video]"') from error
-    return av

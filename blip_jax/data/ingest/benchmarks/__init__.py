@@ -7,6 +7,9 @@ from etils import epath
 from blip_jax.data.ingest.benchmarks import (
     coco,
     flickr30k,
+    msrvtt,
+    msrvtt_qa,
+    msvd_qa,
     nlvr2,
     nocaps,
     owner_files,
@@ -22,6 +25,9 @@ from blip_jax.runtime.suggestions import hint
 _ALL = (
     coco.BENCHMARK,
     flickr30k.BENCHMARK,
+    msrvtt.BENCHMARK,
+    msrvtt_qa.BENCHMARK,
+    msvd_qa.BENCHMARK,
     nlvr2.BENCHMARK,
     nocaps.BENCHMARK,
     visdial.BENCHMARK,

@@ -12,23 +12,25 @@ from blip_jax.data.ingest.config import IngestConfig
 
 @dataclasses.dataclass
 class ImageRecord:
-    """All that a benchmark says of an image, or of a pair of images.
+    """All that a benchmark says of an image, of a pair of images, or of a clip.
 
     Attributes:
       key: the owner's id of the image.
-      image: FOLDER/FILE as the owner has it; where FOLDER is, ImageFolders finds out.
+      image: FOLDER/FILE as the owner has it; where FOLDER is, ImageFolders finds out. "" of a clip.
       texts: the captions.
       fields: what a task needs besides, such as {"questions": [...]}.
       elsewhere: further places of the same image, if the files do not say which it is.
       second_image: of a pair, as `image`; else "".
+      video: of a clip, as `image`; else "".
     """
 
     key: str
-    image: str
+    image: str = ""
     texts: list[str] = dataclasses.field(default_factory=list)
     fields: dict[str, Any] = dataclasses.field(default_factory=dict)
     elsewhere: tuple[str, ...] = ()
     second_image: str = ""
+    video: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,8 +58,9 @@ class Benchmark:
       url: where the owner publishes the files.
       splits: by config.split; the first is that of the config `prepare:NAME`.
       read: returns the records of the files of a split, in the owner's order.
-      image_folders: other names that an owner's folder of images has.
+      image_folders: other names that an owner's folder of images or clips has.
       has_pairs: whether a record has a second image.
+      has_clips: whether a record has a clip in place of an image.
     """
 
     name: str
@@ -66,12 +69,14 @@ class Benchmark:
     read: Callable[[list[OwnerFile], IngestConfig], Iterator[ImageRecord]]
     image_folders: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     has_pairs: bool = False
+    has_clips: bool = False
 
 
 # What is counted in the records, and compared with the published counts.
 COUNTED: Mapping[str, Callable[[ImageRecord], int]] = {
-    "images": lambda record: 0 if record.second_image else 1,
+    "images": lambda record: 1 if record.image and not record.second_image else 0,
     "pairs of images": lambda record: 1 if record.second_image else 0,
+    "clips": lambda record: 1 if record.video else 0,
     "captions": lambda record: len(record.texts),
     "questions": lambda record: len(record.fields.get("questions", ())),
     "statements": lambda record: len(record.fields.get("statements", ())),

@@ -33,27 +33,28 @@ def write(
       UserError: a file is missing, cut off, or not what its name says; or there are no images.
     """
     files = [OwnerFile(path, benchmark.url) for path in paths]
-    folders = ImageFolders(settings.images or settings.benchmark_folder, benchmark.image_folders)
+    root = settings.images or settings.benchmark_folder
+    what = "clips" if benchmark.has_clips else "images"
+    folders = ImageFolders(root, benchmark.image_folders, what)
     counts, keys = dict.fromkeys(COUNTED, 0), set()
     with atomic_write(file_list) as out:
         for record in benchmark.read(files, settings):
             if record.key in keys:
-                raise files[0].wrong(f"has the image {record.key} twice")
+                raise files[0].wrong(f"has the {what[:-1]} {record.key} twice")
             keys.add(record.key)
             for name, count in COUNTED.items():
                 counts[name] += count(record)
-            value = {
-                "name": record.key,
-                "image_path": folders.locate(record.image, *record.elsewhere),
-                "texts": record.texts,
-                "fields": record.fields,
-            }
+            value = {"name": record.key, "texts": record.texts, "fields": record.fields}
+            if record.video:
+                value["video_path"] = folders.locate(record.video, *record.elsewhere)
+            else:
+                value["image_path"] = folders.locate(record.image, *record.elsewhere)
             if record.second_image:
                 value["second_image_path"] = folders.locate(record.second_image)
             out.write(json.dumps(value) + "\n")
     if not keys:
         raise UserError(
-            f"{files[0].path} has no image of {benchmark.name} {settings.split}; check "
+            f"{files[0].path} has no {what[:-1]} of {benchmark.name} {settings.split}; check "
             "--config.split"
         )
     published = dict(benchmark.splits[settings.split].published)

@@ -1,4 +1,4 @@
-"""Where the folders of a benchmark's images are."""
+"""Where the folders of a benchmark's images or clips are."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ PLACES = ("", "images", "image", "Images", "mscoco", "Images/mscoco", "coco", "c
 class ImageFolders:
     """Finds images by the names that the owner gave to them and to their folders."""
 
-    def __init__(self, root: str, other_names: Mapping[str, tuple[str, ...]]):
+    def __init__(self, root: str, other_names: Mapping[str, tuple[str, ...]], what: str = "images"):
         """Args:
         root: the folder of the benchmark, or config.images.
         other_names: of the owner's folders.
+        what: they hold, for messages.
         """
-        self._root, self._other_names = root, other_names
+        self._root, self._other_names, self._what = root, other_names, what
         self._listings: dict[str, frozenset[str] | None] = {}
 
     def locate(self, *images: str) -> str:
@@ -48,8 +49,8 @@ class ImageFolders:
         if not expected:
             folders = list(dict.fromkeys(image.partition("/")[0] for image in images))
             raise UserError(
-                f"{self._root} has no folder of images {' or '.join(folders)} (looked there and in "
-                f"{', '.join(place for place in PLACES if place)}); unpack the images there, or "
+                f"{self._root} has no folder of {self._what} {' or '.join(folders)} (looked there "
+                f"and in {', '.join(place for place in PLACES if place)}); unpack them there, or "
                 "name the folder that it is in with --config.images"
             )
         return expected

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
+import io
 import json
 import os
 from collections.abc import Mapping
@@ -48,6 +50,37 @@ class OwnerFile:
             for number, line in enumerate(lines, 1)
             if line.strip()
         ]
+
+    def load_text(self) -> str:
+        """Returns the text of a file.
+
+        Raises:
+          UserError: it is empty.
+        """
+        text = self._bytes().decode("utf-8", "replace")
+        if not text.strip():
+            raise UserError(f"{self.path} is cut off; download it again from {self.url}")
+        return text
+
+    def load_csv(self, columns: tuple[str, ...]) -> list[dict[str, str]]:
+        """Returns the lines of a CSV file that has a header.
+
+        Raises:
+          UserError: it has no such columns, or a line that lacks one.
+        """
+        reader = csv.DictReader(io.StringIO(self.load_text(), newline=""))
+        try:
+            found = list(reader)
+        except csv.Error as error:
+            raise self.wrong(f"is not CSV ({error})") from error
+        if missing := [name for name in columns if name not in (reader.fieldnames or ())]:
+            raise self.wrong(f"has no column {missing[0]!r}")
+        for number, row in enumerate(found, start=2):
+            if not all(row[name] for name in columns):
+                raise self.wrong(f"has a line {number} that is cut off or lacks a column")
+        if not found:
+            raise self.wrong("has no line below its header")
+        return found
 
     def rows(
         self, value: Any, name: str, fields: Mapping[str, type | tuple[type, ...]]
