@@ -15,7 +15,7 @@ from blip_jax.data.text import clean_caption, clean_question
 from blip_jax.decoding import Decoding, Generated
 from blip_jax.decoding.config import TRANSFORMERS_OPTIONS
 from blip_jax.models import functions
-from blip_jax.models.base import Base
+from blip_jax.models.gradcam import GradCamMethods
 from blip_jax.models.inputs import (
     ImageLike,
     as_images,
@@ -35,7 +35,7 @@ BATCH = 32  # default of the largest number of images per batch
 ANSWER = Decoding(method="beam", repetition_penalty=1.0, min_length=1, max_length=10)
 
 
-class Model(Base):
+class Model(GradCamMethods):
     """What `models.load` returns; its `repr` says what it is and what it can do.
 
     Images are paths (local or gs://), bytes, open files, PIL images, or arrays (NumPy, JAX,
