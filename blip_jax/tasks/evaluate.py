@@ -7,7 +7,7 @@ are shared. All get the same numbers, and the first writes them.
 import contextlib
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -25,7 +25,9 @@ from blip_jax.runtime.fingerprint import check_fingerprint, check_verb, path_dig
 from blip_jax.runtime.lock import folder_lock
 from blip_jax.runtime.processes import run_on_main
 from blip_jax.tasks.base import EvaluationTask, Prediction, TaskConfig
+from blip_jax.tasks.details import Details, described
 from blip_jax.tasks.eval_dataset import EvalDataset
+from blip_jax.tasks.examples import EXAMPLES, example_page
 from blip_jax.tasks.pretraining import PretrainingConfig
 
 PREDICTIONS, METRICS, SUBMISSION = "predictions.jsonl", "metrics.json", "submission.json"
@@ -41,19 +43,28 @@ class EvaluateConfig:
     task: TaskConfig = PretrainingConfig()  # what is evaluated; its class is set in the config file
     limit: int = 0  # only the first this many images; 0: all
     predictions: str = ""  # a predictions.jsonl to score instead of running a model
+    examples: int = 24  # predictions in examples.html: a third each best, worst, random; 0: no page
 
     def __post_init__(self):
         if self.limit < 0:
             raise UserError(f"limit is {self.limit}; it must be 0 (all) or more")
+        if self.examples < 0:
+            raise UserError(f"examples is {self.examples}; it must be 0 (no page) or more")
 
 
-def evaluate(config: EvaluateConfig, workdir: str = "", model: Model | None = None) -> dict:
+def evaluate(
+    config: EvaluateConfig,
+    workdir: str = "",
+    model: Model | None = None,
+    write_page: Callable[..., Any] | None = None,
+) -> dict:
     """Returns metrics by name, most of them in percent; those with a standard error as `Estimate`.
 
     Args:
       workdir: folder for predictions.jsonl, metrics.json, and submission.json if the benchmark has
         an evaluation server; "": none is written.
       model: in place of the config's.
+      write_page: `reports.examples.write_examples`; None: no examples.html is written.
 
     Raises:
       UserError: a field that must be given is empty, or names nothing; the task measures nothing of
@@ -68,19 +79,44 @@ def evaluate(config: EvaluateConfig, workdir: str = "", model: Model | None = No
     with lock:
         if workdir:
             check_verb(workdir, "evaluate")
-        predictions, metrics, submission = _measure(config, model)
+        model = model if config.predictions else model or load(config.model)
+        predictions, metrics, submission, details = _measure(config, model)
         if workdir and jax.process_index() == 0:
             values = {"config": to_json(config)}
             for name in ("model", "dataset", "predictions"):
                 values[name] = path_digest(getattr(config, name))
             check_fingerprint(workdir, "evaluate", values, begun=False)
-            write_evaluation(epath.Path(workdir), predictions, metrics, submission)
+            lines = [described(*x) for x in zip(predictions, details, strict=True)]
+            write_evaluation(epath.Path(workdir), lines, metrics, submission)
+            (epath.Path(workdir) / EXAMPLES).unlink(missing_ok=True)  # of other predictions
+            if write_page and config.examples and any(details):
+                shown = None if config.predictions else model
+                place = config.dataset, config.split
+                sections = example_page(predictions, details, place, config.examples, shown)
+                write_page(
+                    f"{workdir}/{EXAMPLES}",
+                    f"Examples of {config.task.name}",
+                    f"{config.predictions or config.model or model.name}, evaluated on "
+                    f"{config.dataset}, split {config.split}.",
+                    metric_rows(metrics),
+                    sections,
+                )
     return metrics
+
+
+def metric_rows(metrics: Mapping[str, float]) -> list[dict[str, Any]]:
+    """Returns the rows of a table of metrics: value, number of examples, standard error."""
+    rows = []
+    for name, metric in metrics.items():
+        found = uncertainty.to_json(metric)
+        error = {"± standard error": found.pop("standard_error")}
+        rows.append({"metric": name, **found, **error})
+    return rows
 
 
 def _measure(
     config: EvaluateConfig, model: Model | None
-) -> tuple[list[Prediction], dict[str, float], Any]:
+) -> tuple[list[Prediction], dict[str, float], Any, Sequence[Details | None]]:
     if config.predictions:
         predictions = read_predictions(config.predictions)
         task = scoring_task(config.task)
@@ -91,7 +127,6 @@ def _measure(
             "task"
         )
     else:
-        model = model or load(config.model)
         # Texts are truncated as in the model's training.
         task_config = replace(config.task, max_length=model.max_length)
         task = task_config.make(model.config, model.tokenizer)
@@ -111,7 +146,7 @@ def _measure(
     submission = task.submission(predictions)
     if not metrics and submission is None:
         raise UserError(nothing)
-    return predictions, metrics, submission
+    return predictions, metrics, submission, task.details(predictions, records)
 
 
 def scoring_task(config: TaskConfig) -> EvaluationTask:

@@ -19,6 +19,7 @@ from blip_jax.models.functions import (
     rerank_function,
 )
 from blip_jax.tasks.base import Prediction, TaskConfig
+from blip_jax.tasks.details import Details, match_details
 from blip_jax.tasks.eval_dataset import EvalDataset
 from blip_jax.tasks.pairs import ItcConfig, ItmConfig, PairTask
 
@@ -56,6 +57,12 @@ class Retrieval(PairTask):
     ) -> dict[str, float]:
         """Returns `itc/tr@1` …, and `itm/tr@1` … if ITM re-ranked, in percent."""
         return evaluate_matches(predictions)
+
+    def details(
+        self, predictions: Sequence[Prediction], records: Sequence[Mapping[str, Any]]
+    ) -> list[Details | None]:
+        """Returns what is said of each prediction; see `match_details`."""
+        return match_details(predictions, records)
 
 
 def predict_matches(
