@@ -6,8 +6,9 @@ from blip_jax.cli import config_verb
 
 DESCRIPTION = """\
 Measures a trained model on a dataset, or scores a file of predictions. Prints a table and writes
-DIR/metrics.json, DIR/predictions.jsonl and the page DIR/examples.html, and for VQA v2 and VisDial DIR/submission.json for their
-evaluation servers; several hosts may run it together."""
+DIR/metrics.json, DIR/predictions.jsonl and DIR/examples.html, a page of the best, the worst and
+random examples; and for VQA v2 and VisDial DIR/submission.json for their evaluation servers;
+several hosts may run it together."""
 
 
 def work(config: Any, workdir: str) -> None:
