@@ -30,6 +30,11 @@ def test_best_worst_and_random_are_different():
     assert choose([*found, None], 100)[""]["random"] == []  # best and worst have all
 
 
+def test_the_worst_of_equals_are_those_of_which_the_model_is_least_sure():
+    chosen = choose([details(1.0, score) for score in (0.3, 0.1, 0.2, 0.9)], 3)[""]
+    assert (chosen["best"], chosen["worst"]) == ([3], [1])
+
+
 def test_groups_share_the_number_and_unknown_metrics_are_random():
     found = [details(None)] * 5 + [details(1.0, group="captions")] * 5
     chosen = choose(found, 6)

@@ -23,7 +23,8 @@ def choose(details: Sequence[Details | None], count: int) -> dict[str, dict[str,
     """Returns the predictions that are shown, by group and then by "best", "worst" and "random".
 
     Groups have equal parts of `count`, and so have the three. Of equal metric those come first of
-    which the model is surest. No prediction is shown twice; without a metric all are random.
+    which the model is surest, but where the worst are as good as the best the least sure. No
+    prediction is shown twice; without a metric all are random.
     """
     groups: dict[str, list[int]] = {}
     for row, found in enumerate(details):
@@ -34,14 +35,21 @@ def choose(details: Sequence[Details | None], count: int) -> dict[str, dict[str,
         share = count // len(groups)
         known = [row for row in rows if details[row].metric is not None]
         part = share // 3 if known else 0
+        top = max((details[row].metric for row in known), default=0.0)
         best = sorted(known, key=lambda row: (-details[row].metric, -_score(details[row])))[:part]
         rest = [row for row in known if row not in best]
-        worst = sorted(rest, key=lambda row: (details[row].metric, -_score(details[row])))[:part]
+        worst = sorted(rest, key=lambda row: _badness(details[row], top))[:part]
         shown = {*best, *worst}
         rest = [row for row in rows if row not in shown]
         drawn = rng.permutation(len(rest))[: share - len(shown)]
         chosen[group] = {"best": best, "worst": worst, "random": [rest[i] for i in drawn]}
     return chosen
+
+
+def _badness(details: Details, top: float) -> tuple[float, float]:
+    """Returns what orders the worst predictions; `top` is the metric of the best."""
+    score = _score(details)
+    return details.metric, score if details.metric == top else -score
 
 
 def _score(details: Details) -> float:
