@@ -87,6 +87,18 @@ def test_an_image_that_cannot_be_read_is_none(model):
     assert found[0] is not None and found[1] is None
 
 
+def test_the_last_layer_is_not_the_default(model):
+    """There, words have no effect on ITM, which reads the first token."""
+    retrieval = model("retrieval")
+    last = retrieval.gradcam(FILES[0], TEXTS[0], layer=1)[0]
+    assert (last.maps == 0).all() and last.token_maps[0].max() > 0
+    default = retrieval.gradcam(FILES[0], TEXTS[0])[0]
+    np.testing.assert_array_equal(
+        default.maps, retrieval.gradcam(FILES[0], TEXTS[0], layer=0)[0].maps
+    )
+    assert default.maps.max() > 0
+
+
 def test_pieces_are_merged():
     words, rows = gradcam.merged_words(["a", "sky", "##line", "##s", "red"])
     assert words == ["a", "skylines", "red"]

@@ -56,7 +56,7 @@ class GradCamMethods(Base):
             of these that the model can.
           answers: of "answer", one for all or one a question; None: the model's own.
           layer: of the text transformer whose cross-attention is read, from 0; None: 7 of 12 layers
-            as in the original's demo, or the layer at this share of the depth.
+            as in the original's demo, or the layer at this share of the depth, but not the last.
           clean: clean texts up as training did.
 
         Raises:
@@ -69,7 +69,10 @@ class GradCamMethods(Base):
             raise UserError(f"of is {of!r}; supported: {', '.join(TARGETS)}")
         self.require(target)
         depth = self.config.med.depth
-        layer = int(depth * LAYER) if layer is None else layer
+        if layer is None:
+            # After the last layer ITM reads [ENC] alone: what other words attend to there has no
+            # effect on it.
+            layer = max(0, min(int(depth * LAYER), depth - 2))
         if not 0 <= layer < depth:
             raise UserError(f"layer is {layer}; the model's are 0 to {depth - 1}")
         if answers is not None and target != "answer":
