@@ -16,6 +16,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 import jax
 import numpy as np
 from golden_file import Golden
+from golden_gradcam import gradcam
 from golden_outputs import outputs
 
 TOLERANCE = 1e-4
@@ -40,7 +41,7 @@ def without_effect(name: str, array: np.ndarray) -> np.ndarray:
 
 def check(golden: Golden) -> dict[str, float]:
     """The relative error of each output of the file, by name."""
-    found = outputs(golden)
+    found = gradcam(golden) if "gradcam" in golden.outputs else outputs(golden)
     errors = {}
     for name, want in golden.outputs.items():
         if name.startswith("negative_") or name.endswith("position_ids"):

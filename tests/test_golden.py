@@ -11,8 +11,11 @@ GOLDENS = pathlib.Path(__file__).parent / "goldens"
 
 @pytest.mark.parametrize(
     "name",
-    ["captioner", "features", "nlvr", "pretrain_step", "pretrain_trajectory", "retrieval", "vqa"],
-)
+    [
+        "captioner", "features", "gradcam_answer", "gradcam_caption", "gradcam_match", "nlvr",
+        "pretrain_step", "pretrain_trajectory", "retrieval", "vqa",
+    ],
+)  # fmt: skip
 def test_golden_values_are_met(name, capsys):
     assert golden.main([str(GOLDENS / f"{name}.npz")]) == 0
     assert ", 0 past 1e-4" in capsys.readouterr().out

@@ -248,4 +248,4 @@ def test_one_image_goes_with_many_texts_and_the_reverse(model):
 def test_the_repr_says_what_a_model_is_and_can_do(model):
     text = repr(model("captioner"))
     assert text.startswith("Model(captioner, ViT 16x2 @16px, text 16x2, ")
-    assert text.endswith(" parameters, float32): caption")
+    assert text.endswith(" parameters, float32): caption, gradcam")

@@ -6,27 +6,23 @@ from blip_jax.cli import config_verb
 
 DESCRIPTION = """\
 Measures a trained model on a dataset, or scores a file of predictions. Prints a table and writes
-DIR/metrics.json and DIR/predictions.jsonl, and for VQA v2 and VisDial DIR/submission.json for their
-evaluation servers; several hosts may run it together."""
+DIR/metrics.json, DIR/predictions.jsonl and DIR/examples.html, a page of the best, the worst and
+random examples; and for VQA v2 and VisDial DIR/submission.json for their evaluation servers;
+several hosts may run it together."""
 
 
 def work(config: Any, workdir: str) -> None:
     import jax
 
-    from blip_jax.metrics import uncertainty
     from blip_jax.reports import tables
+    from blip_jax.reports.examples import write_examples
     from blip_jax.runtime.config import write_config
-    from blip_jax.tasks.evaluate import PREDICTIONS, SUBMISSION, evaluate
+    from blip_jax.tasks.evaluate import PREDICTIONS, SUBMISSION, evaluate, metric_rows
 
-    metrics = evaluate(config, workdir)
+    metrics = evaluate(config, workdir, write_page=write_examples)
     if jax.process_index() == 0:
         write_config(workdir, config)
-        rows = []
-        for name, metric in metrics.items():
-            found = uncertainty.to_json(metric)
-            error = {"± standard error": found.pop("standard_error")}
-            rows.append({"metric": name, **found, **error})
-        if rows:
+        if rows := metric_rows(metrics):
             print(tables.plain(rows))
         else:
             print(f"no answers are known; wrote {workdir}/{PREDICTIONS} and {SUBMISSION}")

@@ -168,6 +168,13 @@ class Tokenizer:
             rows.append([i for i in row[:end] if 0 <= i < self.ids.dec and i not in self._dropped])
         return self._backend.decode_batch(rows, skip_special_tokens=False)
 
+    def pieces(self, ids) -> list[str]:
+        """Returns the word pieces of ids int [T]; those that continue a word begin with "##"."""
+        extra = {self.ids.dec: _EXTRA[0], self.ids.enc: _EXTRA[1]}
+        return [
+            extra.get(i) or self._backend.id_to_token(i) or "" for i in np.asarray(ids).tolist()
+        ]
+
     def prompt(self, text: str) -> np.ndarray:
         """Returns the ids a generation starts from, int32 [P]: [DEC], then `text`, no [SEP]."""
         tokens = self._backend.encode(text, add_special_tokens=False).ids

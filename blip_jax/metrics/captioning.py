@@ -65,6 +65,25 @@ def caption_scores(hypotheses: list[str], references: list[list[str]]) -> dict[s
     }
 
 
+def cider_by_caption(hypotheses: list[str], references: list[list[str]]) -> np.ndarray:
+    """Returns CIDEr of each caption, float64 [N]; `caption_scores` has 100 times their mean.
+
+    Raises:
+      UserError: as `caption_scores`.
+    """
+    try:
+        from pycocoevalcap.cider.cider import Cider
+    except ImportError as error:
+        raise UserError(
+            f"caption metrics need pycocoevalcap ({error}); pip install blip_jax[metrics]"
+        ) from error
+    words, reference_words = tokenized(hypotheses, references)
+    if not words:
+        return np.zeros(0)
+    found = {i: [text] for i, text in enumerate(words)}
+    return np.asarray(Cider().compute_score(dict(enumerate(reference_words)), found)[1])
+
+
 def scores_by_domain(
     score: Score, hypotheses: list[str], references: list[list[str]], domains: Sequence[str]
 ) -> dict[str, float]:

@@ -11,7 +11,7 @@ params = models.init(config, jax.random.key(0))
 from blip_jax.decoding import Decoding
 from blip_jax.models.loading import load
 from blip_jax.models.model import Model
-from blip_jax.models.results import Answer, Caption, Match, RankedOptions
+from blip_jax.models.results import Answer, Caption, GradCam, Match, RankedOptions
 from blip_jax.nn import (
     PRESETS,
     QUIRKS,
@@ -34,6 +34,7 @@ __all__ = [
     "BlipConfig",
     "Caption",
     "Decoding",
+    "GradCam",
     "Match",
     "MedConfig",
     "Model",

@@ -16,6 +16,7 @@ from blip_jax.decoding import Decoding, Generated
 from blip_jax.decoding.config import TRANSFORMERS_OPTIONS
 from blip_jax.models import functions
 from blip_jax.models.dialogs import DialogMethods
+from blip_jax.models.gradcam import GradCamMethods
 from blip_jax.models.inputs import (
     ImageLike,
     as_images,
@@ -31,16 +32,15 @@ from blip_jax.models.results import Answer, Caption, Match, captions_of
 from blip_jax.runtime.errors import UserError
 from blip_jax.runtime.options import accepts
 
-BATCH = 32  # default of the largest number of images per batch
+BATCH = 32  # default of batch_size
 ANSWER = Decoding(method="beam", repetition_penalty=1.0, min_length=1, max_length=10)
 
 
-class Model(DialogMethods):
+class Model(DialogMethods, GradCamMethods):
     """What `models.load` returns; its `repr` says what it is and what it can do.
 
-    Images are paths (local or gs://), bytes, open files, PIL images, or arrays (NumPy, JAX,
-    PyTorch; uint8 or float 0..1); one, or a sequence. `batch_size` is the most images a batch.
-    With `on_error="skip"` images that cannot be read give a warning and None, or NaN in arrays.
+    Images are paths (local or gs://), bytes, open files, PIL images or arrays (NumPy, JAX, PyTorch;
+    uint8 or float 0..1); with `on_error="skip"` unreadable ones give a warning and None, or NaN.
     """
 
     @accepts(Decoding, TRANSFORMERS_OPTIONS)

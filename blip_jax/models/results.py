@@ -2,10 +2,15 @@
 
 import dataclasses
 
+import cv2
 import numpy as np
+from PIL import Image
 
 from blip_jax.data.tokenizer import Tokenizer
 from blip_jax.decoding import Generated
+from blip_jax.runtime.errors import UserError
+
+BLUR = 0.02  # of pictures of heat maps, standard deviation in sides of the image
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -87,6 +92,82 @@ class RankedOptions:
 
     def __repr__(self) -> str:
         return f"RankedOptions({str(self)!r} of {len(self.options)})"
+
+
+@dataclasses.dataclass(frozen=True, slots=True, eq=False, repr=False)
+class GradCam:
+    """Where in an image a score comes from, for each word of a text.
+
+    A heat map has a value of 0 or more for each patch of the image, h rows of w: the attention of a
+    word to it, times the positive part of the score's gradient by that attention, mean over heads.
+
+    Attributes:
+      words: of the text, W; word pieces are merged.
+      maps: float32 [W, h, w]; of a word of several pieces their mean.
+      mean: float32 [h, w], the mean over all word pieces.
+      score: P(match), or the log-probability of the caption or of the answer.
+      answer: of a question, the answer that is explained; else "".
+      tokens: the word pieces, T, special tokens included.
+      token_maps: float32 [T, h, w], of each of them.
+      image: uint8 [S, S, 3], as the model reads it.
+    """
+
+    words: list[str]
+    maps: np.ndarray
+    mean: np.ndarray
+    score: float
+    answer: str
+    tokens: list[str]
+    token_maps: np.ndarray
+    image: np.ndarray
+
+    def __repr__(self) -> str:
+        answer = f", answer={self.answer!r}" if self.answer else ""
+        return f"GradCam({' '.join(self.words)!r}{answer}, score={self.score:.4g})"
+
+    def picture(
+        self, word: int | str | None = None, image: Image.Image | np.ndarray | None = None
+    ) -> Image.Image:
+        """Returns the image with a heat map over it, scaled to its own highest value.
+
+        Args:
+          word: number or text of the word whose map is drawn; None: the mean of all.
+          image: the picture to draw on, in any size: a PIL image or uint8 [H, W, 3]. None: as the
+            model reads it, a square.
+
+        Raises:
+          UserError: the text has no such word.
+        """
+        canvas = self.image if image is None else image
+        if isinstance(canvas, Image.Image):
+            canvas = canvas.convert("RGB")
+        return heat_picture(self._map(word), np.asarray(canvas))
+
+    def _map(self, word: int | str | None) -> np.ndarray:
+        if word is None:
+            return self.mean
+        if isinstance(word, str) and word in self.words:
+            word = self.words.index(word)
+        if isinstance(word, str) or not -len(self.words) <= word < len(self.words):
+            raise UserError(f"no word {word!r}; the text has {', '.join(self.words)}")
+        return self.maps[word]
+
+
+def heat_picture(heat: np.ndarray, image: np.ndarray) -> Image.Image:
+    """Returns an image with a heat map over it, the stronger the hotter; blue to red.
+
+    Args:
+      heat: float [h, w], of 0 or more.
+      image: uint8 [H, W, 3].
+    """
+    heat = heat - heat.min()
+    height, width = image.shape[:2]
+    heat = cv2.resize(np.float32(heat), (width, height), interpolation=cv2.INTER_CUBIC)
+    heat = np.maximum(cv2.GaussianBlur(heat, (0, 0), BLUR * max(height, width)), 0)
+    heat = heat / max(heat.max(), np.finfo(np.float32).tiny)
+    colours = cv2.applyColorMap(np.uint8(255 * heat), cv2.COLORMAP_TURBO)[..., ::-1]
+    strength = heat[..., None] ** 0.7  # as in LAVIS's pictures: what is cool shows the image
+    return Image.fromarray(np.uint8((1 - strength) * image + strength * colours))
 
 
 def captions_of(

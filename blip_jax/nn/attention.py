@@ -1,7 +1,7 @@
 """Multi-head attention for the ViT and the text transformer.
 
 B text or image rows, C context rows, T queries, N keys, H heads, K head width, D model width,
-G groups of rows.
+G groups of rows, L layers.
 """
 
 from typing import NamedTuple
@@ -27,11 +27,15 @@ class CrossAttentionContext(NamedTuple):
       key, value: [C, H, N, K] (stacked over layers: [L, C, H, N, K]). Heads come first, so that
         generation does not transpose them for each token.
       mask: bool [C, N], True = may be attended to; None: all.
+      gate: float32 [B, H, T, N] (stacked: [L, B, H, T, N]), a factor of the attention
+        probabilities, for as many texts as context rows; None: no factor, and no operation. What is
+        computed has at 1 the gradient probability * d/d probability: GradCAM.
     """
 
     key: jax.Array
     value: jax.Array
     mask: jax.Array | None = None
+    gate: jax.Array | None = None
 
 
 def attend(
@@ -40,6 +44,7 @@ def attend(
     value: jax.Array,
     mask: jax.Array | None,
     dropout: nn.Module | None = None,
+    gate: jax.Array | None = None,
 ) -> jax.Array:
     """Computes scaled dot-product attention with a float32 softmax.
 
@@ -50,6 +55,7 @@ def attend(
       query: [B, T, H, K]; key, value: [B, N, H, K].
       mask: bool, broadcastable to [B, H, T, N]; True = may attend. None: all may.
       dropout: applied to the probabilities.
+      gate: float32 [B, H, T, N], a factor of the probabilities; None: none.
 
     Returns: [B, T, H, K] in the dtype of `value`.
     """
@@ -60,6 +66,8 @@ def attend(
     if mask is not None:
         scores = jnp.where(mask, scores, jnp.finfo(jnp.float32).min)
     probabilities = jax.nn.softmax(scores, axis=-1)
+    if gate is not None:
+        probabilities = probabilities * gate
     if dropout is not None:
         probabilities = dropout(probabilities)
     return jnp.einsum("bhtn,bnhk->bthk", probabilities.astype(value.dtype), value)
@@ -75,10 +83,10 @@ class MultiHead(nn.Module):
     dropout: float = 0.0
     train: bool = False
 
-    def attention(self, query, key, value, mask) -> jax.Array:
+    def attention(self, query, key, value, mask, gate=None) -> jax.Array:
         """Returns [B, T, H, K]: attention with dropout of the probabilities."""
         dropout = nn.Dropout(self.dropout, deterministic=not self.train)
-        return attend(query, key, value, mask, dropout)
+        return attend(query, key, value, mask, dropout, gate)
 
     def project_output(self, y: jax.Array) -> jax.Array:
         """Maps [B, T, H, K] to [B, T, D]."""
@@ -130,13 +138,13 @@ class CrossAttention(MultiHead):
         batch, length, width = x.shape
         head = width // self.heads
         query = dense((self.heads, head), self.kernel_std, dtype=self.dtype, name="query")(x)
-        key, value, mask = context
+        key, value, mask, gate = context
         if context_index is not None:
             key, value = gather_rows(key, context_index), gather_rows(value, context_index)
             mask = None if mask is None else gather_rows(mask, context_index)
         query = query.reshape(key.shape[0], -1, self.heads, head)
         allowed = None if mask is None else mask[:, None, None, :]
-        y = self.attention(query, key.swapaxes(1, 2), value.swapaxes(1, 2), allowed)
+        y = self.attention(query, key.swapaxes(1, 2), value.swapaxes(1, 2), allowed, gate)
         return self.project_output(y.reshape(batch, length, self.heads, head))
 
 

@@ -184,7 +184,7 @@ class MedLayers(nn.Module):
     ) -> tuple[jax.Array, KVCache | None]:
         config, dtype = self.config.med, jnp.dtype(self.config.dtype)
         merge_weights = self.merge_weights() if len(contexts) > 1 else None
-        sliced = tuple(CrossAttentionContext(0, 0, nn.broadcast) for _ in contexts)
+        sliced = tuple(CrossAttentionContext(0, 0, nn.broadcast, 0) for _ in contexts)
         inputs = (sliced, 0, 0, nn.broadcast, nn.broadcast, nn.broadcast)
         layers = scan_layers(MedLayer, self.config, config.depth, inputs)
         layers = layers(config, dtype, role, train, name="layer")

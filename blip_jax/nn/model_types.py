@@ -32,7 +32,8 @@ class ModelType:
       extra_params: scalar parameters outside the network, (name, initial value): "temperature" is
         the learned divisor of ITC's similarities.
       capabilities: the methods of `models.Model` that it supports: "caption", "match", "answer",
-        "verify", "rank_dialog", "encode" (`encode_image`, `encode_text`), "hidden_states".
+        "verify", "rank_dialog", "encode" (`encode_image`, `encode_text`), "hidden_states",
+        "gradcam".
       max_length: tokens of a text in the original's training.
       prompt: what the captions of the original's checkpoints begin with.
     """
@@ -91,15 +92,17 @@ MODEL_TYPES = {
         Blip,
         _pretrain,
         (_TEMPERATURE,),
-        ("caption", "match", "encode", "hidden_states"),
+        ("caption", "match", "encode", "hidden_states", "gradcam"),
         max_length=30,
     ),
     "captioner": ModelType(
-        Blip, _captioner, (), ("caption",), max_length=40, prompt="a picture of "
+        Blip, _captioner, (), ("caption", "gradcam"), max_length=40, prompt="a picture of "
     ),
-    "retrieval": ModelType(Blip, _retrieval, (_TEMPERATURE,), ("match", "encode", "hidden_states")),
+    "retrieval": ModelType(
+        Blip, _retrieval, (_TEMPERATURE,), ("match", "encode", "hidden_states", "gradcam")
+    ),
     "features": ModelType(Blip, _features, (), ("hidden_states",)),
-    "vqa": ModelType(Vqa, _vqa, (), ("answer",)),
+    "vqa": ModelType(Vqa, _vqa, (), ("answer", "gradcam")),
     "nlvr": ModelType(Nlvr, _nlvr, (), ("verify",)),
     "dialog": ModelType(Blip, _dialog, (), ("rank_dialog",)),
     "aligned": ModelType(Aligned, _aligned, (("logit_scale", LOGIT_SCALE),), ("encode",)),

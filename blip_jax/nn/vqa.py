@@ -32,10 +32,18 @@ class Vqa(nn.Module):
         return self.vit(images, train)
 
     def question_hidden_states(
-        self, tokens: jax.Array, ids: jax.Array, mask: jax.Array, train: bool = False
+        self,
+        tokens: jax.Array,
+        ids: jax.Array,
+        mask: jax.Array,
+        train: bool = False,
+        gate: jax.Array | None = None,
     ) -> jax.Array:
-        """Maps image tokens, ids int [C, Q] and mask bool [C, Q] to hidden states [C, Q, D]."""
-        context = self.med.project_context(tokens, "encoder")
+        """Maps image tokens, ids int [C, Q] and mask bool [C, Q] to hidden states [C, Q, D].
+
+        `gate` is of attention to the image; see `attention.CrossAttentionContext`.
+        """
+        context = self.med.project_context(tokens, "encoder")._replace(gate=gate)
         return self.med.encode(with_enc_token(ids, self.config), mask, (context,), train=train)
 
     def question_context(self, hidden_states: jax.Array, mask: jax.Array) -> CrossAttentionContext:

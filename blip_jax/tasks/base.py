@@ -28,6 +28,7 @@ from blip_jax.tasks.starting_params import resized_positions, select
 
 if TYPE_CHECKING:
     from blip_jax.models import Model
+    from blip_jax.tasks.details import Details
     from blip_jax.tasks.eval_dataset import EvalDataset
 
 __all__ = [
@@ -114,6 +115,15 @@ class EvaluationTask(abc.ABC):
         (metrics/uncertainty.py), a float that has the number of its examples and its standard
         error: the table and metrics.json show them.
         """
+
+    def details(
+        self, predictions: Sequence[Prediction], records: Sequence[Mapping[str, Any]]
+    ) -> "Sequence[Details | None]":
+        """Returns what predictions.jsonl and examples.html say of each prediction; None: nothing.
+
+        By default nothing: lines are the predictions as they are, and there is no page.
+        """
+        return [None] * len(predictions)
 
     def submission(self, predictions: Sequence[Prediction]) -> Any | None:
         """Returns what the benchmark's evaluation server takes, JSON values; None: it has none."""

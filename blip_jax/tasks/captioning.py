@@ -23,6 +23,7 @@ from blip_jax.models.functions import captioner, example_keys, prompt_tokens
 from blip_jax.runtime.errors import UserError
 from blip_jax.runtime.terminal import printable
 from blip_jax.tasks.base import Prediction, TaskConfig
+from blip_jax.tasks.details import Details, caption_details
 from blip_jax.tasks.eval_dataset import EvalDataset
 from blip_jax.tasks.pairs import LmConfig, PairTask
 
@@ -63,6 +64,12 @@ class Captioning(PairTask):
     ) -> dict[str, float]:
         """Returns BLEU-4, CIDEr, ROUGE-L; also `caption_truth` … if the dataset knows the truth."""
         return evaluate_captions(predictions, records, self.config.java_metrics)
+
+    def details(
+        self, predictions: Sequence[Prediction], records: Sequence[Mapping[str, Any]]
+    ) -> list[Details | None]:
+        """Returns what is said of each prediction; see `caption_details`."""
+        return caption_details(predictions, records)
 
 
 def predict_captions(model: Model, dataset: EvalDataset, decoding: Decoding) -> list[Prediction]:

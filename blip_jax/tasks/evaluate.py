@@ -7,7 +7,7 @@ are shared. All get the same numbers, and the first writes them.
 import contextlib
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -31,7 +31,9 @@ from blip_jax.runtime.lock import folder_lock
 from blip_jax.runtime.processes import run_on_main
 from blip_jax.tasks.base import EvaluationTask, Prediction, TaskConfig
 from blip_jax.tasks.contamination import check_contamination
+from blip_jax.tasks.details import Details, described
 from blip_jax.tasks.eval_dataset import EvalDataset
+from blip_jax.tasks.examples import EXAMPLES, example_page
 from blip_jax.tasks.pretraining import PretrainingConfig
 
 PREDICTIONS, METRICS, SUBMISSION = "predictions.jsonl", "metrics.json", "submission.json"
@@ -50,19 +52,28 @@ class EvaluateConfig:
     predictions: str = ""  # a predictions.jsonl to score instead of running a model
     # Evaluate also on images that the model was trained on; the results are marked.
     allow_training_images: bool = False
+    examples: int = 24  # predictions in examples.html: a third each best, worst, random; 0: no page
 
     def __post_init__(self):
         if self.limit < 0:
             raise UserError(f"limit is {self.limit}; it must be 0 (all) or more")
+        if self.examples < 0:
+            raise UserError(f"examples is {self.examples}; it must be 0 (no page) or more")
 
 
-def evaluate(config: EvaluateConfig, workdir: str = "", model: Model | None = None) -> dict:
+def evaluate(
+    config: EvaluateConfig,
+    workdir: str = "",
+    model: Model | None = None,
+    write_page: Callable[..., Any] | None = None,
+) -> dict:
     """Returns metrics by name, most of them in percent; those with a standard error as `Estimate`.
 
     Args:
       workdir: folder for predictions.jsonl, metrics.json, and submission.json if the benchmark has
         an evaluation server; "": none is written.
       model: in place of the config's.
+      write_page: `reports.examples.write_examples`; None: no examples.html is written.
 
     Raises:
       UserError: a field that must be given is empty, or names nothing; the model was trained on
@@ -78,17 +89,42 @@ def evaluate(config: EvaluateConfig, workdir: str = "", model: Model | None = No
     with lock:
         if workdir:
             check_verb(workdir, "evaluate")
-        predictions, metrics, submission = _measure(config, model, workdir)
+        unfinished = epath.Path(workdir) / UNFINISHED if workdir and not model else None
+        model = None if config.predictions else model or load(config.model)
+        predictions, metrics, submission, details = _measure(config, model, unfinished)
         if workdir and jax.process_index() == 0:
             check_fingerprint(workdir, "evaluate", _fingerprint(config), begun=False)
-            write_evaluation(epath.Path(workdir), predictions, metrics, submission)
+            lines = [described(*x) for x in zip(predictions, details, strict=True)]
+            write_evaluation(epath.Path(workdir), lines, metrics, submission)
             (epath.Path(workdir) / UNFINISHED).rmtree(missing_ok=True)
+            (epath.Path(workdir) / EXAMPLES).unlink(missing_ok=True)  # of other predictions
+            if write_page and config.examples and any(details):
+                place = config.dataset, config.split
+                sections = example_page(predictions, details, place, config.examples, model)
+                write_page(
+                    f"{workdir}/{EXAMPLES}",
+                    f"Examples of {config.task.name}",
+                    f"{config.predictions or config.model or model.name}, evaluated on "
+                    f"{config.dataset}, split {config.split}.",
+                    metric_rows(metrics),
+                    sections,
+                )
     return metrics
 
 
+def metric_rows(metrics: Mapping[str, float]) -> list[dict[str, Any]]:
+    """Returns the rows of a table of metrics: value, number of examples, standard error."""
+    rows = []
+    for name, metric in metrics.items():
+        found = uncertainty.to_json(metric)
+        error = {"± standard error": found.pop("standard_error")}
+        rows.append({"metric": name, **found, **error})
+    return rows
+
+
 def _measure(
-    config: EvaluateConfig, model: Model | None, workdir: str
-) -> tuple[list[Prediction], dict[str, float], Any]:
+    config: EvaluateConfig, model: Model | None, unfinished: epath.Path | None
+) -> tuple[list[Prediction], dict[str, float], Any, Sequence[Details | None]]:
     training_images = 0
     if config.predictions:
         predictions = read_predictions(config.predictions)
@@ -100,8 +136,6 @@ def _measure(
             "task"
         )
     else:
-        unfinished = "" if model or not workdir else epath.Path(workdir) / UNFINISHED
-        model = model or load(config.model)
         training_images = check_contamination(
             model.trained_on, config.dataset, config.split, config.limit,
             model=model.name or "the model", allow=config.allow_training_images,
@@ -129,7 +163,7 @@ def _measure(
     submission = task.submission(predictions)
     if not metrics and submission is None:
         raise UserError(nothing)
-    return predictions, metrics, submission
+    return predictions, metrics, submission, task.details(predictions, records)
 
 
 def _fingerprint(config: EvaluateConfig) -> dict[str, Any]:

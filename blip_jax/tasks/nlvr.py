@@ -24,6 +24,7 @@ from blip_jax.models.functions import verify_function
 from blip_jax.nn import flops
 from blip_jax.runtime.errors import UserError
 from blip_jax.tasks.base import Batch, Params, Prediction, Task, TaskConfig
+from blip_jax.tasks.details import Details, statement_details
 from blip_jax.tasks.eval_dataset import EvalDataset, RowsOf
 from blip_jax.tasks.pair_losses import pixels
 from blip_jax.tasks.starting_params import fill, resized_positions
@@ -196,3 +197,9 @@ class Nlvr(Task[NlvrConfig]):
             [s["label"] for s in asked],
             [s["group"] for s in asked],
         )
+
+    def details(
+        self, predictions: Sequence[Prediction], records: Sequence[Mapping[str, Any]]
+    ) -> list[Details | None]:
+        """Returns what is said of each prediction; see `statement_details`."""
+        return statement_details(predictions, records)

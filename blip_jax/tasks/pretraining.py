@@ -11,6 +11,7 @@ from blip_jax.decoding import Decoding
 from blip_jax.models import Model
 from blip_jax.tasks.base import Prediction, TaskConfig
 from blip_jax.tasks.captioning import GREEDY, evaluate_captions, predict_captions
+from blip_jax.tasks.details import Details, caption_details, match_details
 from blip_jax.tasks.eval_dataset import EvalDataset
 from blip_jax.tasks.pairs import ItcConfig, ItmConfig, LmConfig, PairTask
 from blip_jax.tasks.retrieval import evaluate_matches, predict_matches
@@ -53,6 +54,13 @@ class Pretraining(PairTask):
     ) -> dict[str, float]:
         """Returns the metrics of retrieval and of captioning."""
         return evaluate_matches(predictions) | evaluate_captions(predictions, records)
+
+    def details(
+        self, predictions: Sequence[Prediction], records: Sequence[Mapping[str, Any]]
+    ) -> list[Details | None]:
+        """Returns what is said of each prediction of retrieval and of captioning."""
+        found = match_details(predictions, records), caption_details(predictions, records)
+        return [match or caption for match, caption in zip(*found, strict=True)]
 
 
 def predict_all(config: PretrainingConfig, model: Model, dataset: EvalDataset) -> list[Prediction]:

@@ -15,6 +15,7 @@ from blip_jax.metrics.uncertainty import Estimate
 from blip_jax.models import Model
 from blip_jax.models.functions import encode_image_function, encode_text_function
 from blip_jax.tasks.base import Prediction, TaskConfig
+from blip_jax.tasks.details import Details, match_details
 from blip_jax.tasks.eval_dataset import EvalDataset
 from blip_jax.tasks.pairs import ItcConfig, ItmConfig, PairTask
 from blip_jax.tasks.reranking import PairScorer
@@ -54,6 +55,12 @@ class Retrieval(PairTask):
     ) -> dict[str, float]:
         """Returns `itc/tr@1` …, and `itm/tr@1` … if ITM re-ranked, in percent."""
         return evaluate_matches(predictions)
+
+    def details(
+        self, predictions: Sequence[Prediction], records: Sequence[Mapping[str, Any]]
+    ) -> list[Details | None]:
+        """Returns what is said of each prediction; see `match_details`."""
+        return match_details(predictions, records)
 
 
 def predict_matches(model: Model, dataset: EvalDataset, config: Any) -> list[Prediction]:

@@ -21,6 +21,7 @@ from blip_jax.models import Model
 from blip_jax.models.dialogs import log_odds
 from blip_jax.nn import flops
 from blip_jax.tasks.base import Batch, Params, Prediction, Task, TaskConfig, check_positive
+from blip_jax.tasks.details import Details, round_details
 from blip_jax.tasks.dialog_ranking import dialog_metrics, dialog_submission, rank_rounds
 from blip_jax.tasks.eval_dataset import EvalDataset
 from blip_jax.tasks.pair_losses import pixels
@@ -163,6 +164,12 @@ class Visdial(Task[VisdialConfig]):
     ) -> dict[str, float]:
         """Returns MRR, R@1, R@5, R@10, mean rank and NDCG; see `metrics.visdial`."""
         return dialog_metrics(predictions, records)
+
+    def details(
+        self, predictions: Sequence[Prediction], records: Sequence[Mapping[str, Any]]
+    ) -> list[Details | None]:
+        """Returns what is said of each prediction; see `round_details`."""
+        return round_details(predictions, records)
 
     def submission(self, predictions: Sequence[Prediction]) -> list[dict[str, Any]] | None:
         """Returns what VisDial's evaluation server takes; None if keys are no numbers."""

@@ -26,6 +26,7 @@ from blip_jax.models.image_tokens import image_tokens
 from blip_jax.nn import flops
 from blip_jax.tasks.answers import answered_questions, predict_answers, training_answers
 from blip_jax.tasks.base import Batch, Params, Prediction, Task, TaskConfig, check_positive
+from blip_jax.tasks.details import Details, answer_details
 from blip_jax.tasks.eval_dataset import EvalDataset
 from blip_jax.tasks.pair_losses import pixels
 from blip_jax.tasks.starting_params import fill, resized_positions, without_role
@@ -223,6 +224,12 @@ class Vqa(Task[VqaConfig]):
         annotations = [question["answers"] for question in asked]
         types = [str(question.get("type", "")) for question in asked]
         return vqa_metrics.vqa_accuracy(answers, annotations, types)
+
+    def details(
+        self, predictions: Sequence[Prediction], records: Sequence[Mapping[str, Any]]
+    ) -> list[Details | None]:
+        """Returns what is said of each prediction; see `answer_details`."""
+        return answer_details(predictions, records)
 
     def submission(self, predictions: Sequence[Prediction]) -> list[dict[str, Any]] | None:
         """Returns what VQA's evaluation server takes; None if ids are no numbers, as VQA v2's."""

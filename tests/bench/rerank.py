@@ -55,7 +55,8 @@ def make(args):
 
 def one_by_one(model, dataset, ids, mask):
     """Holds the tokens of all images, and copies and projects them for each pair."""
-    from blip_jax.models.functions import PmappedFunction, encode_image_function
+    from blip_jax.models.functions import encode_image_function
+    from blip_jax.models.pmapped import PmappedFunction
 
     tokens, _ = dataset.run(encode_image_function(model), dataset.images)
 

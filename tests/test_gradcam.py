@@ -1,0 +1,140 @@
+"""GradCAM of models: maps against finite differences, words, pictures, and what is refused."""
+
+import jax.numpy as jnp
+import network_calls
+import numpy as np
+import pytest
+from network_calls import FILES, PIXELS, TEXTS, refused
+from PIL import Image
+
+from blip_jax.models import gradcam
+from blip_jax.models.results import heat_picture
+
+SIDE = 2  # patches of a tiny image, in each direction
+
+
+def said(text, result) -> bool:
+    """Whether the words are those of a text, which may be cut at the model's length."""
+    return len(result.words) > 3 and text.replace(" ", "").startswith("".join(result.words))
+
+
+def test_match_maps_are_the_effect_of_each_attention(model):
+    """A map is the positive part of the logit's slope by the gate, here by finite differences."""
+    retrieval = model("retrieval")
+    found = retrieval.gradcam(FILES[:2], TEXTS[:2], layer=0)
+    ids, mask = retrieval.tokenizer.encode(TEXTS[:2], 24)
+    context = network_calls.context_of(retrieval, PIXELS[:2], "encoder")
+    tokens = network_calls.tokens_of(retrieval, PIXELS[:2])
+    ones = gradcam.ones(retrieval, tokens, ids)
+
+    def logit(place, step):
+        gate = gradcam.gates(retrieval, ones.at[(0, *place)].add(step), 0)
+        gated = context._replace(gate=gate)
+        return float(network_calls.call(retrieval, "itm_logits", ids, mask, gated)[0, 1])
+
+    maps = found[0].token_maps.reshape(-1, SIDE * SIDE)
+    (token, patch), step = np.unravel_index(maps.argmax(), maps.shape), 0.1
+    heads = range(ones.shape[1])
+    slopes = [
+        (logit((h, token, 1 + patch), step) - logit((h, token, 1 + patch), -step)) / (2 * step)
+        for h in heads
+    ]
+    np.testing.assert_allclose(
+        maps[token, patch], np.maximum(slopes, 0).mean(), rtol=2e-2, atol=1e-6
+    )
+    match = retrieval.match(FILES[:2], TEXTS[:2])
+    np.testing.assert_allclose([x.score for x in found], match.probability, atol=1e-5)
+    for result, text in zip(found, TEXTS, strict=False):
+        assert said(text, result)
+        assert result.maps.shape == (len(result.words), SIDE, SIDE) and result.maps.max() > 0
+        assert result.tokens[-1] == "[SEP]" and result.maps.dtype == np.float32
+
+
+def test_a_map_does_not_depend_on_the_batch(model):
+    retrieval = model("retrieval")
+    together = retrieval.gradcam(FILES[:3], [TEXTS[0], " ".join(TEXTS[:2]), TEXTS[2]])
+    alone = retrieval.gradcam(FILES[2], TEXTS[2])
+    np.testing.assert_allclose(together[2].token_maps, alone[0].token_maps, atol=1e-6)
+
+
+def test_words_of_a_caption_come_after_the_prompt(world):
+    import tiny_dataset
+
+    captioner = tiny_dataset.trained(world, 2, tiny_dataset.PROMPT, "captioner")
+    (found,) = captioner.gradcam(FILES[0], TEXTS[0])
+    assert said(TEXTS[0], found)
+    start = len(captioner.tokenizer.prompt(tiny_dataset.PROMPT))
+    assert "".join(found.tokens[1:start]).replace("##", "") == "apictureof"
+    assert (found.token_maps[0] == 0).all() and found.maps.max() > 0
+    np.testing.assert_allclose(found.mean, found.token_maps[start:-1].mean(0), rtol=1e-5)
+
+
+def test_answers_are_the_models_own_or_given(model):
+    vqa = model("vqa")
+    question, candidates = "what is this?", ["red", "a dog"]
+    own = vqa.gradcam(FILES[:2], question)
+    assert [x.answer for x in own] == [x.text for x in vqa.answer(FILES[:2], question)]
+    given = vqa.gradcam(FILES[0], question, answers=candidates[0])[0]
+    ranked = vqa.answer(FILES[0], question, candidates=candidates[:1])[0]
+    assert given.answer == "red"
+    np.testing.assert_allclose(given.score, ranked.score, atol=1e-4)
+
+
+def test_an_image_that_cannot_be_read_is_none(model):
+    with pytest.warns(UserWarning, match="number 1"):
+        found = model("retrieval").gradcam([FILES[0], b"no image"], TEXTS[:2], on_error="skip")
+    assert found[0] is not None and found[1] is None
+
+
+def test_the_last_layer_is_not_the_default(model):
+    """There, words have no effect on ITM, which reads the first token."""
+    retrieval = model("retrieval")
+    last = retrieval.gradcam(FILES[0], TEXTS[0], layer=1)[0]
+    assert (last.maps == 0).all() and last.token_maps[0].max() > 0
+    default = retrieval.gradcam(FILES[0], TEXTS[0])[0]
+    np.testing.assert_array_equal(
+        default.maps, retrieval.gradcam(FILES[0], TEXTS[0], layer=0)[0].maps
+    )
+    assert default.maps.max() > 0
+
+
+def test_pieces_are_merged():
+    words, rows = gradcam.merged_words(["a", "sky", "##line", "##s", "red"])
+    assert words == ["a", "skylines", "red"]
+    assert rows == [slice(0, 1), slice(1, 4), slice(4, 5)]
+    assert gradcam.merged_words([]) == ([], [])
+
+
+def test_heat_keeps_the_positive_part_without_the_first_token():
+    gradient = jnp.array([[[[9.0, 1.0, -2.0]], [[9.0, 3.0, -4.0]]]])  # two heads, one token
+    np.testing.assert_array_equal(gradcam.heat(gradient), [[[2.0, 0.0]]])
+
+
+def test_a_picture_is_hot_where_the_map_is():
+    grey = np.full((40, 60, 3), 128, np.uint8)
+    picture = heat_picture(np.array([[0.0, 0.0], [0.0, 5.0]], np.float32), grey)
+    pixels = np.asarray(picture).astype(int)
+    assert picture.size == (60, 40)
+    changed = np.abs(pixels - 128).sum(-1)
+    assert changed[-5:, -5:].min() > 60 and changed[:5, :5].max() < 20
+    assert (pixels[-5:, -5:, 0] > pixels[-5:, -5:, 2]).all()  # red, not blue
+    np.testing.assert_array_equal(heat_picture(np.zeros((2, 2)), grey), grey)
+
+
+def test_pictures_by_word_and_on_another_picture(model):
+    (found,) = model("retrieval").gradcam(FILES[0], "a red square")
+    assert found.picture().size == (16, 16)
+    assert found.picture("red", Image.new("RGB", (50, 30))).size == (50, 30)
+    assert found.picture(1).tobytes() == found.picture("red").tobytes()
+    assert "no word 'blue'; the text has a, red, square" in refused(found.picture, "blue")
+
+
+def test_what_is_refused(model):
+    retrieval = model("retrieval").gradcam
+    assert "layer is 2; the model's are 0 to 1" in refused(retrieval, FILES[0], "a", layer=2)
+    assert "cannot caption" in refused(retrieval, FILES[0], "a", of="caption")
+    assert "of is 'itc'; supported: match" in refused(retrieval, FILES[0], "a", of="itc")
+    assert "texts is None" in refused(retrieval, FILES[0])
+    assert "the text '...' has no word" in refused(retrieval, FILES[0], "...")
+    assert "answers are given" in refused(retrieval, FILES[0], "a", answers="b")
+    assert "cannot gradcam; load a pretrain" in refused(model("nlvr").gradcam, FILES[0], "a")
