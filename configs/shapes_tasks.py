@@ -19,6 +19,7 @@ from blip_jax.train.optimizer import WarmupCosine
 shapes = runpy.run_path(str(pathlib.Path(__file__).with_name("shapes.py")))
 MAX_LENGTH = 40  # tokens of a caption, three rounds of a dialog and an option
 CAPTION_LENGTH = 20
+FRAMES = 4  # of a clip, which shows one object in its first half and another in the second
 CONTRAST = {"queue_size": 0, "momentum": 0.9, "alpha_warmup_steps": 400}
 
 
@@ -30,6 +31,7 @@ def get_config() -> ComparisonConfig:
     places = {name: "" if "captions" in name else ".dataset" for name in names}
     config = replace(config, **{f"{name}{place}.world": scenes for name, place in places.items()})
     group, captions = {"itm": {"group_size": 64}}, {"train": 2000, "val": 500, "test": 500}
+    answers = {"max_length": 16, "max_answer_length": 6, "max_answers": 3, "label_smoothing": 0.0}
     pretraining = shapes["small"](config.pretraining, steps=1500, peak_lr=3e-3, min_lr=1e-6)
     pretraining = replace(
         pretraining,
@@ -65,14 +67,22 @@ def get_config() -> ComparisonConfig:
                 config.vqa.train,
                 2000,
                 {"med.sharing": "none"},
-                task={"max_length": 16, "max_answer_length": 6, "max_answers": 3,
-                      "label_smoothing": 0.0},
+                task=answers,
             )
         },
         nlvr={
             "train": small(config.nlvr.train, 2000, task={"max_length": 16, "swap_images": False})
         },
         visdial={"train": small(config.visdial.train, 400, task={"max_length": 36})},
+        video_retrieval={"task": {"num_frames": FRAMES, "rerank_k": 16}},
+        video_qa={
+            "train": small(
+                config.video_qa.train,
+                600,
+                {"med.sharing": "none"},
+                task={**answers, "num_frames": FRAMES},
+            )
+        },
     )  # fmt: skip
 
 

@@ -8,8 +8,17 @@ from blip_jax.runtime.errors import UserError
 from blip_jax.runtime.suggestions import hint
 from blip_jax.tasks.base import TaskConfig
 from blip_jax.tasks.pretraining import PretrainingConfig
+from blip_jax.tasks.video_retrieval import VideoRetrievalConfig
 from blip_jax.train.config import TrainConfig
-from blip_jax.train.recipes import captioning, nlvr, pretraining, retrieval, visdial, vqa
+from blip_jax.train.recipes import (
+    captioning,
+    nlvr,
+    pretraining,
+    retrieval,
+    video_qa,
+    visdial,
+    vqa,
+)
 
 # What is compared: the parameters that a model starts from, and whether it sees images.
 ARMS = ("fine-tuned", "scratch", "blank")
@@ -68,7 +77,10 @@ class ComparisonConfig:
 
     title: str = "Downstream tasks on the Shapes dataset"  # title of the report
     seeds: tuple[int, ...] = (0, 1, 2)  # of datasets and training; the table has mean and spread
-    tasks: tuple[str, ...] = ("retrieval", "captioning", "vqa", "nlvr", "visdial")
+    # What is compared; the last two need PyAV.
+    tasks: tuple[str, ...] = (
+        "retrieval", "captioning", "vqa", "nlvr", "visdial", "video_retrieval", "video_qa",
+    )  # fmt: skip
     pretrained: str = ""  # workdir of a pre-training to start from; empty: one is made
     vocab_size: int = 400  # number of tokens of the tokenizer that is trained for it
     # Its data, half of each batch from each dataset.
@@ -80,6 +92,13 @@ class ComparisonConfig:
     vqa: TrainedTask = trained("vqa", vqa(), "accuracy")
     nlvr: TrainedTask = trained("pairs", nlvr(), "accuracy")
     visdial: TrainedTask = trained("dialog", visdial(), "r@1")
+    video_retrieval: ZeroShotTask = ZeroShotTask(
+        dataset=ShapesDatasetConfig(kind="clips"),
+        task=VideoRetrievalConfig(),
+        metric="itm/r@1",
+        models_of="retrieval",
+    )
+    video_qa: TrainedTask = trained("clips", video_qa(), "accuracy", start_from="vqa")
 
     def __post_init__(self):
         for name in ("seeds", "tasks"):

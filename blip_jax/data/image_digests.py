@@ -11,12 +11,11 @@ import pyarrow.parquet
 from etils import epath
 from tensorflow_datasets.proto import tf_example_pb2
 
-from blip_jax.data.datasets import IMAGE_FIELDS, Dataset, open_dataset
+from blip_jax.data.datasets import ENCODED_FIELDS, Dataset, open_dataset
 from blip_jax.runtime.progress import Progress
 
 MAX_DIGESTS = 1 << 19  # images of a dataset that a checkpoint knows
 INDEX = "index.parquet"  # of an import: a line for each row, with the SHA-256 of its image
-MEDIA_FIELDS = (*IMAGE_FIELDS, "video")  # fields whose bytes are an image, or a clip
 HEX_DIGITS = 16  # of a SHA-256 that are kept
 BATCH_RECORDS = 256  # records read at once
 BATCH_ROWS = 1 << 16  # rows of the index read at once
@@ -70,7 +69,7 @@ def _of_index(directory: str, dataset: Dataset, rows: np.ndarray) -> np.ndarray 
 def _of_records(dataset: Dataset, rows: np.ndarray) -> np.ndarray:
     """Returns digests of records, read one batch after the other: threads would be slower."""
     features = dataset.dataset_info.features
-    fields = [name for name in MEDIA_FIELDS if name in features]
+    fields = [name for name in ENCODED_FIELDS if name in features]
     has_hash = "sha256" in features and "second_image" not in features
     found = []
     with Progress("image digests", len(rows), "image") as progress:
