@@ -17,6 +17,7 @@ from PIL import Image
 from blip_jax.cli import config_files
 from blip_jax.comparison import ComparisonConfig, compare
 from blip_jax.comparison.chance import predict_by_chance, retrieval_chance
+from blip_jax.comparison.config import TrainedTask
 from blip_jax.data.datasets import open_dataset
 from blip_jax.runtime.config import replace, to_json
 from blip_jax.runtime.errors import UserError
@@ -34,7 +35,8 @@ def config():
     for name in ("full_captions", "short_captions"):
         changes[f"{name}.train"] = 40
     for task in config.tasks:
-        changes |= {f"{task}.train.{name}": value for name, value in settings.items()}
+        if isinstance(getattr(config, task), TrainedTask):
+            changes |= {f"{task}.train.{name}": value for name, value in settings.items()}
         changes |= {f"{task}.dataset.{split}": 24 for split in ("train", "val", "test")}
     # Without these two losses the step compiles in a fifth of the time.
     changes |= {"pretraining.task.itc": None, "pretraining.task.itm": None}

@@ -211,7 +211,7 @@ def test_an_evaluation_is_refused_or_marked(world, run, tmp_path, capsys):
     assert "--config.allow_training_images=True" in capsys.readouterr().err
     assert main([*command, "--config.allow_training_images=True"]) == 0
     out, err = capsys.readouterr()
-    assert "training_images" in out and "results are marked" in err
+    assert "training images" in out and "results are marked" in err
     stored = json.loads((tmp_path / "marked" / "metrics.json").read_text())
     assert {entry["training_images"] for entry in stored.values()} == {12}
 

@@ -116,8 +116,8 @@ def test_answers_in_a_batch_are_answers_alone(params):
 def test_rows_pick_the_question_with_its_mask(params, rows):
     context = read(params)[1]
     picked = run(CONFIG, "lm_logits", params, *ANSWERS, context, np.array([rows]))
-    key, value, mask = (np.asarray(x) for x in context)
-    by_hand = type(context)(key[:, rows], value[:, rows], mask[rows])
+    key, value, mask = (np.asarray(x) for x in context[:3])
+    by_hand = context._replace(key=key[:, rows], value=value[:, rows], mask=mask[rows])
     wanted = run(CONFIG, "lm_logits", params, *ANSWERS, by_hand)
     np.testing.assert_allclose(picked, wanted, atol=1e-6)
     straight = run(CONFIG, "lm_logits", params, *ANSWERS, context)

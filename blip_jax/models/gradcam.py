@@ -136,6 +136,8 @@ class GradCamMethods(Base):
 
 def merged_words(pieces: Sequence[str]) -> tuple[list[str], list[slice]]:
     """Returns the words that pieces make, and which pieces each has: ["sky", "##line"] is one."""
+    if not pieces:
+        return [], []
     starts = [row for row, piece in enumerate(pieces) if row == 0 or not piece.startswith("##")]
     rows = [slice(*ends) for ends in zip(starts, [*starts[1:], len(pieces)], strict=True)]
     words = [pieces[r.start] + "".join(p.removeprefix("##") for p in pieces[r][1:]) for r in rows]
