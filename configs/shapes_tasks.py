@@ -74,7 +74,9 @@ def get_config() -> ComparisonConfig:
             "train": small(config.nlvr.train, 2000, task={"max_length": 16, "swap_images": False})
         },
         visdial={"train": small(config.visdial.train, 400, task={"max_length": 36})},
-        video_retrieval={"task": {"num_frames": FRAMES, "rerank_k": 16}},
+        video_retrieval={
+            "task": replace(config.video_retrieval.task, num_frames=FRAMES, rerank_k=16)
+        },
         video_qa={
             "train": small(
                 config.video_qa.train,
