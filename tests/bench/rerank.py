@@ -26,6 +26,7 @@ def make(args):
     import tiny
 
     from blip_jax import nn
+    from blip_jax.data.pixels import RecordPixels
     from blip_jax.data.tokenizer import TokenIds
     from blip_jax.models import Model
     from blip_jax.tasks.eval_dataset import EvalDataset
@@ -50,7 +51,7 @@ def make(args):
     from blip_jax.metrics import retrieval
 
     retrieval.rerank(similarity, args.k, lambda i, t: (pairs.append((i, t)), 0.0 * i)[1])
-    return model, EvalDataset(images, records), ids, mask, pairs[0]
+    return model, EvalDataset(images, records, RecordPixels("image", size)), ids, mask, pairs[0]
 
 
 def one_by_one(model, dataset, ids, mask):
