@@ -10,6 +10,7 @@ from blip_jax.capfilt.bootstrap import BootstrapConfig
 from blip_jax.capfilt.config import AssembleConfig, CapFiltConfig
 from blip_jax.cli import Parser, config_files, config_verb
 from blip_jax.cli.main import RUNS, VERBS
+from blip_jax.comparison import ComparisonConfig
 from blip_jax.data.ingest import IngestConfig
 from blip_jax.data.synthetic.dataset import ShapesDatasetConfig
 from blip_jax.runtime.config import fields_table
@@ -119,6 +120,7 @@ def fields() -> set[str]:
         IngestConfig(),
         EvaluateConfig(),
         BootstrapConfig(),
+        ComparisonConfig(),
         ShapesDatasetConfig(),
     ]
     found = set().union(*(paths(config) for config in (*trained, *others)))

@@ -81,7 +81,8 @@ class ComparisonConfig:
     tasks: tuple[str, ...] = (
         "retrieval", "captioning", "vqa", "nlvr", "visdial", "video_retrieval", "video_qa",
     )  # fmt: skip
-    pretrained: str = ""  # workdir of a pre-training to start from; empty: one is made
+    # Workdir of a pre-training to start from, whose tokenizer is used; empty: one is made.
+    pretrained: str = ""
     vocab_size: int = 400  # number of tokens of the tokenizer that is trained for it
     # Its data, half of each batch from each dataset.
     full_captions: ShapesDatasetConfig = ShapesDatasetConfig(kind="human")

@@ -104,7 +104,8 @@ class ComparisonRun:
     ) -> None:
         mixture = f"{folder}-mixture.json"
         save_mixture(mixture, components)
-        tokenizer = self.config.pretrained or self.path("tokenizer")
+        given = self.config.pretrained
+        tokenizer = f"{given}/tokenizer" if given else self.path("tokenizer")
         train(replace(config, tokenizer=tokenizer, **{"data.mixture": mixture}, **changes), folder)
 
     def run_task(self, name: str, seed: int) -> None:
