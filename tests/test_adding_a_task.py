@@ -36,10 +36,14 @@ SMALL = """--config.model.vit.image_size=16 --config.model.vit.patch_size=8
 
 
 def commands():
-    """The README's commands by their verb, the `echo` too."""
+    """The README's commands by their verb, the `echo` too; the second of a verb as "prepare 2"."""
     lines = documented.code_of(README, CHAPTER, "sh")[0].replace("\\\n", " ").strip().splitlines()
     words = [shlex.split(line) for line in lines]
-    return {x[1] if x[0] == "blip-jax" else x[0]: x for x in words}
+    found = {}
+    for command in words:
+        verb = command[1] if command[0] == "blip-jax" else command[0]
+        found[f"{verb} 2" if verb in found else verb] = command
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -49,14 +53,15 @@ def folder(tmp_path_factory):
     code = documented.code_of(README, CHAPTER, "python")
     for name, text in zip(("classification.py", "classify.py"), code, strict=True):
         (folder / name).write_text(text, "utf-8")
-    rows, rng = ["image,text,label"], np.random.default_rng(0)
-    for number in range(12):
+    tables, rng = (["image,text,label"], ["image,text,label"]), np.random.default_rng(0)
+    for number in range(24):
         pixels = rng.integers(0, 100, (20, 20, 3), dtype=np.uint8)
         pixels[..., 2 * (number % 2)] += 150
         Image.fromarray(pixels).save(folder / f"{number}.png")
-        label = ("benign", "hateful", "unknown")[2 if number == 7 else number // 2 % 2]
-        rows.append(f"{number}.png,{WORDS[number // 2 % 2]},{label}")
-    (folder / "memes.csv").write_text("\n".join(rows) + "\n")
+        label = ("benign", "hateful", "unknown")[2 if number % 12 == 7 else number // 2 % 2]
+        tables[number // 12].append(f"{number}.png,{WORDS[number // 2 % 2]},{label}")
+    for name, rows in zip(("memes.csv", "memes_test.csv"), tables, strict=True):
+        (folder / name).write_text("\n".join(rows) + "\n")
     tokenizer = train_wordpiece(WORDS, str(folder / "words"), 60)
     med = {"vocab_size": tokenizer.ids.vocab_size}
     config = tiny.config(vit={"image_size": 32}, med=med)
@@ -83,10 +88,11 @@ def in_folder(folder, monkeypatch):
 
 def test_it_trains_resumes_and_evaluates(in_folder, capsys):
     line = commands()
-    run(line["prepare"], "--config.workers=1")
+    for name in ("prepare", "prepare 2"):
+        run(line[name], "--config.workers=1")
     (in_folder / line["echo"][-1]).write_text(line["echo"][1])
     train = [x.replace("runs/pretrain", "runs/pretrain.safetensors") for x in line["train"]]
-    evaluated = ["--config.eval.every=4", "--config.eval.dataset=data/memes",
+    evaluated = ["--config.eval.every=4", "--config.eval.dataset=data/memes_test",
                  "--config.eval.split=train"]  # fmt: skip
     run(train, *SMALL, *evaluated)
     run(train, *SMALL, *evaluated)  # the same command again
