@@ -1,6 +1,7 @@
 """The stages of a comparison: data, pre-training, then each task of each seed in each arm."""
 
 import dataclasses
+import functools
 from typing import Any
 
 from etils import epath
@@ -111,25 +112,19 @@ class ComparisonRun:
     def run_task(self, name: str, seed: int) -> None:
         """Runs the arms of a task with one seed, and its chance level."""
         task, stages = getattr(self.config, name), self.task_stages[name]
-        arms = {"chance": lambda: self.chance(task, seed)}
-        for arm in task.arms:
-            work = self.zero_shot if isinstance(task, ZeroShotTask) else self.train_and_evaluate
-            arms[arm] = lambda arm=arm, work=work: work(name, task, arm, seed)
-        for arm, work in arms.items():
-            title = f"{arm}-seed-{seed}"
-            self.found[name, arm, seed] = stages.run_stage(title, work, name)
+        run_arm = self.zero_shot if isinstance(task, ZeroShotTask) else self.train_and_evaluate
+        works = {arm: functools.partial(run_arm, name, task, arm, seed) for arm in task.arms}
+        works["chance"] = functools.partial(self.chance, task, seed)
+        for arm, work in works.items():
+            self.found[name, arm, seed] = stages.run_stage(f"{arm}-seed-{seed}", work, name)
 
     def train_and_evaluate(
         self, name: str, task: TrainedTask, arm: str, seed: int
     ) -> dict[str, float]:
         dataset = self.dataset(task.dataset, seed, blank_images=arm == "blank")
-        start = {
-            "scratch": "",
-            "blank": self.pretrained,
-            "fine-tuned": self.path(task.start_from, f"fine-tuned-{seed}")
-            if task.start_from
-            else self.pretrained,
-        }[arm]
+        start = "" if arm == "scratch" else self.pretrained
+        if arm == "fine-tuned" and task.start_from:
+            start = self.path(task.start_from, f"fine-tuned-{seed}")
         folder = self.path(name, f"{arm}-{seed}")
         self.train(task.train, folder, [Component(name, dataset)], seed=seed, **{"init.run": start})
         # A blank image for training is the same as one for testing.

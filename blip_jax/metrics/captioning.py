@@ -1,7 +1,9 @@
 """Caption metrics with the reference implementations of the COCO caption challenge."""
 
+import importlib
 import re
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -40,28 +42,22 @@ def caption_scores(hypotheses: list[str], references: list[list[str]]) -> dict[s
       UserError: pycocoevalcap is missing, lists of different lengths, an image without references,
         a string where a list belongs.
     """
-    try:
-        from pycocoevalcap.bleu.bleu_scorer import BleuScorer
-        from pycocoevalcap.cider.cider import Cider
-        from pycocoevalcap.rouge.rouge import Rouge
-    except ImportError as error:
-        raise UserError(
-            f"caption metrics need pycocoevalcap ({error}); pip install blip_jax[metrics]"
-        ) from error
+    bleu_scorer, cider = _scorer("bleu.bleu_scorer", "BleuScorer"), _scorer("cider.cider", "Cider")
+    rouge = _scorer("rouge.rouge", "Rouge")
     words, reference_words = tokenized(hypotheses, references)
     if not words:
         return {name: Estimate(np.nan, 0) for name in ("bleu4", "cider", "rouge_l")}
     found = {i: [text] for i, text in enumerate(words)}
     truth = dict(enumerate(reference_words))
-    scorer = BleuScorer(n=4)
+    scorer = bleu_scorer(n=4)
     for i, text in enumerate(words):
         scorer += (text, truth[i])
     bleu = uncertainty.of_sums([_bleu_counts(counts) for counts in scorer.ctest], _bleu4)["bleu4"]
     value = scorer.compute_score(option="closest")[0][3]
     return {
         "bleu4": Estimate(100 * value, bleu.n, bleu.standard_error),
-        "cider": uncertainty.mean(Cider().compute_score(truth, found)[1], scale=100),
-        "rouge_l": uncertainty.mean(Rouge().compute_score(truth, found)[1], scale=100),
+        "cider": uncertainty.mean(cider().compute_score(truth, found)[1], scale=100),
+        "rouge_l": uncertainty.mean(rouge().compute_score(truth, found)[1], scale=100),
     }
 
 
@@ -71,17 +67,22 @@ def cider_by_caption(hypotheses: list[str], references: list[list[str]]) -> np.n
     Raises:
       UserError: as `caption_scores`.
     """
-    try:
-        from pycocoevalcap.cider.cider import Cider
-    except ImportError as error:
-        raise UserError(
-            f"caption metrics need pycocoevalcap ({error}); pip install blip_jax[metrics]"
-        ) from error
+    cider = _scorer("cider.cider", "Cider")
     words, reference_words = tokenized(hypotheses, references)
     if not words:
         return np.zeros(0)
     found = {i: [text] for i, text in enumerate(words)}
-    return np.asarray(Cider().compute_score(dict(enumerate(reference_words)), found)[1])
+    return np.asarray(cider().compute_score(dict(enumerate(reference_words)), found)[1])
+
+
+def _scorer(module: str, name: str) -> Any:
+    """Returns a class of pycocoevalcap; raises a UserError if that is not installed."""
+    try:
+        return getattr(importlib.import_module(f"pycocoevalcap.{module}"), name)
+    except ImportError as error:
+        raise UserError(
+            f"caption metrics need pycocoevalcap ({error}); pip install blip_jax[metrics]"
+        ) from error
 
 
 def scores_by_domain(

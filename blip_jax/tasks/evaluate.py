@@ -31,7 +31,7 @@ from blip_jax.runtime.lock import folder_lock
 from blip_jax.runtime.processes import run_on_main
 from blip_jax.tasks.base import EvaluationTask, Prediction, TaskConfig
 from blip_jax.tasks.contamination import check_contamination
-from blip_jax.tasks.details import Details, described
+from blip_jax.tasks.details import described
 from blip_jax.tasks.eval_dataset import EvalDataset
 from blip_jax.tasks.examples import EXAMPLES, example_page
 from blip_jax.tasks.pretraining import PretrainingConfig
@@ -91,11 +91,12 @@ def evaluate(
             check_verb(workdir, "evaluate")
         unfinished = epath.Path(workdir) / UNFINISHED if workdir and not model else None
         model = None if config.predictions else model or load(config.model)
-        predictions, metrics, submission, details = _measure(config, model, unfinished)
+        task, predictions, records, metrics = _measure(config, model, unfinished)
         if workdir and jax.process_index() == 0:
             check_fingerprint(workdir, "evaluate", _fingerprint(config), begun=False)
+            details = task.details(predictions, records)
             lines = [described(*x) for x in zip(predictions, details, strict=True)]
-            write_evaluation(epath.Path(workdir), lines, metrics, submission)
+            write_evaluation(epath.Path(workdir), lines, metrics, task.submission(predictions))
             (epath.Path(workdir) / UNFINISHED).rmtree(missing_ok=True)
             (epath.Path(workdir) / EXAMPLES).unlink(missing_ok=True)  # of other predictions
             if write_page and config.examples and any(details):
@@ -124,7 +125,7 @@ def metric_rows(metrics: Mapping[str, float]) -> list[dict[str, Any]]:
 
 def _measure(
     config: EvaluateConfig, model: Model | None, unfinished: epath.Path | None
-) -> tuple[list[Prediction], dict[str, float], Any, Sequence[Details | None]]:
+) -> tuple[EvaluationTask, list[Prediction], Sequence[Mapping[str, Any]], dict[str, float]]:
     training_images = 0
     if config.predictions:
         predictions = read_predictions(config.predictions)
@@ -160,10 +161,9 @@ def _measure(
             "another model or another --config"
         )
     metrics = uncertainty.marked(task.evaluate(predictions, records), training_images)
-    submission = task.submission(predictions)
-    if not metrics and submission is None:
+    if not metrics and task.submission(predictions) is None:
         raise UserError(nothing)
-    return predictions, metrics, submission, task.details(predictions, records)
+    return task, predictions, records, metrics
 
 
 def _fingerprint(config: EvaluateConfig) -> dict[str, Any]:
