@@ -81,12 +81,14 @@ def printed(capsys, *argv):
     return out
 
 
+@pytest.mark.parametrize("columns", [72, 79, 100])
 @pytest.mark.parametrize("verb", OVERRIDES)
-def test_help_lists_every_field_with_its_comment(capsys, monkeypatch, verb):
+def test_help_lists_every_field_with_its_comment(capsys, monkeypatch, verb, columns):
     configs = []
     monkeypatch.setattr(
         config_verb, "help_text", lambda *args: configs.append(args) or real(*args)
     )  # fmt: skip
+    monkeypatch.setenv("COLUMNS", str(columns))
     out = printed(capsys, verb, "--help")
     assert out.startswith(f"usage: blip-jax {verb} ")
     words = " ".join(out.split())

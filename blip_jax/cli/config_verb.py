@@ -204,6 +204,12 @@ def help_text(verb: ConfigVerb, config: Any, spec: str, docstring: str) -> str:
         value = row.example if row.example and row.value == "" else row.given
         needed = ", required" if row.example else ""
         lines.append(f"  --config.{row.path}={value}  ({row.type}{needed})")
-        lines += textwrap.wrap(row.help, width - 8, initial_indent=" " * 6,
-                               subsequent_indent=" " * 6)  # fmt: skip
+        indent = " " * 6
+        lines += textwrap.wrap(
+            row.help,
+            width - 8,
+            initial_indent=indent,
+            subsequent_indent=indent,
+            break_on_hyphens=False,
+        )
     return "\n".join(lines)
