@@ -25,6 +25,10 @@ from blip_jax.runtime.errors import UserError
 from blip_jax.runtime.processes import all_gather, is_multiprocess
 from blip_jax.runtime.signals import Interrupted
 
+# Bytes of an array for each of its replicas, from which the replicas share writing it. Slicing the
+# small ones costs more than it spares: Orbax compiles a program for each shape and device.
+MIN_SLICE_BYTES = 2**20
+
 
 class TrainingCheckpoints:
     """The checkpoints of a run under workdir/checkpoints; a context manager.
@@ -59,7 +63,15 @@ class TrainingCheckpoints:
         else:
             kept = {"max_to_keep": keep, "keep_period": keep_every or None}
         options = ocp.CheckpointManagerOptions(create=True, cleanup_tmp_directories=True, **kept)
-        self._manager = ocp.CheckpointManager(self._folder, options=options)
+        self._manager = ocp.CheckpointManager(
+            self._folder,
+            options=options,
+            item_handlers={
+                "state": _state_handler(),
+                "data": ocp.JsonCheckpointHandler(),
+                "metadata": ocp.JsonCheckpointHandler(),
+            },
+        )
 
     def __enter__(self) -> "TrainingCheckpoints":
         return self
@@ -123,7 +135,7 @@ class TrainingCheckpoints:
             self._manager.save(
                 step,
                 args=ocp.args.Composite(
-                    state=ocp.args.StandardSave(state_items(state)),
+                    state=ocp.args.PyTreeSave(state_items(state)),
                     data=ocp.args.JsonSave({"next_index": step}),
                     metadata=ocp.args.JsonSave(dataclasses.asdict(metadata)),
                 ),
@@ -168,6 +180,7 @@ class TrainingCheckpoints:
                 "gs:// or another shared file system"
             )
         items = state_items(like)
+        placement = ocp.checkpoint_utils.construct_restore_args(items)
         for step, older in zip(steps, [*steps[1:], None], strict=False):
             error = None
             try:
@@ -175,7 +188,8 @@ class TrainingCheckpoints:
                 found = self._manager.restore(
                     step,
                     args=ocp.args.Composite(
-                        state=ocp.args.StandardRestore(items), data=ocp.args.JsonRestore()
+                        state=ocp.args.PyTreeRestore(items, restore_args=placement),
+                        data=ocp.args.JsonRestore(),
                     ),
                 )
             except UserError:
@@ -205,6 +219,19 @@ class TrainingCheckpoints:
                     f"{self._folder} is of another model than the config's ({name} is {told[0]}, "
                     f"the config's {told[1]}); choose another --workdir"
                 )
+
+
+def _state_handler() -> ocp.PyTreeCheckpointHandler:
+    """Returns Orbax's handler of pytrees, in which replicas share the writing of large arrays."""
+    types = ocp.type_handlers
+    arrays = types.ArrayHandler(min_slice_bytes_for_replica_parallel=MIN_SLICE_BYTES)
+    return ocp.PyTreeCheckpointHandler(
+        type_handler_registry=types.create_type_handler_registry(
+            (jax.Array, arrays),
+            (np.ndarray, types.NumpyHandler()),
+            *((kind, types.ScalarHandler()) for kind in (int, float, np.number)),
+        )
+    )
 
 
 @jax.jit
