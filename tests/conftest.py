@@ -11,7 +11,7 @@ import pathlib
 import pytest
 
 DEVICES = "--xla_force_host_platform_device_count"
-# Tests compile much and compute little: a sixth of the time to compile, the same numbers.
+# Tests compile much and compute little: a fraction of the time to compile, the same numbers.
 QUICK = (
     "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true "
     "--xla_cpu_use_fusion_emitters=false"
