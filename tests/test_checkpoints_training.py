@@ -2,6 +2,8 @@
 
 import os
 
+import jax
+import jax.monitoring
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -89,3 +91,28 @@ def test_a_metric_that_no_evaluation_has_is_named(tmp_path):
         pytest.raises(UserError, match=r"keep_best is 'r@1'; the evaluation has bleu4, itc/r@1"),
     ):
         checkpoints.save(state(1), METADATA, {"itc/r@1": 1.0, "bleu4": 2.0})
+
+
+def test_small_replicated_arrays_are_saved_without_programs_that_slice_them(tmp_path):
+    """The check for NaN alone is compiled, not a program for each shape and device."""
+    params = {f"w{rows}": jnp.ones((8 * rows, 3)) for rows in range(1, 6)}
+    replicated = jax.NamedSharding(jax.make_mesh((8,), ("data",)), jax.P())
+    placed = jax.device_put(TrainState(jnp.int32(1), params, {}, ()), replicated)
+    compiled = []
+
+    def count(event, seconds, **_):
+        if event == "/jax/core/compile/backend_compile_duration":
+            compiled.append(seconds)
+
+    jax.monitoring.register_event_duration_secs_listener(count)
+    try:
+        with TrainingCheckpoints(str(tmp_path)) as checkpoints:
+            checkpoints.save(placed, METADATA)
+    finally:
+        jax.monitoring.unregister_event_duration_listener(count)
+    assert len(compiled) == 1
+    with TrainingCheckpoints(str(tmp_path)) as checkpoints:
+        restored, _ = checkpoints.restore(placed)
+    for name, value in restored.params.items():
+        assert value.sharding == replicated
+        np.testing.assert_array_equal(value, params[name])
