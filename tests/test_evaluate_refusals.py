@@ -69,7 +69,7 @@ def test_a_captioner_that_has_diverged(world, model, tmp_path, monkeypatch):
     broken = Model(params, whole.config, whole.tokenizer, model_type="captioner", max_length=24)
     task = CaptioningConfig(decoding=GREEDY)
     found = refusal(tmp_path, EvaluateConfig(dataset=world.human, task=task), broken)
-    assert found.startswith("the captions of 10 of 10 images have probability NaN; check whether")
+    assert found.startswith("the model gives NaN for 10 of 10 captions of ")
 
 
 @pytest.mark.parametrize(
