@@ -6,7 +6,6 @@ import jax
 import numpy as np
 import pytest
 import task_datasets
-import tiny_dataset
 
 from blip_jax.decoding import Decoding
 from blip_jax.models import Model
