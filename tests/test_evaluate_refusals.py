@@ -69,7 +69,7 @@ def test_a_captioner_that_has_diverged(world, model, tmp_path, monkeypatch):
     broken = Model(params, whole.config, whole.tokenizer, model_type="captioner", max_length=24)
     task = CaptioningConfig(decoding=GREEDY)
     found = refusal(tmp_path, EvaluateConfig(dataset=world.human, task=task), broken)
-    assert found.startswith("the captions of 10 of 10 images have probability NaN; check whether")
+    assert found.startswith("the model gives NaN for 10 of 10 captions of ")
 
 
 @pytest.mark.parametrize(
@@ -85,6 +85,18 @@ def test_a_captioner_that_has_diverged(world, model, tmp_path, monkeypatch):
             '{"key": "a", "direction": "i2t", "gallery": 0, "itm": {"hit@1": NaN, "hit@5": 1, '
             '"hit@10": 1}}',
             "its itm has no hit@1",
+        ),
+        ('{"key": "a", "scores": [1, true]}', "its scores are not a list of numbers"),
+        ('{"key": "a", "scores": [1%s, 2]}' % ("0" * 400), "its scores are not a list of numbers"),
+        (
+            '{"key": "a", "direction": "i2t", "gallery": 0, "itc": {"hit@1": 1, "hit@5": 1, "hit@10": '
+            '1, "top": [5], "scores": [1]}}',
+            "its itc has not a list of texts as top",
+        ),
+        (
+            '{"key": "a", "direction": "i2t", "gallery": 0, "itc": {"hit@1": 1, "hit@5": 1, "hit@10": '
+            '1, "top": ["a"], "scores": [1, 2]}}',
+            "its itc has not a list of texts as top",
         ),
     ],
 )

@@ -12,6 +12,7 @@ import pyarrow.parquet
 from etils import epath
 
 from blip_jax.runtime.errors import UserError
+from blip_jax.runtime.files import check_regular
 
 FILE = "index.parquet"
 DUPLICATES = ("keep", "exact", "near")
@@ -73,6 +74,7 @@ def read(dataset: str, rows: int) -> Images | None:
     path = epath.Path(dataset) / FILE
     if not path.exists():
         return None
+    check_regular(path)
     try:
         with path.open("rb") as file:
             table = pa.parquet.read_table(file, columns=list(COLUMNS))

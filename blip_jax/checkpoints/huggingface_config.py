@@ -9,6 +9,7 @@ from blip_jax import nn
 from blip_jax.checkpoints.detection import LORA
 from blip_jax.data.tokenizer import Tokenizer
 from blip_jax.runtime.errors import UserError
+from blip_jax.runtime.files import check_regular
 
 
 class HuggingFaceClass(NamedTuple):
@@ -76,6 +77,7 @@ def read_config(folder: str) -> tuple[nn.BlipConfig, str]:
             f"{folder} has no config.json; give a whole Hugging Face folder, or a workdir, which "
             "has checkpoints/"
         )
+    check_regular(file)
     try:
         values = json.loads(file.read_text("utf-8"))
         model_type = values.get("model_type")

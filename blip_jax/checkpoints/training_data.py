@@ -163,7 +163,8 @@ def _of_json(value: Any) -> TrainingDataset:
         raise ValueError("expected objects")
     known = {name: value.get(name, "") for name in ("dataset", "split", "digest")}
     images, stored = value.get("images", 0), value.get("image_digests")
-    if not all(isinstance(text, str) for text in known.values()) or not isinstance(images, int):
+    is_count = isinstance(images, int) and images >= 0
+    if not all(isinstance(text, str) for text in known.values()) or not is_count:
         raise ValueError("expected dataset, split, digest and images")
     digests = None
     if stored is not None:

@@ -12,6 +12,7 @@ from etils import epath
 from tensorflow_datasets.proto import tf_example_pb2
 
 from blip_jax.data.datasets import ENCODED_FIELDS, Dataset, open_dataset
+from blip_jax.runtime.files import check_regular
 from blip_jax.runtime.progress import Progress
 
 MAX_DIGESTS = 1 << 19  # images of a dataset that a checkpoint knows
@@ -53,6 +54,7 @@ def _of_index(directory: str, dataset: Dataset, rows: np.ndarray) -> np.ndarray 
     features = dataset.dataset_info.features
     if "second_image" in features or not file.exists():  # the hash of a pair is of both together
         return None
+    check_regular(file)
     parts, start = [], 0
     with file.open("rb") as stream, pyarrow.parquet.ParquetFile(stream) as table:
         named = "sha256" in table.schema_arrow.names

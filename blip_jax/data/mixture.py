@@ -16,7 +16,13 @@ from etils import epath
 
 from blip_jax.data.datasets import ENCODED_FIELDS, Dataset, open_dataset, plain_fields, to_text
 from blip_jax.runtime.errors import UserError
-from blip_jax.runtime.files import absolute_path, check_scheme, read_json, write_json
+from blip_jax.runtime.files import (
+    absolute_path,
+    check_regular,
+    check_scheme,
+    read_json,
+    write_json,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -196,6 +202,7 @@ def load_selected(component: Component, rows: int) -> np.ndarray:
     file = epath.Path(path)
     if not file.exists():
         raise UserError(f"component {component.name!r}: selection file {path} does not exist")
+    check_regular(file)
     try:
         with file.open("rb") as stream:
             selected = np.load(stream, allow_pickle=False)

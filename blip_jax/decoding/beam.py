@@ -69,7 +69,10 @@ def search(
     special: tuple[int, int],
     lengths: jax.Array | None = None,
 ) -> Generated:
-    """Returns the best `shape.num_captions` texts of every prompt; arguments as `loop.generate`."""
+    """Returns the best `shape.num_captions` texts of every prompt; arguments as `loop.generate`.
+
+    Probabilities and scores are NaN where logits are.
+    """
     eos, pad = special
     start = prefill(step, cache, prompt, lengths, params, shape.total_length, pad, shape.num_beams)
 
@@ -81,7 +84,11 @@ def search(
     state = _extend_beams(_first(start, shape.num_beams), start.logits, start, shape, eos)
     state = jax.lax.while_loop(lambda state: ~state.done.all(), body, state)
     best = jax.tree.map(lambda x: x[:, : shape.num_captions], state.finished)  # best first
-    return Generated(best.tokens, best.length, best.log_probabilities, best.score)
+    # No text has ended where logits are NaN, which top_k and comparisons do not pass on.
+    ended = best.score > -jnp.inf
+    log_probabilities = jnp.where(ended[..., None], best.log_probabilities, jnp.nan)
+    score = jnp.where(ended, best.score, jnp.nan)
+    return Generated(best.tokens, best.length, log_probabilities, score)
 
 
 def _first(start: PrefilledPrompts, num_beams: int) -> _State:

@@ -240,7 +240,9 @@ def rank_answers(
         logits = apply("lm_logits", ids[picked], answer_mask[picked], context)
         scores = log_likelihood(logits, ids[picked], answer_mask[picked], smoothing)
         scores = jnp.where(valid[picked], scores, -jnp.inf)
-        return picked[scores.argmax()], scores.max()
+        # NaN may come last in the order of top_k, behind the padding.
+        best = jnp.where(jnp.isnan(first).any(), jnp.nan, scores.max())
+        return picked[scores.argmax()], best
 
     return jax.lax.map(best_answer, (states, mask))
 

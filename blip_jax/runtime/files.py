@@ -186,6 +186,7 @@ def read_json(path: str | os.PathLike) -> Any:
       UserError: the file is missing or cannot be read, or is not JSON.
     """
     check_scheme(path)
+    check_regular(path)
     try:
         return json.loads(epath.Path(path).read_text())
     except FileNotFoundError:
@@ -222,6 +223,12 @@ def check_scheme(path: str | os.PathLike) -> None:
 def is_special(path: str | os.PathLike) -> bool:
     """Returns whether it is a pipe, socket or device, reading which may never end."""
     return os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path))
+
+
+def check_regular(path: str | os.PathLike) -> None:
+    """Raises a UserError for a pipe, socket or device; a folder or a missing file is none."""
+    if is_special(path):
+        raise UserError(f"{os.fspath(path)} is a pipe, socket or device; give a regular file")
 
 
 def absolute_path(path: str, folder: str | os.PathLike) -> str:

@@ -19,7 +19,7 @@ from etils import epath
 
 from blip_jax.runtime.command_line import command_line
 from blip_jax.runtime.errors import UserError
-from blip_jax.runtime.files import nan_to_null, write_json
+from blip_jax.runtime.files import check_regular, nan_to_null, write_json
 
 FILE = "fingerprint.json"
 VERSION = 1  # of what the library writes: a run of another version cannot be resumed
@@ -39,6 +39,7 @@ def file_digest(path: str | os.PathLike) -> str:
     path = epath.Path(path)
     if not path.exists():
         return "missing"
+    check_regular(path)
     size = path.stat().length
     digest = hashlib.sha256()
     with path.open("rb") as file:

@@ -14,7 +14,7 @@ from blip_jax.data.datasets import open_dataset
 from blip_jax.data.pipeline import eval_batches
 from blip_jax.data.pixels import RecordPixels
 from blip_jax.models.batching import run_in_batches
-from blip_jax.runtime.errors import UserError
+from blip_jax.runtime.errors import DIVERGED, UserError
 from blip_jax.runtime.processes import all_gather
 
 ROWS_PER_DEVICE = 128  # images; of clips as many as have this many frames
@@ -171,19 +171,42 @@ class EvalDataset:
         return _batch_size(self.pixels)
 
     def run(self, function: Callable, *arrays: Any, title: str = "") -> list[np.ndarray]:
-        """Returns `function` of arrays [R, ...] in batches, on every process all rows."""
-        return run_in_batches(function, self.batch_size, *arrays, title=title)
+        """Returns `function` of arrays [R, ...] in batches, on every process all rows.
+
+        Raises:
+          UserError: a result is NaN.
+        """
+        results = run_in_batches(function, self.batch_size, *arrays, title=title)
+        self._check_results(results, title)
+        return results
 
     def share(self, function: Callable, *arrays: Any, title: str = "") -> list[np.ndarray]:
         """Returns as `run`; each process computes its part of the rows, and all get the whole.
 
         Parts have one length: the last ones repeat the last row.
+
+        Raises:
+          UserError: a result is NaN.
         """
         total = len(arrays[0])
         local = -(-total // jax.process_count())
         rows = np.minimum(np.arange(local) + jax.process_index() * local, total - 1)
-        results = self.run(function, *(RowsOf(array, rows) for array in arrays), title=title)
-        return [np.concatenate(all_gather(x))[:total] for x in results]
+        parts = (RowsOf(array, rows) for array in arrays)
+        results = run_in_batches(function, self.batch_size, *parts, title=title)
+        results = [np.concatenate(all_gather(x))[:total] for x in results]
+        self._check_results(results, title)  # not before: all processes stop, or none
+        return results
+
+    def _check_results(self, results: list[np.ndarray], title: str) -> None:
+        bad = np.zeros(len(results[0]), bool)
+        for result in results:
+            if np.issubdtype(result.dtype, np.floating):
+                bad |= np.isnan(result.reshape(len(result), -1)).any(axis=1)
+        if bad.any():
+            raise UserError(
+                f"the model gives NaN for {bad.sum()} of {len(bad)} {title or 'results'} of "
+                f"{self.name}; {DIVERGED}"
+            )
 
 
 def _batch_size(pixels: RecordPixels) -> int:

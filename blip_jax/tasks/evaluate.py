@@ -7,6 +7,7 @@ are shared. All get the same numbers, and the first writes them.
 import contextlib
 import dataclasses
 import json
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -20,7 +21,7 @@ from blip_jax.metrics import retrieval, uncertainty
 from blip_jax.models import Model, load
 from blip_jax.runtime.config import replace, required, to_json
 from blip_jax.runtime.errors import UserError
-from blip_jax.runtime.files import atomic_write, check_scheme, write_json
+from blip_jax.runtime.files import atomic_write, check_regular, check_scheme, write_json
 from blip_jax.runtime.fingerprint import (
     check_fingerprint,
     check_verb,
@@ -211,6 +212,7 @@ def read_predictions(path: str) -> list[Prediction]:
       UserError: there is no such file, or a line is no prediction.
     """
     check_scheme(path)
+    check_regular(path)
     file = epath.Path(path)
     if not file.exists():
         raise UserError(f"predictions file {path} does not exist")
@@ -240,6 +242,8 @@ def _fault(prediction: Any) -> str:
     for name in ("key", "caption"):
         if not isinstance(prediction.get(name, ""), str):
             return f"its {name} is not text"
+    if not _is_list_of_numbers(prediction.get("scores", [])):
+        return "its scores are not a list of numbers"
     if "direction" not in prediction:
         return ""
     if prediction["direction"] not in ("i2t", "t2i") or not isinstance(
@@ -249,6 +253,8 @@ def _fault(prediction: Any) -> str:
     for head in ("itc", "itm"):
         if head in prediction and not _is_ranking(prediction[head]):
             return f"its {head} has no hit@1, hit@5 and hit@10, each 0 to 1"
+        if head in prediction and not _is_list_of_candidates(prediction[head]):
+            return f"its {head} has not a list of texts as top, and of as many numbers as scores"
     return ""
 
 
@@ -257,6 +263,19 @@ def _is_ranking(found: Any) -> bool:
         return False
     hits = [found.get(f"hit@{k}") for k in retrieval.KS]
     return all(isinstance(hit, int | float) and 0 <= hit <= 1 for hit in hits)
+
+
+def _is_list_of_candidates(found: dict[str, Any]) -> bool:
+    """Returns whether the best candidates, which may be left out, are names with scores."""
+    top, scores = found.get("top", []), found.get("scores", [])
+    named = isinstance(top, list) and all(isinstance(name, str) for name in top)
+    return named and _is_list_of_numbers(scores) and len(scores) in (0, len(top))
+
+
+def _is_list_of_numbers(values: Any) -> bool:
+    return isinstance(values, list) and all(
+        type(x) is float or (type(x) is int and abs(x) <= sys.float_info.max) for x in values
+    )
 
 
 def read_records(dataset: str, split: str) -> list[dict[str, Any]]:
