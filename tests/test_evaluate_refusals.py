@@ -89,13 +89,13 @@ def test_a_captioner_that_has_diverged(world, model, tmp_path, monkeypatch):
         ('{"key": "a", "scores": [1, true]}', "its scores are not a list of numbers"),
         ('{"key": "a", "scores": [1%s, 2]}' % ("0" * 400), "its scores are not a list of numbers"),
         (
-            '{"key": "a", "direction": "i2t", "gallery": 0, "itc": {"hit@1": 1, "hit@5": 1, "hit@10": '
-            '1, "top": [5], "scores": [1]}}',
+            '{"key": "a", "direction": "i2t", "gallery": 0, "itc": {"hit@1": 1, "hit@5": 1, '
+            '"hit@10": 1, "top": [5], "scores": [1]}}',
             "its itc has not a list of texts as top",
         ),
         (
-            '{"key": "a", "direction": "i2t", "gallery": 0, "itc": {"hit@1": 1, "hit@5": 1, "hit@10": '
-            '1, "top": ["a"], "scores": [1, 2]}}',
+            '{"key": "a", "direction": "i2t", "gallery": 0, "itc": {"hit@1": 1, "hit@5": 1, '
+            '"hit@10": 1, "top": ["a"], "scores": [1, 2]}}',
             "its itc has not a list of texts as top",
         ),
     ],
