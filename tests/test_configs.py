@@ -104,6 +104,7 @@ def test_special_tokens_are_berts_two_next():
         (lambda: nn.preset("base", vit={"heads": 5}), r"vit\.width 768 .* 5 heads"),
         (lambda: nn.preset("base", quirks=["cls"]), "unknown quirk 'cls'; supported: cls_for_enc"),
         (lambda: nn.preset("base", vit={"image_size": 225}), "image_size 225"),
+        (lambda: nn.preset("base", vit={"depth": 10**12}), r"vit\.depth is 10{12}; .* 1 to 1000"),
         (lambda: from_json(nn.BlipConfig, {"vit": {"dept": 3}}), "'vit.dept'"),
         (lambda: from_json(nn.BlipConfig, {"embedding": 3}), "'embedding'"),
     ],

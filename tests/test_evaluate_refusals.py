@@ -24,6 +24,10 @@ from blip_jax.tasks.pretraining import PretrainingConfig
 from blip_jax.tasks.retrieval import RetrievalConfig
 
 GREEDY = Decoding(method="greedy", repetition_penalty=1.0, max_length=16)
+RANKING = (
+    '{"key": "a", "direction": "i2t", "gallery": 0, '
+    '"itc": {"hit@1": 1, "hit@5": 1, "hit@10": 1, %s}}'
+)
 
 
 @pytest.fixture(scope="module")
@@ -88,16 +92,8 @@ def test_a_captioner_that_has_diverged(world, model, tmp_path, monkeypatch):
         ),
         ('{"key": "a", "scores": [1, true]}', "its scores are not a list of numbers"),
         ('{"key": "a", "scores": [1%s, 2]}' % ("0" * 400), "its scores are not a list of numbers"),
-        (
-            '{"key": "a", "direction": "i2t", "gallery": 0, "itc": {"hit@1": 1, "hit@5": 1, '
-            '"hit@10": 1, "top": [5], "scores": [1]}}',
-            "its itc has not a list of texts as top",
-        ),
-        (
-            '{"key": "a", "direction": "i2t", "gallery": 0, "itc": {"hit@1": 1, "hit@5": 1, '
-            '"hit@10": 1, "top": ["a"], "scores": [1, 2]}}',
-            "its itc has not a list of texts as top",
-        ),
+        (RANKING % '"top": [5], "scores": [1]', "its itc has not a list of texts as top"),
+        (RANKING % '"top": ["a"], "scores": [1, 2]', "its itc has not a list of texts as top"),
     ],
 )
 def test_a_malformed_prediction_is_named(world, tmp_path, line, named):

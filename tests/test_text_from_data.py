@@ -7,10 +7,16 @@ import shutil
 import pyarrow as pa
 import pyarrow.parquet
 import scored_dataset
+import tiny_dataset
 
 from blip_jax.capfilt import image_index, provenance
+from blip_jax.checkpoints import training_data
 from blip_jax.cli.main import main
+from blip_jax.data.synthetic.builder import make_record
 from blip_jax.reports import tables
+from blip_jax.runtime.fingerprint import folder_digest
+from blip_jax.tasks.contamination import check_contamination
+from blip_jax.tasks.eval_dataset import EvalDataset
 
 EVIL = "<script>alert(1)</script>[x](javascript:y) `|` \\x1b]0;\x1b[31m\nnext\u202e"
 
@@ -62,3 +68,16 @@ def test_errors_are_one_line_whatever_a_name_holds(tmp_path, capsys):
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and r"a\x1b[31m b\u202e does not exist" in error
     shutil.rmtree(tmp_path)
+
+
+def test_notes_about_records_and_training_sets_are_printable(tmp_path, capsys):
+    """Keys come from the dataset, names of training sets from the file of the model."""
+    records = [make_record(row, "train", tiny_dataset.WEB) for row in range(2)]
+    records[0] |= {"key": EVIL, "image": b"no image"}
+    dataset = tiny_dataset.write(str(tmp_path / "evil"), records)
+    EvalDataset.load(dataset, "train", 16)
+    known = training_data.TrainingDataset(EVIL, "train", folder_digest(dataset))
+    assert check_contamination([known], dataset, "train", allow=True).images == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 2 and "\x1b" not in error and "\u202e" not in error
+    assert error.count(r"\x1b[31m") == 2

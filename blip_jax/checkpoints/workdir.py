@@ -1,7 +1,6 @@
 """The checkpoints of a workdir, for those who only read them or write a single one."""
 
 import dataclasses
-import sys
 from typing import Any
 
 import jax
@@ -10,6 +9,7 @@ from etils import epath
 from flax import serialization
 
 from blip_jax.runtime.errors import UserError
+from blip_jax.runtime.terminal import print_note
 
 CHECKPOINT_DIR = "checkpoints"
 
@@ -137,7 +137,7 @@ def report_damage(path: epath.Path, error: Exception | None, older: int | None) 
     found = f"checkpoint {path} is damaged or cut short ({kind}{reason[:200]})"
     if older is None:
         raise UserError(f"{found}, and there is no older one; choose another folder")
-    print(f"{found}; using the checkpoint of step {older}", file=sys.stderr)
+    print_note(f"{found}; using the checkpoint of step {older}")
 
 
 def stored_tree(folder: epath.Path, step: int) -> dict[str, Any]:

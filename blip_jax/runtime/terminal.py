@@ -1,6 +1,7 @@
 """Text for a terminal or a log: names of files may hold characters that steer a terminal."""
 
 import re
+import sys
 
 # Controls (C0, DEL, C1), line and paragraph separators, marks that turn the writing direction, and
 # halves of surrogate pairs, which cannot be printed.
@@ -12,6 +13,11 @@ _CONTROLS = re.compile(
 def printable(text: str) -> str:
     r"""Returns the text on one line, with escapes as `\x1b` for control characters."""
     return _CONTROLS.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
+def print_note(text: str) -> None:
+    """Prints `printable` text as a line on stderr: for names and texts that come from data."""
+    print(printable(text), file=sys.stderr)
 
 
 def json_escaped(text: str) -> str:

@@ -1,6 +1,5 @@
 """Refuses evaluations on images that a model was trained on, or counts these images."""
 
-import sys
 from collections.abc import Iterable
 
 import jax
@@ -11,6 +10,7 @@ from blip_jax.data.datasets import open_dataset
 from blip_jax.data.image_digests import image_digests
 from blip_jax.runtime.errors import UserError
 from blip_jax.runtime.fingerprint import folder_digest
+from blip_jax.runtime.terminal import print_note
 
 ALLOW = "allow_training_images"  # config field that lets such evaluations run
 
@@ -61,5 +61,5 @@ def check_contamination(
             "marked with this number"
         )
     if jax.process_index() == 0:
-        print(f"{what}; the results are marked with this number", file=sys.stderr)
+        print_note(f"{what}; the results are marked with this number")
     return found

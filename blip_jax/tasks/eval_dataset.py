@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import sys
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -16,6 +15,7 @@ from blip_jax.data.pixels import RecordPixels
 from blip_jax.models.batching import run_in_batches
 from blip_jax.runtime.errors import DIVERGED, UserError
 from blip_jax.runtime.processes import all_gather
+from blip_jax.runtime.terminal import print_note
 
 ROWS_PER_DEVICE = 128  # images; of clips as many as have this many frames
 # Decoded images of up to this size stay in memory; those of a larger split are decoded when used.
@@ -130,7 +130,7 @@ class EvalDataset:
                 images.clear()
         what = "clip" if pixels.content == "clip" else "image"
         if errors and jax.process_index() == 0:
-            print(_left_out(what, errors, len(records) + len(errors), name), file=sys.stderr)
+            print_note(_left_out(what, errors, len(records) + len(errors), name))
         if not records:
             raise UserError(f"no {what} of {name}, can be decoded")
         if len(records) <= in_memory:

@@ -28,6 +28,7 @@ from blip_jax.runtime.fingerprint import FILE, check_fingerprint
 from blip_jax.runtime.lock import folder_lock
 from blip_jax.runtime.progress import Progress, track
 from blip_jax.runtime.signals import Interrupted, SignalHandler
+from blip_jax.runtime.terminal import print_note
 
 PARTS, PLAN, BENCHMARK = "units", "plan.json", "benchmark.json"
 
@@ -50,7 +51,7 @@ def run(config: IngestConfig, workdir: str) -> None:
     del settings["workers"]  # it does not affect the rows
     found, passed_over = sources.files(config)
     for note in passed_over:
-        print(f"prepare: {note}", file=sys.stderr)
+        print_note(f"prepare: {note}")
     with folder_lock(workdir, "prepare"):
         manifest = _import(config, workdir, settings, found, passed_over)
     print(output.table(manifest))
@@ -108,7 +109,7 @@ def _planned(parts: epath.Path, config: IngestConfig, found: list[plan.File]) ->
             work_units, counts = plan.benchmark_units(found, config, parts)
             write_json(parts / BENCHMARK, counts)
             if note := file_list.difference(config.benchmark, config.split, counts):
-                print(f"prepare: {note}", file=sys.stderr)
+                print_note(f"prepare: {note}")
         else:
             work_units = plan.units(track(found, "plan", len(found), "file"), config, parts)
         write_json(parts / PLAN, [dataclasses.asdict(unit) for unit in work_units])
