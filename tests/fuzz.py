@@ -3,7 +3,8 @@
 python tests/fuzz.py [COUNT] [FORMAT ...]   COUNT mutations of each format (default 200)
 
 Bytes are flipped, cut, doubled and zeroed; values of JSON are replaced by extreme ones. Another
-exception than UserError (of images: ImageError), or more than 30 seconds, is a failure.
+exception than UserError (of images ImageError, of clips VideoError), or more than 30 seconds, is a
+failure.
 """
 
 import collections
@@ -18,10 +19,13 @@ import traceback
 from collections.abc import Iterator
 from typing import Any
 
+import fuzz_formats
+import fuzz_tasks
 import numpy as np
-from fuzz_formats import Format, formats
+from fuzz_formats import Format
 
 from blip_jax.data.images import ImageError
+from blip_jax.data.video_file import VideoError
 from blip_jax.runtime.errors import UserError
 
 SECONDS = 30
@@ -110,7 +114,7 @@ def outcome(format: Format) -> str:
     """Returns "read" or "refused" of the file as it is.
 
     Raises:
-      Exception: that is not a UserError or ImageError, or a message of several lines.
+      Exception: that is not a UserError, ImageError or VideoError, or a message of several lines.
       TooSlow: reading takes too long.
     """
 
@@ -121,7 +125,7 @@ def outcome(format: Format) -> str:
     signal.alarm(SECONDS)
     try:
         format.read(format.file)
-    except (UserError, ImageError) as error:
+    except (UserError, ImageError, VideoError) as error:
         if "\n" in str(error):
             raise AssertionError(f"not one line: {str(error)[:300]!r}") from error
         return "refused"
@@ -136,7 +140,8 @@ def fuzz(
 ) -> tuple[dict[str, collections.Counter], list[str]]:
     """Returns how many mutations of each format were read and refused, and the failures."""
     counts, failures = {}, []
-    for name, format in formats(root).items():
+    known = fuzz_formats.formats(root) | fuzz_tasks.formats(root / "tasks")
+    for name, format in known.items():
         if only and name not in only:
             continue
         data, rng = format.file.read_bytes(), np.random.default_rng(seed)

@@ -146,6 +146,29 @@ def test_files_that_do_not_fit_each_other(tmp_path):
     assert "has the split 'test2018', not 'val'" in refusal(tmp_path, "visdial", "val")
 
 
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("question", -1), ("answer", True), ("answer_options", [0, 3, -2, 2]), ("gt_index", 4),
+     ("gt_index", -1), ("gt_index", "2")],
+)  # fmt: skip
+def test_numbers_of_a_dialog_that_name_no_text(tmp_path, field, value):
+    _, _, file = made(tmp_path, "visdial")
+    document = json.loads(file.read_text())
+    document["data"]["dialogs"][0]["dialog"][0][field] = value
+    file.write_text(json.dumps(document))
+    line = refusal(tmp_path, "visdial", "val")
+    assert "has a dialog of image 185565 with a question or answer that is not in" in line
+
+
+@pytest.mark.parametrize("value", [-0.5, "1.0", True, float("nan"), 10**400])
+def test_relevance_that_is_no_number(tmp_path, value):
+    source, _, _ = made(tmp_path, "visdial")
+    name = "visdial_1.0_val_dense_annotations.json"
+    dense = [{"image_id": 185565, "round_id": 2, "gt_relevance": [1.0, value, 0.0, 0.0]}]
+    folders.write(source, name, dense)
+    assert f"{name} has an element 0 in its list without" in refusal(tmp_path, "visdial", "val")
+
+
 def test_a_file_of_another_split_or_dataset(tmp_path):
     source, _, file = made(tmp_path, "nlvr2")
     file.rename(source / "data" / "dev.json")

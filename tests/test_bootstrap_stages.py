@@ -28,6 +28,24 @@ def test_a_stage_is_done_once(tmp_path):
     assert all(time["seconds"] >= 0 for time in stages.times())
 
 
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [('"number": 1', '"number": 9'), ('"number": 1', '"numbe": 1'), ('"first"', '"second"'),
+     ('"seconds": ', '"seconds": null, "x": ')],
+)  # fmt: skip
+def test_a_marker_that_was_changed_is_refused(tmp_path, before, after):
+    stages = Stages(str(tmp_path), "bootstrap", {}, {})
+    stages.run_stage("first", lambda: {"number": 1, "unknown": float("nan")})
+    marker = tmp_path / "stages" / "first.json"
+    whole = marker.read_text()
+    assert before in whole
+    marker.write_text(whole.replace(before, after))
+    with pytest.raises(UserError, match=r"first.json is damaged; delete it and rerun"):
+        stages.run_stage("first", lambda: None)
+    marker.write_text(whole.replace('"digest"', '"other"'))  # as before there was one
+    assert stages.result("first")["number"] == 1
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
 def test_a_stage_that_does_not_end_leaves_no_marker(tmp_path, error):
     def work():

@@ -88,6 +88,7 @@ def test_rounds_of_a_record():
         ({"relevance": [1]}, {"relevance": None}),
         ({"relevance": [1, -1]}, {"relevance": None}),
         ({"relevance": [1, float("nan")]}, {"relevance": None}),
+        ({"relevance": [1, 10**400]}, {"relevance": None}),
     ],
 )
 def test_faulty_parts_of_a_round_are_unknown(change, wanted):

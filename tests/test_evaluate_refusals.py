@@ -82,6 +82,7 @@ def test_a_captioner_that_has_diverged(world, model, tmp_path, monkeypatch):
         ("[" * 100_000, "expected a JSON object with a 'key'"),
         ('{"key": 5}', "its key is not text"),
         ('{"key": "a", "caption": null}', "its caption is not text"),
+        ('{"key": "a#1", "scores": [0.5, [1]]}', "its scores are not a list of numbers"),
         ('{"key": "a", "direction": "up", "gallery": 0}', "expected a direction"),
         ('{"key": "a", "direction": "i2t"}', "expected a direction"),
         ('{"key": "a", "direction": "i2t", "gallery": 0, "itc": []}', "its itc has no hit@1"),

@@ -63,6 +63,18 @@ def test_a_resume_cuts_the_lines_of_later_steps(tmp_path):
     ]
 
 
+@pytest.mark.parametrize(
+    "line",
+    [b'{"step": Infinity}', b'{"step": 1, "loss": "low"}', b'{"step": 1, "loss": \xff}',
+     b'{"step": 1, "loss": 1' + b"0" * 400 + b"}", b"[" * 100_000, b"null"],
+)  # fmt: skip
+def test_a_line_that_is_no_report_is_named(tmp_path, line):
+    file = tmp_path / "metrics.jsonl"
+    file.write_bytes(b'{"step": 1, "loss": null}\n' + line + b"\n")
+    with pytest.raises(UserError, match=r"metrics.jsonl, line 2 is not a report: '.{4,60}'$"):
+        read_metrics(file)
+
+
 def test_without_a_start_the_first_report_tells_what_to_cut(tmp_path):
     for _ in range(2):
         with Logger(tmp_path, 40, 8) as log:

@@ -20,6 +20,8 @@ from blip_jax.capfilt import mixture, storage
 from blip_jax.checkpoints.workdir import load_state_items
 from blip_jax.cli import environment
 from blip_jax.data.datasets import open_dataset
+from blip_jax.data.synthetic.builder import ShapesConfig, prepare
+from blip_jax.data.synthetic.scenes import World
 
 BOOTSTRAP = """
 from test_bootstrap import minute_config
@@ -28,8 +30,33 @@ from test_bootstrap import minute_config
 def get_config():
     return minute_config(arms=("none", "both"))
 """
+COMPARISON = """
+from blip_jax.cli import config_files
+from blip_jax.runtime.config import replace
+
+
+def get_config():
+    config, _ = config_files.load("shapes_tasks")
+    small = {"steps": 4, "batch_size": 8, "log_every": 1, "checkpoints.every": 2,
+             "optimizer.schedule.warmup_steps": 1}
+    tasks = {"vqa": ("fine-tuned", "blank"), "captioning": ("fine-tuned",)}
+    trainings = ["pretraining", *(f"{task}.train" for task in tasks)]
+    changes = {f"{place}.{name}": value for place in trainings for name, value in small.items()}
+    changes |= {f"{name}.train": 24 for name in ("full_captions", "short_captions")}
+    for task, arms in tasks.items():
+        changes |= {f"{task}.dataset.{split}": 16 for split in ("train", "val", "test")}
+        changes[f"{task}.arms"] = arms
+    # Without these two losses the step compiles in a fifth of the time.
+    changes |= {"pretraining.task.itc": None, "pretraining.task.itm": None}
+    return replace(config, seeds=(0,), tasks=tuple(tasks), **changes)
+"""
+# Re-ranking of blocks of one image, each of which is stored at once.
+EVERY_BLOCK = "from blip_jax.tasks import reranking; reranking.SAVE_SECONDS = 0.0"
+GALLERY = ShapesConfig(
+    kind="human", world=World(image_size=16), train=0, val=0, test=48, captions_per_image=2
+)
 # What differs from run to run: times, and what is compared by its content instead.
-TIMES = re.compile(r"\.lock$|/tensorboard/|/checkpoints/|\.html$|/stages/")
+TIMES = re.compile(r"\.lock$|/tensorboard/|/checkpoints/|\.html$")
 STATE = ("step", "params", "extra", "opt_state")
 
 
@@ -42,6 +69,7 @@ class Verb(NamedTuple):
       is_folder: whether the output is a folder, else a file.
       resumes: whether it can be killed and run again.
       spread: the part of a whole run's time within which kills are drawn.
+      setup: Python that runs before the command.
     """
 
     name: str
@@ -49,6 +77,7 @@ class Verb(NamedTuple):
     is_folder: bool = True
     resumes: bool = True
     spread: float = 1.0
+    setup: str = ""
 
     def is_closed(self, out: pathlib.Path) -> bool:
         """Whether the output is complete, and refused by the same command from then on."""
@@ -58,10 +87,14 @@ class Verb(NamedTuple):
 
     def start(self, out: pathlib.Path, log: pathlib.Path, run_by=()) -> subprocess.Popen:
         """Starts a process that prints to `log`, by the command `run_by` if one is given."""
-        argv = [*run_by, sys.executable, "-m", "blip_jax", self.name, *self.flags(out)]
+        code = f"import sys; {self.setup or 'pass'}; from blip_jax.cli.main import main; "
+        argv = [*run_by, sys.executable, "-c", code + "sys.exit(main())", self.name]
         with log.open("w") as printed:
             return subprocess.Popen(
-                argv, env=processes.environment(1), stdout=printed, stderr=printed
+                [*argv, *self.flags(out)],
+                env=processes.environment(1),
+                stdout=printed,
+                stderr=printed,
             )
 
 
@@ -72,6 +105,8 @@ def verbs(folder: pathlib.Path, records: int = 400) -> dict[str, Verb]:
     malformed_files.write_shards(folder / "tars", 8, records // 8)
     scored = scored_dataset.build(folder / "scored")
     (folder / "bootstrap.py").write_text(BOOTSTRAP)
+    (folder / "compare.py").write_text(COMPARISON)
+    gallery = prepare(str(folder / "gallery"), GALLERY)
     training = processes.build(folder / "train")
     world = tiny_dataset.build(folder / "world")
     models = {
@@ -118,8 +153,14 @@ def verbs(folder: pathlib.Path, records: int = 400) -> dict[str, Verb]:
              resumes=False),
         Verb("convert", lambda out: [models["captioner"], str(out), "--to=hf"], resumes=False),
         of_config("bootstrap", f"--config={folder}/bootstrap.py", spread=0.25),
+        of_config("compare", f"--config={folder}/compare.py", spread=0.4),
     ]  # fmt: skip
-    return {verb.name: verb for verb in found}
+    reranking = of_config(
+        "evaluate", "--config=evaluate:retrieval", f"--config.model={models['retrieval']}",
+        f"--config.dataset={gallery}", "--config.task.rerank_k=24",
+        "--config.task.rerank_memory_gib=1e-9", setup=EVERY_BLOCK,
+    )  # fmt: skip
+    return {verb.name: verb for verb in found} | {"evaluate-reranking": reranking}
 
 
 def content(out: pathlib.Path) -> dict[str, object]:
@@ -151,7 +192,9 @@ def _without_times(path: pathlib.Path, out: pathlib.Path) -> object:
     if path.name != "metrics.jsonl":
         text = re.sub(rb"(\d+ files, )?\d+ bytes, sha256 \w+", b"", text)  # of Shapes datasets
         text = re.sub(rb'"owner": "[^"]+"', b"", text)  # the process that scored a shard
-        return re.sub(rb'"\w*seconds\w*": [0-9.e-]+', b"", text)
+        if path.name == "table.md":  # whose last column are minutes
+            text = re.sub(rb"\|[^|]*\|$", b"", text, flags=re.MULTILINE)
+        return re.sub(rb'"(\w*seconds\w*|minutes)": [0-9.e-]+', b"", text)
     lines = [json.loads(line) for line in text.splitlines()]
     return [{k: v for k, v in line.items() if "/s" not in k and k != "mfu"} for line in lines]
 

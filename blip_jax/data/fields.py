@@ -6,11 +6,11 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from typing import Any
 
 from blip_jax.data.datasets import to_text
+from blip_jax.runtime.numbers import is_number
 
 
 def task_fields(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -110,8 +110,7 @@ def _relevance(values: Any, count: int) -> list[float] | None:
     """Returns the relevance of `count` options, or None if it is no such list."""
     if not isinstance(values, list) or not count or len(values) != count:
         return None
-    numbers = all(type(x) in (int, float) and 0 <= x < math.inf for x in values)
-    return [float(x) for x in values] if numbers else None
+    return [float(x) for x in values] if all(is_number(x) and x >= 0 for x in values) else None
 
 
 def dialog_caption(record: Mapping[str, Any]) -> str:

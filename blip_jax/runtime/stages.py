@@ -1,5 +1,6 @@
 """Stages that are recorded when done, so that a run resumes after the last finished one."""
 
+import hashlib
 import json
 import sys
 import time
@@ -11,6 +12,7 @@ from etils import epath
 from blip_jax.runtime.errors import UserError
 from blip_jax.runtime.files import atomic_write, read_json, write_json
 from blip_jax.runtime.fingerprint import FILE, check_fingerprint
+from blip_jax.runtime.numbers import is_number
 
 # Folders that the first stage of a run makes before it is done.
 FIRST_FOLDERS = ("data", "tokenizer")
@@ -60,6 +62,7 @@ class Stages:
         seconds = time.time() - started
         print(f"[{name}] done in {seconds:.0f} s", file=sys.stderr)
         content = {"name": name, "note": note, "seconds": seconds, "result": result}
+        content["digest"] = _digest(name, result)
         with atomic_write(marker) as file:
             file.write(json.dumps(content))  # NaN stays NaN when the run is resumed
         return result
@@ -85,9 +88,22 @@ def _read_marker(path: epath.Path) -> dict[str, Any]:
       UserError: the file is damaged.
     """
     found = read_json(path)
-    types = {"name": str, "note": str, "seconds": int | float, "result": dict}
-    if not isinstance(found, dict) or not all(
-        isinstance(found.get(name), kind) for name, kind in types.items()
-    ):
+    if not _is_marker(found, path.stem):
         raise UserError(f"{path} is damaged; delete it and rerun the same command")
     return found
+
+
+def _is_marker(found: Any, name: str) -> bool:
+    if not isinstance(found, dict) or found.get("name") != name:
+        return False
+    if not isinstance(found.get("note"), str) or not is_number(found.get("seconds")):
+        return False
+    # Earlier versions wrote no digest.
+    result = found.get("result")
+    digest = found["digest"] if "digest" in found else _digest(name, result)
+    return isinstance(result, dict) and digest == _digest(name, result)
+
+
+def _digest(name: str, result: Any) -> str:
+    """Returns a hash of a stage's result, by which damage is found that is still JSON."""
+    return hashlib.sha256(json.dumps([name, result]).encode()).hexdigest()

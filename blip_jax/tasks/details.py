@@ -4,13 +4,13 @@ Lines of predictions.jsonl and cards of the page of examples are made of it.
 """
 
 import dataclasses
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from blip_jax.data.fields import dialog_caption, questions_of, rounds_of, statements_of
 from blip_jax.metrics.captioning import cider_by_caption
 from blip_jax.metrics.vqa import soft_accuracy
+from blip_jax.runtime.numbers import is_digits, is_number
 
 Prediction = dict[str, Any]
 Records = Sequence[Mapping[str, Any]]
@@ -197,7 +197,7 @@ def match_details(predictions: Sequence[Prediction], records: Records) -> list[D
     def text_of(name: str) -> str:
         key, _, number = name.rpartition("#")
         own = texts.get(key, [])
-        return own[int(number)] if number.isdigit() and int(number) < len(own) else name
+        return own[int(number)] if is_digits(number) and int(number) < len(own) else name
 
     def of(prediction: Prediction) -> Details | None:
         found = prediction.get("itm") or prediction.get("itc") or {}
@@ -230,5 +230,4 @@ def match_details(predictions: Sequence[Prediction], records: Records) -> list[D
 
 def _number(value: Any) -> float | None:
     """Returns a finite number, or None."""
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return float(value) if is_number and math.isfinite(value) else None
+    return float(value) if is_number(value) else None

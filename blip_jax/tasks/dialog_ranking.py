@@ -17,6 +17,7 @@ from blip_jax.models.batching import run_in_batches
 from blip_jax.models.dialogs import dialog_score_function, text_lengths
 from blip_jax.models.functions import hidden_states_function
 from blip_jax.runtime.errors import UserError
+from blip_jax.runtime.numbers import is_digits, is_number
 from blip_jax.tasks.base import Prediction
 from blip_jax.tasks.eval_dataset import EvalDataset, RowsOf
 
@@ -152,15 +153,15 @@ def dialog_submission(predictions: Sequence[Prediction]) -> list[dict[str, Any]]
     places = [p["key"].rpartition("#")[::2] for p in rows]
     if not rows or len({len(p["scores"]) for p in rows}) > 1:
         return None
-    if not all(x.isascii() and x.isdigit() for place in places for x in place):
+    if not all(is_digits(x) for place in places for x in place):
         return None
     images, numbers = zip(*places, strict=True)
     return visdial.submission(images, numbers, [p["scores"] for p in rows])
 
 
 def _scores(prediction: Prediction) -> bool:
-    """Returns whether a prediction has scores, a list of numbers."""
+    """Returns whether a prediction has scores, a list of numbers or NaN."""
     scores = prediction.get("scores")
     if not isinstance(scores, list) or not scores:
         return False
-    return all(type(x) in (int, float) for x in scores)
+    return all(is_number(x) or isinstance(x, float) for x in scores)

@@ -7,7 +7,6 @@ are shared. All get the same numbers, and the first writes them.
 import contextlib
 import dataclasses
 import json
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -29,6 +28,7 @@ from blip_jax.runtime.fingerprint import (
     values_digest,
 )
 from blip_jax.runtime.lock import folder_lock
+from blip_jax.runtime.numbers import is_number
 from blip_jax.runtime.processes import run_on_main
 from blip_jax.tasks.base import EvaluationTask, Prediction, TaskConfig
 from blip_jax.tasks.contamination import check_contamination
@@ -262,7 +262,7 @@ def _is_ranking(found: Any) -> bool:
     if not isinstance(found, dict):
         return False
     hits = [found.get(f"hit@{k}") for k in retrieval.KS]
-    return all(isinstance(hit, int | float) and 0 <= hit <= 1 for hit in hits)
+    return all(is_number(hit) and 0 <= hit <= 1 for hit in hits)
 
 
 def _is_list_of_candidates(found: dict[str, Any]) -> bool:
@@ -273,9 +273,8 @@ def _is_list_of_candidates(found: dict[str, Any]) -> bool:
 
 
 def _is_list_of_numbers(values: Any) -> bool:
-    return isinstance(values, list) and all(
-        type(x) is float or (type(x) is int and abs(x) <= sys.float_info.max) for x in values
-    )
+    """Returns whether it is a list of numbers, or of NaN, which metrics refuse by its name."""
+    return isinstance(values, list) and all(type(x) is float or is_number(x) for x in values)
 
 
 def read_records(dataset: str, split: str) -> list[dict[str, Any]]:

@@ -24,6 +24,7 @@ from blip_jax.metrics import vqa as vqa_metrics
 from blip_jax.models import Model
 from blip_jax.models.image_tokens import image_tokens
 from blip_jax.nn import flops
+from blip_jax.runtime.numbers import is_digits
 from blip_jax.tasks.answers import answered_questions, predict_answers, training_answers
 from blip_jax.tasks.base import Batch, Params, Prediction, Task, TaskConfig, check_positive
 from blip_jax.tasks.details import Details, answer_details
@@ -234,7 +235,7 @@ class Vqa(Task[VqaConfig]):
     def submission(self, predictions: Sequence[Prediction]) -> list[dict[str, Any]] | None:
         """Returns what VQA's evaluation server takes; None if ids are no numbers, as VQA v2's."""
         answered = {p["key"]: p["answer"] for p in predictions if "answer" in p}
-        if not answered or not all(key.isascii() and key.isdigit() for key in answered):
+        if not answered or not all(map(is_digits, answered)):
             return None
         return vqa_metrics.submission(list(answered), list(answered.values()))
 

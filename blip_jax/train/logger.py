@@ -12,6 +12,7 @@ from etils import epath
 
 from blip_jax.runtime.errors import UserError
 from blip_jax.runtime.files import atomic_write
+from blip_jax.runtime.numbers import is_number
 
 FILE = "metrics.jsonl"
 THROUGHPUT = "images/s"
@@ -138,7 +139,7 @@ def read_metrics(path) -> dict[str, list[list]]:
       path: the file, local or `gs://`.
 
     Returns:
-      Name of a metric to its [step, value] pairs in the order written; value is a float, NaN
+      Name of a metric to its [step, value] pairs in the order written; value is a number, NaN
       where null was written. A last line that a crash left incomplete is ignored.
 
     Raises:
@@ -156,15 +157,25 @@ def read_metrics(path) -> dict[str, list[list]]:
 
 
 def _reports(path):
-    lines = path.read_text().split("\n")
+    lines = path.read_bytes().split(b"\n")
     reports = []
     for number, line in enumerate(lines[:-1], start=1):  # text after the last newline is incomplete
         try:
             report = json.loads(line)
-            reports.append({"step": int(report.pop("step")), **report})
-        except (ValueError, KeyError, TypeError, AttributeError):
-            raise UserError(f"{path}, line {number} is not a report: {line[:60]!r}") from None
+        except (ValueError, RecursionError):
+            report = None
+        if not _is_report(report):
+            text = line[:60].decode(errors="replace")
+            raise UserError(f"{path}, line {number} is not a report: {text!r}")
+        reports.append({"step": int(report.pop("step")), **report})
     return reports
+
+
+def _is_report(value):
+    """Returns whether it is an object of a step and of metrics, numbers or null."""
+    if not isinstance(value, dict) or not is_number(value.get("step")):
+        return False
+    return all(number is None or is_number(number) for number in value.values())
 
 
 def _truncate_after(path, done):

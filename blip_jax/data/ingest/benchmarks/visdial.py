@@ -19,6 +19,7 @@ from blip_jax.data.ingest.benchmarks import coco_images
 from blip_jax.data.ingest.benchmarks.base import Benchmark, ImageRecord, Split
 from blip_jax.data.ingest.benchmarks.owner_files import OwnerFile
 from blip_jax.data.ingest.config import IngestConfig
+from blip_jax.runtime.numbers import is_number
 
 TRAIN_FOLDERS = ("train2014", "val2014")  # the files do not say in which an image is
 
@@ -42,7 +43,8 @@ def _read(files: list[OwnerFile], settings: IngestConfig) -> Iterator[ImageRecor
             rounds = [_round(row, pools) for row in dialog["dialog"]]
         except (TypeError, AttributeError, KeyError, IndexError) as error:
             raise file.wrong(
-                f"has a dialog of image {number} with a question or answer that is not in its lists"
+                f"has a dialog of image {number} with a question or answer that is not in its "
+                "lists, or a gt_index that is not in its answer_options"
             ) from error
         for place, values in relevance.get(number, {}).items():
             if not 0 < place <= len(rounds) or len(values) != len(rounds[place - 1]["options"]):
@@ -56,12 +58,27 @@ def _read(files: list[OwnerFile], settings: IngestConfig) -> Iterator[ImageRecor
 def _round(row: dict, pools: dict[str, list[str]]) -> dict[str, Any]:
     """Returns a round with texts in place of their numbers."""
     answers = pools["answers"]
+    options = [_entry(answers, number) for number in row.get("answer_options", ())]
+    index = row.get("gt_index")
+    if index is not None:
+        _entry(options, index)
     return {
-        "question": pools["questions"][row["question"]],
-        "answer": answers[row["answer"]] if "answer" in row else "",
-        "options": [answers[number] for number in row.get("answer_options", ())],
-        "answer_index": row.get("gt_index"),
+        "question": _entry(pools["questions"], row["question"]),
+        "answer": _entry(answers, row["answer"]) if "answer" in row else "",
+        "options": options,
+        "answer_index": index,
     }
+
+
+def _entry(texts: list[str], number: Any) -> str:
+    """Returns a text by its number.
+
+    Raises:
+      IndexError: there is none, or it is no number of 0 or more.
+    """
+    if type(number) is not int or number < 0:
+        raise IndexError(number)
+    return texts[number]
 
 
 def _relevance(file: OwnerFile) -> dict[int, dict[int, list[float]]]:
@@ -72,8 +89,11 @@ def _relevance(file: OwnerFile) -> dict[int, dict[int, list[float]]]:
     found: dict[int, dict[int, list[float]]] = {}
     for number, row in enumerate(file.rows(file.load(), "", {"image_id": int, "round_id": int})):
         values = row.get("gt_relevance", row.get("relevance"))
-        if not isinstance(values, list):
-            raise file.wrong(f"has an element {number} in its list without 'gt_relevance'")
+        if not isinstance(values, list) or not all(is_number(x) and x >= 0 for x in values):
+            raise file.wrong(
+                f"has an element {number} in its list without 'gt_relevance', a list of numbers "
+                "of 0 or more"
+            )
         found.setdefault(row["image_id"], {})[row["round_id"]] = values
     return found
 
