@@ -93,7 +93,9 @@ class Verb(NamedTuple):
 
     def start(self, out: pathlib.Path, log: pathlib.Path, run_by=()) -> subprocess.Popen:
         """Starts a process that prints to `log`, by the command `run_by` if one is given."""
-        code = f"import sys; {self.setup or 'pass'}; from blip_jax.cli.main import main; "
+        # Configs may import what is beside this file.
+        code = f"import sys; sys.path.append({str(processes.HERE)!r}); {self.setup or 'pass'}; "
+        code += "from blip_jax.cli.main import main; "
         argv = [*run_by, sys.executable, "-c", code + "sys.exit(main())", self.name]
         with log.open("w") as printed:
             return subprocess.Popen(
