@@ -117,7 +117,7 @@ def test_a_run_that_cannot_begin_leaves_nothing(tmp_path):
     [
         ({"seeds": ()}, "seeds is empty"),
         ({"arms": ()}, "arms is empty"),
-        ({"seeds": (0, -1)}, "seeds has -1; a seed must be 0 or more"),
+        ({"seeds": (0, -1)}, r"seeds\[1\] is -1 \(int\); give a whole number from 0 to 4294967295"),
         ({"seeds": (1, 1)}, "seeds has a seed twice"),
         ({"threshold": float("nan")}, "threshold is nan"),
         ({"human_fraction": float("nan")}, "human_fraction is nan"),

@@ -195,7 +195,7 @@ def test_ways_of_writing(said, meant):
     ("said", "named"),
     [
         ("nucleus*x", "'nucleus[*]x'; expected METHOD[*]NUMBER"),
-        ("sung", "method is 'sung'; supported: sample, greedy, beam"),
+        ("sung", r"method is 'sung' \(str\); give 'sample', 'greedy' or 'beam'"),
         ("greedy*2", "gives at most 1"),
         ("nucleus*0", "num_captions is 0"),
     ],

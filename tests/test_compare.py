@@ -124,7 +124,7 @@ def test_other_settings_are_refused(config, finished):
     [
         ({"tasks": ("vqa", "nlvr2")}, "unknown task 'nlvr2'.*nlvr"),
         ({"tasks": ()}, "tasks is empty"),
-        ({"seeds": (1, 1)}, "different numbers"),
+        ({"seeds": (1, 1)}, "seeds has a seed twice"),
         ({"vqa.arms": ("blanc",)}, "unknown arm 'blanc'.*blank"),
         ({"tasks": ("vqa",), "vqa.start_from": "nlvr"}, "vqa needs nlvr"),
     ],

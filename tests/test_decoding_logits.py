@@ -130,7 +130,7 @@ def test_draws_follow_the_distribution_and_skip_what_is_ruled_out():
 @pytest.mark.parametrize(
     ("options", "named"),
     [
-        ({"method": "best"}, "'best'; supported: sample, greedy, beam"),
+        ({"method": "best"}, r"method is 'best' \(str\); give 'sample', 'greedy' or 'beam'"),
         ({"top_p": 0.0}, "top_p is 0.0"),
         ({"top_p": 1.1}, "top_p is 1.1"),
         ({"top_k": -1}, "top_k is -1; it must be at least 0"),

@@ -133,7 +133,9 @@ def test_what_is_refused(model):
     retrieval = model("retrieval").gradcam
     assert "layer is 2; the model's are 0 to 1" in refused(retrieval, FILES[0], "a", layer=2)
     assert "cannot caption" in refused(retrieval, FILES[0], "a", of="caption")
-    assert "of is 'itc'; supported: match" in refused(retrieval, FILES[0], "a", of="itc")
+    assert "of is 'itc' (str); give 'match', 'caption'" in refused(
+        retrieval, FILES[0], "a", of="itc"
+    )
     assert "texts is None" in refused(retrieval, FILES[0])
     assert "the text '...' has no word" in refused(retrieval, FILES[0], "...")
     assert "answers are given" in refused(retrieval, FILES[0], "a", answers="b")

@@ -100,13 +100,22 @@ def test_an_unreadable_image_is_none(model, images):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"options": "yes"}, "options is 'yes'; give a list of answers"),
+        (
+            {"options": "yes"},
+            r"options is 'yes' \(str\); give a list of strings or",
+        ),
         ({"options": []}, "no options; give at least one"),
         ({"options": [["a"], []], "questions": ["x", "y"]}, "no options; give at least one"),
-        ({"options": ["a", 3]}, r"options\[1\] is 3 \(int\); give a string or a list"),
-        ({"history": ["yes"]}, r"history has 'yes'; give pairs \(question, answer\)"),
-        ({"history": [("a", "b", "c")]}, r"history has \('a', 'b', 'c'\); give pairs"),
-        ({"history": 5}, "history has 5; give pairs"),
+        ({"options": ["a", 3]}, r"options\[1\] is 3 \(int\); give a string or a list of"),
+        (
+            {"history": ["yes"]},
+            r"history\[0\] is 'yes' \(str\); give a pair of strings",
+        ),
+        (
+            {"history": [("a", "b", "c")]},
+            r"history\[0\] is \('a', 'b', 'c'\) \(tuple\); give",
+        ),
+        ({"history": 5}, r"history is 5 \(int\); give a list of pairs of strings"),
         (
             {"questions": ["x", "y", "z"], "options": [["a"], ["b"]]},
             "3 questions and 2 option lists; give one option list for all",

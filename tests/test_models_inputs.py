@@ -115,7 +115,7 @@ def test_images_that_cannot_be_read_can_be_skipped(model):
 def test_a_prompt_that_is_no_text_is_named_by_its_place(model):
     for prompt, found in (([None], "prompt[0] is None"), (["a", NAN], "prompt[1] is nan")):
         message = refused(model("captioner").caption, FILES[:2], prompt=prompt, **SHORT)
-        assert message.startswith(f"{found} (") and message.endswith("or a list of strings")
+        assert message.startswith(f"{found} (") and message.endswith("give a string")
 
 
 def test_weights_of_nan_are_named_and_give_no_empty_caption(world):
@@ -164,7 +164,7 @@ def test_weights_of_nan_are_named_and_give_no_empty_caption(world):
             "texts[1][0] is None (NoneType); give",
         ),
         ("retrieval", "match", (FILES[:2], [["a"], NAN]), "texts[1] is nan (float); give a string"),
-        ("retrieval", "match", (FILES[0], b"a dog"), "texts[0] is b'a dog' (bytes); give"),
+        ("retrieval", "match", (FILES[0], b"a dog"), "texts is b'a dog' (bytes); give a"),
         ("retrieval", "match", ([], []), "no images; give at least one"),
         ("retrieval", "encode_image", ([],), "no images; give at least one"),
         ("retrieval", "encode_text", ([],), "no texts; give at least one"),

@@ -6,6 +6,7 @@ from typing import Literal
 
 from blip_jax.capfilt.work_queue import LEASE_SECONDS
 from blip_jax.decoding import Decoding
+from blip_jax.runtime.arguments import Seed, check_fields
 from blip_jax.runtime.config import required
 from blip_jax.runtime.errors import UserError
 
@@ -46,9 +47,12 @@ class ScoringConfig:
     decodings: tuple[Decoding, ...] = (Decoding(),)
     batch_size: int = 64
     shard_rows: int = 1024
-    seed: int = 0
+    seed: Seed = 0
     command: str = ""
     lease_seconds: float = LEASE_SECONDS
+
+    def __post_init__(self):
+        check_fields(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,12 +78,13 @@ class CapFiltConfig:
     image_size: int = 0  # in pixels, for all models; 0: the size that each was trained with
     batch_size: int = 64  # images per device
     shard_rows: int = 1024  # rows of the dataset per shard, the unit of work
-    seed: int = 0  # seed of sampled texts
+    seed: Seed = 0  # seed of sampled texts
     threshold: float = 0.5  # least P(match) of a text in the mixture; all scores are stored
     human_dataset: str = ""  # folder of the human pairs of the mixture; "" writes no mixture
     human_fraction: float = 0.25  # share of human pairs in training batches
 
     def __post_init__(self):
+        check_fields(self)
         self.decodings()
         for name in ("batch_size", "shard_rows"):
             if getattr(self, name) < 1:
@@ -188,14 +193,14 @@ class AssembleConfig:
     selection: SelectionConfig = SelectionConfig()
     threshold_sweep: tuple[float, ...] = ()  # other thresholds to report counts for, as in 0.3,0.7
     gallery_images: int = 2000  # images in report/index.html; 0: no report
-    seed: int = 0  # seed of the choice of these images
+    seed: Seed = 0  # seed of the choice of these images
     title: str = "Image-text pairs by CapFilt"  # title of the dataset card and the report
     license: str = ""  # Hugging Face's name of it; "": as the images' index says
 
     def __post_init__(self):
+        check_fields(self)
         check_share("human_fraction", self.human_fraction)
         for threshold in self.threshold_sweep:
             check_number("threshold_sweep", threshold)
-        for name in ("gallery_images", "seed"):
-            if getattr(self, name) < 0:
-                raise UserError(f"{name} is {getattr(self, name)}; it must be 0 or more")
+        if self.gallery_images < 0:
+            raise UserError(f"gallery_images is {self.gallery_images}; it must be 0 or more")

@@ -3,6 +3,7 @@
 import dataclasses
 
 from blip_jax.data.synthetic.dataset import ShapesDatasetConfig
+from blip_jax.runtime.arguments import Seed, check_fields
 from blip_jax.runtime.config import replace
 from blip_jax.runtime.errors import UserError
 from blip_jax.runtime.suggestions import hint
@@ -76,7 +77,7 @@ class ComparisonConfig:
     """
 
     title: str = "Downstream tasks on the Shapes dataset"  # title of the report
-    seeds: tuple[int, ...] = (0, 1, 2)  # of datasets and training; the table has mean and spread
+    seeds: tuple[Seed, ...] = (0, 1, 2)  # of datasets and training; the table has mean and spread
     # What is compared; the last two need PyAV.
     tasks: tuple[str, ...] = (
         "retrieval", "captioning", "vqa", "nlvr", "visdial", "video_retrieval", "video_qa",
@@ -102,11 +103,12 @@ class ComparisonConfig:
     video_qa: TrainedTask = trained("clips", video_qa(), "accuracy", start_from="vqa")
 
     def __post_init__(self):
+        check_fields(self)
         for name in ("seeds", "tasks"):
             if not getattr(self, name):
                 raise UserError(f"{name} is empty; give at least one")
-        if min(self.seeds) < 0 or len(set(self.seeds)) < len(self.seeds):
-            raise UserError(f"seeds is {self.seeds}; give different numbers of 0 or more")
+        if len(set(self.seeds)) < len(self.seeds):
+            raise UserError(f"seeds has a seed twice: {self.seeds}")
         known = [
             field.name
             for field in dataclasses.fields(self)

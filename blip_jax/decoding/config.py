@@ -13,11 +13,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from blip_jax.runtime.arguments import check_fields
 from blip_jax.runtime.config import field_types
 from blip_jax.runtime.errors import UserError
 from blip_jax.runtime.suggestions import hint
 
-METHODS = ("sample", "greedy", "beam")
 LENGTH_RULES = ("transformers-4.25", "transformers-5")
 LENGTH_BUCKET = 4  # the length of KV caches is a multiple of this
 # Options that only sampling or only beam search reads.
@@ -35,7 +35,7 @@ class DecodingShape(NamedTuple):
     """What a program is compiled for.
 
     Attributes:
-      method: of METHODS.
+      method: sample, greedy or beam.
       num_beams: beams that are followed; 1 unless method is "beam".
       num_captions: texts an image.
       length_rule: of LENGTH_RULES.
@@ -95,11 +95,7 @@ class Decoding:
     length_rule: Literal["transformers-4.25", "transformers-5"] = "transformers-4.25"
 
     def __post_init__(self):
-        for name, choices in (("method", METHODS), ("length_rule", LENGTH_RULES)):
-            if getattr(self, name) not in choices:
-                raise UserError(
-                    f"{name} is {getattr(self, name)!r}; supported: {', '.join(choices)}"
-                )
+        check_fields(self)
         if not 0 < self.top_p <= 1:
             raise UserError(f"top_p is {self.top_p}; it must be above 0 and at most 1")
         for name in ("temperature", "repetition_penalty"):

@@ -20,6 +20,7 @@ from blip_jax.data.tokenizer import Tokenizer
 from blip_jax.models import batching
 from blip_jax.models.inputs import check_not_empty, encode_bucketed
 from blip_jax.nn import BlipConfig
+from blip_jax.runtime.arguments import check_arguments, check_methods
 from blip_jax.runtime.errors import DIVERGED, UserError
 
 MAX_FUNCTIONS = 64  # number of compiled functions that a model keeps
@@ -39,6 +40,10 @@ class Base:
       trained_on: datasets that it was trained on; None: unknown.
     """
 
+    def __init_subclass__(cls) -> None:
+        check_methods(cls)
+
+    @check_arguments
     def __init__(
         self,
         params: dict[str, Any],

@@ -26,14 +26,12 @@ from blip_jax.models.inputs import (
     ImageLike,
     as_images,
     as_list,
-    as_texts,
     broadcast,
     check_not_empty,
     is_sequence,
 )
 from blip_jax.models.pmapped import PmappedFunction
 from blip_jax.models.results import RankedOptions
-from blip_jax.runtime.errors import UserError
 
 if TYPE_CHECKING:
     from blip_jax.models.model import Model
@@ -43,7 +41,7 @@ LENGTH_BUCKET = 32  # texts of rounds are padded to a multiple of this
 CANDIDATE_BUCKET = 5  # numbers of candidates are padded to a multiple of this
 
 # Pairs of question and answer, the oldest first.
-History = Sequence[Sequence[str]]
+History = Sequence[tuple[str, str]]
 
 
 class DialogMethods(Base):
@@ -78,7 +76,7 @@ class DialogMethods(Base):
             rank dialogs.
         """
         self.require("rank_dialog")
-        rounds = _rounds(as_texts(captions, "captions"), history, questions, options)
+        rounds = _rounds(as_list(captions), history, questions, options)
         images, rounds = broadcast(as_images(images), rounds, names=("images", "questions"))
         most = max(len(row.candidates) for row in rounds)
         count = -(-most // CANDIDATE_BUCKET) * CANDIDATE_BUCKET
@@ -96,7 +94,7 @@ class DialogMethods(Base):
 
 def _rounds(captions: list[str], history: Any, questions: Any, options: Any) -> list[DialogRound]:
     """Returns the round of each question; `history` and `options` as in `rank_dialog`."""
-    asked = as_texts(questions, "questions")
+    asked = as_list(questions)
     histories = _histories(history, is_sequence(questions))
     listed = _options(options, len(asked))
     names = ("captions", "dialogs", "questions", "option lists")
@@ -104,7 +102,7 @@ def _rounds(captions: list[str], history: Any, questions: Any, options: Any) -> 
     return [
         DialogRound(
             answer_line(caption),
-            tuple(history_line(*_pair(pair)) for pair in as_list(earlier)),
+            tuple(history_line(*pair) for pair in as_list(earlier)),
             question_line(question),
             tuple(answer_line(text) for text in own),
         )
@@ -119,29 +117,14 @@ def _histories(history: Any, several: bool) -> list:
     return [pairs] if is_one or not several else pairs
 
 
-def _pair(pair: Any) -> tuple[str, str]:
-    """Returns a question and its answer.
-
-    Raises:
-      UserError: it is no pair of texts.
-    """
-    texts = list(pair) if is_sequence(pair) else []
-    if len(texts) != 2 or not all(isinstance(text, str) for text in texts):
-        raise UserError(f"history has {pair!r:.60}; give pairs (question, answer)")
-    return texts[0], texts[1]
-
-
 def _options(options: Any, count: int) -> list[list[str]]:
     """Returns the candidate answers of each of `count` questions.
 
     Raises:
-      UserError: they are no list of texts, or of such lists, or one is empty.
+      UserError: one has none.
     """
-    if not is_sequence(options):
-        raise UserError(f"options is {options!r:.40}; give a list of answers")
     nested = any(is_sequence(row) for row in options)
-    rows = [as_texts(row, f"options[{i}]") for i, row in enumerate(options)] if nested else []
-    rows = rows or [as_texts(options, "options")] * count
+    rows = [as_list(row) for row in options] if nested else [as_list(options)] * count
     for row in rows:
         check_not_empty(row, "options")
     return rows * count if len(rows) == 1 else rows

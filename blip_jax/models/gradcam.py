@@ -19,7 +19,7 @@ from blip_jax.data.text import clean_caption, clean_question
 from blip_jax.decoding import log_likelihood
 from blip_jax.models import functions
 from blip_jax.models.base import Base
-from blip_jax.models.inputs import ImageLike, as_images, as_texts, broadcast, encode_bucketed
+from blip_jax.models.inputs import ImageLike, as_images, as_list, broadcast, encode_bucketed
 from blip_jax.models.pmapped import PmappedFunction
 from blip_jax.models.results import GradCam
 from blip_jax.nn import set_first_token
@@ -65,8 +65,6 @@ class GradCamMethods(Base):
         """
         self.require("gradcam")
         target = of or next(name for name in TARGETS if self.can(name))
-        if target not in TARGETS:
-            raise UserError(f"of is {of!r}; supported: {', '.join(TARGETS)}")
         self.require(target)
         depth = self.config.med.depth
         if layer is None:
@@ -83,7 +81,7 @@ class GradCamMethods(Base):
                 raise UserError(f"texts is None; give the texts whose {target} is explained")
             texts = self.caption(images, batch_size=batch_size, on_error=on_error)
             texts = [caption.text if caption else "" for caption in texts]
-        texts = as_texts(texts, "texts")
+        texts = as_list(texts)
         images, texts = broadcast(images, texts, names=("images", "texts"))
         cleaner = (clean_question if target == "answer" else clean_caption) if clean else str
         given = [cleaner(text) for text in texts]
@@ -98,7 +96,7 @@ class GradCamMethods(Base):
                     images, texts, clean=clean, batch_size=batch_size, on_error=on_error
                 )
                 answers = [answer.text if answer else "" for answer in found]
-            answers = as_texts(answers, "answers")
+            answers = as_list(answers)
             texts, answers = broadcast(texts, answers, names=("questions", "answers"))
             arrays += encode_bucketed(self.tokenizer, answers, self.config.med.max_length)
         function = self._function(gradcam_function, target, layer)
@@ -131,6 +129,7 @@ class GradCamMethods(Base):
             tokens=pieces,
             token_maps=maps,
             image=image,
+            exif_orientation=self.config.exif_orientation,
         )
 
 

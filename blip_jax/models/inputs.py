@@ -120,23 +120,6 @@ def as_images(images: ImageLike | Sequence[ImageLike]) -> list[ImageLike]:
         ) from None
 
 
-def as_texts(texts: str | Sequence[str], name: str) -> list[str]:
-    """Returns texts as a list.
-
-    Raises:
-      UserError: neither a string nor a sequence of strings.
-    """
-    found = as_list(texts)
-    for index, text in enumerate(found):
-        if not isinstance(text, str):
-            place = f"{name}[{index}]" if is_sequence(texts) else name
-            raise UserError(
-                f"{place} is {text!r:.40} ({type(text).__name__}); give a string or a list of "
-                "strings"
-            )
-    return found
-
-
 def as_list(values: Any) -> list:
     """Returns a sequence as a list, and anything else as a list of one."""
     return list(values) if is_sequence(values) else [values]
@@ -209,7 +192,7 @@ def encode_prompts(
     Raises:
       UserError: there are more or fewer than `count`.
     """
-    texts = as_texts(prompt, "prompt")
+    texts = as_list(prompt)
     texts = texts * count if len(texts) == 1 else texts
     if len(texts) != count:
         raise UserError(f"{len(texts)} prompts for {count} images; give one for all, or one each")

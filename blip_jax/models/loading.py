@@ -7,8 +7,10 @@ from collections.abc import Mapping, Sequence
 from blip_jax.checkpoints import sources
 from blip_jax.data.tokenizer import Tokenizer
 from blip_jax.models.model import Model
+from blip_jax.runtime.arguments import check_arguments
 
 
+@check_arguments
 def load(
     source: str | os.PathLike,
     *,

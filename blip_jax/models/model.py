@@ -21,7 +21,6 @@ from blip_jax.models.inputs import (
     ImageLike,
     as_images,
     as_list,
-    as_texts,
     broadcast,
     check_not_empty,
     encode_candidates,
@@ -29,6 +28,7 @@ from blip_jax.models.inputs import (
     is_sequence,
 )
 from blip_jax.models.results import Answer, Caption, Match, captions_of
+from blip_jax.runtime.arguments import RowIndex, Seed
 from blip_jax.runtime.errors import UserError
 from blip_jax.runtime.options import accepts
 
@@ -50,9 +50,9 @@ class Model(DialogMethods, GradCamMethods):
         decoding: Decoding | None = None,
         *,
         prompt: str | Sequence[str] | None = None,
-        seed: int = 0,
+        seed: Seed = 0,
         batch_size: int = BATCH,
-        start_index: int | Sequence[int] = 0,
+        start_index: RowIndex | Sequence[RowIndex] = 0,
         on_error: str = "raise",
         **options: Any,
     ) -> list[Caption]:
@@ -84,9 +84,9 @@ class Model(DialogMethods, GradCamMethods):
         decoding: Decoding | None = None,
         *,
         prompt: str | Sequence[str] | None = None,
-        seed: int = 0,
+        seed: Seed = 0,
         batch_size: int = BATCH,
-        start_index: int | Sequence[int] = 0,
+        start_index: RowIndex | Sequence[RowIndex] = 0,
         on_error: str = "raise",
         **options: Any,
     ) -> list[list[Caption]]:
@@ -144,14 +144,14 @@ class Model(DialogMethods, GradCamMethods):
         texts = as_list(texts)
         is_nested = any(is_sequence(row) for row in texts)
         if is_nested:
-            nested = [as_texts(row, f"texts[{i}]") for i, row in enumerate(texts)]
+            nested = [as_list(row) for row in texts]
             if len(nested) != len(images) or len({len(row) for row in nested}) > 1 or not nested[0]:
                 raise UserError(
                     f"{len(images)} images and lists of {', '.join(str(len(r)) for r in nested)} "
                     "texts; give the same number for each image"
                 )
         else:
-            images, flat = broadcast(images, as_texts(texts, "texts"), names=("images", "texts"))
+            images, flat = broadcast(images, as_list(texts), names=("images", "texts"))
             nested = [[text] for text in flat]
         ids, mask = self._encode(
             [text for row in nested for text in row], clean_caption if clean else None
@@ -186,9 +186,7 @@ class Model(DialogMethods, GradCamMethods):
           num_beams: of beam search.
         """
         self.require("answer")
-        if isinstance(candidates, str):
-            raise UserError("candidates is one string; give a list of answers")
-        questions = as_texts(questions, "questions")
+        questions = as_list(questions)
         images, questions = broadcast(as_images(images), questions, names=("images", "questions"))
         arrays = self._encode(questions, clean_question if clean else None)
         if candidates is None:
@@ -202,7 +200,7 @@ class Model(DialogMethods, GradCamMethods):
                 Answer(row[0].text, row[0].score) if length[0] else None
                 for row, length in zip(written, results[1], strict=True)
             ]
-        candidates = as_texts(candidates, "candidates")
+        candidates = as_list(candidates)
         shared = encode_candidates(self.tokenizer, candidates, self.config.med.max_length)
         if k < 1:
             raise UserError(f"k is {k}; it must be 1 or more")
@@ -228,7 +226,7 @@ class Model(DialogMethods, GradCamMethods):
         first, second, statements = broadcast(
             as_images(first),
             as_images(second),
-            as_texts(statements, "statements"),
+            as_list(statements),
             names=("first images", "second images", "statements"),
         )
         ids, mask = self._encode(statements, clean_caption if clean else None)
@@ -259,7 +257,7 @@ class Model(DialogMethods, GradCamMethods):
     ) -> np.ndarray:
         """Returns float32 [B, E] of unit length, aligned with `encode_image`."""
         self.require("encode")
-        texts = as_texts(texts, "texts")
+        texts = as_list(texts)
         arrays = self._encode(texts, clean_caption if clean else None)
         function = self._function(functions.encode_text_function)
         return self._run_on_texts(function, arrays, batch_size)
@@ -280,12 +278,12 @@ class Model(DialogMethods, GradCamMethods):
         if images is None and texts is None:
             raise UserError("give images, texts, or both")
         if images is not None and texts is not None:
-            texts = as_texts(texts, "texts")
+            texts = as_list(texts)
             images, texts = broadcast(as_images(images), texts, names=("images", "texts"))
         given = {"image": images, "text": texts}
         of = tuple(name for name, values in given.items() if values is not None)
         function = self._function(functions.hidden_states_function, of)
-        arrays = () if texts is None else self._encode(as_texts(texts, "texts"), None)
+        arrays = () if texts is None else self._encode(as_list(texts), None)
         if images is None:
             return self._run_on_texts(function, arrays, batch_size)
         title = "hidden states"

@@ -6,8 +6,11 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from blip_jax.data.images import ImageError
 from blip_jax.data.tokenizer import Tokenizer
 from blip_jax.decoding import Generated
+from blip_jax.models.inputs import ImageLike, load_image
+from blip_jax.runtime.arguments import check_arguments
 from blip_jax.runtime.errors import UserError
 
 BLUR = 0.02  # of pictures of heat maps, standard deviation in sides of the image
@@ -110,6 +113,7 @@ class GradCam:
       tokens: the word pieces, T, special tokens included.
       token_maps: float32 [T, h, w], of each of them.
       image: uint8 [S, S, 3], as the model reads it.
+      exif_orientation: whether the model reads photos upright, as their EXIF says.
     """
 
     words: list[str]
@@ -120,28 +124,29 @@ class GradCam:
     tokens: list[str]
     token_maps: np.ndarray
     image: np.ndarray
+    exif_orientation: bool = True
 
     def __repr__(self) -> str:
         answer = f", answer={self.answer!r}" if self.answer else ""
         return f"GradCam({' '.join(self.words)!r}{answer}, score={self.score:.4g})"
 
-    def picture(
-        self, word: int | str | None = None, image: Image.Image | np.ndarray | None = None
-    ) -> Image.Image:
+    @check_arguments
+    def picture(self, word: int | str | None = None, image: ImageLike | None = None) -> Image.Image:
         """Returns the image with a heat map over it, scaled to its own highest value.
 
         Args:
           word: number or text of the word whose map is drawn; None: the mean of all.
-          image: the picture to draw on, in any size: a PIL image or uint8 [H, W, 3]. None: as the
-            model reads it, a square.
+          image: the picture to draw on, in any size, as `gradcam` takes images; it is turned as
+            the model reads it. None: what the model reads, a square.
 
         Raises:
-          UserError: the text has no such word.
+          UserError: the text has no such word, or the picture cannot be read.
         """
-        canvas = self.image if image is None else image
-        if isinstance(canvas, Image.Image):
-            canvas = canvas.convert("RGB")
-        return heat_picture(self._map(word), np.asarray(canvas))
+        try:
+            canvas = self.image if image is None else load_image(image, self.exif_orientation)
+        except ImageError as error:
+            raise UserError(f"the picture to draw on: {error}") from error
+        return heat_picture(self._map(word), canvas)
 
     def _map(self, word: int | str | None) -> np.ndarray:
         if word is None:

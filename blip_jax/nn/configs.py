@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from blip_jax.runtime.arguments import check_arguments
 from blip_jax.runtime.config import field_types, replace
 from blip_jax.runtime.errors import UserError
 from blip_jax.runtime.suggestions import hint
@@ -200,6 +201,7 @@ PRESETS = {
 }  # fmt: skip
 
 
+@check_arguments
 def preset(name: str, **changes: Any) -> BlipConfig:
     """Returns preset `name` with `changes`; nested ones as mappings, `vit={"image_size": 384}`.
 

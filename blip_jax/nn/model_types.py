@@ -16,6 +16,7 @@ from blip_jax.nn.blip import Blip
 from blip_jax.nn.configs import BlipConfig
 from blip_jax.nn.nlvr import Nlvr
 from blip_jax.nn.vqa import Vqa
+from blip_jax.runtime.arguments import check_arguments
 from blip_jax.runtime.errors import UserError
 
 LOGIT_SCALE = 2.6592  # as in Hugging Face's BlipConfig: log(1 / 0.07)
@@ -123,6 +124,7 @@ def register_model_type(name: str, model_type: ModelType) -> None:
     MODEL_TYPES[name] = model_type
 
 
+@check_arguments
 def network(config: BlipConfig, model_type: str = "pretrain") -> nn.Module:
     """Returns the network of a model type.
 
@@ -139,6 +141,7 @@ def network(config: BlipConfig, model_type: str = "pretrain") -> nn.Module:
     return MODEL_TYPES[model_type].network(config)
 
 
+@check_arguments
 def init(config: BlipConfig, key: jax.Array, model_type: str = "pretrain") -> dict:
     """Returns fresh float32 parameters, a nested dict; layers are stacked on a leading axis."""
     size = config.vit.image_size

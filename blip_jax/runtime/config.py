@@ -15,6 +15,7 @@ from typing import Any, Literal, NamedTuple, TypeVar, Union
 
 from etils import epath
 
+from blip_jax.runtime.arguments import fits
 from blip_jax.runtime.errors import UserError
 from blip_jax.runtime.files import write_json
 from blip_jax.runtime.suggestions import hint
@@ -187,17 +188,12 @@ def _fits(annotation: Any, value: Any) -> bool:
     """Returns whether JSON has a value for an annotation; of entries of lists, not."""
     if typing.get_origin(annotation) in (Union, types.UnionType):
         return any(_fits(x, value) for x in typing.get_args(annotation))
-    if annotation in (types.NoneType, None):
-        return value is None
     origin = typing.get_origin(annotation) or annotation
-    if origin is Literal:
-        return any(value == x and type(value) is type(x) for x in typing.get_args(annotation))
     if dataclasses.is_dataclass(origin) or origin is dict:
         return isinstance(value, Mapping)
-    accepted = {bool: bool, int: int, float: (int, float), str: str, tuple: (list, tuple)}
-    if origin not in accepted:
-        return True
-    return isinstance(value, accepted[origin]) and (origin is bool or not isinstance(value, bool))
+    if origin is tuple:
+        return isinstance(value, list | tuple)
+    return fits(value, annotation)
 
 
 def _with_subclasses(cls: type) -> list[type]:

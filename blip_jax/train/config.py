@@ -6,6 +6,7 @@ from typing import Literal
 from blip_jax import nn
 from blip_jax.data.augment import AugmentConfig
 from blip_jax.nn import BlipConfig
+from blip_jax.runtime.arguments import Seed, check_fields
 from blip_jax.runtime.config import required
 from blip_jax.runtime.errors import UserError
 from blip_jax.tasks.base import TaskConfig
@@ -100,7 +101,7 @@ class TrainConfig:
     batch_size: int = 2880  # pairs per batch, over all devices
     accumulate_steps: int = 1  # micro-batches per step; their gradients are summed
     steps: int = 98_000  # number of steps of the run
-    seed: int = 0  # seed of parameters, data order, augmentation, dropout and negatives
+    seed: Seed = 0  # seed of parameters, data order, augmentation, dropout and negatives
     optimizer: OptimizerConfig = OptimizerConfig()
     mesh: MeshConfig = MeshConfig()
     checkpoints: CheckpointConfig = CheckpointConfig()
@@ -111,6 +112,7 @@ class TrainConfig:
     topology: str = ""  # TPU topology that `blip-jax compile` compiles for, as v5p:2x4x4
 
     def __post_init__(self):
+        check_fields(self)
         for name in ("batch_size", "accumulate_steps", "steps", "log_every"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} is {getattr(self, name)}; it must be 1 or more")

@@ -3,6 +3,7 @@
 import dataclasses
 
 from blip_jax.capfilt.config import CapFiltConfig, check_number, check_share
+from blip_jax.runtime.arguments import Seed, check_fields
 from blip_jax.runtime.errors import UserError
 from blip_jax.runtime.suggestions import hint
 from blip_jax.tasks.captioning import GREEDY
@@ -53,7 +54,7 @@ class BootstrapConfig:
     """
 
     title: str = "CapFilt on the Shapes dataset"  # title of the report
-    seeds: tuple[int, ...] = (0,)  # one run per seed; the table gives mean and spread
+    seeds: tuple[Seed, ...] = (0,)  # one run per seed; the table gives mean and spread
     # What is compared: the web texts of each pre-training, none, filter, captioner, both, random or
     # human.
     arms: tuple[str, ...] = ("none", "filter", "captioner", "both")
@@ -84,11 +85,10 @@ class BootstrapConfig:
     gallery_images: int = 60  # images shown in the report
 
     def __post_init__(self):
+        check_fields(self)
         for name in ("seeds", "arms"):
             if not getattr(self, name):
                 raise UserError(f"{name} is empty; give at least one")
-        if min(self.seeds) < 0:
-            raise UserError(f"seeds has {min(self.seeds)}; a seed must be 0 or more")
         if len(set(self.seeds)) < len(self.seeds):
             raise UserError(f"seeds has a seed twice: {self.seeds}")
         check_number("threshold", self.threshold)

@@ -10,6 +10,7 @@ import tensorflow_datasets as tfds
 
 from blip_jax.data.synthetic import clips, dialogs, question_templates, statements
 from blip_jax.data.synthetic.scenes import World
+from blip_jax.runtime.arguments import Seed, check_value
 from blip_jax.runtime.errors import UserError
 from blip_jax.runtime.suggestions import hint
 
@@ -92,7 +93,7 @@ class ShapesConfig(tfds.core.BuilderConfig):
     captions_per_image: int = 5
     noise_share: float = 0.5
     short_share: float = 0.5
-    seed: int = 0
+    seed: Seed = 0
     templates: tuple[str, ...] = ()
     questions_per_image: int = 1
     rounds: int = 3
@@ -103,6 +104,7 @@ class ShapesConfig(tfds.core.BuilderConfig):
     blank_images: bool = False
 
     def __post_init__(self):
+        check_value("seed", self.seed, Seed)
         if self.kind not in KINDS:
             raise UserError(f"kind is {self.kind!r}; it must be one of {', '.join(KINDS)}")
         for split, count in zip(SPLITS, DEFAULT_COUNTS[self.kind], strict=True):
@@ -113,8 +115,10 @@ class ShapesConfig(tfds.core.BuilderConfig):
         for share in ("noise_share", "short_share"):
             if not 0 <= getattr(self, share) <= 1:
                 raise UserError(f"{share} is {getattr(self, share)}; it must be from 0 to 1")
-        if self.captions_per_image < 1 or self.seed < 0:
-            raise UserError("captions_per_image must be 1 or more, seed 0 or more")
+        if self.captions_per_image < 1:
+            raise UserError(
+                f"captions_per_image is {self.captions_per_image}; it must be 1 or more"
+            )
         if not any(self.counts().values()):
             raise UserError("train, val and test are all 0; at least one must hold images")
         if self.kind in TEMPLATES:

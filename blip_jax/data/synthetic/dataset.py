@@ -11,6 +11,7 @@ from etils import epath
 from blip_jax.data.synthetic.builder import prepare
 from blip_jax.data.synthetic.config import ShapesConfig
 from blip_jax.data.synthetic.scenes import World
+from blip_jax.runtime.arguments import Seed, check_fields
 from blip_jax.runtime.config import to_json, write_config
 from blip_jax.runtime.errors import UserError
 from blip_jax.runtime.files import atomic_folder, read_json
@@ -42,10 +43,11 @@ class ShapesDatasetConfig:
     motion: str = "partial"  # of objects in clips: partial (none) or hop (from cell to cell)
     frames: int = 16  # frames of a clip
     blank_images: bool = False  # make all pictures grey, to see what texts alone say
-    seed: int = 0  # another seed gives other records
+    seed: Seed = 0  # another seed gives other records
     workers: int = 1  # processes that draw the pictures; it does not change them
 
     def __post_init__(self):
+        check_fields(self)
         self.builder_config()
 
     def builder_config(self) -> ShapesConfig:

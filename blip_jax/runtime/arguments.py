@@ -1,0 +1,204 @@
+"""Arguments and fields that are checked against their annotations, so that bad ones are named.
+
+| annotation | accepts |
+|---|---|
+| bool, str, None, a class | an instance |
+| int | a whole number, of NumPy or JAX too; no bool |
+| float | a number but NaN; no bool |
+| Annotated[int, Range(a, b)] | a whole number from a to b |
+| Literal["a", "b"] | one of the values |
+| Sequence[T], tuple[T, ...] | a sequence of T, of any class but str and bytes |
+| tuple[T, T] | a pair, of any class |
+| Mapping[K, T] | a mapping |
+| A or B | what A or B accepts |
+| anything else | everything |
+"""
+
+import functools
+import inspect
+import math
+import operator
+import types
+import typing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Annotated, Any, Literal, NamedTuple, Union
+
+from blip_jax.runtime.errors import UserError
+
+UNIONS = (Union, types.UnionType)
+
+
+class Range(NamedTuple):
+    """The least and the highest value of an int, as metadata of an annotation."""
+
+    lowest: int
+    highest: int
+
+
+# JAX without 64-bit types takes the lowest 32 bits: 2**32 would be seed 0 again. NumPy takes no
+# negative ones.
+Seed = Annotated[int, Range(0, 2**32 - 1)]
+# Of an image in a list, which its sampled captions follow from.
+RowIndex = Annotated[int, Range(0, 2**31 - 1)]
+
+
+def check_arguments(function: Callable) -> Callable:
+    """Decorates a function: arguments that do not fit their annotations raise a UserError.
+
+    An iterator where a sequence is wanted is made a list. `*args` and `**options` are not checked.
+    """
+    original = inspect.unwrap(function)
+    parameters = inspect.signature(original).parameters.values()
+    positional = [x.name for x in parameters if x.kind < x.VAR_POSITIONAL]
+    variadic = {x.name for x in parameters if x.kind in (x.VAR_POSITIONAL, x.VAR_KEYWORD)}
+
+    def checked(name: str, value: Any) -> Any:
+        # Found at the first call: annotations may name what is defined later.
+        annotation = Any if name in variadic else annotations_of(original).get(name, Any)
+        if isinstance(value, Iterator) and not fits(value, annotation):
+            value = list(value)
+        check_value(name, value, annotation)
+        return value
+
+    @functools.wraps(function)
+    def call(*args: Any, **options: Any) -> Any:
+        known = [checked(*pair) for pair in zip(positional, args, strict=False)]
+        options = {name: checked(name, value) for name, value in options.items()}
+        return function(*known, *args[len(known) :], **options)
+
+    return call
+
+
+def check_methods(cls: type) -> None:
+    """Puts `check_arguments` around each public method that a class itself defines."""
+    for name, member in list(vars(cls).items()):
+        if inspect.isfunction(member) and not name.startswith("_"):
+            setattr(cls, name, check_arguments(member))
+
+
+def check_fields(config: Any) -> None:
+    """Raises a UserError if a field of a dataclass does not fit its annotation."""
+    for name, annotation in annotations_of(type(config)).items():
+        if name in type(config).__dataclass_fields__:
+            check_value(name, getattr(config, name), annotation)
+
+
+@functools.cache
+def annotations_of(owner: Any) -> dict[str, Any]:
+    """Returns the annotations of a function's arguments or a class's fields, by name."""
+    return typing.get_type_hints(owner, include_extras=True)
+
+
+def check_value(name: str, value: Any, annotation: Any) -> None:
+    """Raises a UserError if a value does not fit an annotation; names the entry of a sequence."""
+    if fits(value, annotation):
+        return
+    entries = [_entry(x) for x in _members(annotation) if _is_sequence_type(x)]
+    if entries and _is_sequence(value):
+        for index, entry in enumerate(value):
+            check_value(f"{name}[{index}]", entry, _union(entries))
+    raise UserError(
+        f"{name} is {value!r:.40} ({type(value).__name__}); give {describe(annotation)}"
+    )
+
+
+def fits(value: Any, annotation: Any) -> bool:
+    """Returns whether a value fits an annotation; see the table above."""
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin in UNIONS:
+        return any(fits(value, x) for x in arguments)
+    if origin is Annotated:
+        ranges = [x for x in arguments[1:] if isinstance(x, Range)]
+        inside = all(fits(value, int) and x.lowest <= _scalar(value) <= x.highest for x in ranges)
+        return fits(value, arguments[0]) and inside
+    if origin is Literal:
+        return any(type(value) is type(x) and value == x for x in arguments)
+    if _is_sequence_type(annotation):
+        if not _is_sequence(value) or (_is_fixed(annotation) and len(value) != 2):
+            return False
+        entry = _entry(annotation)
+        return entry is Any or all(fits(x, entry) for x in value)
+    if origin is not None and isinstance(origin, type):
+        return isinstance(value, origin)
+    if annotation is None or annotation is types.NoneType:
+        return value is None
+    if annotation is Any or not isinstance(annotation, type):
+        return True
+    if annotation in (bool, int, float):
+        scalar = _scalar(value)
+        if annotation is bool or isinstance(scalar, bool):
+            return annotation is bool and isinstance(scalar, bool)
+        whole = isinstance(scalar, int)
+        return whole or (
+            annotation is float and isinstance(scalar, float) and not math.isnan(scalar)
+        )
+    return isinstance(value, annotation)
+
+
+def describe(annotation: Any, many: bool = False) -> str:
+    """Returns what fits an annotation in words: "a string or a list of strings"."""
+    *first, last = dict.fromkeys(_words(annotation, many))
+    return f"{', '.join(first)} or {last}" if first else last
+
+
+def _words(annotation: Any, many: bool) -> list[str]:
+    """Returns what fits each member of a union, in words."""
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is Literal:
+        return [repr(x) for x in arguments]
+    if origin in UNIONS:
+        return [word for x in arguments for word in _words(x, many)]
+    if origin is Annotated:
+        lowest, highest = next(x for x in arguments[1:] if isinstance(x, Range))
+        return [f"{describe(arguments[0], many)} from {lowest} to {highest}"]
+    if _is_sequence_type(annotation):
+        one, several = ("a pair", "pairs") if _is_fixed(annotation) else ("a list", "lists")
+        entry = _entry(annotation)
+        words = several if many else one
+        return [words if entry is Any else f"{words} of {describe(entry, many=True)}"]
+    words = {
+        bool: ("True or False", "truth values"), int: ("a whole number", "whole numbers"),
+        float: ("a number", "numbers"), str: ("a string", "strings"),
+        types.NoneType: ("None", "None"), None: ("None", "None"),
+    }  # fmt: skip
+    kind = origin or annotation
+    name = getattr(kind, "__name__", str(kind)).rpartition(".")[2]
+    one, several = words.get(kind, (f"{'an' if name[0] in 'AEIOUaeiou' else 'a'} {name}", name))
+    return [several if many else one]
+
+
+def _members(annotation: Any) -> Sequence[Any]:
+    is_union = typing.get_origin(annotation) in UNIONS
+    return typing.get_args(annotation) if is_union else (annotation,)
+
+
+def _is_sequence_type(annotation: Any) -> bool:
+    return (typing.get_origin(annotation) or annotation) in (Sequence, list, tuple)
+
+
+def _is_fixed(annotation: Any) -> bool:
+    """Returns whether it is tuple[T, T], a pair."""
+    arguments = typing.get_args(annotation)
+    return typing.get_origin(annotation) is tuple and len(arguments) == 2 and ... not in arguments
+
+
+def _entry(annotation: Any) -> Any:
+    """Returns what the entries of a sequence fit: of tuple[T, U] either."""
+    arguments = [x for x in typing.get_args(annotation) if x is not ...]
+    return _union(arguments) if arguments else Any
+
+
+def _union(annotations: Sequence[Any]) -> Any:
+    return functools.reduce(operator.or_, annotations)
+
+
+def _is_sequence(value: Any) -> bool:
+    """Returns whether a value is a sequence, an array too; an iterator, a set, a mapping is not."""
+    is_other = isinstance(value, str | bytes | bytearray | Mapping)
+    sized = hasattr(value, "__len__") and hasattr(value, "__iter__")
+    return sized and not is_other and getattr(value, "ndim", 1) > 0
+
+
+def _scalar(value: Any) -> Any:
+    """Returns a scalar of NumPy, JAX or PyTorch as one of Python, and anything else as it is."""
+    return value.item() if hasattr(value, "item") and getattr(value, "ndim", 1) == 0 else value
