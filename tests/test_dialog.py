@@ -84,7 +84,7 @@ def test_rounds_of_a_record():
         ({"answer_index": 2}, {"answer_index": None, "answer": ""}),
         ({"answer_index": True}, {"answer_index": None}),
         ({"answer_index": 1}, {"answer_index": 1, "answer": "no"}),
-        ({"options": ["yes", 3], "answer_index": 0}, {"options": [], "answer_index": None}),
+        ({"options": ["yes", None], "answer_index": 0}, {"options": [], "answer_index": None}),
         ({"relevance": [1]}, {"relevance": None}),
         ({"relevance": [1, -1]}, {"relevance": None}),
         ({"relevance": [1, float("nan")]}, {"relevance": None}),

@@ -91,7 +91,7 @@ def test_questions_of_a_table_of_ones_own():
     ]
     for fields in ("", "[]", "{", '{"questions": 3}', '{"questions": [{"question": 1}, 2]}'):
         assert questions_of({"key": "k", "fields": fields}) == []
-    fields = '{"questions": [{"question": "x", "answers": [1]}]}'
+    fields = '{"questions": [{"question": "x", "answers": [true]}]}'
     assert questions_of({"key": b"k", "fields": fields})[0]["answers"] == []
 
 
@@ -99,10 +99,10 @@ def test_statements_of_a_table_of_ones_own():
     record = {"key": "k", "fields": json.dumps({"sentence": "s", "label": "False"})}
     (found,) = statements_of(record)
     assert (found["id"], found["label"], found["group"]) == ("k#0", False, "s")
-    labels = [1, True, "true", None, "maybe", 0]
+    labels = [1, True, "true", None, "maybe", 0, 2]
     fields = json.dumps({"statements": [{"statement": "s", "label": x} for x in labels]})
     found = [s["label"] for s in statements_of({"key": "k", "fields": fields})]
-    assert found == [True, True, True, None, None, False]
+    assert found == [True, True, True, None, None, False, None]
 
 
 def test_swapped_images_exchange_left_and_right(world, datasets):

@@ -9,9 +9,10 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from blip_jax.data.fields import TEXT_FIELDS
 from blip_jax.data.image_suffixes import IMAGE_SUFFIXES
 from blip_jax.data.ingest.config import IngestConfig
-from blip_jax.data.ingest.text import decode_text, is_missing, plain
+from blip_jax.data.ingest.text import decode_text, is_missing, listed, plain
 from blip_jax.runtime.errors import UserError
 
 # Common field names in lower case; the first that exists is used.
@@ -125,7 +126,8 @@ class FieldMapping:
         names = {kind: self.find(kind, rest) for kind in kinds}
         taken = {kind: rest.pop(found, None) for kind, found in names.items() if found}
         key, url = taken.get("key"), taken.get("url")
-        texts = taken.get("text")
+        texts = listed(taken.get("text"))
+        rest |= {field: listed(rest[field]) for field in TEXT_FIELDS if field in rest}
         if isinstance(texts, list) and any(isinstance(text, Mapping) for text in texts):
             rest[names["text"]] = texts  # for example texts with scores
         truth = rest.pop("truth", "")
@@ -137,6 +139,11 @@ class FieldMapping:
             fields=rest,
         )
         image = taken.get("image")
+        if isinstance(image, list) and len(image) == 1:
+            (image,) = image
+        elif isinstance(image, list):
+            found = f"{len(image)} images in field {names['image']}, expected one"
+            raw.rejection = RejectedRecord("missing image", found)
         if isinstance(image, Mapping):  # the image format of Hugging Face's datasets
             image = image.get("bytes") or image.get("path")
         if isinstance(image, bytes | bytearray | memoryview):
@@ -152,9 +159,14 @@ def unreadable(error: Exception) -> RejectedRecord:
 
 
 def as_text(value: Any) -> str:
-    """Returns a value as text, "" if it is missing; what is not UTF-8 becomes lone surrogates."""
+    """Returns a value as text, "" if it is missing, a list or an object.
+
+    What is not UTF-8 becomes lone surrogates.
+    """
     if isinstance(value, bytes):
         return decode_text(value)
+    if isinstance(value, list | Mapping):
+        return ""
     return "" if is_missing(value) else str(value)
 
 

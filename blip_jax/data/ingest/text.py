@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import codecs
 import json
 import math
@@ -20,6 +21,9 @@ _ENCODINGS = (
     (codecs.BOM_UTF16_LE, "utf-16-le"),
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
+# A text or a missing value in the notation of a list of texts.
+_ENTRY = r"""(?:'(?:[^'\\\n]|\\.)*'|"(?:[^"\\\n]|\\.)*"|nan|NaN|None|null)"""
+_ENTRIES = re.compile(rf"\[\s*(?:{_ENTRY}(?:\s*,\s*|\s+|(?=\])))+\]")
 DECODER = json.JSONDecoder(strict=False)
 # Python refuses to convert integers of more than 4,300 digits; they are kept as text.
 LENIENT_DECODER = json.JSONDecoder(strict=False, parse_int=lambda digits: _integer(digits))
@@ -69,6 +73,26 @@ def check_utf8(head: bytes, path: str) -> None:
     if head.startswith(OTHER_BOMS) or b"\0" in head:
         kind = "UTF-16" if head.startswith(OTHER_BOMS) else "not UTF-8 (it has NUL bytes)"
         raise UserError(f"{path} is {kind}; save it as UTF-8")
+
+
+def listed(value: Any) -> Any:
+    """Returns the list of which a text is the notation (JSON, Python, NumPy), else the value.
+
+    So a CSV table has lists, and pandas writes them.
+    """
+    if not isinstance(value, str) or not value.startswith("[") or not value.endswith("]"):
+        return value
+    try:
+        if _ENTRIES.fullmatch(value):  # NumPy's have no commas: Python would join their texts
+            found = re.findall(_ENTRY, value)
+            return [ast.literal_eval(x) if x[0] in "'\"" else None for x in found]
+        return json.loads(value)
+    except (ValueError, SyntaxError, RecursionError):
+        pass
+    try:
+        return ast.literal_eval(value)
+    except (ValueError, SyntaxError, RecursionError, MemoryError):
+        return value
 
 
 def is_missing(value: Any) -> bool:

@@ -12,6 +12,7 @@ import imagehash
 import numpy as np
 from PIL import Image
 
+from blip_jax.data.fields import problems_of
 from blip_jax.data.images import ImageError, decode
 from blip_jax.data.ingest.config import IngestConfig
 from blip_jax.data.ingest.readers import image_files
@@ -45,10 +46,18 @@ def row(
         _opted_out(fields, settings.opt_out_fields)
     warnings: Counter = Counter()
     warnings["images passed over: not the first of their record"] += raw.unused_images
+    fields = plain(raw.fields | ({"merged": raw.merged_fields} if raw.merged_fields else {}))
+    warnings.update(problems_of(fields))
+    described = {
+        "truth": clean(raw.truth),
+        "url": clean(raw.url),
+        "fields": json.dumps(fields),
+    }
     # What a benchmark says of an image may all be in its fields.
-    texts = _texts(raw, settings.allow_no_text or bool(settings.benchmark), warnings)
+    allow_no_text = settings.allow_no_text or bool(settings.benchmark)
+    described["texts"] = _texts(raw, allow_no_text, warnings)
     if raw.video_path:
-        return _clip(raw, texts, folders, settings), warnings
+        return _clip(raw, folders, settings) | described, warnings
     if raw.image is None and not raw.image_path:  # img2dataset gives the reason in "status"
         raise RejectedRecord(
             "missing image", str(raw.fields.get("status") or "no bytes, path or URL")
@@ -66,7 +75,7 @@ def row(
         "phash": str(imagehash.phash(Image.fromarray(picture))),
         "width": width,
         "height": height,
-        **_described(raw, texts),
+        **described,
     }
     if raw.second_image_path:
         second = image_files.find(raw.second_image_path, settings.images, folders)
@@ -80,21 +89,8 @@ def row(
     return values, warnings
 
 
-def _described(raw: RawRecord, texts: list[str]) -> dict[str, Any]:
-    """Returns the features of a row that are text."""
-    merged = {"merged": raw.merged_fields} if raw.merged_fields else {}
-    return {
-        "texts": texts,
-        "truth": clean(raw.truth),
-        "url": clean(raw.url),
-        "fields": json.dumps(plain(raw.fields | merged)),
-    }
-
-
-def _clip(
-    raw: RawRecord, texts: list[str], folders: list[str], settings: IngestConfig
-) -> dict[str, Any]:
-    """Returns the row of a clip, whose bytes are kept as they are.
+def _clip(raw: RawRecord, folders: list[str], settings: IngestConfig) -> dict[str, Any]:
+    """Returns the features of a clip that are no text; its bytes are kept as they are.
 
     Its perceptual hash is that of frames side by side: clips of one film may share a frame.
 
@@ -120,7 +116,6 @@ def _clip(
         "phash": str(imagehash.phash(_side_by_side(*found))),
         "width": width,
         "height": height,
-        **_described(raw, texts),
     }
 
 

@@ -57,7 +57,7 @@ class OwnerFile:
         Raises:
           UserError: it is empty.
         """
-        text = self._bytes().decode("utf-8", "replace")
+        text = self._bytes().decode("utf-8-sig", "replace")
         if not text.strip():
             raise UserError(f"{self.path} is cut off; download it again from {self.url}")
         return text
@@ -68,7 +68,7 @@ class OwnerFile:
         Raises:
           UserError: it has no such columns, or a line that lacks one.
         """
-        reader = csv.DictReader(io.StringIO(self.load_text(), newline=""))
+        reader = csv.DictReader(io.StringIO(self.load_text(), newline=""), strict=True)
         try:
             found = list(reader)
         except csv.Error as error:
