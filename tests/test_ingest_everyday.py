@@ -272,3 +272,30 @@ def test_line_ends_of_old_macs_are_named(tmp_path):
     (tmp_path / "x.csv").write_text("image,caption\r0.jpg,a\r", newline="")
     with pytest.raises(UserError, match="ends its lines with CR alone"):
         run(tmp_path, tmp_path / "x.csv")
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "json", "csv", "parquet"])
+def test_names_of_images_without_an_ending(tmp_path, ending):
+    """Such a file is read by its content; or the image of this name with an ending."""
+    folder = pictures(tmp_path)
+    (folder / "0.jpg").rename(folder / "10")
+    (folder / "1.jpg").rename(folder / "11.jpeg")
+    (folder / "13").write_text("no image")
+    names = ["images/10", "images/11", "images/2", "images/12", "images/13", "images"]
+    lines = [{"image": name, "caption": "a"} for name in names]
+    path = tmp_path / f"x.{ending}"
+    if ending == "parquet":
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(lines), path)
+    elif ending == "csv":
+        path.write_text("image,caption\n" + "".join(f"{name},a\n" for name in names))
+    else:
+        text = json.dumps(lines) if ending == "json" else "\n".join(map(json.dumps, lines))
+        path.write_text(text)
+    manifest, rows, _ = run(tmp_path, path)
+    check_rows(rows, [["a"]] * 3)
+    assert manifest["skipped"] == {"missing image": 2, "undecodable image": 1}
+    details = (tmp_path / "out" / "skipped.jsonl").read_text()
+    assert "images/12 (FileNotFoundError)" in details and "is a folder, not a file" in details
+    if ending == "jsonl":  # identifiers of images, as numbers
+        (tmp_path / "y.jsonl").write_text(json.dumps({"image": 10, "caption": "a"}))
+        check_rows(run(tmp_path, tmp_path / "y.jsonl", "y", images=str(folder))[1], [["a"]])

@@ -79,7 +79,7 @@ def read_config(folder: str) -> tuple[nn.BlipConfig, str]:
         )
     check_regular(file)
     try:
-        values = json.loads(file.read_text("utf-8"))
+        values = json.loads(file.read_text("utf-8-sig"))
         model_type = values.get("model_type")
     except (OSError, ValueError, AttributeError, RecursionError) as error:
         raise UserError(f"{file} is not a Hugging Face configuration") from error

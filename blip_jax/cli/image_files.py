@@ -53,7 +53,8 @@ def image_paths(given: list[str], recursive: bool) -> tuple[list[str], Counter[s
         if path != "-":
             paths += _images(path, recursive, left_out)
             continue
-        lines = [line.rstrip("\r\n") for line in sys.stdin]
+        # PowerShell puts a byte order mark before what it pipes.
+        lines = [line.rstrip("\r\n").removeprefix("\ufeff") for line in sys.stdin]
         if not any(lines):
             raise UserError("stdin has no path")
         for line in filter(None, lines):

@@ -11,7 +11,7 @@ from blip_jax.reports.tasks import write_task_report
 from blip_jax.runtime.command_line import command_line
 from blip_jax.runtime.config import to_json
 from blip_jax.runtime.files import atomic_write, write_json
-from blip_jax.train.logger import read_metrics
+from blip_jax.train.logger import read_curves
 
 NAMES = {
     "retrieval": "retrieval",
@@ -86,5 +86,5 @@ def losses(config: ComparisonConfig, run: Any) -> dict[str, dict[str, list]]:
             curves = found.setdefault(NAMES.get(name, name), {})
             for arm in task.arms:
                 path = run.path(name, f"{arm}-{config.seeds[0]}", "metrics.jsonl")
-                curves[arm] = read_metrics(path).get("loss", [])
+                curves[arm] = read_curves(path).get("loss", [])
     return found

@@ -6,6 +6,7 @@ from typing import Any
 
 from etils import epath
 
+from blip_jax.checkpoints.workdir import load_state_items
 from blip_jax.comparison import results
 from blip_jax.comparison.chance import predict_by_chance, retrieval_chance
 from blip_jax.comparison.config import ComparisonConfig, TrainedTask, ZeroShotTask
@@ -15,7 +16,10 @@ from blip_jax.data.synthetic.dataset import ShapesDatasetConfig
 from blip_jax.data.tokenizer import train_wordpiece
 from blip_jax.data.vocabulary import training_texts
 from blip_jax.runtime.config import replace, to_json
+from blip_jax.runtime.errors import UserError
+from blip_jax.runtime.files import check_scheme
 from blip_jax.runtime.lock import folder_lock
+from blip_jax.runtime.numbers import is_number
 from blip_jax.runtime.stages import Stages
 from blip_jax.tasks.base import TaskConfig
 from blip_jax.tasks.captioning import PROMPT
@@ -68,12 +72,17 @@ class ComparisonRun:
         return str(epath.Path(self.workdir).joinpath(*names))
 
     def prepare(self) -> None:
-        """Trains the tokenizer and the pre-training, where none is given."""
-        config = self.config
-        if not config.pretrained:
-            note = "on the texts of all tasks"
-            self.stages.run_stage("tokenizer", self.train_tokenizer, note)
-            self.stages.run_stage("pretrain", self.pretrain, "on true captions")
+        """Trains the tokenizer and the pre-training, or checks the one that is given."""
+        if given := self.config.pretrained:
+            try:
+                check_scheme(given)
+                load_state_items(given, ())
+            except UserError as error:
+                raise UserError(f"config.pretrained: {error}") from error
+            return
+        note = "on the texts of all tasks"
+        self.stages.run_stage("tokenizer", self.train_tokenizer, note)
+        self.stages.run_stage("pretrain", self.pretrain, "on true captions")
 
     def dataset(self, settings: ShapesDatasetConfig, seed: int | None = None, **changes) -> str:
         """Returns the folder of a dataset, which is made unless it is there."""
@@ -116,7 +125,14 @@ class ComparisonRun:
         works = {arm: functools.partial(run_arm, name, task, arm, seed) for arm in task.arms}
         works["chance"] = functools.partial(self.chance, task, seed)
         for arm, work in works.items():
-            self.found[name, arm, seed] = stages.run_stage(f"{arm}-seed-{seed}", work, name)
+            stage = f"{arm}-seed-{seed}"
+            found = stages.run_stage(stage, work, name)
+            if not all(isinstance(x, float) or is_number(x) for x in found.values()):
+                path = self.path(name, "stages", f"{stage}.json")
+                raise UserError(
+                    f"{path} has a metric that is no number; delete it and rerun the same command"
+                )
+            self.found[name, arm, seed] = found
 
     def train_and_evaluate(
         self, name: str, task: TrainedTask, arm: str, seed: int

@@ -184,14 +184,14 @@ class Tokenizer:
 def _from_vocabulary(folder: epath.Path) -> tokenizers.Tokenizer:
     settings = folder / "tokenizer_config.json"
     try:
-        config = json.loads(settings.read_text("utf-8")) if settings.is_file() else {}
+        config = json.loads(settings.read_text("utf-8-sig")) if settings.is_file() else {}
         lower = config.get("do_lower_case", True)
     except (OSError, ValueError, AttributeError, RecursionError) as error:
         raise UserError(f"{settings} is not a configuration of a tokenizer") from error
     if not isinstance(lower, bool):
         raise UserError(f"{settings}: do_lower_case is {lower!r:.80}; expected true or false")
     try:
-        text = (folder / "vocab.txt").read_text("utf-8")
+        text = (folder / "vocab.txt").read_text("utf-8-sig")
     except (OSError, UnicodeError) as error:
         raise UserError(f"{folder / 'vocab.txt'} is not a vocabulary in UTF-8") from error
     words = [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")]

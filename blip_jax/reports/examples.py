@@ -1,21 +1,15 @@
 """Examples of a task's predictions, with their images, as one HTML page that opens offline."""
 
-import base64
-import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 from etils import epath
-from PIL import Image
 
 import blip_jax
 from blip_jax.reports import tables
+from blip_jax.reports.pictures import embedded
 from blip_jax.reports.templates import template
 from blip_jax.runtime.files import atomic_write
-
-SIDE = 400  # pixels, the longer side of pictures
-SMALL = 160  # pixels: a smaller picture is kept without loss, and enlarged without smoothing
 
 
 def write_examples(
@@ -58,26 +52,10 @@ def _card(card: Mapping[str, Any]) -> dict[str, Any]:
         **card,
         "score": "" if card["score"] is None else f"{card['score']:.3g}",
         "metric": "" if card["metric"] is None else f"{card['metric']:.3g}",
-        "pictures": [{**x, **_picture(x["pixels"])} for x in card["pictures"]],
+        "pictures": [{**x, **embedded(x["pixels"])} for x in card["pictures"]],
         "options": [
             {"text": x.text, "score": f"{x.score:.3g}", "is_right": x.is_right}
             for x in card["options"]
         ],
-        "maps": [{**x, **_picture(x["pixels"])} for x in card["maps"]],
-    }
-
-
-def _picture(pixels: np.ndarray | None) -> dict[str, Any]:
-    """Returns "uri", "" for no picture, and whether it is small."""
-    if pixels is None:
-        return {"uri": "", "small": False}
-    image = Image.fromarray(pixels)
-    small = max(image.size) < SMALL
-    image.thumbnail((SIDE, SIDE))
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG" if small else "JPEG", **({} if small else {"quality": 85}))
-    kind = "png" if small else "jpeg"
-    return {
-        "uri": f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}",
-        "small": small,
+        "maps": [{**x, **embedded(x["pixels"])} for x in card["maps"]],
     }

@@ -3,15 +3,13 @@
 `results` is described in page.py; the templates only lay these values out.
 """
 
-import base64
-import io
 import math
 from collections.abc import Mapping
 
-from PIL import Image
-
+from blip_jax.data.images import ImageError, decode
 from blip_jax.metrics import filtering
 from blip_jax.reports import charts, tables
+from blip_jax.reports.pictures import embedded
 
 ARM_NAMES = {
     "none": "no CapFilt",
@@ -21,7 +19,6 @@ ARM_NAMES = {
     "random": "random subset of the same size",
     "human": "human captions only",
 }
-_SMALL = 160  # pixels: a smaller picture is enlarged without smoothing
 
 
 def comparison(results: Mapping) -> dict | None:
@@ -79,19 +76,13 @@ def _mean(value: object) -> float:
 
 
 def picture(entry: Mapping) -> dict:
-    data = entry["image"]
     try:
-        with Image.open(io.BytesIO(data)) as image:
-            mime, size = Image.MIME[image.format], image.size
-    except Exception:  # an image that cannot be drawn must not prevent the report of a long run
-        mime, size = "", (0, 0)
-    uri = f"data:{mime};base64,{base64.b64encode(data).decode()}" if mime else ""
+        pixels = decode(entry["image"])
+    except ImageError:  # what cannot be drawn must not prevent the report of a long run
+        pixels = None
     return {
         "key": entry["key"],
-        "uri": uri,
-        "width": size[0],
-        "height": size[1],
-        "small": max(size) < _SMALL,
+        **embedded(pixels),
         "texts": [_text(text) for text in entry["texts"]],
     }
 

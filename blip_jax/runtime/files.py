@@ -188,7 +188,7 @@ def read_json(path: str | os.PathLike) -> Any:
     check_scheme(path)
     check_regular(path)
     try:
-        return json.loads(epath.Path(path).read_text())
+        return json.loads(epath.Path(path).read_bytes())  # by its byte order mark, else UTF-8
     except FileNotFoundError:
         raise UserError(f"{os.fspath(path)} does not exist") from None
     except (OSError, ValueError, RecursionError) as error:

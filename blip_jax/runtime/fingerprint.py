@@ -19,7 +19,7 @@ from etils import epath
 
 from blip_jax.runtime.command_line import command_line
 from blip_jax.runtime.errors import UserError
-from blip_jax.runtime.files import check_regular, nan_to_null, write_json
+from blip_jax.runtime.files import check_regular, nan_to_null, read_json, write_json
 
 FILE = "fingerprint.json"
 VERSION = 1  # of what the library writes: a run of another version cannot be resumed
@@ -173,9 +173,9 @@ def check_verb(folder: str | os.PathLike, verb: str) -> None:
 def _read(path: epath.Path) -> dict[str, Any]:
     """Returns {"values": …, "history": …} of a fingerprint; {} if it is missing or damaged."""
     try:
-        stored = json.loads(path.read_text())
+        stored = read_json(path)
         return {"values": dict(stored["values"]), "history": list(stored["history"])}
-    except (FileNotFoundError, ValueError, KeyError, TypeError, RecursionError):
+    except (UserError, ValueError, KeyError, TypeError):
         return {}
 
 

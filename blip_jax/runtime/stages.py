@@ -41,6 +41,8 @@ class Stages:
         free: Sequence[str] = (),
     ):
         self.workdir = epath.Path(workdir)
+        if self.workdir.exists() and not self.workdir.is_dir():
+            raise UserError(f"{workdir} is not a folder; choose another folder")
         self._markers = self.workdir / "stages"
         done = any(self._markers.glob("*.json"))
         made = any((self.workdir / name).exists() for name in FIRST_FOLDERS)
@@ -87,7 +89,10 @@ def _read_marker(path: epath.Path) -> dict[str, Any]:
     Raises:
       UserError: the file is damaged.
     """
-    found = read_json(path)
+    try:
+        found = read_json(path)
+    except UserError as error:
+        raise UserError(f"{error}; delete it and rerun the same command") from error
     if not _is_marker(found, path.stem):
         raise UserError(f"{path} is damaged; delete it and rerun the same command")
     return found

@@ -15,6 +15,11 @@ def printable(text: str) -> str:
     return _CONTROLS.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
+def printable_lines(text: str) -> str:
+    """Returns the text as `printable`, but with its line ends and tabs."""
+    return "".join(x if x in "\n\t" else printable(x) for x in re.split(r"([\n\t])", text))
+
+
 def print_note(text: str) -> None:
     """Prints `printable` text as a line on stderr: for names and texts that come from data."""
     print(printable(text), file=sys.stderr)

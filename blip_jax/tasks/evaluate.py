@@ -217,7 +217,8 @@ def read_predictions(path: str) -> list[Prediction]:
     if not file.exists():
         raise UserError(f"predictions file {path} does not exist")
     try:
-        lines = file.read_text().split("\n")
+        data = file.read_bytes()
+        lines = data.decode(json.detect_encoding(data)).split("\n")
     except (OSError, ValueError) as error:
         raise UserError(f"predictions file {path} cannot be read: {error}") from error
     predictions = []

@@ -11,8 +11,9 @@ from absl import logging
 from etils import epath
 
 from blip_jax.runtime.errors import UserError
-from blip_jax.runtime.files import atomic_write
+from blip_jax.runtime.files import atomic_write, check_regular
 from blip_jax.runtime.numbers import is_number
+from blip_jax.runtime.terminal import print_note
 
 FILE = "metrics.jsonl"
 THROUGHPUT = "images/s"
@@ -156,8 +157,21 @@ def read_metrics(path) -> dict[str, list[list]]:
     return metrics
 
 
+def read_curves(path) -> dict[str, list[list]]:
+    """Returns what `read_metrics` does; {}, with a note, where it raises: for a report."""
+    try:
+        return read_metrics(path)
+    except UserError as error:
+        print_note(f"the report lacks a curve: {error}")
+        return {}
+
+
 def _reports(path):
-    lines = path.read_bytes().split(b"\n")
+    check_regular(path)
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror or error})") from error
     reports = []
     for number, line in enumerate(lines[:-1], start=1):  # text after the last newline is incomplete
         try:

@@ -16,7 +16,7 @@ from blip_jax.runtime.command_line import command_line
 from blip_jax.runtime.config import to_json
 from blip_jax.runtime.files import write_json
 from blip_jax.runtime.terminal import printable
-from blip_jax.train.logger import read_metrics
+from blip_jax.train.logger import read_curves
 
 # Column of the comparison: metric of `tasks.evaluate`.
 COLUMNS = {
@@ -135,7 +135,7 @@ def curves(run: Any, arms: tuple[str, ...]) -> dict[str, dict]:
     """Returns the metrics of the pre-trainings by arm."""
     found = {}
     for arm in arms:
-        metrics = read_metrics(run.path(f"pretrain-{arm}", "metrics.jsonl"))
+        metrics = read_curves(run.path(f"pretrain-{arm}", "metrics.jsonl"))
         found[arm] = {name: metrics[name] for name in CURVES if name in metrics}
     return found
 

@@ -11,6 +11,7 @@ import urllib.parse
 
 from etils import epath
 
+from blip_jax.data.image_suffixes import IMAGE_SUFFIXES
 from blip_jax.data.ingest.records import MAX_BYTES, RejectedRecord
 
 # Errors that concern one record; others come from the disk or the network and stop the import.
@@ -29,11 +30,15 @@ def open_buffered(path: str) -> io.BufferedReader:
 def find(image_path: str, images: str, folders: list[str]) -> bytes:
     """Returns `load` of the first of the folders in which the image is.
 
-    On a record from Windows, `images\\\\a.jpg` is also searched as `images/a.jpg`.
+    What a file holds decides, not its name. Of a record from Windows, `images\\\\a.jpg` is also
+    searched as `images/a.jpg`, and a local image whose name has no ending also with one.
     """
     names = [image_path]
     if "\\" in image_path and not image_path.lower().startswith(REMOTE):
         names.append(image_path.replace("\\", "/"))
+    last = os.path.basename(names[-1])
+    if last and not os.path.splitext(last)[1] and "://" not in f"{images}{folders[0]}{image_path}":
+        names += [names[-1] + suffix for suffix in IMAGE_SUFFIXES]
     missing = None
     for name in names:
         for folder in folders[:1] if images else folders:
