@@ -131,6 +131,8 @@ def test_the_last_of_two_values_counts_and_classes_stay():
         ("--config.learning_rate=1", "did you mean 'config.schedule.peak_lr'?"),
         ("--config.schedule.lr=1", "config.schedule has no field 'lr'; did you mean 'peak_lr'?"),
         ("--config.image_size=1", "did you mean 'config.tower.image_size'?"),
+        ("--config.schedule.width=1", "config.schedule has no field 'width'; known: "),
+        ("--config.tower.lr=1", "config.tower has no field 'lr'; known: "),
         ("--config.nothing=1", "config has no field 'nothing'; known: dataset, tower, schedule"),
         ("--config.limit.a=1", "config.limit has no fields: 'a' cannot be set"),
         ("--config.momentum.depth=2", "config.momentum is off: 'depth' cannot be set; change it"),

@@ -5,7 +5,7 @@ import os
 import pytest
 
 from blip_jax.capfilt import image_index
-from blip_jax.checkpoints import huggingface_config
+from blip_jax.checkpoints import huggingface_config, sources
 from blip_jax.data.mixture import Component, load_selected
 from blip_jax.runtime import files, fingerprint
 from blip_jax.runtime.errors import UserError
@@ -19,6 +19,7 @@ from blip_jax.tasks import evaluate
         ("predictions.jsonl", evaluate.read_predictions),
         ("shard", fingerprint.file_digest),
         ("config.json", lambda path: huggingface_config.read_config(os.path.dirname(path))),
+        ("model.pth", sources.check_source),
         ("index.parquet", lambda path: image_index.read(os.path.dirname(path), 3)),
         ("a.npy", lambda path: load_selected(Component("a", "images", selected=path), 3)),
     ],

@@ -23,7 +23,7 @@ from blip_jax.checkpoints.workdir import (
 from blip_jax.data.tokenizer import Tokenizer
 from blip_jax.runtime.config import from_json, to_json
 from blip_jax.runtime.errors import DIVERGED, UserError
-from blip_jax.runtime.files import atomic_folder, check_scheme
+from blip_jax.runtime.files import atomic_folder, check_regular, check_scheme
 
 HUB_URL = re.compile(r"https?://(www\.)?(huggingface\.co|hf\.co)/(?P<id>[\w.-]+/[\w.-]+)")
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -115,7 +115,7 @@ def _training_data(
 
 
 def check_source(source: str | os.PathLike) -> None:
-    """Raises a UserError for a URL that is not read here, or a path that no file can have."""
+    """Raises a UserError for a URL that is not read here, a pipe, or a path that no file has."""
     name = os.fspath(source)
     if found := HUB_URL.match(name):
         raise UserError(
@@ -126,6 +126,7 @@ def check_source(source: str | os.PathLike) -> None:
         epath.Path(name).exists()
     except OSError as error:
         raise UserError(f"{name:.80} cannot be read ({error.strerror})") from error
+    check_regular(name)
 
 
 def _config(source: str | os.PathLike, values: dict) -> nn.BlipConfig:

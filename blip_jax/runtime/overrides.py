@@ -17,7 +17,7 @@ carries the values there and back, and the dataclasses are made anew from it.
 import re
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal, TypeVar
 
 from absl import flags
@@ -156,7 +156,7 @@ def _check_path(config: Any, path: str) -> None:
             raise UserError(f"{where} {why}: {name!r} cannot be set{_in_file(annotation)}")
         known = field_types(type(value))
         if name not in known:
-            raise UserError(f"{where} has no field {name!r}; {_hint(config, name, known)}")
+            raise UserError(f"{where} has no field {name!r}; {_hint(value, where, name)}")
         where, value, annotation = f"{where}.{name}", getattr(value, name), known[name]
     if is_group(value):
         raise _given_whole(where, value)
@@ -168,12 +168,13 @@ def _in_file(annotation: Any) -> str:
     return "" if value_type(annotation) else "; change it in a config file"
 
 
-def _hint(config: Any, name: str, known: Mapping[str, Any]) -> str:
-    """Returns the hint after an unknown name: the nearest of its group, or else of all groups."""
+def _hint(group: Any, path: str, name: str) -> str:
+    """Returns the hint after an unknown name: the nearest of its group, or else of those in it."""
+    known = field_types(type(group))
     if not nearest(name, known):
-        everywhere = dict(_leaves(config))
-        if near := nearest(name, everywhere):
-            return f"did you mean 'config.{everywhere[near]}'?"
+        below = dict(_leaves(group))
+        if near := nearest(name, below):
+            return f"did you mean '{path}.{below[near]}'?"
     return hint(name, known)
 
 
