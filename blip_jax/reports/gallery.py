@@ -20,6 +20,7 @@ from blip_jax.reports.templates import template
 from blip_jax.runtime.errors import UserError
 from blip_jax.runtime.files import atomic_folder
 from blip_jax.runtime.progress import track
+from blip_jax.runtime.terminal import printable, printable_lines
 
 THUMB = 192  # pixels, the longer side
 PAGE = 48  # images shown at a time
@@ -121,13 +122,13 @@ def _thumb(folder: Path, number: int, entry: Mapping) -> tuple[int, int] | None:
 def _row(number: int, entry: Mapping, size: tuple[int, int] | None, decisions: list[str]) -> dict:
     """Returns an image as gallery.js reads it; names are short to save space."""
     return {
-        "key": entry["key"],
+        "key": printable(entry["key"]),
         "url": entry.get("url", ""),
         "thumb": str(_thumb_path(Path(""), number)) if size else "",
         "size": size or (0, 0),
         "texts": [
             {
-                "text": text["text"],
+                "text": printable_lines(text["text"]),
                 "origin": text["origin"],
                 "by": ", ".join(filter(None, (text.get("model"), text.get("method")))),
                 "decision": decisions.index(text["decision"]),
