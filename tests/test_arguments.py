@@ -14,10 +14,15 @@ from blip_jax import models
 from blip_jax.capfilt.bootstrap.config import BootstrapConfig
 from blip_jax.capfilt.config import AssembleConfig, CapFiltConfig
 from blip_jax.comparison.config import ComparisonConfig
+from blip_jax.data.ingest.config import IngestConfig
 from blip_jax.data.synthetic.dataset import ShapesDatasetConfig
+from blip_jax.data.synthetic.scenes import World
 from blip_jax.decoding import Decoding
 from blip_jax.runtime.arguments import Range, check_arguments, fits
-from blip_jax.train.config import TrainConfig
+from blip_jax.tasks.evaluate import EvaluateConfig
+from blip_jax.tasks.vqa import VqaConfig
+from blip_jax.train.config import NonfiniteConfig, TrainConfig
+from blip_jax.train.optimizer import OptimizerConfig
 
 NAN = float("nan")
 SEEDS = "give a whole number from 0 to 4294967295"
@@ -148,6 +153,19 @@ def test_seeds_that_the_generators_do_not_take_are_refused(config, seed):
 def test_fields_of_a_config_file_are_checked():
     assert refused(TrainConfig, steps="ten") == f"steps is 'ten' (str); {WHOLE}"
     assert refused(CapFiltConfig, batch_size=NAN) == f"batch_size is nan (float); {WHOLE}"
+    for config, name in (
+        (OptimizerConfig, "optimizer.clip_norm"),
+        (NonfiniteConfig, "nonfinite.max_in_a_row"),
+        (VqaConfig, "task.max_answers"),
+        (IngestConfig, "min_side"),
+        (EvaluateConfig, "limit"),
+        (World, "cells"),
+    ):
+        field = name.rpartition(".")[2]
+        assert refused(config, **{field: "x"}).startswith(f"{name} is 'x' (str); give a ")
+    assert refused(Decoding, method="samples") == (
+        "method is 'samples' (str); did you mean 'sample'?"
+    )
     assert refused(Decoding, max_length=None) == f"max_length is None (NoneType); {WHOLE}"
 
 

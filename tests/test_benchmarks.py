@@ -1,6 +1,7 @@
 """Imports of published benchmarks from miniature folders: rows, keys, fields, counts."""
 
 import json
+from typing import get_args
 
 import benchmark_folders as folders
 import malformed_files as found
@@ -9,7 +10,7 @@ from ingest_fixture import run
 
 from blip_jax.data.datasets import open_dataset
 from blip_jax.data.ingest.benchmarks import BENCHMARKS
-from blip_jax.data.ingest.config import BENCHMARKS as NAMES
+from blip_jax.data.ingest.config import BenchmarkName
 
 
 def imported(tmp_path, benchmark, make=None, split=None, **fields):
@@ -37,7 +38,7 @@ def seeds(rows, count=4):
 
 
 def test_every_benchmark_has_a_name_a_split_and_a_test():
-    assert set(BENCHMARKS) == set(NAMES) == set(folders.FOLDERS)
+    assert {"", *BENCHMARKS} == set(get_args(BenchmarkName)) == {"", *folders.FOLDERS}
     assert all(benchmark.splits for benchmark in BENCHMARKS.values())
 
 

@@ -4,6 +4,10 @@ import pytest
 from ingest_fixture import run
 from test_benchmarks_refused import ALL, made, refusal
 
+from blip_jax.runtime.errors import UserError
+from blip_jax.runtime.files import read_json
+from blip_jax.tasks.evaluate import read_predictions
+
 TEXTS = (".json", ".jsonl", ".csv", ".txt")
 
 
@@ -29,3 +33,15 @@ def test_utf_16_is_named(tmp_path, benchmark, encoding):
         path.write_text(path.read_text(), encoding=encoding)
     line = refusal(tmp_path, benchmark, split)
     assert line.startswith(f"{folder}/") and line.endswith("; save it as UTF-8")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
+def test_files_that_other_verbs_read(tmp_path, encoding):
+    """Mixtures, configurations and predictions, as editors on Windows save them."""
+    path = tmp_path / "x.json"
+    path.write_text('{"key": "é"}\n', encoding=encoding)
+    assert read_json(path) == {"key": "é"} and read_predictions(str(path)) == [{"key": "é"}]
+    path.write_text('{"key": "é"}', encoding="cp1252")
+    for read in (read_json, read_predictions):
+        with pytest.raises(UserError, match=r"x\.json (is not a JSON file|cannot be read): "):
+            read(str(path))

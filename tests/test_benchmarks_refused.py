@@ -102,7 +102,7 @@ def test_settings_that_do_not_fit(tmp_path):
     (tmp_path / "coco").write_text("")
     assert "which is not a folder; give the folder of coco" in refusal(tmp_path, "coco", "val")
     for fields, message in [
-        ({"benchmark": "vqa"}, "there is no benchmark 'vqa'; did you mean 'vqa_v2'?"),
+        ({"benchmark": "vqa"}, "benchmark is 'vqa' (str); did you mean 'vqa_v2'?"),
         ({"benchmark": "coco", "format": "json"}, "config.format is given, but the files of coco"),
         ({"benchmark": "coco", "columns.image": "x"}, "config.columns.image is given"),
     ]:

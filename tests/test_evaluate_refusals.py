@@ -113,7 +113,7 @@ def test_predictions_of_other_images_measure_nothing(world, tmp_path):
         config = EvaluateConfig(dataset=world.human, predictions=str(file))
         with pytest.raises(UserError, match="has no prediction of an image of .*, split test, "):
             evaluate(config)
-    file.write_bytes(b"\xff\xfe")
+    file.write_bytes(b"\xff\xfea")
     with pytest.raises(UserError, match="cannot be read"):
         evaluate(config)
 

@@ -170,7 +170,7 @@ def test_images_are_made_smaller_only_where_asked(tmp_path):
         ({"source": ","}, "config.source , has no record"),
         ({"source": "FOLDER/x.xyz"}, "x.xyz has no ending of a supported format"),
         ({"source": "FOLDER", "format": "tar"}, "has no tar file"),
-        ({"source": "FOLDER", "format": "zip"}, "format is 'zip'; choose one of tar, json"),
+        ({"source": "FOLDER", "format": "zip"}, r"format is 'zip' \(str\); give '', 'tar', 'json'"),
         ({"source": "FOLDER/x.jsonl,FOLDER/x.*l"}, "x.jsonl twice"),
         ({"source": "FOLDER/x.jsonl", "near_duplicate_bits": 11}, "near_duplicate_bits is 11"),
         ({"source": "FOLDER/x.jsonl", "records_per_unit": 0}, "records_per_unit is 0"),

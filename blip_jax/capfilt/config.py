@@ -136,6 +136,7 @@ class ThresholdConfig:
     synthetic: float = 0.5  # least P(match) of texts that a captioner wrote
 
     def __post_init__(self):
+        check_fields(self, "thresholds.")
         for name in ("web", "synthetic"):
             check_number(f"thresholds.{name}", getattr(self, name))
 
@@ -158,6 +159,7 @@ class SelectionConfig:
     calibration: str = ""
 
     def __post_init__(self):
+        check_fields(self)
         check_number("min_cosine", self.min_cosine)
         self.weights()
 

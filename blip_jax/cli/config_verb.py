@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from blip_jax.cli import Parser, config_files, environment
 from blip_jax.cli.exit_status import report_error
+from blip_jax.runtime.arguments import check_fields
 from blip_jax.runtime.errors import UserError
 from blip_jax.runtime.suggestions import nearest
 
@@ -99,6 +100,7 @@ def parse(verb: ConfigVerb, argv: Sequence[str]) -> tuple[Any, argparse.Namespac
             f"config {spec} gives no config of {verb.name}: its get_config() returns "
             f"{_article(type(config).__name__)}, expected {_article(expected)}"
         )
+    check_fields(config)
     config = override(config, _overrides(verb, rest))
     if arguments.help:
         print(help_text(verb, config, spec, docstring if arguments.config else ""))

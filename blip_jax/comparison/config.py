@@ -39,6 +39,7 @@ class TrainedTask:
     arms: tuple[str, ...] = ARMS
 
     def __post_init__(self):
+        check_fields(self)
         _check_arms(self.arms)
 
 
@@ -53,6 +54,7 @@ class ZeroShotTask:
     arms: tuple[str, ...] = ("fine-tuned", "scratch")  # which of its models are evaluated
 
     def __post_init__(self):
+        check_fields(self)
         _check_arms(self.arms)
 
 

@@ -14,6 +14,7 @@
 | anything else | everything |
 """
 
+import dataclasses
 import functools
 import inspect
 import math
@@ -24,6 +25,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal, NamedTuple, Union
 
 from blip_jax.runtime.errors import UserError
+from blip_jax.runtime.suggestions import nearest
 
 UNIONS = (Union, types.UnionType)
 
@@ -76,11 +78,18 @@ def check_methods(cls: type) -> None:
             setattr(cls, name, check_arguments(member))
 
 
-def check_fields(config: Any) -> None:
-    """Raises a UserError if a field of a dataclass does not fit its annotation."""
+def check_fields(config: Any, path: str = "") -> None:
+    """Raises a UserError if a field of a dataclass, or of one in it, does not fit its annotation.
+
+    Args:
+      path: of the dataclass in another, with a dot at its end.
+    """
     for name, annotation in annotations_of(type(config)).items():
         if name in type(config).__dataclass_fields__:
-            check_value(name, getattr(config, name), annotation)
+            value = getattr(config, name)
+            check_value(path + name, value, annotation)
+            if dataclasses.is_dataclass(value) and not isinstance(value, type):
+                check_fields(value, f"{path}{name}.")
 
 
 @functools.cache
@@ -97,9 +106,12 @@ def check_value(name: str, value: Any, annotation: Any) -> None:
     if entries and _is_sequence(value):
         for index, entry in enumerate(value):
             check_value(f"{name}[{index}]", entry, _union(entries))
-    raise UserError(
-        f"{name} is {value!r:.40} ({type(value).__name__}); give {describe(annotation)}"
-    )
+    advice = f"give {describe(annotation)}"
+    literals = [x for x in _members(annotation) if typing.get_origin(x) is Literal]
+    choices = [y for x in literals for y in typing.get_args(x) if isinstance(y, str)]
+    if isinstance(value, str) and (near := nearest(value, choices)):
+        advice = f"did you mean {near!r}?"
+    raise UserError(f"{name} is {value!r:.40} ({type(value).__name__}); {advice}")
 
 
 def fits(value: Any, annotation: Any) -> bool:

@@ -23,6 +23,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from blip_jax import nn
 from blip_jax.data.augment import AugmentConfig
 from blip_jax.data.pipeline import SKIP_REASONS, InvalidRecord
+from blip_jax.runtime.arguments import check_fields
 from blip_jax.runtime.errors import UserError
 from blip_jax.tasks.starting_params import resized_positions, select
 
@@ -86,7 +87,8 @@ class TaskConfig(abc.ABC):
 
 
 def check_positive(config: TaskConfig, *names: str) -> None:
-    """Raises a UserError that names the first of these fields that is below 1."""
+    """Raises a UserError that names a field of another type, or one of these that is below 1."""
+    check_fields(config, "task.")
     for name in names:
         if getattr(config, name) < 1:
             raise UserError(f"task.{name} is {getattr(config, name)}; it must be 1 or more")

@@ -18,6 +18,7 @@ from blip_jax.data.datasets import open_dataset, plain_fields
 from blip_jax.data.tokenizer import TokenIds
 from blip_jax.metrics import retrieval, uncertainty
 from blip_jax.models import Model, load
+from blip_jax.runtime.arguments import check_fields
 from blip_jax.runtime.config import replace, required, to_json
 from blip_jax.runtime.errors import UserError
 from blip_jax.runtime.files import atomic_write, check_regular, check_scheme, write_json
@@ -56,6 +57,7 @@ class EvaluateConfig:
     examples: int = 24  # predictions in examples.html: a third each best, worst, random; 0: no page
 
     def __post_init__(self):
+        check_fields(self)
         if self.limit < 0:
             raise UserError(f"limit is {self.limit}; it must be 0 (all) or more")
         if self.examples < 0:

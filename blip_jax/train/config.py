@@ -34,6 +34,7 @@ class InitConfig:
     text_encoder: str = ""  # a BERT (Hugging Face folder or id) for the text transformer
 
     def __post_init__(self):
+        check_fields(self, "init.")
         if self.run and (self.vit or self.text_encoder):
             raise UserError(
                 "init.run and init.vit or init.text_encoder are both given; give one of them"
@@ -73,6 +74,7 @@ class EvalConfig:
     allow_training_images: bool = False
 
     def __post_init__(self):
+        check_fields(self, "eval.")
         if self.every and not self.dataset:
             raise UserError("eval.every is set but eval.dataset is empty; give it a dataset folder")
 
@@ -85,6 +87,7 @@ class NonfiniteConfig:
     max_in_a_row: int = 10  # end the run after this many skipped steps in a row
 
     def __post_init__(self):
+        check_fields(self, "nonfinite.")
         if self.max_in_a_row < 1:
             raise UserError(f"nonfinite.max_in_a_row is {self.max_in_a_row}; it must be 1 or more")
 

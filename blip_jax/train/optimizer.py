@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from blip_jax.runtime.arguments import check_fields
 from blip_jax.runtime.errors import UserError
 
 
@@ -28,6 +29,7 @@ class Schedule(abc.ABC):
     peak_lr: float = 3e-4  # highest learning rate
 
     def __post_init__(self):
+        check_fields(self, "optimizer.schedule.")
         for field in dataclasses.fields(self):
             value, name = getattr(self, field.name), f"optimizer.schedule.{field.name}"
             if field.name in ("peak_lr", "steps_per_epoch") and value <= 0:
@@ -131,6 +133,7 @@ class OptimizerConfig:
     temperature_lr_scale: float = 1.0  # factor on the temperature's learning rate
 
     def __post_init__(self):
+        check_fields(self, "optimizer.")
         if self.clip_norm < 0:
             raise UserError(
                 f"optimizer.clip_norm is {self.clip_norm}; give a positive norm, or 0 for none"

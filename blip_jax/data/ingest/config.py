@@ -5,18 +5,16 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Iterable
-from typing import Literal, get_args
+from typing import Literal
 
+from blip_jax.runtime.arguments import check_fields
 from blip_jax.runtime.config import required
 from blip_jax.runtime.errors import UserError
-from blip_jax.runtime.suggestions import hint
 
 BenchmarkName = Literal[
     "", "coco", "flickr30k", "msrvtt", "msrvtt_qa", "msvd_qa", "nlvr2", "nocaps", "visdial",
     "visual_genome", "visual_genome_vqa", "vqa_v2",
 ]  # fmt: skip
-BENCHMARKS = tuple(name for name in get_args(BenchmarkName) if name)
-FORMATS = ("tar", "json", "csv", "parquet", "folder", "tfds")
 MAX_NEAR_DUPLICATE_BITS = 10
 
 
@@ -103,12 +101,7 @@ class IngestConfig:
         return self.split if self.benchmark else "train"
 
     def __post_init__(self):
-        if self.format not in ("", *FORMATS):
-            raise UserError(f"format is {self.format!r}; choose one of {', '.join(FORMATS)}")
-        if self.benchmark not in ("", *BENCHMARKS):
-            raise UserError(
-                f"there is no benchmark {self.benchmark!r}; {hint(self.benchmark, BENCHMARKS)}"
-            )
+        check_fields(self)
         if self.benchmark:
             given = {"format": self.format, "header": self.header}
             given |= {f"columns.{k}": v for k, v in dataclasses.asdict(self.columns).items()}

@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw
 from blip_jax.data.synthetic import grammar
 from blip_jax.data.synthetic.drawing import fill_shape, stripe
 from blip_jax.data.synthetic.grammar import Phrase, Statement
+from blip_jax.runtime.arguments import check_fields
 from blip_jax.runtime.errors import UserError
 
 RGB = {
@@ -61,6 +62,7 @@ class World:
     noise: float = 10.0  # standard deviation of the pixel noise in grey levels of 0 to 255
 
     def __post_init__(self):
+        check_fields(self)
         limits = {
             "image_size": (8 * self.cells, 4096),
             "cells": (2, 3),
