@@ -126,6 +126,11 @@ def test_scalars_and_arrays_of_libraries_are_taken(model):
         np.testing.assert_array_equal(retrieval.encode_text(texts), wanted)
 
 
+def test_a_number_without_end_is_named(model):
+    message = refused(model("captioner").caption, FILES[:1], seed=10**5000)
+    assert message == f"seed is a number of too many digits (int); {SEEDS}"
+
+
 def test_methods_keep_their_signatures_and_docstrings():
     parameters = inspect.signature(models.Model.caption).parameters
     assert {"images", "seed", "top_p", "num_captions"} <= set(parameters)

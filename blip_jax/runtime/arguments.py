@@ -111,7 +111,14 @@ def check_value(name: str, value: Any, annotation: Any) -> None:
     choices = [y for x in literals for y in typing.get_args(x) if isinstance(y, str)]
     if isinstance(value, str) and (near := nearest(value, choices)):
         advice = f"did you mean {near!r}?"
-    raise UserError(f"{name} is {value!r:.40} ({type(value).__name__}); {advice}")
+    raise UserError(f"{name} is {_shown(value)} ({type(value).__name__}); {advice}")
+
+
+def _shown(value: Any) -> str:
+    try:
+        return f"{value!r:.40}"
+    except ValueError:  # Python shows no number of more than 4,300 digits
+        return "a number of too many digits"
 
 
 def fits(value: Any, annotation: Any) -> bool:
