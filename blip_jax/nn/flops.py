@@ -85,6 +85,15 @@ def second_image(config: MedConfig, length: int, image_tokens: int) -> Flops:
     return Flops(config.depth * (query_and_out + merge), config.depth * 4 * t * image_tokens * w)
 
 
+def mean_of_images(config: MedConfig, length: int) -> int:
+    """Returns the FLOPs of merging two images in the layers that take their mean (NLVR2)."""
+    return min(config.first_learned_merge_layer, config.depth) * 4 * length * config.width**2
+
+
+def nlvr_head(config: MedConfig) -> Flops:
+    return Flops(outside_layers=2 * config.width * (config.width + 2))
+
+
 def lm_head(config: MedConfig, length: int) -> Flops:
     return Flops(outside_layers=2 * length * config.width * (config.width + config.vocab_size))
 

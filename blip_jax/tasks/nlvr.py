@@ -142,9 +142,12 @@ class Nlvr(Task[NlvrConfig]):
             *[image, flops.image_context(model)] * 2,
             flops.text(model.med, length, tokens),
             flops.second_image(model.med, length, tokens),
+            flops.nlvr_head(model.med),
         ]
-        # There is no gradient with respect to pixels.
-        return batch_size * (sum(x.trained(model.remat) for x in parts) - 2 * image.outside_layers)
+        trained = sum(part.trained(model.remat) for part in parts)
+        # There is no gradient with respect to pixels, nor to the weights of a mean of two images.
+        constant = 2 * image.outside_layers + flops.mean_of_images(model.med, length)
+        return batch_size * (trained - constant)
 
     # Evaluation
 

@@ -7,6 +7,7 @@ batch, accumulated gradients equal those of the full batch in one piece; for ITM
 micro-batch holds whole groups; for LM, since tokens are counted in advance.
 """
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -16,6 +17,7 @@ import optax
 from blip_jax import losses, nn
 from blip_jax.data.images import normalize
 from blip_jax.losses import lm_weight
+from blip_jax.nn.attention import CrossAttentionContext
 from blip_jax.tasks.base import Batch, Extra, Params, Task
 from blip_jax.tasks.starting_params import select
 
@@ -137,6 +139,7 @@ class PairLosses(Task):
         keys = [None] * 5 if key is None else list(jax.random.split(key, 5))
         tokens = self.apply(params, "encode_image", pixels(batch["image"]), key=keys[0])
         metrics, terms = {}, []
+        contexts = self.contexts(params, tokens)
         if self.itc:
             image = self.apply(params, "image_features", tokens)
             text = self.apply(params, "text_features", batch["ids"], batch["mask"], key=keys[1])
@@ -144,16 +147,37 @@ class PairLosses(Task):
             terms.append("itc")
         if self.itm:
             negatives = self.negatives(params, image, text, batch, constants, rows, keys[3])
-            metrics |= self.itm_metrics(params, tokens, negatives, batch, constants, keys[2])
+            metrics |= self.itm_metrics(
+                params, contexts["encoder"], negatives, batch, constants, keys[2]
+            )
             terms.append("itm")
         if self.lm:
-            metrics["lm"] = self.lm_loss(params, tokens, batch, constants, keys[4])
+            metrics["lm"] = self.lm_loss(params, contexts["decoder"], batch, constants, keys[4])
             terms.append("lm")
         total = sum(metrics[name] for name in terms)
         if "temperature" in params:
             share = len(rows) / constants.batch_size
             metrics["temperature"] = jax.lax.stop_gradient(params["temperature"]) * share
         return total, {"loss": total, **metrics}
+
+    def contexts(self, params: Params, tokens: jax.Array) -> dict[str, CrossAttentionContext]:
+        """Returns what the passes of ITM ("encoder") and LM ("decoder") read of image tokens.
+
+        Where both roles share the cross-attention, they read one projection. Two equal ones XLA
+        would merge in the forward pass, but not in the backward pass, which has other gradients.
+        """
+        projected = {}
+        for role, name in self.context_names.items():
+            if name not in projected:
+                projected[name] = self.apply(params, "image_context", tokens, role)
+        return {role: projected[name] for role, name in self.context_names.items()}
+
+    @property
+    def context_names(self) -> dict[str, str]:
+        """Returns the name of the cross-attention's parameters, for each role that reads images."""
+        roles = [role for role, loss in (("encoder", self.itm), ("decoder", self.lm)) if loss]
+        name = functools.partial(nn.param_group_name, self.model.med, "cross_attention")
+        return {role: name(role) for role in roles}
 
     def itc_metrics(self, params, image, text, batch, constants, rows) -> dict[str, jax.Array]:
         """Returns ITC in both directions, and the similarities of positives and negatives."""
@@ -200,7 +224,7 @@ class PairLosses(Task):
             valid_negatives,
         )
 
-    def itm_metrics(self, params, tokens, negatives, batch, constants, key):
+    def itm_metrics(self, params, context, negatives, batch, constants, key):
         """Returns ITM of each pair, of image and other text, and of text and other image."""
         negative_image, negative_text, valid_negatives = negatives
         groups, size = negative_text.shape
@@ -216,7 +240,6 @@ class PairLosses(Task):
         valid = regroup(self.valid(batch))
         weight = three([valid, valid_negatives.any(-1), valid_negatives.any(-2)]).reshape(-1)
         label = jnp.tile(jnp.array([1, 0, 0]), groups * size)
-        context = self.apply(params, "image_context", tokens, "encoder")
         length = ids.shape[-1]
         flat = ids.reshape(-1, length), mask.reshape(-1, length)
         logits = self.apply(params, "itm_logits", *flat, context, image_rows, key=key)
@@ -226,10 +249,9 @@ class PairLosses(Task):
             "itm_accuracy": (weight * (logits.argmax(-1) == label)).sum(),
         }
 
-    def lm_loss(self, params, tokens, batch, constants, key) -> jax.Array:
+    def lm_loss(self, params, context, batch, constants, key) -> jax.Array:
         """Returns the LM loss of the texts given the images."""
         ids, mask = nn.set_first_token(batch["ids"], self.model.med.dec_token), batch["mask"]
-        context = self.apply(params, "image_context", tokens, "decoder")
         logits = self.apply(params, "lm_logits", ids, mask, context, key=key)
         loss, weight = losses.lm_loss(
             logits, ids, mask, self.prompt_length, self.lm.label_smoothing

@@ -156,11 +156,7 @@ class PairTask(PairLosses):
         if self.lm:
             parts += [image_grounded, flops.lm_head(config.med, length)]
         pair += sum(part.trained(config.remat) for part in parts)
-        # The two passes can share one forward projection; each has its own backward pass.
-        passes = bool(self.itm) + bool(self.lm)
-        shared = "cross_attention" in nn.configs.SHARING[config.med.sharing]
-        forward = min(passes, 1) if shared else passes
-        pair += flops.image_context(config).forward * (2 * passes + forward)
+        pair += 3 * flops.image_context(config).forward * len(set(self.context_names.values()))
         return batch_size * (
             pair - image.outside_layers
         )  # there is no gradient with respect to pixels
