@@ -16,6 +16,7 @@ from blip_jax.decoding import Decoding
 from blip_jax.decoding.logits import process_logits, seen_tokens
 from blip_jax.models import functions
 from blip_jax.models.model import ANSWER
+from blip_jax.models.pmapped import method_caller
 from blip_jax.tasks.base import TaskConfig
 from blip_jax.tasks.nlvr import NlvrConfig
 from blip_jax.tasks.pairs import ItcConfig, ItmConfig, LmConfig
@@ -43,11 +44,7 @@ def outputs(golden: Golden) -> Outputs:
 def network(golden: Golden, *quirks: str):
     """What `inference.programs` take: a model, and a function that calls a network's method."""
     config, params = golden.config(quirks), golden.weights.params
-    module = nn.network(config, golden.model_type)
-
-    def apply(method, *args):
-        return module.apply({"params": params}, *args, method=method)
-
+    apply = method_caller(nn.network(config, golden.model_type), params)
     return apply, SimpleNamespace(config=config, tokenizer=SimpleNamespace(ids=golden.special))
 
 

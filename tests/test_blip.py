@@ -144,7 +144,7 @@ def test_med_scan_is_a_loop(config, params, role):
     layer = MedLayer(config.med, jnp.float32, role, False)
     for number in range(config.med.depth):
         own, seen = jax.tree.map(lambda w, n=number: w[n], (med["layers"]["layer"], context))
-        x, _ = layer.apply({"params": own}, x, (seen,), None, None, mask, None, 0)
+        x, _ = layer.apply({"params": own}, x, (seen,), None, mask, None)
     if role == "encoder":
         scanned = run(config, "encode_text_with_image", params, IDS, MASK, context)
     else:
@@ -194,6 +194,7 @@ def test_cached_decoding_is_uncached_decoding(config, params):
     context = nn.Blip(config).apply({"params": params}, tokens, "decoder", method="image_context")
     whole = run(config, "lm_logits", params, ids, np.ones((3, 7), bool), context)
     cache = nn.init_cache(config, 3, 9)  # with room to spare
+    params, context = nn.separate_layers(params), context.separate()
     found, cache = run(config, "decode_step", params, ids[:, :3], context, cache, 0)
     found = [found]
     for position in range(3, 7):
@@ -201,7 +202,17 @@ def test_cached_decoding_is_uncached_decoding(config, params):
         logits, cache = run(config, "decode_step", params, token, context, cache, position)
         found.append(logits)
     np.testing.assert_allclose(np.concatenate(found, 1), whole, atol=1e-5)
-    assert cache.key.shape == (2, 3, 9, 4, 4) and not np.any(cache.key[:, :, 7:])
+    assert [layer.key.shape for layer in cache] == [(3, 9, 4, 4)] * 2
+    assert not any(np.any(layer.key[:, 7:]) for layer in cache)
+
+
+def test_a_generated_token_copies_no_layer_out_of_a_stack(config, params):
+    params = nn.separate_layers(params)
+    contexts, cache = context_of(config, params, 2).separate(), nn.init_cache(config, 2, 9)
+    step = functools.partial(nn.Blip(config).apply, method="decode_step")
+    ids = np.zeros((2, 1), np.int32)
+    names = str(jax.make_jaxpr(step)({"params": params}, ids, contexts, cache, 3))
+    assert "dot_general" in names and "scan" not in names
 
 
 # Texts on contexts
@@ -264,4 +275,4 @@ def test_bfloat16_computes_near_float32_with_float32_parameters(config, params):
         np.testing.assert_allclose(
             np.float32(found[name]), want, atol=0.04 * np.abs(want).max(), err_msg=name
         )
-    assert nn.init_cache(half, 1, 4).key.dtype == jnp.bfloat16
+    assert nn.init_cache(half, 1, 4)[0].key.dtype == jnp.bfloat16

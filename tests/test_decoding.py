@@ -43,10 +43,11 @@ class Captioner:
     def generate(self, options, rows=(0, 1, 2, 3), seed=0, prompt=None, lengths=None):
         """Captions of the images `rows`, each drawn by its key in `keys`."""
         rows = np.asarray(rows)
-        context = jax.tree.map(lambda x: x[:, rows], self.context)
+        contexts = jax.tree.map(lambda x: x[:, rows], self.context).separate()
+        separate = {"params": nn.separate_layers(self.params["params"])}
 
         def step(ids, cache, index):
-            return self.apply(ids, context, cache, index, method="decode_step")
+            return self._apply(separate, ids, contexts, cache, index, method="decode_step")
 
         prompt = self.prompt[rows] if prompt is None else jnp.asarray(prompt)
         shape, params = options.shape(prompt.shape[1]), options.params(len(rows))

@@ -1,5 +1,6 @@
 """What is published names no absolute local path, and commands can be read and repeated."""
 
+import os
 import shlex
 
 import pytest
@@ -28,6 +29,13 @@ def folder(tmp_path, monkeypatch):
 )
 def test_paths(folder, path, wanted):
     assert public_path(path.replace("FOLDER", str(folder))) == wanted
+
+
+def test_a_removed_folder_hides_paths_too(folder):
+    (folder / "removed").mkdir()
+    os.chdir(folder / "removed")
+    (folder / "removed").rmdir()
+    assert public_path("/elsewhere/user/data/web") == "web"
 
 
 @pytest.mark.parametrize(

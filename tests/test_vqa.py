@@ -12,6 +12,7 @@ import tiny
 from blip_jax import losses, nn
 from blip_jax.decoding import Decoding, log_likelihood
 from blip_jax.models import functions
+from blip_jax.models.pmapped import method_caller
 
 CONFIG = tiny.config(med={"sharing": "none"})
 QUESTIONS = tiny.texts(3, seed=1)
@@ -75,10 +76,7 @@ def written(params, question, quirks=()):
     config = tiny.config(med={"sharing": "none"}, quirks=quirks)
     model = SimpleNamespace(config=config, tokenizer=SimpleNamespace(ids=SPECIAL))
     states, _ = read(params, *question)
-
-    def apply(method, *args):
-        return nn.Vqa(config).apply({"params": params}, *args, method=method)
-
+    apply = method_caller(nn.Vqa(config), params)
     size = OPTIONS.shape(1), OPTIONS.params(len(states))
     generate = jax.jit(
         lambda states, mask: functions.generate_answers(apply, model, states, mask, *size)
@@ -130,6 +128,7 @@ def test_cached_decoding_is_uncached_decoding(params):
     context = read(params)[1]
     whole = run(CONFIG, "lm_logits", params, ids, np.ones((6, 7), bool), context)
     cache = nn.init_cache(CONFIG, 6, 9)  # with room to spare
+    params, context = nn.separate_layers(params), context.separate()
     found, cache = run(CONFIG, "decode_step", params, ids[:, :3], context, cache, 0)
     found = [found]
     for position in range(3, 7):

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from blip_jax.decoding.config import DecodingParams
 
 # (ids [R, t], cache, tokens that the cache holds) -> (logits float32 [R, t, V], cache). R is a
-# multiple of B; the cache is a pytree with the rows on axis 1 of every leaf.
+# multiple of B; the cache is a pytree with the rows on axis 0 of every leaf.
 Step = Callable[[jax.Array, Any, jax.Array], tuple[jax.Array, Any]]
 
 
@@ -85,7 +85,7 @@ def prefill(
     tokens, length, max_length, logits = (
         jnp.repeat(x, copies, axis=0) for x in (tokens, length, max_length, logits[:, -1])
     )
-    cache = jax.tree.map(lambda leaf: jnp.repeat(leaf, copies, axis=1), cache)
+    cache = jax.tree.map(lambda leaf: jnp.repeat(leaf, copies, axis=0), cache)
     return PrefilledPrompts(
         tokens, length, max_length, jnp.int32(first), logits, cache, params.repeat(copies)
     )

@@ -86,9 +86,10 @@ def generate_from_context(
     apply, model: ModelInfo, context, prompts, keys, shape, params, lengths=None
 ) -> Generated:
     """Returns `decoding.generate` with a network's `decode_step` over `context`."""
+    contexts = context.separate()
 
     def step(ids, cache, index):
-        return apply("decode_step", ids, context, cache, index)
+        return apply("decode_step", ids, contexts, cache, index)
 
     cache = nn.init_cache(model.config, len(prompts), shape.total_length)
     special = model.tokenizer.ids.sep, model.tokenizer.ids.pad

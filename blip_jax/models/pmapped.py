@@ -75,10 +75,21 @@ def _map(
     """Returns what one device does, and this mapped over the devices; see `PmappedFunction`."""
 
     def per_device(params: Any, shared: Any, arrays: tuple) -> Any:
-        def apply(method: str, *args: Any) -> Any:
-            return network.apply({"params": params}, *args, method=method)
-
+        apply = method_caller(network, params)
         return function(apply, shared, *arrays) if takes_shared else function(apply, *arrays)
 
     in_axes = (None, shared_axis, 0)
     return per_device, jax.pmap(per_device, in_axes=in_axes, devices=jax.local_devices())
+
+
+def method_caller(network: Any, params: Any) -> Callable:
+    """Returns a function that calls a method of the network: (name, *arguments) to its results."""
+    # Separated here, outside of the loop over tokens; XLA drops it where nothing is generated.
+    generates = hasattr(network, "decode_step")
+    separate = nn.separate_layers(params) if generates else params
+
+    def apply(method: str, *args: Any) -> Any:
+        chosen = separate if method == "decode_step" else params
+        return network.apply({"params": chosen}, *args, method=method)
+
+    return apply

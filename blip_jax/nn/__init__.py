@@ -16,6 +16,7 @@ from blip_jax.nn.configs import (
     param_group_name,
     preset,
 )
+from blip_jax.nn.med import separate_layers
 from blip_jax.nn.model_types import (
     MODEL_TYPES,
     ModelType,
@@ -51,4 +52,5 @@ __all__ = [
     "register_model_type",
     "resize_position_embedding",
     "param_shapes",
+    "separate_layers",
 ]

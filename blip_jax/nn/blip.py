@@ -86,13 +86,11 @@ class Blip(nn.Module):
     ) -> jax.Array:
         """Returns float32 [B, T, V]: position t predicts token t + 1; [DEC] takes position 0."""
         ids = set_first_token(ids, self.config.med.dec_token)
-        return self.med.decode(ids, context, mask, train=train)[0]
+        return self.med.decode(ids, mask, context, train=train)
 
-    def decode_step(
-        self, ids: jax.Array, context: CrossAttentionContext, cache: KVCache, index: jax.Array
-    ) -> tuple[jax.Array, KVCache]:
-        """Maps ids int [B, t], which follow the cache's `index` tokens, to (logits, cache)."""
-        return self.med.decode(ids, context, cache=cache, index=index)
+    def decode_step(self, ids, contexts, cache, index) -> tuple[jax.Array, tuple[KVCache, ...]]:
+        """Returns (logits float32 [B, t, V], cache); see `Med.decode_step`."""
+        return self.med.decode_step(ids, contexts, cache, index)
 
 
 def l2_normalize(x: jax.Array) -> jax.Array:
@@ -111,11 +109,11 @@ def with_enc_token(ids: jax.Array, config: BlipConfig) -> jax.Array:
     return ids if "cls_for_enc" in config.quirks else set_first_token(ids, config.med.enc_token)
 
 
-def init_cache(config: BlipConfig, batch: int, length: int) -> KVCache:
-    """Returns an empty KV cache: zeros [L, B, length, H, K] in the compute dtype."""
+def init_cache(config: BlipConfig, batch: int, length: int) -> tuple[KVCache, ...]:
+    """Returns an empty KV cache for each layer: zeros [B, length, H, K] in the compute dtype."""
     med = config.med
-    shape = (med.depth, batch, length, med.heads, med.width // med.heads)
-    return KVCache(jnp.zeros(shape, config.dtype), jnp.zeros(shape, config.dtype))
+    zeros = jnp.zeros((batch, length, med.heads, med.width // med.heads), config.dtype)
+    return tuple(KVCache(zeros, zeros) for _ in range(med.depth))
 
 
 def momentum_params(params: dict) -> dict:

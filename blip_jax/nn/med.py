@@ -26,6 +26,7 @@ from blip_jax.nn.configs import BlipConfig, MedConfig, param_group_name
 from blip_jax.nn.layers import LayerNorm, dense, scan_layers
 
 EPS = 1e-12
+STACKED = "layer"  # name of the parameters of all layers, stacked
 
 
 class Med(nn.Module):
@@ -48,6 +49,7 @@ class Med(nn.Module):
                 if not hasattr(self, f"{name}_context"):
                     setattr(self, f"{name}_context", ContextProjection(config, dtype))
         self.layers = MedLayers(self.config)
+        self.separate_layers = SeparateMedLayers(config, dtype)
         self.lm_head = LMHead(config, dtype)
 
     def project_context(
@@ -74,36 +76,44 @@ class Med(nn.Module):
         `context_index`: see `attention.CrossAttention`.
         """
         x = self._embeddings("encoder")(ids, 0, train)
-        x, _ = self.layers(
+        return self.layers(
             x, masks.padding(mask), contexts, context_index, role="encoder", train=train
         )
-        return x
 
     def decode(
         self,
         ids: jax.Array,
+        mask: jax.Array,
         context: CrossAttentionContext,
-        mask: jax.Array | None = None,
-        cache: KVCache | None = None,
-        index: jax.Array | int = 0,
         context_index: jax.Array | None = None,
         train: bool = False,
-    ) -> tuple[jax.Array, KVCache | None]:
-        """Maps ids int [B, T] causally to (next-token logits float32 [B, T, V], cache).
+    ) -> jax.Array:
+        """Maps ids int [B, T] and mask bool [B, T] causally to next-token logits float32 [B, T, V].
 
-        Either `mask` (bool [B, T], whole texts) or `cache` with `index`, the number of tokens
-        that it already holds. `context_index`: see `attention.CrossAttention`.
+        `context_index`: see `attention.CrossAttention`.
         """
         embeddings = self._embeddings("decoder")
-        if cache is None:
-            allowed = masks.decoder(mask)
-        else:
-            allowed = masks.cached(index, ids.shape[1], cache.key.shape[2])
-        x = embeddings(ids, index, train)
-        states = self.layers(
-            x, allowed, (context,), context_index, cache, index, role="decoder", train=train
+        x = embeddings(ids, 0, train)
+        x = self.layers(
+            x, masks.decoder(mask), (context,), context_index, role="decoder", train=train
         )
-        x, cache = states
+        return self.lm_head(x, embeddings.word)
+
+    def decode_step(
+        self,
+        ids: jax.Array,
+        contexts: tuple[CrossAttentionContext, ...],
+        cache: tuple[KVCache, ...],
+        index: jax.Array | int,
+    ) -> tuple[jax.Array, tuple[KVCache, ...]]:
+        """Maps ids int [B, t], which follow `index` tokens in the cache, to (logits, cache).
+
+        Contexts and caches are one a layer; the parameters are those of `separate_layers`.
+        """
+        embeddings = self._embeddings("decoder")
+        allowed = masks.cached(index, ids.shape[1], cache[0].key.shape[1])
+        x = embeddings(ids, index, train=False)
+        x, cache = self.separate_layers(x, allowed, contexts, cache, index)
         return self.lm_head(x, embeddings.word), cache
 
     def _embeddings(self, role: str) -> nn.Module:
@@ -176,19 +186,18 @@ class MedLayers(nn.Module):
         mask: jax.Array,
         contexts: tuple[CrossAttentionContext, ...],
         context_index: jax.Array | None = None,
-        cache: KVCache | None = None,
-        index: jax.Array | int = 0,
         *,
         role: str,
         train: bool,
-    ) -> tuple[jax.Array, KVCache | None]:
+    ) -> jax.Array:
         config, dtype = self.config.med, jnp.dtype(self.config.dtype)
         merge_weights = self.merge_weights() if len(contexts) > 1 else None
         sliced = tuple(CrossAttentionContext(0, 0, nn.broadcast, 0) for _ in contexts)
-        inputs = (sliced, 0, 0, nn.broadcast, nn.broadcast, nn.broadcast)
+        inputs = (sliced, 0, nn.broadcast, nn.broadcast)
         layers = scan_layers(MedLayer, self.config, config.depth, inputs)
-        layers = layers(config, dtype, role, train, name="layer")
-        return layers(x, contexts, cache, merge_weights, mask, context_index, index)
+        layers = layers(config, dtype, role, train, name=STACKED)
+        x, _ = layers(x, contexts, merge_weights, mask, context_index)
+        return x
 
     def merge_weights(self) -> tuple[jax.Array, jax.Array]:
         """Returns each layer's weights for merging two images' outputs: [L, 2 * D, D] and [L, D].
@@ -210,6 +219,45 @@ class MedLayers(nn.Module):
         return jnp.concatenate([mean, kernel]), jnp.concatenate([bias, offset])
 
 
+class SeparateMedLayers(nn.Module):
+    """The layers of the decoder one by one, for generation; parameters of `separate_layers`."""
+
+    config: MedConfig
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(
+        self,
+        x: jax.Array,
+        mask: jax.Array,
+        contexts: tuple[CrossAttentionContext, ...],
+        cache: tuple[KVCache, ...],
+        index: jax.Array | int,
+    ) -> tuple[jax.Array, tuple[KVCache, ...]]:
+        kept = []
+        for number, (context, own) in enumerate(zip(contexts, cache, strict=True)):
+            layer = MedLayer(self.config, self.dtype, "decoder", False, name=f"layer_{number}")
+            x, own = layer(x, (context,), None, mask, None, own, index)
+            kept.append(own)
+        return x, tuple(kept)
+
+
+def separate_layers(params: dict) -> dict:
+    """Returns the parameters that `decode_step` takes: those of each text layer by themselves.
+
+    Made once before a loop over tokens: with stacked layers, every token would copy each layer's
+    part out of the stack, which on a CPU took a quarter of the loop's time.
+    """
+    med = dict(params["med"])
+    layers = med.pop("layers")[STACKED]
+    depth = jax.tree.leaves(layers)[0].shape[0]
+    med["separate_layers"] = {
+        f"layer_{number}": jax.tree.map(lambda x, number=number: x[number], layers)
+        for number in range(depth)
+    }
+    return {**params, "med": med}
+
+
 class MedLayer(nn.Module):
     """Self-attention, cross-attention where there is a context, FFN; each post-norm."""
 
@@ -219,8 +267,8 @@ class MedLayer(nn.Module):
     train: bool
 
     @nn.compact
-    def __call__(self, x, contexts, cache, merge_weights, mask, context_index, index):
-        """Maps x [B, T, D] to (x, cache); contexts, cache and merge_weights are this layer's."""
+    def __call__(self, x, contexts, merge_weights, mask, context_index, cache=None, index=None):
+        """Maps x [B, T, D] to (x, cache); contexts, merge_weights and cache are this layer's."""
         config = self.config
         options = {
             "heads": config.heads,

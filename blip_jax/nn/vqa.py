@@ -63,10 +63,8 @@ class Vqa(nn.Module):
         `context_index` says which question each answer belongs to; see `attention.CrossAttention`.
         """
         ids = set_first_token(ids, self.config.med.dec_token)
-        return self.med.decode(ids, context, mask, context_index=context_index, train=train)[0]
+        return self.med.decode(ids, mask, context, context_index, train=train)
 
-    def decode_step(
-        self, ids: jax.Array, context: CrossAttentionContext, cache: KVCache, index: jax.Array
-    ) -> tuple[jax.Array, KVCache]:
-        """Maps ids int [B, t], which follow the cache's `index` tokens, to (logits, cache)."""
-        return self.med.decode(ids, context, cache=cache, index=index)
+    def decode_step(self, ids, contexts, cache, index) -> tuple[jax.Array, tuple[KVCache, ...]]:
+        """Returns (logits float32 [B, t, V], cache); see `Med.decode_step`."""
+        return self.med.decode_step(ids, contexts, cache, index)

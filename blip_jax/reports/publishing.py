@@ -17,7 +17,10 @@ def public_path(path: str) -> str:
     """
     if not os.path.isabs(path):
         return path
-    relative = os.path.relpath(path)
+    try:
+        relative = os.path.relpath(path)
+    except FileNotFoundError:  # the current folder has been removed
+        relative = os.pardir
     outside = relative == os.pardir or relative.startswith(os.pardir + os.sep)
     return os.path.basename(os.path.normpath(path)) if outside else relative
 
