@@ -7,6 +7,7 @@ A list whose images are in another folder, its fields named, and two sources in 
 
     … --config.source=coco_train.json --config.images=/data/coco
     … --config.source=pairs.csv --config.columns.image=photo --config.columns.text=title
+    … --config.source=clips.csv --config.columns.video=file --config.columns.text=title
     … --config.source='cc=cc12m/*.tar,sbu=sbu/*.csv' --config.columns.image=sbu=photo
 
 A published benchmark, from the folder with its owner's files:

@@ -28,6 +28,7 @@ class ColumnsConfig:
 
     key: str = ""  # the field that identifies a record; or comma-separated SOURCE=FIELD
     image: str = ""  # the field of the image, its path or its URL; or comma-separated SOURCE=FIELD
+    video: str = ""  # of clips, the field of the file or its path; or comma-separated SOURCE=FIELD
     text: str = ""  # the field of the text or texts; or comma-separated SOURCE=FIELD
     url: str = ""  # the field of the URL to keep with the image; or comma-separated SOURCE=FIELD
 

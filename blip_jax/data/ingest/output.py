@@ -47,7 +47,7 @@ def finish(
       config: of the import.
 
     Raises:
-      UserError: no record has become a row.
+      UserError: no record has become a row, or some are of images and others of clips.
     """
     folder = epath.Path(workdir)
     counts = [
@@ -64,6 +64,11 @@ def finish(
         raise UserError(
             f"none of the {totals['records_read']:,} records can be used: {found}{_hint(reasons)}"
         )
+    contents = sorted({content for count in counts for content in count["contents"]})
+    if len(contents) > 1:
+        raise UserError(
+            f"config.source has {' and '.join(contents)}; import them into a dataset each"
+        )
     full = [unit.number for unit, count in zip(work_units, counts) if count["rows"]]
     for place, number in enumerate(full):
         shard = folder / f"{NAME}-{config.output_split}.array_record-{place:05d}-of-{len(full):05d}"
@@ -71,7 +76,7 @@ def finish(
             units.path_of(parts, number, units.ROWS).rename(shard)
     marked = _write_index(folder, parts, full, config.near_duplicate_bits)
     _write_skipped(folder, parts, len(work_units))
-    _write_metadata(folder, [counts[number] for number in full], config)
+    _write_metadata(folder, [counts[number] for number in full], contents[0], config)
     manifest = {
         **totals,
         "skipped": dict(sorted(reasons.items())),
@@ -92,6 +97,7 @@ def _hint(reasons: Counter) -> str:
         "text not UTF-8": "save the texts as UTF-8 (iconv does that)",
         "missing image": "--config.images=FOLDER is where image paths start; URLs are not "
         "downloaded (img2dataset does that)",
+        "missing video": "--config.images=FOLDER is where the paths of clips start",
     }
     return f"; {hints[reason]}" if reason in hints else ""
 
@@ -141,8 +147,10 @@ def _write_skipped(folder: epath.Path, parts: str, count: int) -> None:
                 shutil.copyfileobj(part, out)
 
 
-def _write_metadata(folder: epath.Path, counts: list[dict], config: IngestConfig) -> None:
-    """Writes the files that TFDS needs with the shards."""
+def _write_metadata(
+    folder: epath.Path, counts: list[dict], content: str, config: IngestConfig
+) -> None:
+    """Writes the files that TFDS needs with the shards; `content` is of units.FEATURES_OF."""
     template = tfds.core.ShardedFileTemplate(
         data_dir=folder,
         dataset_name=NAME,
@@ -157,7 +165,7 @@ def _write_metadata(folder: epath.Path, counts: list[dict], config: IngestConfig
     )
     tfds.folder_dataset.write_metadata(
         data_dir=str(folder),
-        features=units.features(config),
+        features=units.FEATURES_OF[content],
         split_infos=[info],
         description="Images and texts as they were found; see manifest.json.",
         check_data=False,

@@ -7,7 +7,7 @@ import json
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, Literal
 
 from blip_jax.data.fields import TEXT_FIELDS
 from blip_jax.data.image_suffixes import IMAGE_SUFFIXES
@@ -20,6 +20,7 @@ DEFAULT_FIELD_NAMES = {
     "key": ("key", "__key__", "uid", "image_id", "sample_id", "id"),
     "image": ("image", "jpg", "jpeg", "png", "webp", "img", "path", "image_path", "file_name",
               "filename", "filepath", "file", "image_file"),
+    "video": ("video", "mp4", "clip", "video_path", "clip_path", "video_file", "video_name"),
     "text": ("texts", "text", "captions", "caption", "alt", "alt_text", "alttext", "txt",
              "description", "sentences"),
     "url": ("url", "image_url", "img_url"),
@@ -49,6 +50,7 @@ class RawRecord:
     Attributes:
       name: its key as found, or a replacement.
       image: the file's bytes; None if there are none, or they are in the file `image_path`.
+      video: of a clip, in place of `image`.
       image_path: path or URL of the image, as the record has it; "" if the bytes are here.
       second_image_path: the right image of a pair, as `image_path`.
       video_path: of a clip, in place of `image_path`.
@@ -61,6 +63,7 @@ class RawRecord:
 
     name: str
     image: bytes | None = None
+    video: bytes | None = None
     image_path: str = ""
     second_image_path: str = ""
     video_path: str = ""
@@ -73,9 +76,14 @@ class RawRecord:
     unused_images: int = 0
     merged_fields: list[dict[str, Any]] = dataclasses.field(default_factory=list)
 
+    @property
+    def path(self) -> str:
+        """Returns the path or URL of the image or clip; "" if its bytes are here."""
+        return self.video_path or self.image_path
+
 
 class FieldMapping:
-    """Maps the fields of a record to key, image, text and URL."""
+    """Maps the fields of a record to key, image or video, text and URL."""
 
     def __init__(self, settings: IngestConfig):
         self._given = dataclasses.asdict(settings.columns)
@@ -89,22 +97,41 @@ class FieldMapping:
         lower = {name.lower(): name for name in reversed(names)}
         return next((lower[usual] for usual in DEFAULT_FIELD_NAMES[kind] if usual in lower), None)
 
+    def find_picture(self, names: Iterable[str]) -> tuple[Literal["video", "image"], str | None]:
+        """Returns whether a record is a clip or an image, and the field that holds it or its path.
+
+        A field of images comes before one of clips unless the settings name one of clips; the
+        field of a URL comes last.
+        """
+        names = list(names)
+        image = None if self.given("video") else self.find("image", names)
+        video = None if image or self.given("image") else self.find("video", names)
+        if video or self.given("video"):
+            return "video", video
+        return "image", image or self.find("url", names)
+
     def given(self, kind: str) -> str:
         """Returns the name that the settings give for a kind; "" if none."""
         return self._given.get(kind, "")
 
     def check(self, names: Iterable[str], path: str) -> None:
-        """Raises a UserError if a file with these fields has no images or texts."""
+        """Raises a UserError if a file with these fields has no images or clips, or no texts."""
         names = list(names)
-        wanted = [("image", "url")] + [("text",)] * (not self._allow_no_text)
-        for kinds in wanted:
-            if not any(self.find(kind, names) for kind in kinds):
-                name = self.given(kinds[0])
-                looked = f"no field {name!r}" if name else f"no {kinds[0]} among its fields"
-                found = ", ".join(map(str, names)) or "none"
-                raise UserError(
-                    f"{path} has {looked} ({found}); name it with --config.columns.{kinds[0]}=NAME"
-                )
+        kind, picture = self.find_picture(names)
+        lacking = []
+        if picture is None:
+            of_clips = ", or that of clips with --config.columns.video=NAME"
+            lacking.append((kind, "" if self.given(kind) else of_clips))
+        if not self._allow_no_text and not self.find("text", names):
+            lacking.append(("text", ", or do without with --config.allow_no_text=True"))
+        for kind, otherwise in lacking:
+            name = self.given(kind)
+            looked = f"no field {name!r}" if name else f"no {kind} among its fields"
+            found = ", ".join(map(str, names)) or "none"
+            raise UserError(
+                f"{path} has {looked} ({found}); name it with --config.columns.{kind}=NAME"
+                f"{otherwise}"
+            )
 
     def record(
         self,
@@ -123,8 +150,12 @@ class FieldMapping:
 
     def _record(self, fields: Mapping[str, Any], name: str, kinds: Iterable[str]) -> RawRecord:
         rest = dict(fields)
-        names = {kind: self.find(kind, rest) for kind in kinds}
-        taken = {kind: rest.pop(found, None) for kind, found in names.items() if found}
+        names = {kind: self.find(kind, rest) for kind in kinds if kind not in ("image", "video")}
+        content = "image"
+        if "image" in kinds:
+            content, names["picture"] = self.find_picture(rest)
+        taken = {kind: rest.get(found) for kind, found in names.items() if found}
+        rest = {name: value for name, value in rest.items() if name not in names.values()}
         key, url = taken.get("key"), taken.get("url")
         texts = listed(taken.get("text"))
         rest |= {field: listed(rest[field]) for field in TEXT_FIELDS if field in rest}
@@ -138,18 +169,22 @@ class FieldMapping:
             truth=_truth(truth),
             fields=rest,
         )
-        image = taken.get("image")
-        if isinstance(image, list) and len(image) == 1:
-            (image,) = image
-        elif isinstance(image, list):
-            found = f"{len(image)} images in field {names['image']}, expected one"
-            raw.rejection = RejectedRecord("missing image", found)
-        if isinstance(image, Mapping):  # the image format of Hugging Face's datasets
-            image = image.get("bytes") or image.get("path")
-        if isinstance(image, bytes | bytearray | memoryview):
-            raw.image = bytes(image)
+        found = taken.get("picture")
+        if isinstance(found, list) and len(found) == 1:
+            (found,) = found
+        if isinstance(found, list):
+            detail = f"{len(found)} {content}s in field {names['picture']}, expected one"
+            raw.rejection = RejectedRecord(f"missing {content}", detail)
+        if isinstance(found, Mapping):  # the formats of Hugging Face's datasets
+            found = found.get("bytes") or found.get("path")
+        data = bytes(found) if isinstance(found, bytes | bytearray | memoryview) else None
+        path = "" if data is not None else as_text(found)
+        if content == "video":
+            raw.video, raw.video_path = data, path
+            if data is None and not path and not raw.rejection:
+                raw.rejection = RejectedRecord("missing video", "no bytes and no path")
         else:
-            raw.image_path = as_text(image) if "image" in taken else raw.url
+            raw.image, raw.image_path = data, path if "picture" in taken else raw.url
         return raw
 
 
@@ -212,8 +247,8 @@ def clean(text: str) -> str:
 
 
 def is_same_image(before: RawRecord, after: RawRecord) -> bool:
-    """Returns whether two consecutive records are of the same image path, thus one row."""
-    same = bool(after.image_path) and after.image_path == before.image_path
+    """Returns whether two consecutive records have one image's or clip's path, thus one row."""
+    same = bool(after.path) and after.path == before.path
     return same and not (before.rejection or after.rejection)
 
 
@@ -225,7 +260,7 @@ def _differs(before: Any, after: Any) -> bool:
 
 
 def merge_adjacent(raws: Iterable[RawRecord]) -> Iterator[RawRecord]:
-    """Merges consecutive records of the same image path.
+    """Merges consecutive records of one image's or clip's path.
 
     The original's lists have a record for each caption, and the five of an image are consecutive.
     """

@@ -21,7 +21,6 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from etils import epath
 
 from blip_jax.data.ingest import validation
-from blip_jax.data.ingest.benchmarks import BENCHMARKS
 from blip_jax.data.ingest.config import IngestConfig
 from blip_jax.data.ingest.plan import READERS, WorkUnit, as_name, of_source, unique
 from blip_jax.data.ingest.records import (
@@ -54,6 +53,8 @@ PAIR_FEATURES = _F.FeaturesDict({**FEATURES, "second_image": _F.Image()})  # the
 CLIP_FEATURES = _F.FeaturesDict(
     {name: x for name, x in FEATURES.items() if name != "image"} | {"video": _F.Text()}
 )
+# By what the rows of a dataset hold.
+FEATURES_OF = {"images": FEATURES, "pairs": PAIR_FEATURES, "clips": CLIP_FEATURES}
 ROWS, INDEX, SKIPPED, COUNTS = "rows", "parquet", "skipped.jsonl", "json"
 MERGED = "merged with the record before"  # these records add a text to that record's row
 GROUP = 1000  # rows of the index written at once
@@ -62,14 +63,6 @@ COLUMNS = pyarrow.schema(
     [(name, pyarrow.string()) for name in ("key", "url", "source", "sha256", "phash")]
     + [("width", pyarrow.int32()), ("height", pyarrow.int32()), ("license", pyarrow.string())]
 )
-
-
-def features(settings: IngestConfig) -> tfds.features.FeaturesDict:
-    """Returns the features of the records of an import."""
-    benchmark = BENCHMARKS[settings.benchmark] if settings.benchmark else None
-    if benchmark and benchmark.has_clips:
-        return CLIP_FEATURES
-    return PAIR_FEATURES if benchmark and benchmark.has_pairs else FEATURES
 
 
 class UnitInterrupted(Exception):
@@ -100,7 +93,7 @@ def process_unit(
         return json.loads(path_of(folder, unit.number, COUNTS).read_text())
     names: set[str] = set()
     folders = _folders(unit)
-    with _Files(folder, unit.number, settings) as files, warnings.catch_warnings():
+    with _Files(folder, unit.number) as files, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # warnings of PIL about unusual but complete files
         for raw in merge_adjacent(_read(unit, settings)):
             if not should_continue():
@@ -147,9 +140,9 @@ class _Files:
     They get their own names when the block ends without an error, the counts last.
     """
 
-    def __init__(self, folder: str, unit: int, settings: IngestConfig):
+    def __init__(self, folder: str, unit: int):
         self._folder, self._unit = folder, unit
-        self._serialize = serializer(features(settings))
+        self._serializers: dict[str, Callable] = {}  # by what the rows hold
         self._bytes = self._rows = self._records_read = 0
         self._reasons: Counter = Counter()
         self._warnings: Counter = Counter()
@@ -176,7 +169,11 @@ class _Files:
 
     def add(self, values: dict, licence: str | None, records: int, row_warnings: Counter) -> None:
         """Writes a row that represents `records` input records."""
-        example = self._serialize(values)
+        content = "pairs" if "second_image" in values else "images"
+        content = "clips" if "video" in values else content
+        if content not in self._serializers:
+            self._serializers[content] = serializer(FEATURES_OF[content])
+        example = self._serializers[content](values)
         self._writer.write(example)
         self._bytes += len(example)
         self._rows += 1
@@ -211,6 +208,7 @@ class _Files:
             "records_read": self._records_read,
             "rows": self._rows,
             "bytes": self._bytes,
+            "contents": sorted(self._serializers),
             "skipped": dict(sorted(self._reasons.items())),
             "warnings": {name: count for name, count in sorted(self._warnings.items()) if count},
         }

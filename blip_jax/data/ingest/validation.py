@@ -56,7 +56,7 @@ def row(
     # What a benchmark says of an image may all be in its fields.
     allow_no_text = settings.allow_no_text or bool(settings.benchmark)
     described["texts"] = _texts(raw, allow_no_text, warnings)
-    if raw.video_path:
+    if raw.video_path or raw.video is not None:
         return _clip(raw, folders, settings) | described, warnings
     if raw.image is None and not raw.image_path:  # img2dataset gives the reason in "status"
         raise RejectedRecord(
@@ -97,19 +97,22 @@ def _clip(raw: RawRecord, folders: list[str], settings: IngestConfig) -> dict[st
     Raises:
       RejectedRecord: the file is missing, or cannot be decoded, or is too small.
     """
-    try:
-        data = image_files.find(raw.video_path, settings.images, folders)
-    except RejectedRecord as rejection:
-        raise RejectedRecord(
-            rejection.reason.replace("image", "video"), rejection.detail
-        ) from rejection
+    data, named = raw.video, ""
+    if data is None:
+        named = f"{raw.video_path}: "
+        try:
+            data = image_files.find(raw.video_path, settings.images, folders)
+        except RejectedRecord as rejection:
+            raise RejectedRecord(
+                rejection.reason.replace("image", "video"), rejection.detail
+            ) from rejection
     try:
         found = frames(data, HASHED_FRAMES)
     except VideoError as error:
-        raise RejectedRecord("undecodable video", f"{raw.video_path}: {error}") from error
+        raise RejectedRecord("undecodable video", f"{named}{error}") from error
     height, width = found.shape[1:3]
     if min(height, width) < settings.min_side:
-        raise RejectedRecord("too small", f"{raw.video_path}: {width}x{height}")
+        raise RejectedRecord("too small", f"{named}{width}x{height}")
     return {
         "video": data,
         "sha256": hashlib.sha256(data).hexdigest(),

@@ -59,7 +59,6 @@ class Benchmark:
       splits: by config.split; the first is that of the config `prepare:NAME`.
       read: returns the records of the files of a split, in the owner's order.
       image_folders: other names that an owner's folder of images or clips has.
-      has_pairs: whether a record has a second image.
       has_clips: whether a record has a clip in place of an image.
     """
 
@@ -68,7 +67,6 @@ class Benchmark:
     splits: Mapping[str, Split]
     read: Callable[[list[OwnerFile], IngestConfig], Iterator[ImageRecord]]
     image_folders: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
-    has_pairs: bool = False
     has_clips: bool = False
 
 

@@ -66,5 +66,4 @@ BENCHMARK = Benchmark(
         "test2": _split("test2", 6_970, 4_074),
     },
     read=_read,
-    has_pairs=True,
 )

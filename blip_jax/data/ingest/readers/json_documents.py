@@ -75,9 +75,9 @@ def _is_json(line: bytes) -> bool:
 def _is_record(document: dict, settings: IngestConfig) -> bool:
     """Returns whether the object is itself a record, with an image and a text."""
     columns = FieldMapping(settings)
-    image = columns.find("image", document) or columns.find("url", document)
-    named = bool(image) and not isinstance(document[image], dict | list)
-    return named or bool(image and columns.find("text", document))
+    _, picture = columns.find_picture(document)
+    named = bool(picture) and not isinstance(document[picture], dict | list)
+    return named or bool(picture and columns.find("text", document))
 
 
 def _records(document: dict, path: str, settings: IngestConfig) -> Iterator[dict] | None:
@@ -123,7 +123,7 @@ def _with_path(record: Any) -> Any:
 
 def _named(name: str, record: dict, columns: FieldMapping) -> dict:
     """Returns a record that is the value of its key or, without an image field, of its path."""
-    if columns.find("image", record) or columns.find("url", record):
+    if columns.find_picture(record)[1]:
         return {"key": name} | record
     return {"image": name} | record
 

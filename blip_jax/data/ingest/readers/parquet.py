@@ -38,7 +38,7 @@ def plan(path: str, settings: IngestConfig) -> Iterator[tuple[int, int, int]]:
     columns = FieldMapping(settings)
     with _opened(path) as table:
         columns.check(table.schema_arrow.names, path)
-        paths = ((0, image_path) for image_path in _image_paths(table, columns))
+        paths = ((0, path) for path in _picture_paths(table, columns))
         yield from chunk_offsets(paths, settings.records_per_unit, _is_same)
 
 
@@ -46,10 +46,10 @@ def _is_same(before: bytes | None, after: bytes | None) -> bool:
     return bool(after) and before == after
 
 
-def _image_paths(table, columns: FieldMapping) -> Iterator[bytes | None]:
-    """Yields the path of each row's image; None where the file holds the images themselves."""
+def _picture_paths(table, columns: FieldMapping) -> Iterator[bytes | None]:
+    """Yields the path of each row's image or clip; None where the file holds these themselves."""
     schema = table.schema_arrow
-    name = columns.find("image", schema.names) or columns.find("url", schema.names)
+    _, name = columns.find_picture(schema.names)
     kind = schema.field(name).type if name else pyarrow.null()
     if pyarrow.types.is_struct(kind):  # Hugging Face's; it has paths alone if no bytes
         fields = {kind.field(number).name for number in range(kind.num_fields)}

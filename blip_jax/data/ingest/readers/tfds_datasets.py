@@ -72,12 +72,12 @@ def read(unit, settings: IngestConfig) -> Iterator[RawRecord]:
 def _record(rows, number: int, features, columns: FieldMapping) -> RawRecord:
     """Returns the record of a row."""
     record = dict(rows[number])
-    image = columns.find("image", record)
-    content = record.pop(image, None) if image else None
+    kind, picture = columns.find_picture(record)
+    content = record.pop(picture, None) if picture else None
     fields = {name: _plain(value) for name, value in record.items()}
-    if image:  # a path is a text
-        is_path = isinstance(features[image], tfds.features.Text)
-        fields[image] = _plain(content) if is_path else content
+    if picture:  # a path is a text, as are the bytes of a clip that `prepare` has written
+        is_path = kind == "image" and isinstance(features[picture], tfds.features.Text)
+        fields[picture] = _plain(content) if is_path else content
     _unpack(fields)
     return columns.record(fields, f"{number:09d}")
 
