@@ -9,12 +9,14 @@ import pytest
 import tiny_dataset
 
 from blip_jax.data.text import clean_caption
+from blip_jax.models.pmapped import PmappedFunction
 from blip_jax.models.reranking import context_bytes
 from blip_jax.runtime.errors import UserError
 from blip_jax.tasks import reranking
 from blip_jax.tasks.eval_dataset import EvalDataset
 from blip_jax.tasks.evaluate import EvaluateConfig, evaluate
-from blip_jax.tasks.reranking import PairScorer, StoredScores, plan_blocks, texts_per_row
+from blip_jax.tasks.image_blocks import plan_blocks, texts_per_row
+from blip_jax.tasks.reranking import PairScorer, StoredScores
 from blip_jax.tasks.retrieval import RetrievalConfig
 
 IMAGES, TEXTS = 10, 20  # of the test split
@@ -74,6 +76,7 @@ def one_device(monkeypatch):
     device = jax.local_devices()[:1]
     monkeypatch.setattr(jax, "local_devices", lambda *unused, **more: device)
     monkeypatch.setattr(jax, "local_device_count", lambda: 1)
+    monkeypatch.setattr(PmappedFunction, "_mapped", {})  # programs of one device are not kept
 
 
 def test_scores_are_those_of_match_on_any_number_of_devices(world, model, dataset, monkeypatch):

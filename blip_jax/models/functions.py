@@ -258,7 +258,7 @@ def verify_function(model: Model) -> Callable[..., np.ndarray]:
     return PmappedFunction(decide, model, "verify")
 
 
-def hidden_states_function(model: Model, of: Sequence[str]) -> Callable[..., np.ndarray]:
+def hidden_states_function(model: Model, of: Sequence[str]) -> PmappedFunction:
     """Returns a function for hidden states of images, of texts, or of image-grounded texts.
 
     Args:

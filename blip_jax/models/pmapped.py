@@ -27,7 +27,8 @@ class PmappedFunction:
         None: this one is compiled by itself.
       takes_shared: the function takes after the method caller a tree of arrays, the argument
         `shared` of a call, that is the same for all rows of a device.
-      shared_axis: None: the devices share it; 0: its arrays [D, ...] have a part for each.
+      shared_axis: None: the devices share it; 0: its arrays [D, ...] have a part for each; or one
+        of these for each of a tuple.
 
     Attributes:
       per_device: what one device does, of (parameters, shared, tuple of trees of arrays [b, ...]).
@@ -41,7 +42,7 @@ class PmappedFunction:
         model: Model,
         program: Hashable = None,
         takes_shared: bool = False,
-        shared_axis: int | None = None,
+        shared_axis: int | None | tuple[int | None, ...] = None,
     ):
         network = nn.network(model.config, model.model_type)
         found = self._mapped.get((program, network)) if program else None
@@ -70,7 +71,10 @@ class PmappedFunction:
 
 
 def _map(
-    function: Callable, network: Any, takes_shared: bool, shared_axis: int | None
+    function: Callable,
+    network: Any,
+    takes_shared: bool,
+    shared_axis: int | None | tuple[int | None, ...],
 ) -> tuple[Callable, Callable]:
     """Returns what one device does, and this mapped over the devices; see `PmappedFunction`."""
 

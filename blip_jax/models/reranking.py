@@ -41,7 +41,7 @@ def image_context_function(model: Model) -> Callable[[np.ndarray], Any]:
 
 
 def context_match_function(model: Model) -> Callable[..., jax.Array]:
-    """Returns a function of contexts and texts to ITM's match logits float32 [D, r, G].
+    """Returns a function of contexts and texts to ITM's match logits float32 [D, r * G].
 
     It takes the contexts of `image_context_function`, the place of each row's image among the b of
     its device, int32 [D, r], ids int32 [D, r, G, T] and mask bool [D, r, G, T]. The result is on
@@ -53,7 +53,7 @@ def context_match_function(model: Model) -> Callable[..., jax.Array]:
         of_rows = jax.tree.map(lambda x: x[:, places], context)
         length = ids.shape[-1]
         logits = apply("itm_logits", ids.reshape(-1, length), mask.reshape(-1, length), of_rows)
-        return logits[:, 1].reshape(ids.shape[:2])
+        return logits[:, 1]
 
     function = PmappedFunction(score, model, "context_match", takes_shared=True, shared_axis=0)
 

@@ -13,12 +13,12 @@ from blip_jax.data.fields import questions_of
 from blip_jax.data.text import clean_question
 from blip_jax.decoding import Decoding, Generated
 from blip_jax.models import Model
-from blip_jax.models.functions import answer_function, rank_function
+from blip_jax.models.answering import answer_by_image, image_tokens_function, rank_by_image
 from blip_jax.models.inputs import encode_candidates
 from blip_jax.models.results import captions_of
 from blip_jax.runtime.errors import UserError
 from blip_jax.tasks.base import Prediction
-from blip_jax.tasks.eval_dataset import EvalDataset, RowsOf
+from blip_jax.tasks.eval_dataset import EvalDataset
 
 SPLIT = "train"  # of a dataset whose answers are the candidates
 
@@ -31,6 +31,8 @@ def predict_answers(
     rank_k: int = 128,
 ) -> list[Prediction]:
     """Returns {"key": the question's id, "image", "question", "answer", "log_probability"}.
+
+    An image is encoded once for all its questions.
 
     Args:
       decoding: how answers are generated without candidates.
@@ -46,7 +48,7 @@ def predict_answers(
         raise UserError(f"no question in {dataset.name}; evaluate on a dataset with questions")
     texts = [clean_question(question["question"]) for question in questions]
     ids, mask = model.tokenizer.encode(texts, model.max_length)
-    arrays = RowsOf(dataset.images, np.array(images)), ids, mask
+    arrays = np.array(images), ids, mask
     if candidates:
         answers, scores = _ranked(model, dataset, arrays, candidates, rank_k)
     else:
@@ -67,9 +69,9 @@ def _ranked(
     model: Model, dataset: EvalDataset, arrays: tuple, candidates: Sequence[str], rank_k: int
 ) -> tuple[list[str], np.ndarray]:
     shared = encode_candidates(model.tokenizer, list(candidates), model.config.med.max_length)
-    rank = rank_function(model, min(rank_k, len(candidates)))
-    function = functools.partial(rank, shared=shared)
-    index, scores = dataset.share(function, *arrays, title="answers")
+    encode, rank = image_tokens_function(model), rank_by_image(model, min(rank_k, len(candidates)))
+    rank = functools.partial(rank, shared)
+    index, scores = dataset.share_by_image(encode, rank, *arrays, title="answers")
     return [candidates[i] for i in index], scores
 
 
@@ -77,12 +79,8 @@ def _generated(
     model: Model, dataset: EvalDataset, arrays: tuple, decoding: Decoding
 ) -> tuple[list[str], list[float]]:
     decoding = dataclasses.replace(decoding, num_captions=1)
-    write = answer_function(model, decoding.shape(1, model.config.med.max_length))
-    found = Generated(
-        *dataset.share(
-            lambda *rows: write(*rows, decoding.params(len(rows[0]))), *arrays, title="answers"
-        )
-    )
+    encode, write = image_tokens_function(model), answer_by_image(model, decoding)
+    found = Generated(*dataset.share_by_image(encode, write, *arrays, title="answers"))
     captions = captions_of(found, np.ones(len(found.tokens), int), model.tokenizer)
     return [row[0].text for row in captions], [row[0].score for row in captions]
 

@@ -15,7 +15,9 @@ from blip_jax.data.pixels import RecordPixels
 from blip_jax.models.batching import run_in_batches
 from blip_jax.runtime.errors import DIVERGED, UserError
 from blip_jax.runtime.processes import all_gather
+from blip_jax.runtime.progress import Progress
 from blip_jax.runtime.terminal import print_note
+from blip_jax.tasks.image_blocks import run_by_image
 
 ROWS_PER_DEVICE = 128  # images; of clips as many as have this many frames
 # Decoded images of up to this size stay in memory; those of a larger split are decoded when used.
@@ -183,16 +185,48 @@ class EvalDataset:
     def share(self, function: Callable, *arrays: Any, title: str = "") -> list[np.ndarray]:
         """Returns as `run`; each process computes its part of the rows, and all get the whole.
 
-        Parts have one length: the last ones repeat the last row.
+        Raises:
+          UserError: a result is NaN.
+        """
+        rows = local_rows(len(arrays[0]))
+        parts = (RowsOf(array, rows) for array in arrays)
+        results = run_in_batches(function, self.batch_size, *parts, title=title)
+        return self._gathered(results, len(arrays[0]), title)
+
+    def share_by_image(
+        self,
+        encode: Callable,
+        function: Callable,
+        image_index: np.ndarray,
+        *arrays: np.ndarray,
+        title: str,
+    ) -> list[np.ndarray]:
+        """Returns `function` of encoded images and arrays of their texts [P, ...], as `share`.
+
+        A process encodes each of its images once. Functions are those of `run_by_image`.
+
+        Args:
+          image_index: int [P], sorted: the image that each text is about.
 
         Raises:
           UserError: a result is NaN.
         """
-        total = len(arrays[0])
-        local = -(-total // jax.process_count())
-        rows = np.minimum(np.arange(local) + jax.process_index() * local, total - 1)
-        parts = (RowsOf(array, rows) for array in arrays)
-        results = run_in_batches(function, self.batch_size, *parts, title=title)
+        rows, most = local_rows(len(image_index)), self.batch_size // jax.local_device_count()
+        found = run_by_image(
+            encode, function, self.images, image_index[rows], [x[rows] for x in arrays],
+            most=(most, most),
+        )  # fmt: skip
+        parts, unit = [], title.removesuffix("s")
+        with Progress(title, len(rows), unit, enabled=jax.process_index() == 0) as progress:
+            for pairs, results in found:
+                parts.append([pairs, *results])
+                progress.update(len(pairs))
+        pairs, *results = (np.concatenate(x) for x in zip(*parts, strict=True))
+        order = np.argsort(pairs)
+        return self._gathered([x[order] for x in results], len(image_index), title)
+
+    def _gathered(self, results: list[np.ndarray], total: int, title: str) -> list[np.ndarray]:
+        """Returns the results of all processes, each of which has those of its `local_rows`."""
         results = [np.concatenate(all_gather(x))[:total] for x in results]
         self._check_results(results, title)  # not before: all processes stop, or none
         return results
@@ -207,6 +241,15 @@ class EvalDataset:
                 f"the model gives NaN for {bad.sum()} of {len(bad)} {title or 'results'} of "
                 f"{self.name}; {DIVERGED}"
             )
+
+
+def local_rows(total: int) -> np.ndarray:
+    """Returns which of `total` rows this process computes, int [ceil(total / processes)].
+
+    All processes have as many: the last ones repeat the last row.
+    """
+    local = -(-total // jax.process_count())
+    return np.minimum(np.arange(local) + jax.process_index() * local, total - 1)
 
 
 def _batch_size(pixels: RecordPixels) -> int:

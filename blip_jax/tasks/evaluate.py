@@ -1,7 +1,7 @@
 """Evaluates a model, or a file of predictions, on a dataset: predictions, metrics, a table.
 
-Of several processes each encodes all images and texts; re-ranking and captions, which take long,
-are shared. All get the same numbers, and the first writes them.
+Of several processes each encodes all images and texts; re-ranking, captions and answers, which
+take long, are shared. All get the same numbers, and the first writes them.
 """
 
 import contextlib

@@ -1,11 +1,9 @@
 """ITM scores of pairs of images and texts: shared among devices and processes, and resumable.
 
-P pairs, sorted by image; blocks of images; rows of one image with G of its texts; D local devices.
+P pairs, sorted by image.
 """
 
-import dataclasses
 import time
-from collections.abc import Iterator
 
 import jax
 import numpy as np
@@ -22,75 +20,13 @@ from blip_jax.runtime.files import atomic_write
 from blip_jax.runtime.fingerprint import values_digest
 from blip_jax.runtime.processes import all_gather
 from blip_jax.runtime.progress import Progress
-from blip_jax.tasks.eval_dataset import EvalDataset
+from blip_jax.tasks.eval_dataset import EvalDataset, local_rows
+from blip_jax.tasks.image_blocks import run_by_image
 
 PAIRS_PER_DEVICE = 128  # of a step
-MAX_TEXTS_PER_ROW = 32
 MAX_IMAGES_PER_DEVICE = 64  # of a block
 SAVE_SECONDS = 30.0  # at least, from one storing of scores to the next
 GIB = 2**30
-
-
-@dataclasses.dataclass(frozen=True)
-class Block:
-    """Some images, and where their pairs are computed.
-
-    Attributes:
-      images: int [D * b], rows of the images in the order of the devices; repeats fill up.
-      places: int32 [D, R], the place among the b images of its device of each row.
-      pairs: int [D, R, G], indices of the pairs of each row; -1: none.
-    """
-
-    images: np.ndarray
-    places: np.ndarray
-    pairs: np.ndarray
-
-
-def plan_blocks(
-    image_index: np.ndarray, devices: int, images_per_device: int, rows_per_step: int, texts: int
-) -> Iterator[Block]:
-    """Yields blocks of consecutive images that hold all pairs once.
-
-    Rows are dealt out so that the devices have nearly equal numbers of them.
-
-    Args:
-      image_index: int [P], sorted: the image of each pair.
-      rows_per_step: the number of rows of a device is a multiple of this.
-      texts: G.
-    """
-    images, starts, counts = np.unique(image_index, return_index=True, return_counts=True)
-    size = devices * images_per_device
-    for first in range(0, len(images), size):
-        chosen = slice(first, first + size)
-        rows = -(-counts[chosen] // texts)
-        device_of, place_of = _deal_out(rows, devices, images_per_device)
-        most = max(np.bincount(device_of, rows, devices).astype(int).max(), 1)
-        most = -(-most // rows_per_step) * rows_per_step
-        order = np.full((devices, images_per_device), images[chosen][0])
-        order[device_of, place_of] = images[chosen]
-        places = np.zeros((devices, most), np.int32)
-        pairs = np.full((devices, most, texts), -1)
-        filled = np.zeros(devices, int)
-        for number, (device, place) in enumerate(zip(device_of, place_of, strict=True)):
-            here = slice(filled[device], filled[device] + rows[number])
-            filled[device] += rows[number]
-            places[device, here] = place
-            own = starts[chosen][number] + np.arange(rows[number] * texts)
-            own[counts[chosen][number] :] = -1
-            pairs[device, here] = own.reshape(-1, texts)
-        yield Block(order.ravel(), places, pairs)
-
-
-def _deal_out(rows: np.ndarray, devices: int, most: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the device of each image, and its place there: the largest first, to the emptiest."""
-    device_of, place_of = np.zeros(len(rows), int), np.zeros(len(rows), int)
-    load, count = np.zeros(devices), np.zeros(devices, int)
-    for image in np.argsort(-rows, kind="stable"):
-        device = int(np.argmin(np.where(count < most, load, np.inf)))
-        device_of[image], place_of[image] = device, count[device]
-        load[device] += rows[image]
-        count[device] += 1
-    return device_of, place_of
 
 
 class StoredScores:
@@ -168,8 +104,7 @@ class PairScorer:
             by image.
         """
         total, processes = len(image_index), jax.process_count()
-        local = -(-total // processes)
-        rows = np.minimum(np.arange(local) + jax.process_index() * local, total - 1)
+        rows = local_rows(total)
         path = None
         if self._dataset.unfinished:
             part = f"{name}-{jax.process_index()}-of-{processes}.npz"
@@ -177,42 +112,28 @@ class PairScorer:
         # The model and the dataset are those of the folder.
         settings = [jax.local_device_count(), PAIRS_PER_DEVICE, self._images_per_device]
         made_of = values_digest(settings, image_index, text_index, *self._texts)
-        stored = StoredScores(path, made_of, local)
+        stored = StoredScores(path, made_of, len(rows))
         self._score(image_index[rows], text_index[rows], stored)
         return np.concatenate(all_gather(stored.scores))[:total]
 
     def _score(self, image_index: np.ndarray, text_index: np.ndarray, stored: StoredScores):
         """Fills in the scores that `stored` lacks, block by block."""
-        devices, images = jax.local_device_count(), len(np.unique(image_index))
-        texts = texts_per_row(len(image_index), images)
-        rows = PAIRS_PER_DEVICE // texts
-        per_device = min(self._images_per_device, -(-images // devices))
-        scores, ids, mask = stored.scores, *self._texts
+        scores = stored.scores
         done = int((~np.isnan(scores)).sum())
         shown = jax.process_index() == 0
         with Progress("re-ranking", len(scores), "pair", done, enabled=shown) as progress:
-            for block in plan_blocks(image_index, devices, per_device, rows, texts):
-                wanted = block.pairs[block.pairs >= 0]
-                if not np.isnan(scores[wanted]).any():
-                    continue
-                contexts, steps = self._encode(self._dataset.images[block.images]), []
-                for start in range(0, block.places.shape[1], rows):
-                    here = slice(start, start + rows)
-                    pairs = block.pairs[:, here]
-                    text = text_index[np.maximum(pairs, 0)]
-                    logits = self._match(contexts, block.places[:, here], ids[text], mask[text])
-                    steps.append((pairs, logits))
-                for pairs, logits in steps:  # all are under way by now
-                    is_pair = pairs >= 0
-                    scores[pairs[is_pair]] = np.asarray(logits)[is_pair]
-                    progress.update(int(is_pair.sum()))
+            found = run_by_image(
+                self._encode,
+                self._match,
+                self._dataset.images,
+                image_index,
+                [array[text_index] for array in self._texts],
+                most=(self._images_per_device, PAIRS_PER_DEVICE),
+                is_done=lambda pairs: not np.isnan(scores[pairs]).any(),
+            )
+            for pairs, (logits,) in found:
+                scores[pairs] = logits
+                progress.update(len(pairs))
                 stored.save()
             if done < len(scores):
                 stored.save(now=True)
-
-
-def texts_per_row(pairs: int, images: int) -> int:
-    """Returns G: a power of two, a quarter of an image's pairs at most, so that few places stay
-    empty."""
-    most = max(pairs // (4 * max(images, 1)), 1)
-    return min(1 << (most.bit_length() - 1), MAX_TEXTS_PER_ROW)
