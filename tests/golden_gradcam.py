@@ -4,7 +4,7 @@ import numpy as np
 from golden_file import Golden, image
 from golden_outputs import Outputs, network
 
-from blip_jax.models import gradcam as model_gradcam
+from blip_jax.models import gradcam_maps
 
 
 def gradcam(golden: Golden) -> Outputs:
@@ -17,13 +17,13 @@ def gradcam(golden: Golden) -> Outputs:
     arguments = apply, model, tokens, layer, inputs[f"{prefix}ids"], mask
     if target == "vqa":
         answers = inputs["answer_ids"], golden.mask("answer_mask")
-        maps, score = model_gradcam.answer_maps(*arguments, *answers)
+        maps, score = gradcam_maps.answer_maps(*arguments, *answers)
         found = {"log_probability": score}
     elif target == "captioner":
-        maps, score = model_gradcam.caption_maps(*arguments)
+        maps, score = gradcam_maps.caption_maps(*arguments)
         found = {"log_probability": score}
     else:
-        maps, _ = model_gradcam.match_maps(*arguments)
+        maps, _ = gradcam_maps.match_maps(*arguments)
         context = apply("image_context", tokens, "encoder")
         found = {"itm_logits": apply("itm_logits", inputs["ids"], mask, context)}
     maps = np.where(mask[..., None], maps, 0)

@@ -1,18 +1,26 @@
 """What is said of predictions, which are shown, and the page of examples."""
 
+import base64
+import io
 import json
+import re
 
 import pytest
 import task_datasets
+import tiny
+from PIL import Image
 
 from blip_jax.decoding import Decoding
 from blip_jax.reports.examples import write_examples
+from blip_jax.runtime.config import replace
 from blip_jax.runtime.errors import UserError
+from blip_jax.tasks import VideoQaConfig, VideoRetrievalConfig
 from blip_jax.tasks.details import Details, described, match_details, round_details
 from blip_jax.tasks.evaluate import EvaluateConfig, evaluate
 from blip_jax.tasks.examples import choose
 from blip_jax.tasks.nlvr import NlvrConfig
 from blip_jax.tasks.pretraining import PretrainingConfig
+from blip_jax.tasks.visdial import VisdialConfig
 from blip_jax.tasks.vqa import VqaConfig
 
 GREEDY = Decoding(method="greedy", repetition_penalty=1.0, max_length=16)
@@ -112,9 +120,10 @@ def test_evaluate_writes_lines_and_a_page(world, model, tmp_path, name):
     page = (out / "examples.html").read_text()
     assert page.count("<article") == 9
     assert page.count("<section>") == {"vqa": 4, "nlvr": 4, "pretrain": 10}[name]
-    assert ("where the model looks" in page) == (name != "nlvr")
+    assert page.count("where the model looks") == 9
     images = page.count("data:image/png")
-    assert images >= {"vqa": 9 + 9 * 5, "nlvr": 18, "pretrain": 9 + 9 * 3}[name]
+    assert images >= {"vqa": 9 + 9 * 5, "nlvr": 18 + 9 * 4, "pretrain": 9 + 9 * 3}[name]
+    assert page.count('style="--columns: 2"') == (images - 18 if name == "nlvr" else 0)
     # Of stored predictions there are no maps, and without examples there is no page.
     again = EvaluateConfig(
         "", folder, split, task=task, examples=3, predictions=str(out / "predictions.jsonl")
@@ -130,6 +139,37 @@ def test_evaluate_writes_lines_and_a_page(world, model, tmp_path, name):
     )
     evaluate(none, str(tmp_path / "none"), write_page=write_examples)
     assert not (tmp_path / "none" / "examples.html").exists()
+
+
+def test_a_page_of_dialogs_has_maps_of_question_and_answer(world, model, tmp_path):
+    folder = task_datasets.dialogs(tmp_path, 4)
+    config = EvaluateConfig("", folder, "train", VisdialConfig(max_length=24), examples=3)
+    evaluate(config, str(tmp_path / "out"), model=model("dialog"), write_page=write_examples)
+    page = (tmp_path / "out" / "examples.html").read_text()
+    assert page.count("where the model looks") == 3
+    lines = (tmp_path / "out" / "predictions.jsonl").read_text().splitlines()
+    said = [[re.sub(r"\W", "", line[name]) for name in ("question", "prediction")]
+            for line in map(json.loads, lines)]  # fmt: skip
+    for card in page.split("<article")[1:]:
+        words = "".join(re.findall('alt="heat map of ([^"]*)"', card)).replace("[UNK]", "")
+        # A question that is too long for the model has lost its end.
+        assert any(words.endswith(a) and q.startswith(words.removesuffix(a)) for q, a in said)
+
+
+@pytest.mark.parametrize("task", [VideoQaConfig(num_frames=5), VideoRetrievalConfig(num_frames=5)])
+def test_a_page_of_clips_shows_frames_and_maps_of_each(world, model, tmp_path, task):
+    pytest.importorskip("av")
+    folder = task_datasets.clips(tmp_path)
+    config = EvaluateConfig("", folder, "train", replace(task, max_length=24), examples=4)
+    loaded = model("vqa" if isinstance(task, VideoQaConfig) else "retrieval")
+    evaluate(config, str(tmp_path / "out"), model=loaded, write_page=write_examples)
+    page = (tmp_path / "out" / "examples.html").read_text()
+    assert page.count("where the model looks") == page.count("<article") == 4
+    maps = re.findall('--columns: 4"><img src="data:image/png;base64,([^"]*)"', page)
+    assert len(maps) >= 4 * 3
+    sizes = {Image.open(io.BytesIO(base64.b64decode(data))).size for data in maps}
+    assert sizes == {(4 * tiny.IMAGE, 2 * tiny.IMAGE)}  # five frames, four in a row
+    assert "no picture" not in page
 
 
 def test_a_page_escapes_texts_and_shows_missing_pictures(tmp_path):

@@ -7,7 +7,8 @@ import pytest
 from network_calls import FILES, PIXELS, TEXTS, refused
 from PIL import Image
 
-from blip_jax.models import gradcam
+from blip_jax.data.dialog import DialogRound
+from blip_jax.models import gradcam, gradcam_maps
 from blip_jax.models.results import heat_picture
 
 SIDE = 2  # patches of a tiny image, in each direction
@@ -25,10 +26,10 @@ def test_match_maps_are_the_effect_of_each_attention(model):
     ids, mask = retrieval.tokenizer.encode(TEXTS[:2], 24)
     context = network_calls.context_of(retrieval, PIXELS[:2], "encoder")
     tokens = network_calls.tokens_of(retrieval, PIXELS[:2])
-    ones = gradcam.ones(retrieval, tokens, ids)
+    ones = gradcam_maps.ones(retrieval, tokens, ids)
 
     def logit(place, step):
-        gate = gradcam.gates(retrieval, ones.at[(0, *place)].add(step), 0)
+        gate = gradcam_maps.gates(retrieval, ones.at[(0, *place)].add(step), 0)
         gated = context._replace(gate=gate)
         return float(network_calls.call(retrieval, "itm_logits", ids, mask, gated)[0, 1])
 
@@ -98,6 +99,70 @@ def test_the_last_layer_is_not_the_default(model):
     assert default.maps.max() > 0
 
 
+def test_maps_of_two_images_are_the_effect_of_each_attention(model):
+    """As for matches: in both images, the logit's slope by the gate of the strongest patch."""
+    nlvr, pairs = model("nlvr"), np.stack([PIXELS[:2], PIXELS[2:4]], axis=1)
+    found = nlvr.gradcam_pictures(pairs, TEXTS[:2], "verify")
+    true = nlvr.verify(FILES[:2], FILES[2:4], TEXTS[:2])
+    np.testing.assert_allclose([x.score for x in found], np.maximum(true, 1 - true), atol=1e-5)
+    assert found[0].maps.shape == (len(found[0].words), SIDE, 2 * SIDE)
+    np.testing.assert_array_equal(found[0].image, np.concatenate(pairs[0], axis=1))
+    ids, mask = nlvr.tokenizer.encode(TEXTS[:1], 24)
+    tokens = [network_calls.tokens_of(nlvr, pairs[:1, side]) for side in (0, 1)]
+    contexts = network_calls.call(nlvr, "image_contexts", *tokens)
+    ones, truth = gradcam_maps.ones(nlvr, tokens[0], ids), int(true[0] > 0.5)
+
+    def logit(side, place, step):
+        gate = gradcam_maps.gates(nlvr, ones.at[(0, *place)].add(step), 0)
+        gated = [c._replace(gate=gate if n == side else gradcam_maps.gates(nlvr, ones, 0))
+                 for n, c in enumerate(contexts)]  # fmt: skip
+        return float(network_calls.call(nlvr, "logits", ids, mask, tuple(gated))[0, truth])
+
+    for side in (0, 1):
+        maps = found[0].token_maps[:, :, side * SIDE : (side + 1) * SIDE].reshape(-1, SIDE**2)
+        (token, patch), step = np.unravel_index(maps.argmax(), maps.shape), 0.1
+        places = [(head, token, 1 + patch) for head in range(ones.shape[1])]
+        slopes = [(logit(side, p, step) - logit(side, p, -step)) / (2 * step) for p in places]
+        np.testing.assert_allclose(
+            maps[token, patch], np.maximum(slopes, 0).mean(), rtol=2e-2, atol=1e-6
+        )
+
+
+@pytest.mark.parametrize(("model_type", "of"), [("retrieval", "match"), ("vqa", "answer")])
+def test_each_frame_of_a_clip_has_its_part_of_the_map(model, model_type, of):
+    """Equal frames share evenly what one of them alone would have."""
+    loaded, answers = model(model_type), {"answers": ["red"]} if of == "answer" else {}
+    clip = np.repeat([PIXELS[:1]], 3, axis=1)
+    (found,) = loaded.gradcam_pictures(clip, TEXTS[:1], of, **answers)
+    (alone,) = loaded.gradcam(FILES[0], TEXTS[0], of=of, **answers)
+    assert found.words == alone.words and found.maps.shape[1:] == (SIDE, 3 * SIDE)
+    for number in range(3):
+        part = found.maps[:, :, number * SIDE : (number + 1) * SIDE]
+        np.testing.assert_allclose(3 * part, alone.maps, rtol=1e-3, atol=1e-6)
+    np.testing.assert_allclose(found.score, alone.score, atol=1e-4)
+
+
+def test_words_of_a_dialog_are_those_of_question_and_answer(model):
+    dialog = model("dialog")
+    rounds = [DialogRound("a red square", ("is it big? no",), "what colour", (answer,))
+              for answer in ("red", "a blue circle")]  # fmt: skip
+    found = dialog.gradcam_pictures(np.stack(PIXELS[:2]), rounds, "rank_dialog")
+    assert ["".join(x.words) for x in found] == ["whatcolourred", "whatcolourabluecircle"]
+    (ranked,) = dialog.rank_dialog(
+        FILES[0], "a red square", [("is it big?", "no")], "what colour", ["red"]
+    )
+    odds = [np.log(x.score / (1 - x.score)) for x in found]
+    np.testing.assert_allclose(odds[0], ranked.scores[0], atol=1e-3)
+    assert found[0].maps.max() > 0 and found[0].tokens.count("[SEP]") == 3
+
+
+def test_tiles():
+    pictures = (1 + np.arange(6))[:, None, None] * np.ones((6, 2, 3), int)
+    found = gradcam.tiled(pictures)
+    assert found.shape == (4, 12) and found[::2, ::3].tolist() == [[1, 2, 3, 4], [5, 6, 1, 1]]
+    assert gradcam.tiled(pictures[:2]).shape == (2, 6)
+
+
 def test_pieces_are_merged():
     words, rows = gradcam.merged_words(["a", "sky", "##line", "##s", "red"])
     assert words == ["a", "skylines", "red"]
@@ -107,7 +172,9 @@ def test_pieces_are_merged():
 
 def test_heat_keeps_the_positive_part_without_the_first_token():
     gradient = jnp.array([[[[9.0, 1.0, -2.0]], [[9.0, 3.0, -4.0]]]])  # two heads, one token
-    np.testing.assert_array_equal(gradcam.heat(gradient), [[[2.0, 0.0]]])
+    np.testing.assert_array_equal(gradcam_maps.heat(gradient), [[[2.0, 0.0]]])
+    frames = jnp.concatenate([gradient, 2 * gradient], axis=-1)
+    np.testing.assert_array_equal(gradcam_maps.heat(frames, 2), [[[2.0, 0.0, 4.0, 0.0]]])
 
 
 def test_a_picture_is_hot_where_the_map_is():

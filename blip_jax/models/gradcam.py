@@ -2,31 +2,29 @@
 
 Source: `compute_gradcam` of LAVIS (models/blip_models/blip_image_text_matching.py), which the
 original's demo of matching uses: attention probabilities times their positive gradients, mean over
-heads. D local devices, b images a device, S pixels a side, T tokens, N image tokens.
+heads (gradcam_maps.py). B texts, P pictures that each reads, S pixels a side, T tokens.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Literal
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from blip_jax.data.images import normalize
+from blip_jax.data.dialog import DialogRound, encode_rounds
 from blip_jax.data.text import clean_caption, clean_question
-from blip_jax.decoding import log_likelihood
 from blip_jax.models import functions
 from blip_jax.models.base import Base
+from blip_jax.models.batching import padded_batch_size, run_in_batches
+from blip_jax.models.gradcam_maps import gradcam_function
 from blip_jax.models.inputs import ImageLike, as_images, as_list, broadcast, encode_bucketed
-from blip_jax.models.pmapped import PmappedFunction
 from blip_jax.models.results import GradCam
-from blip_jax.nn import set_first_token
 from blip_jax.runtime.errors import UserError
 
 TARGETS = ("match", "caption", "answer")  # capabilities whose scores can be looked into
 BATCH = 16  # default of the largest number of images per batch
+TILES = 4  # pictures in a row, of pairs of images and of clips
 LAYER = 7 / 12  # layer by default, as a share of the depth: 7 of 12 in the original's demo
 
 
@@ -67,10 +65,7 @@ class GradCamMethods(Base):
         target = of or next(name for name in TARGETS if self.can(name))
         self.require(target)
         depth = self.config.med.depth
-        if layer is None:
-            # After the last layer ITM reads [ENC] alone: what other words attend to there has no
-            # effect on it.
-            layer = max(0, min(int(depth * LAYER), depth - 2))
+        layer = default_layer(depth) if layer is None else layer
         if not 0 <= layer < depth:
             raise UserError(f"layer is {layer}; the model's are 0 to {depth - 1}")
         if answers is not None and target != "answer":
@@ -83,13 +78,8 @@ class GradCamMethods(Base):
             texts = [caption.text if caption else "" for caption in texts]
         texts = as_list(texts)
         images, texts = broadcast(images, texts, names=("images", "texts"))
-        cleaner = (clean_question if target == "answer" else clean_caption) if clean else str
-        given = [cleaner(text) for text in texts]
-        start = 1  # position of the first word
-        if target == "caption":
-            given = [self.prompt + text for text in given]
-            start = len(functions.prompt_tokens(self))
-        arrays = encode_bucketed(self.tokenizer, given, self.max_length)
+        ids, mask, start = self._gradcam_texts(target, texts, clean)
+        arrays = ids, mask
         if target == "answer":
             if answers is None:
                 found = self.answer(
@@ -109,6 +99,58 @@ class GradCamMethods(Base):
             )
         ]
 
+    def gradcam_pictures(
+        self,
+        pictures: np.ndarray,
+        texts: Sequence[str] | Sequence[DialogRound],
+        of: Literal["match", "answer", "verify", "rank_dialog"],
+        answers: Sequence[str] = (),
+    ) -> list[GradCam]:
+        """Returns as `gradcam`, of texts that read two images or a clip, or end a dialog.
+
+        Args:
+          pictures: uint8 [B, P, S, S, 3], the pictures that each text reads; of one image also
+            [B, S, S, 3]. Maps and image of a result are tiles, a picture each, `TILES` in a row.
+          texts: of "rank_dialog" rounds with one candidate each; its words are those of the
+            question and the candidate, as earlier rounds are long.
+          of: also "verify": the logit of the answer, true or false, that the model gives; or
+            "rank_dialog": that of the candidate being right.
+          answers: of "answer", one a question.
+
+        Raises:
+          UserError: the model has no such score; a text has no word.
+        """
+        self.require(of)
+        if of == "rank_dialog":
+            ids, mask = encode_rounds(self.tokenizer, texts, 1, self.max_length)
+            ids, mask = ids[:, 0], mask[:, 0]
+            is_sep = (ids == self.tokenizer.ids.sep) & mask
+            starts = [1 + max([0, *np.flatnonzero(row)[:-1]]) for row in is_sep]
+        else:
+            ids, mask, start = self._gradcam_texts(of, texts, clean=True)
+            starts = [start] * len(texts)
+        arrays = [ids, mask]
+        if answers:
+            arrays += encode_bucketed(self.tokenizer, answers, self.config.med.max_length)
+        function = self._function(gradcam_function, of, default_layer(self.config.med.depth))
+        most = max(1, BATCH // (pictures.shape[1] if pictures.ndim > 4 else 1))
+        rows = padded_batch_size(len(pictures), most)
+        found = run_in_batches(function, rows, pictures, *arrays)
+        self._check_results(found)
+        columns = zip(*arrays[:2], *found, starts, answers or [""] * len(texts), texts, strict=True)
+        return [self._gradcam(*row) for row in columns]
+
+    def _gradcam_texts(
+        self, target: str, texts: Sequence[str], clean: bool
+    ) -> tuple[np.ndarray, np.ndarray, int]:
+        """Returns ids and mask [B, T] of texts, and the position of the first word."""
+        cleaner = (clean_question if target == "answer" else clean_caption) if clean else str
+        given, start = [cleaner(text) for text in texts], 1
+        if target == "caption":
+            given = [self.prompt + text for text in given]
+            start = len(functions.prompt_tokens(self))
+        return *encode_bucketed(self.tokenizer, given, self.max_length), start
+
     def _gradcam(self, ids, mask, maps, image, score, start, answer, text) -> GradCam:
         """Returns one result of a function's row; `start` is the position of the first word."""
         count = int(mask.sum())
@@ -118,7 +160,8 @@ class GradCamMethods(Base):
         if not words:
             raise UserError(f"the text {text!r:.80} has no word; give one with words")
         side = self.config.vit.image_size // self.config.vit.patch_size
-        maps = maps[:count].reshape(count, side, side)
+        maps = np.stack([tiled(x.reshape(-1, side, side)) for x in maps[:count]])
+        image = tiled(image.reshape(-1, *image.shape[-3:]))
         inner = maps[start : count - 1]
         return GradCam(
             words=words,
@@ -133,6 +176,26 @@ class GradCamMethods(Base):
         )
 
 
+def default_layer(depth: int) -> int:
+    """Returns the layer whose cross-attention is read: 7 of 12, and not the last.
+
+    After the last one ITM reads [ENC] alone: what other words attend to there has no effect on it.
+    """
+    return max(0, min(int(depth * LAYER), depth - 2))
+
+
+def tiled(pictures: np.ndarray) -> np.ndarray:
+    """Returns pictures or maps [P, H, W, ...] as one, `TILES` in a row.
+
+    What stays empty has the least value, so that it does not change how a map is scaled.
+    """
+    columns = min(len(pictures), TILES)
+    rows = -(-len(pictures) // columns)
+    empty = np.full_like(pictures[:1], pictures.min()).repeat(rows * columns - len(pictures), 0)
+    tiles = np.concatenate([pictures, empty]).reshape(rows, columns, *pictures.shape[1:])
+    return np.concatenate(np.concatenate(tiles, axis=1), axis=1)
+
+
 def merged_words(pieces: Sequence[str]) -> tuple[list[str], list[slice]]:
     """Returns the words that pieces make, and which pieces each has: ["sky", "##line"] is one."""
     if not pieces:
@@ -141,92 +204,3 @@ def merged_words(pieces: Sequence[str]) -> tuple[list[str], list[slice]]:
     rows = [slice(*ends) for ends in zip(starts, [*starts[1:], len(pieces)], strict=True)]
     words = [pieces[r.start] + "".join(p.removeprefix("##") for p in pieces[r][1:]) for r in rows]
     return words, rows
-
-
-def gradcam_function(model: Any, target: str, layer: int) -> PmappedFunction:
-    """Returns a function of images and texts to heat maps and scores.
-
-    It takes images uint8 [D * b, S, S, 3], ids int32 and mask bool [D * b, T], and of "answer" also
-    ids and mask of the answers; it gives maps float32 [D * b, T, N - 1], zeros for pads, the images
-    themselves, and the scores float32 [D * b]: P(match), or a log-probability.
-    """
-    compute = {"match": match_maps, "caption": caption_maps, "answer": answer_maps}[target]
-
-    def explain(apply, images, ids, mask, *answer):
-        tokens = apply("encode_image", normalize(images))
-        maps, score = compute(apply, model, tokens, layer, ids, mask, *answer)
-        return jnp.where(mask[..., None], maps, 0), images, score
-
-    return PmappedFunction(explain, model)
-
-
-def match_maps(apply: Callable, model: Any, tokens, layer: int, ids, mask):
-    """Returns maps [B, T, N - 1] of the ITM logit of a match, and P(match) [B]."""
-    context = apply("image_context", tokens, "encoder")
-
-    def logit(gate):
-        logits = apply("itm_logits", ids, mask, context._replace(gate=gates(model, gate, layer)))
-        return logits[:, 1].sum(), jax.nn.softmax(logits)[:, 1]
-
-    gradient, score = jax.grad(logit, has_aux=True)(ones(model, tokens, ids))
-    return heat(gradient), score
-
-
-def caption_maps(apply: Callable, model: Any, tokens, layer: int, ids, mask):
-    """Returns maps [B, T, N - 1] of each token's log-probability, and the sum of these [B].
-
-    A token's map is that of the position before it, which predicts it. The first token has zeros.
-    """
-    context = apply("image_context", tokens, "decoder")
-    chosen, weight = ids[:, 1:], mask[:, 1:]
-
-    def log_probabilities(gate):
-        logits = apply("lm_logits", ids, mask, context._replace(gate=gates(model, gate, layer)))
-        found = jax.nn.log_softmax(logits[:, :-1])
-        return jnp.take_along_axis(found, chosen[..., None], axis=-1)[..., 0] * weight
-
-    found, pull = jax.vjp(log_probabilities, ones(model, tokens, ids))
-
-    def of_token(place):  # one after the other: each takes a backward pass's memory
-        (gradient,) = pull(jnp.zeros_like(found).at[:, place].set(1))
-        return heat(gradient)[:, place]
-
-    maps = jax.lax.map(of_token, jnp.arange(found.shape[1]))
-    return jnp.pad(maps.swapaxes(0, 1), ((0, 0), (1, 0), (0, 0))), found.sum(-1)
-
-
-def answer_maps(apply: Callable, model: Any, tokens, layer: int, ids, mask, answer, answer_mask):
-    """Returns maps [B, Q, N - 1] of an answer's log-probability by word of the question, and it.
-
-    They are of the question encoder's cross-attention, which alone reads the image.
-    """
-    answer = set_first_token(answer, model.config.med.dec_token)
-
-    def log_probability(gate):
-        gate = gates(model, gate, layer)
-        states = apply("question_hidden_states", tokens, ids, mask, False, gate)
-        logits = apply("lm_logits", answer, answer_mask, apply("question_context", states, mask))
-        score = log_likelihood(logits, answer, answer_mask)
-        return score.sum(), score
-
-    gradient, score = jax.grad(log_probability, has_aux=True)(ones(model, tokens, ids))
-    return heat(gradient), score
-
-
-def ones(model: Any, tokens: jax.Array, ids: jax.Array) -> jax.Array:
-    """Returns the gate of one layer that changes nothing, float32 [B, H, T, N]."""
-    return jnp.ones((len(ids), model.config.med.heads, ids.shape[1], tokens.shape[1]))
-
-
-def gates(model: Any, gate: jax.Array, layer: int) -> jax.Array:
-    """Returns the gates of all layers, float32 [L, B, H, T, N]; all but one are 1."""
-    return jnp.ones((model.config.med.depth, *gate.shape)).at[layer].set(gate)
-
-
-def heat(gradient: jax.Array) -> jax.Array:
-    """Maps the gradient by a gate, float32 [B, H, T, N], to heat maps [B, T, N - 1].
-
-    At 1 it is probability * d/d probability, so that its positive part is the probability times the
-    positive part of its own gradient. The first image token, [CLS], has no place in the image.
-    """
-    return jnp.maximum(gradient, 0).mean(1)[..., 1:]

@@ -112,7 +112,7 @@ class GradCam:
       answer: of a question, the answer that is explained; else "".
       tokens: the word pieces, T, special tokens included.
       token_maps: float32 [T, h, w], of each of them.
-      image: uint8 [S, S, 3], as the model reads it.
+      image: uint8 [S, S, 3], as the model reads it; of pairs and clips tiles, as the maps are.
       exif_orientation: whether the model reads photos upright, as their EXIF says.
     """
 

@@ -27,7 +27,7 @@ def write_examples(
       sections: {"title", "cards"}; a card is {"key", "input", "history": lines, "prediction",
         "reference": texts, "score" and "metric": number or None, "metric_name", "pictures":
         [{"key", "is_right": bool or None, "pixels": uint8 [H, W, 3] or None}], "options": objects
-        with text, score and is_right, "maps": [{"word", "pixels"}]}.
+        with text, score and is_right, "maps": [{"word", "pixels", "columns": pictures in a row}]}.
     """
     names = tables.columns_of(metrics)
     cells = [tables.format_column([row.get(name) for row in metrics]) for name in names]

@@ -7,6 +7,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from blip_jax.data.dialog import DialogRound, dialog_round
 from blip_jax.data.fields import dialog_caption, questions_of, rounds_of, statements_of
 from blip_jax.metrics.captioning import cider_by_caption
 from blip_jax.metrics.vqa import soft_accuracy
@@ -29,10 +30,15 @@ class Option:
 
 @dataclasses.dataclass(frozen=True)
 class AttentionQuery:
-    """What `Model.gradcam` is asked for a prediction; `image` is the key of a record."""
+    """What `Model.gradcam` is asked for a prediction.
+
+    Attributes:
+      image: key of a record.
+      text: a text, or a round of a dialog with one candidate.
+    """
 
     image: str
-    text: str
+    text: str | DialogRound
     of: str
     answer: str = ""
 
@@ -149,6 +155,7 @@ def statement_details(predictions: Sequence[Prediction], records: Records) -> li
             metric=None if label is None else float(answer == label),
             metric_name="accuracy",
             images=((image, None),),
+            attention=AttentionQuery(image, statement["statement"], "verify"),
         )
 
     return [of(prediction) for prediction in predictions]
@@ -160,10 +167,10 @@ def round_details(predictions: Sequence[Prediction], records: Records) -> list[D
     for record in records:
         for number, entry in enumerate(rounds := rounds_of(record)):
             lines = [f"{earlier['question']} {earlier['answer']}" for earlier in rounds[:number]]
-            asked[entry["id"]] = record["key"], entry, (dialog_caption(record), *lines)
+            asked[entry["id"]] = record, number, entry, (dialog_caption(record), *lines)
 
     def of(prediction: Prediction) -> Details | None:
-        image, entry, history = asked.get(prediction["key"], ("", {"options": []}, ()))
+        record, number, entry, history = asked.get(prediction["key"], ({}, 0, {"options": []}, ()))
         options, scores = entry["options"], prediction.get("scores")
         if not options or not isinstance(scores, list) or len(scores) != len(options):
             return None
@@ -171,6 +178,7 @@ def round_details(predictions: Sequence[Prediction], records: Records) -> list[D
         order = sorted(range(len(options)), key=lambda i: -scores[i])
         above = [i for i in order if right is not None and scores[i] > scores[right]]
         best = order[:SHOWN_OPTIONS]
+        shown = dialog_round(record, number, [options[order[0]]])
         return Details(
             input=entry["question"],
             prediction=options[order[0]],
@@ -178,9 +186,10 @@ def round_details(predictions: Sequence[Prediction], records: Records) -> list[D
             score=_number(scores[order[0]]),
             metric=None if right is None else 1 / (1 + len(above)),
             metric_name="1 / rank",
-            images=((image, None),),
+            images=((record["key"], None),),
             options=tuple(Option(options[i], scores[i], i == right) for i in best),
             history=history,
+            attention=AttentionQuery(record["key"], shown, "rank_dialog"),
         )
 
     return [of(prediction) for prediction in predictions]

@@ -104,7 +104,9 @@ def evaluate(
             (epath.Path(workdir) / EXAMPLES).unlink(missing_ok=True)  # of other predictions
             if write_page and config.examples and any(details):
                 place = config.dataset, config.split
-                sections = example_page(predictions, details, place, config.examples, model)
+                sections = example_page(
+                    predictions, details, place, config.examples, model, config.task.num_frames
+                )
                 write_page(
                     f"{workdir}/{EXAMPLES}",
                     f"Examples of {config.task.name}",

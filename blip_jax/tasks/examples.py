@@ -1,5 +1,6 @@
 """The page of examples: which predictions are shown, their images, and where the model looks."""
 
+import contextlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -8,8 +9,12 @@ import numpy as np
 from PIL import Image
 
 from blip_jax.data.datasets import open_dataset, to_text
-from blip_jax.data.images import ImageError, decode
+from blip_jax.data.dialog import DialogRound
+from blip_jax.data.images import ImageError, decode, resize
+from blip_jax.data.video import VideoError, frames
 from blip_jax.models import Model
+from blip_jax.models.gradcam import TILES, tiled
+from blip_jax.models.results import GradCam
 from blip_jax.runtime.errors import UserError
 from blip_jax.tasks.base import Prediction
 from blip_jax.tasks.details import AttentionQuery, Details
@@ -17,6 +22,9 @@ from blip_jax.tasks.details import AttentionQuery, Details
 EXAMPLES = "examples.html"
 SEED = 0  # of the random ones
 MAP_SIDE = 128  # pixels, the longer side of pictures of attention
+TILE_SIDE = 64  # pixels: the same of each of several pictures
+FRAME_SIDE = 512  # pixels, the longer side of frames that are kept
+LINE = 1  # pixels, half the width of the line between pictures
 
 
 def choose(details: Sequence[Details | None], count: int) -> dict[str, dict[str, list[int]]]:
@@ -62,6 +70,7 @@ def example_page(
     place: tuple[str, str],
     count: int,
     model: Model | None = None,
+    num_frames: int = 0,
 ) -> list[dict[str, Any]]:
     """Returns what `reports.examples.write_examples` lays out: sections of cards; [] for none.
 
@@ -70,13 +79,15 @@ def example_page(
       place: dataset and split, for the images.
       count: the most cards.
       model: draws attention maps where it has them; None: there are none.
+      num_frames: of a clip; 0: the task is not one of clips.
     """
     chosen = choose(details, count)
     rows = [row for parts in chosen.values() for part in parts.values() for row in part]
     shown = [details[row] for row in rows]
     keys = {key for found in shown for key, _ in found.images}
     keys |= {found.attention.image for found in shown if found.attention}
-    images = read_images(*place, keys, True if model is None else model.config.exif_orientation)
+    upright = True if model is None else model.config.exif_orientation
+    images = read_images(*place, keys, upright, num_frames)
     maps = attention_maps(model, {row: details[row].attention for row in rows}, images)
     return [
         {
@@ -106,11 +117,37 @@ def _card(
         "pictures": [
             {"key": key, "is_right": is_right, "pixels": pixels}
             for key, is_right in details.images
-            for pixels in images.get(key) or [None]
+            for pixels in _shown(images.get(key, []))
         ],
         "options": details.options,
         "maps": maps,
     }
+
+
+def _shown(pictures: list[np.ndarray]) -> list[np.ndarray | None]:
+    """Returns what is shown of a record: its images, one picture of all frames, or None."""
+    is_clip = len(pictures) > 2
+    return [_parted(tiled(np.stack(pictures)), len(pictures))] if is_clip else pictures or [None]
+
+
+def _parted(pixels: np.ndarray, count: int) -> np.ndarray:
+    """Returns the pixels of `tiled` pictures with white lines between them."""
+    columns = min(count, TILES)
+    rows, width = -(-count // columns), LINE
+    pixels = pixels.copy()
+    height, length = (side // parts for side, parts in zip(pixels.shape, (rows, columns)))
+    for number in range(1, rows):
+        pixels[number * height - width : number * height + width] = 255
+    for number in range(1, columns):
+        pixels[:, number * length - width : number * length + width] = 255
+    return pixels
+
+
+def _small(pixels: np.ndarray, side: int) -> np.ndarray:
+    """Returns pixels whose longer side is at most `side`."""
+    image = Image.fromarray(pixels)
+    image.thumbnail((side, side))
+    return np.asarray(image)
 
 
 def _texts(reference: Any) -> list[str]:
@@ -123,11 +160,16 @@ def _texts(reference: Any) -> list[str]:
 
 
 def read_images(
-    dataset: str, split: str, keys: Iterable[str], exif_orientation: bool = True
+    dataset: str,
+    split: str,
+    keys: Iterable[str],
+    exif_orientation: bool = True,
+    num_frames: int = 0,
 ) -> dict[str, list[np.ndarray]]:
-    """Returns the images, uint8 [H, W, 3], of records by their keys; of a pair both.
+    """Returns the images, uint8 [H, W, 3], of records by their keys; of a pair both, of a clip
+    its frames.
 
-    A record whose image cannot be decoded, or which has none, has an empty list.
+    A record whose pictures cannot be decoded, or which has none, has an empty list.
     """
     waiting, found = set(keys), {}
     for record in open_dataset(dataset, split):
@@ -136,10 +178,13 @@ def read_images(
             waiting.remove(key)
             found[key] = []
             for name in ("image", "second_image"):
-                try:
+                with contextlib.suppress(KeyError, ImageError):
                     found[key] += [decode(record[name], exif_orientation)]
-                except (KeyError, ImageError):
-                    continue
+            if num_frames:
+                with contextlib.suppress(KeyError, VideoError):
+                    found[key] = [
+                        _small(x, FRAME_SIDE) for x in frames(record["video"], num_frames)
+                    ]
         if not waiting:
             break
     return found
@@ -150,36 +195,51 @@ def attention_maps(
     queries: Mapping[int, AttentionQuery | None],
     images: Mapping[str, list[np.ndarray]],
 ) -> dict[int, list[dict[str, Any]]]:
-    """Returns [{"word", "pixels": uint8 [h, w, 3]}] of each query, for each word of its text.
+    """Returns [{"word", "pixels": uint8 [h, w, 3], "columns"}] of each query, a word each.
 
-    What the model has no map for is left out: a dialog, two images, an empty text.
+    Of two images or a clip the pixels are those of all pictures, `columns` in a row. What the model
+    has no map for is left out, such as an empty text.
     """
-    if model is None or not model.can("gradcam"):
+    if model is None:
         return {}
-    usable = {
-        row: query
-        for row, query in queries.items()
-        if query and model.can(query.of) and images.get(query.image) and _has_word(query.text)
-    }
+    groups: dict[tuple[str, int], list[int]] = {}
+    for row, query in queries.items():
+        if query and model.can(query.of) and images.get(query.image) and _has_word(query.text):
+            groups.setdefault((query.of, len(images[query.image])), []).append(row)
     maps = {}
-    for target in sorted({query.of for query in usable.values()}):
-        part = {row: query for row, query in usable.items() if query.of == target}
-        pixels = [images[query.image][0] for query in part.values()]
-        answers = [query.answer for query in part.values()] if target == "answer" else None
-        texts = [query.text for query in part.values()]
+    for (target, count), rows in sorted(groups.items()):
+        part = [queries[row] for row in rows]
+        pictures = [images[query.image] for query in part]
         try:
-            found = model.gradcam(pixels, texts, of=target, answers=answers)
+            found = _gradcam(model, target, part, pictures)
         except UserError:  # a page without maps is better than none after a long evaluation
             continue
-        for row, image, result in zip(part, pixels, found, strict=True):
-            small = Image.fromarray(image)
-            small.thumbnail((MAP_SIDE, MAP_SIDE))
+        columns = min(count, TILES)
+        for row, own, result in zip(rows, pictures, found, strict=True):
+            side = MAP_SIDE if count == 1 else TILE_SIDE * columns
+            small = _small(own[0] if count == 1 else result.image, side)
+            drawn = (np.asarray(result.picture(n, small)) for n in range(len(result.words)))
             maps[row] = [
-                {"word": word, "pixels": np.asarray(result.picture(number, small))}
-                for number, word in enumerate(result.words)
+                {"word": word, "pixels": _parted(pixels, count), "columns": columns}
+                for word, pixels in zip(result.words, drawn, strict=True)
             ]
     return maps
 
 
-def _has_word(text: str) -> bool:
-    return re.search(r"\w", text) is not None
+def _gradcam(
+    model: Model,
+    target: str,
+    queries: Sequence[AttentionQuery],
+    pictures: Sequence[list[np.ndarray]],
+) -> list[GradCam]:
+    """Returns the maps of queries of one target; all have as many pictures."""
+    texts = [query.text for query in queries]
+    answers = [query.answer for query in queries] if target == "answer" else None
+    if len(pictures[0]) == 1 and target != "rank_dialog":
+        return model.gradcam([own[0] for own in pictures], texts, of=target, answers=answers)
+    read = np.stack([[resize(image, model.image_size) for image in own] for own in pictures])
+    return model.gradcam_pictures(read, texts, target, answers or ())
+
+
+def _has_word(text: str | DialogRound) -> bool:
+    return isinstance(text, DialogRound) or re.search(r"\w", text) is not None

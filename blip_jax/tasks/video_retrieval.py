@@ -12,6 +12,7 @@ import numpy as np
 from blip_jax.models import Model
 from blip_jax.runtime.errors import UserError
 from blip_jax.tasks.base import EvaluationTask, Prediction, TaskConfig, check_positive
+from blip_jax.tasks.details import Details, match_details
 from blip_jax.tasks.eval_dataset import EvalDataset
 from blip_jax.tasks.retrieval import evaluate_matches, predict_matches
 
@@ -74,3 +75,9 @@ class VideoRetrieval(EvaluationTask):
                 if ranks and all(isinstance(rank, int | float) for rank in ranks):
                     metrics[f"{head}/{name}_median_rank"] = float(np.median(ranks))
         return metrics
+
+    def details(
+        self, predictions: Sequence[Prediction], records: Sequence[Mapping[str, Any]]
+    ) -> list[Details | None]:
+        """Returns what is said of each prediction; see `match_details`."""
+        return match_details(predictions, records)
