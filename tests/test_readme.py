@@ -14,6 +14,7 @@ import processes
 import pytest
 import tiny
 import tiny_dataset
+import video_files
 from PIL import Image
 
 from blip_jax import checkpoints, models
@@ -64,9 +65,9 @@ def salesforce(tmp_path_factory):
     return folder
 
 
-def run_python(file: str, title: str, number: int = 0) -> dict:
-    """Runs a chapter's code and returns its variables."""
-    names: dict = {"__name__": "example"}
+def run_python(file: str, title: str, number: int = 0, **names) -> dict:
+    """Runs a chapter's code, with the variables of code before it, and returns its variables."""
+    names = {"__name__": "example"} | names
     code = documented.code_of(file, title, "python")[number]
     exec(compile(code, file, "exec"), names)  # noqa: S102 - ours
     return names
@@ -87,6 +88,11 @@ def test_python_of_models(salesforce, monkeypatch, capsys):
     assert names["similarity"].shape == (2, 3)
     assert np.all((names["match"].probability > 0) & (names["match"].probability < 1))
     assert names["config"].vit.image_size == 32 and names["retrieval"].image_size == 64
+    pytest.importorskip("av")
+    for clip in ("kitchen.mp4", "street.mp4"):
+        (salesforce / clip).write_bytes(video_files.make(6))
+    run_python("blip_jax/models/README.md", "In Python", 1, **names)
+    assert len(capsys.readouterr().out.splitlines()) == 2
 
 
 def test_python_of_configs():

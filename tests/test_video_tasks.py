@@ -233,3 +233,41 @@ def test_video_qa_starts_from_a_vqa_run_and_evaluates(world, dataset, model, tmp
     written = json.loads((folder / "metrics.json").read_text())
     assert set(written) == {"accuracy"} and written["accuracy"]["n"] == 7
     assert "undecodable video" in capsys.readouterr().err
+
+
+# In Python.
+
+
+def test_models_take_clips_where_they_take_images(dataset, loaded, model, tmp_path):
+    data = [row["video"] for row in RecordSource(Component("x", dataset)) if len(row["video"]) > 9]
+    path = tmp_path / "clip.mp4"
+    path.write_bytes(data[0])
+    clips = [path, *data[1:3]]
+    vqa, retrieval = model("vqa"), model("retrieval")
+    found = QA.make(vqa.config, vqa.tokenizer).predict(vqa, loaded)[:3]
+    asked = [p["question"] for p in found]
+    answers = vqa.answer(clips, asked, num_frames=F)
+    assert [a.text for a in answers] == [p["answer"] for p in found]
+    np.testing.assert_allclose(
+        [a.score for a in answers], [p["log_probability"] for p in found], atol=1e-5
+    )
+    texts = [record["texts"][0] for record in loaded.records[:3]]
+    ids, mask = retrieval.tokenizer.encode(texts, retrieval.max_length)
+    rows = np.arange(8) % 3  # one a device
+    logits, cosine = match_function(retrieval)(
+        loaded.images[rows], ids[rows, None], mask[rows, None]
+    )
+    match = retrieval.match(clips, texts, num_frames=F)
+    np.testing.assert_allclose(match.logits, logits[:3, 0], atol=1e-5)
+    features = retrieval.encode_image(clips, num_frames=F)
+    np.testing.assert_allclose(
+        (features * retrieval.encode_text(texts)).sum(-1), cosine[:3, 0], atol=1e-5
+    )
+    with pytest.raises(UserError, match="^clip number 1: not a video, or cut off"):
+        vqa.answer([path, b"no video"], "what?", num_frames=F)
+    with pytest.warns(UserWarning, match="clip number 1"):
+        assert vqa.answer([path, b"no video"], "what?", num_frames=F, on_error="skip")[1] is None
+    with pytest.raises(UserError, match="ndarray is not a clip; give a path, bytes or an"):
+        vqa.answer(loaded.images[0], "what?", num_frames=F)
+    with pytest.raises(UserError, match="^num_frames is -1; it must be 0"):
+        vqa.answer(path, "what?", num_frames=-1)

@@ -135,15 +135,19 @@ class Base:
         batch_size: int,
         on_error: str,
         title: str,
+        num_frames: int = 0,
         **shared: Any,
     ) -> list[np.ndarray]:
-        """Returns the results of a function over images and the arrays of their rows.
+        """Returns the results of a function over images, or clips, and the arrays of their rows.
 
         Rows of images that are skipped are NaN, or 0 in whole numbers.
         """
         check_not_empty(images, "images")
         parts = []
-        for rows, pixels, valid in self._image_batches(images, batch_size, on_error, title):
+        if num_frames < 0:
+            raise UserError(f"num_frames is {num_frames}; it must be 0 (images) or more")
+        batches = self._image_batches(images, batch_size, on_error, title, num_frames)
+        for rows, pixels, valid in batches:
             at = np.minimum(np.arange(rows.start, rows.start + len(pixels)), len(images) - 1)
             arguments = pixels, *jax.tree.map(lambda x, at=at: x[at], tuple(arrays))
             with self._compile_message(function, arguments, title):
@@ -166,9 +170,13 @@ class Base:
             name = self.name or f"the {self.model_type} model"
             raise UserError(f"{name} gives NaN: its weights hold NaN or are too large; {DIVERGED}")
 
-    def _image_batches(self, images: list, batch_size: int, on_error: str, title: str) -> Iterator:
-        upright = self.config.exif_orientation
-        return batching.image_batches(images, self.image_size, batch_size, on_error, title, upright)
+    def _image_batches(
+        self, images: list, batch_size: int, on_error: str, title: str, num_frames: int = 0
+    ) -> Iterator:
+        return batching.image_batches(
+            images, self.image_size, batch_size, on_error, title, self.config.exif_orientation,
+            num_frames,
+        )  # fmt: skip
 
     @contextlib.contextmanager
     def _compile_message(self, function: Callable, arguments: Any, title: str) -> Iterator[None]:

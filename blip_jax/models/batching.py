@@ -13,7 +13,7 @@ import numpy as np
 import tqdm
 
 from blip_jax.data.images import ImageError, resize
-from blip_jax.models.inputs import ImageLike, image_name, load_image
+from blip_jax.models.inputs import ImageLike, image_name, load_clip, load_image
 from blip_jax.runtime.errors import UserError
 
 ON_ERROR = ("raise", "skip")
@@ -54,12 +54,18 @@ def padded_batch_size(rows: int, most: int) -> int:
 
 
 def load_images(
-    images: Sequence[ImageLike], size: int, exif_orientation: bool = True
+    images: Sequence[ImageLike], size: int, exif_orientation: bool = True, num_frames: int = 0
 ) -> list[np.ndarray | ImageError]:
-    """Returns uint8 [S, S, 3] for each image, or the error of reading it; reads in threads."""
+    """Returns uint8 [S, S, 3] for each image, or the error of reading it; reads in threads.
+
+    Args:
+      num_frames: F: the images are clips, and read as [F, S, S, 3]; 0: they are not.
+    """
 
     def load(image: ImageLike) -> np.ndarray | ImageError:
         try:
+            if num_frames:
+                return load_clip(image, num_frames, size)
             return resize(load_image(image, exif_orientation), size)
         except ImageError as error:
             return error
@@ -69,18 +75,23 @@ def load_images(
 
 
 def loaded_batches(
-    images: Sequence[ImageLike], size: int, rows: int, exif_orientation: bool = True
+    images: Sequence[ImageLike],
+    size: int,
+    rows: int,
+    exif_orientation: bool = True,
+    num_frames: int = 0,
 ) -> Iterator[tuple[slice, list[np.ndarray | ImageError]]]:
     """Yields (which images, what `load_images` gives for them), `rows` at a time, or fewer at last.
 
     The next ones are read while the caller works on these.
     """
+    settings = size, exif_orientation, num_frames
     with ThreadPoolExecutor(1) as reader:
-        upcoming = reader.submit(load_images, images[:rows], size, exif_orientation)
+        upcoming = reader.submit(load_images, images[:rows], *settings)
         for start in range(0, len(images), rows):
             loaded, stop = upcoming.result(), start + rows
             following = images[stop : stop + rows]
-            upcoming = reader.submit(load_images, following, size, exif_orientation)
+            upcoming = reader.submit(load_images, following, *settings)
             yield slice(start, start + len(loaded)), loaded
 
 
@@ -91,8 +102,11 @@ def image_batches(
     on_error: str = "raise",
     title: str = "",
     exif_orientation: bool = True,
+    num_frames: int = 0,
 ) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
     """Yields (which images, uint8 [B, S, S, 3], bool [rows] which could be read), `most` at most.
+
+    Of clips they are [B, F, S, S, 3], and as many as have `most` frames.
 
     The last batch repeats its last image. The next batch is read while the caller works on this
     one. More than one batch shows a bar on a terminal.
@@ -105,19 +119,23 @@ def image_batches(
     """
     if on_error not in ON_ERROR:
         raise UserError(f"on_error is {on_error!r}; supported: {', '.join(ON_ERROR)}")
+    what = "clip" if num_frames else "image"
+    if num_frames:
+        most = max(1, most // num_frames)
     rows = padded_batch_size(len(images), most)
     hidden = True if len(images) <= rows else None  # None: hidden unless on a terminal
     with tqdm.tqdm(total=len(images), desc=title, disable=hidden, leave=False) as bar:
-        for which, loaded in loaded_batches(images, size, rows, exif_orientation):
+        for which, loaded in loaded_batches(images, size, rows, exif_orientation, num_frames):
             valid = np.ones(len(loaded), bool)
             for index, image in enumerate(loaded):
                 if isinstance(image, ImageError):
                     number = which.start + index
-                    message = f"image {image_name(images[number], number)}: {image}"
+                    message = f"{what} {image_name(images[number], number)}: {image}"
                     if on_error == "raise":
                         raise UserError(message)
                     warnings.warn(message, stacklevel=4)
-                    loaded[index] = np.zeros((size, size, 3), np.uint8)
+                    frames = (num_frames,) if num_frames else ()
+                    loaded[index] = np.zeros((*frames, size, size, 3), np.uint8)
                     valid[index] = False
             yield which, np.stack(loaded + loaded[-1:] * (rows - len(loaded))), valid
             bar.update(len(loaded))

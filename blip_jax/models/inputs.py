@@ -14,6 +14,7 @@ from PIL import Image
 
 from blip_jax.data.images import ImageError, decode, from_pil
 from blip_jax.data.tokenizer import Tokenizer
+from blip_jax.data.video import VideoError, frames
 from blip_jax.runtime.errors import UserError
 from blip_jax.runtime.files import is_special
 
@@ -40,15 +41,35 @@ def load_image(image: ImageLike, exif_orientation: bool = True) -> np.ndarray:
     """
     if isinstance(image, Image.Image):
         return from_pil(image, exif_orientation)
-    if isinstance(image, (str, os.PathLike)):
-        image = _read(image)
-    elif hasattr(image, "read"):
-        image = image.read()
-    if isinstance(image, (bytes, bytearray, memoryview)):
-        return decode(bytes(image), exif_orientation)
+    image = _file_content(image)
+    if isinstance(image, bytes):
+        return decode(image, exif_orientation)
     if hasattr(image, "__array__") or hasattr(image, "detach"):
         return _from_array(_as_numpy(image))
     raise ImageError(f"{type(image).__name__} is not an image; give {ACCEPTED}")
+
+
+def load_clip(clip: ImageLike, num_frames: int, image_size: int) -> np.ndarray:
+    """Returns frames of a clip, a path, bytes or an open file: uint8 [F, S, S, 3]; see `frames`.
+
+    Raises:
+      ImageError: it cannot be read, or is no video; the message does not name it.
+    """
+    data = _file_content(clip)
+    if not isinstance(data, bytes):
+        raise ImageError(f"{type(clip).__name__} is not a clip; give a path, bytes or an open file")
+    try:
+        return frames(data, num_frames, image_size)
+    except VideoError as error:
+        raise ImageError(str(error)) from error
+
+
+def _file_content(given: Any) -> Any:
+    """Returns the bytes of a path, an open file, or bytes; anything else as it is."""
+    if isinstance(given, (str, os.PathLike)):
+        return _read(given)
+    content = given.read() if hasattr(given, "read") else given
+    return bytes(content) if isinstance(content, (bytearray, memoryview)) else content
 
 
 def _read(path: str | os.PathLike) -> bytes:

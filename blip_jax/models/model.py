@@ -41,6 +41,7 @@ class Model(DialogMethods, GradCamMethods):
 
     Images are paths (local or gs://), bytes, open files, PIL images or arrays (NumPy, JAX, PyTorch;
     uint8 or float 0..1); with `on_error="skip"` unreadable ones give a warning and None, or NaN.
+    With `num_frames` above 0 they are clips (paths, bytes, open files), read as this many frames.
     """
 
     @accepts(Decoding, TRANSFORMERS_OPTIONS)
@@ -129,6 +130,7 @@ class Model(DialogMethods, GradCamMethods):
         texts: str | Sequence[str] | Sequence[Sequence[str]],
         *,
         clean: bool = True,
+        num_frames: int = 0,
         batch_size: int = BATCH,
         on_error: str = "raise",
     ) -> Match:
@@ -159,7 +161,8 @@ class Model(DialogMethods, GradCamMethods):
         shape = len(images), -1, ids.shape[-1]
         arrays = ids.reshape(shape), mask.reshape(shape)
         function = self._function(functions.match_function)
-        logits, cosine = self._run(function, images, arrays, batch_size, on_error, "match")
+        settings = batch_size, on_error, "match", num_frames
+        logits, cosine = self._run(function, images, arrays, *settings)
         probability = np.asarray(jax.nn.softmax(logits, axis=-1))[..., 1]
         result = Match(probability, cosine, logits)
         if is_nested:
@@ -175,6 +178,7 @@ class Model(DialogMethods, GradCamMethods):
         k: int = 128,
         num_beams: int = 3,
         clean: bool = True,
+        num_frames: int = 0,
         batch_size: int = BATCH,
         on_error: str = "raise",
     ) -> list[Answer]:
@@ -189,12 +193,13 @@ class Model(DialogMethods, GradCamMethods):
         questions = as_list(questions)
         images, questions = broadcast(as_images(images), questions, names=("images", "questions"))
         arrays = self._encode(questions, clean_question if clean else None)
+        settings = batch_size, on_error, "answer", num_frames
         if candidates is None:
             decoding = dataclasses.replace(ANSWER, num_beams=num_beams)
             shape = decoding.shape(1, self.config.med.max_length)
             function = self._function(functions.answer_function, shape)
             arrays += (decoding.params(len(images)),)
-            results = self._run(function, images, arrays, batch_size, on_error, "answer")
+            results = self._run(function, images, arrays, *settings)
             written = captions_of(Generated(*results), np.ones(len(images), int), self.tokenizer)
             return [
                 Answer(row[0].text, row[0].score) if length[0] else None
@@ -206,9 +211,7 @@ class Model(DialogMethods, GradCamMethods):
             raise UserError(f"k is {k}; it must be 1 or more")
         k = min(k, len(shared[0]))
         function = self._function(functions.rank_function, k)
-        index, score = self._run(
-            function, images, arrays, batch_size, on_error, "answer", shared=shared
-        )
+        index, score = self._run(function, images, arrays, *settings, shared=shared)
         chosen = zip(index, score, strict=True)
         return [None if np.isnan(s) else Answer(candidates[i], float(s)) for i, s in chosen]
 
@@ -244,13 +247,15 @@ class Model(DialogMethods, GradCamMethods):
         self,
         images: ImageLike | Sequence[ImageLike],
         *,
+        num_frames: int = 0,
         batch_size: int = BATCH,
         on_error: str = "raise",
     ) -> np.ndarray:
         """Returns float32 [B, E] of unit length, aligned with `encode_text`."""
         self.require("encode")
         function = self._function(functions.encode_image_function)
-        return self._run(function, as_images(images), (), batch_size, on_error, "encode images")[1]
+        settings = batch_size, on_error, "encode images", num_frames
+        return self._run(function, as_images(images), (), *settings)[1]
 
     def encode_text(
         self, texts: str | Sequence[str], *, clean: bool = True, batch_size: int = BATCH
