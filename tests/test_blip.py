@@ -230,14 +230,21 @@ def test_several_texts_a_context_are_the_context_repeated(config, params):
     )
 
 
-@pytest.mark.parametrize("rows", [[[3, 0, 0, 2, 1, 1]], [[1, 0, 1], [1, 1, 0]]])
-def test_rows_pick_contexts_within_their_group(config, params, rows):
+@pytest.mark.parametrize(
+    "rows",
+    [[[3, 0, 0, 2]], [[1, 1], [0, 1]], [[3, 0, 0, 2, 1, 1, 2, 3]], [[1, 0, 1, 1], [1, 1, 0, 0]]],
+    ids=["last texts", "last texts in groups", "all texts", "all texts in groups"],
+)
+def test_texts_pick_contexts_within_their_group(config, params, rows):
     context = context_of(config, params, 4)
-    ids, mask = tiny.texts(6)
+    ids, mask = tiny.texts(8)
     picked = run(config, "itm_logits", params, ids, mask, context, np.array(rows))
     per_group = 4 // len(rows)
-    index = [group * per_group + row for group, own in enumerate(rows) for row in own]
-    by_hand = jax.tree.map(lambda x: np.asarray(x)[:, index], context)
+    index = np.repeat(np.arange(4), 2).reshape(4, 2)  # both texts of each context row
+    given = np.array(rows) + per_group * np.arange(len(rows))[:, None]
+    last = given.size // 4
+    index[:, 2 - last :] = given.reshape(4, last)
+    by_hand = jax.tree.map(lambda x: np.asarray(x)[:, index.reshape(-1)], context)
     wanted = run(config, "itm_logits", params, ids, mask, by_hand)
     np.testing.assert_allclose(picked, wanted, atol=1e-6)
 

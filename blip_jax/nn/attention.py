@@ -39,6 +39,12 @@ class CrossAttentionContext(NamedTuple):
     mask: jax.Array | None = None
     gate: jax.Array | None = None
 
+    def gather(self, index: jax.Array) -> "CrossAttentionContext":
+        """Returns the context rows of `index` of one layer; see `gather_rows`."""
+        key, value = gather_rows(self.key, index), gather_rows(self.value, index)
+        mask = None if self.mask is None else gather_rows(self.mask, index)
+        return CrossAttentionContext(key, value, mask)
+
     def separate(self) -> tuple["CrossAttentionContext", ...]:
         """Returns the context of each layer by itself; see `med.separate_layers`."""
         pairs = zip(self.key, self.value, strict=True)
@@ -175,22 +181,33 @@ class CrossAttention(MultiHead):
     ) -> jax.Array:
         """Maps x [B, T, D], which attends to the context's rows, to [B, T, D].
 
+        Text row b reads context row b // n of its n = B / C texts, and nothing is copied.
+
         Args:
-          context_index: int32 [G, n]: which context row each text row reads, counted within its
-            group (see `gather_rows`). None: text row b reads context row b // (B / C), and nothing
-            is copied.
+          context_index: int32 [G, m]: of each context row's texts the last m G / C read instead
+            these context rows, counted within their group (see `gather_rows`). None: none does.
         """
         batch, length, width = x.shape
-        head = width // self.heads
+        rows, _, _, head = context.key.shape
         query = dense((self.heads, head), self.kernel_std, dtype=self.dtype, name="query")(x)
-        key, value, mask, gate = context
-        if context_index is not None:
-            key, value = gather_rows(key, context_index), gather_rows(value, context_index)
-            mask = None if mask is None else gather_rows(mask, context_index)
-        query = query.reshape(key.shape[0], -1, self.heads, head)
-        allowed = None if mask is None else mask[:, None, None, :]
-        y = self.attention(query, key.swapaxes(1, 2), value.swapaxes(1, 2), allowed, gate)
+        query = query.reshape(rows, -1, length, self.heads, head)
+        if context_index is None:
+            y = self.read(query, context)
+        else:
+            own = query.shape[1] - context_index.size // rows
+            other = context.gather(context_index)
+            picked = query[:, own:].reshape(len(other.key), 1, length, self.heads, head)
+            picked = self.read(picked, other).reshape(rows, -1, length, self.heads, head)
+            y = jnp.concatenate([self.read(query[:, :own], context), picked], axis=1)
         return self.project_output(y.reshape(batch, length, self.heads, head))
+
+    def read(self, query: jax.Array, context: CrossAttentionContext) -> jax.Array:
+        """Returns what the n texts of each context row read of it: [C, n, T, H, K], as `query`."""
+        key, value, mask, gate = context
+        allowed = None if mask is None else mask[:, None, None, :]
+        flat = query.reshape(len(key), -1, *query.shape[3:])
+        y = self.attention(flat, key.swapaxes(1, 2), value.swapaxes(1, 2), allowed, gate)
+        return y.reshape(query.shape)
 
 
 def gather_rows(x: jax.Array, rows: jax.Array) -> jax.Array:

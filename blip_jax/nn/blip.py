@@ -63,7 +63,7 @@ class Blip(nn.Module):
     ) -> jax.Array:
         """Returns image-grounded text states [B, T, D]; [ENC] takes position 0.
 
-        `context_index` says which image each text reads; see `attention.CrossAttention`.
+        `context_index`: which texts read another image; see `attention.CrossAttention`.
         """
         return self.med.encode(
             with_enc_token(ids, self.config), mask, (context,), context_index, train

@@ -60,7 +60,7 @@ class Vqa(nn.Module):
     ) -> jax.Array:
         """Returns float32 [B, T, V]: position t predicts token t + 1; [DEC] takes position 0.
 
-        `context_index` says which question each answer belongs to; see `attention.CrossAttention`.
+        `context_index`: which answers read another question; see `attention.CrossAttention`.
         """
         ids = set_first_token(ids, self.config.med.dec_token)
         return self.med.decode(ids, mask, context, context_index, train=train)

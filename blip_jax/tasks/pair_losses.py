@@ -231,18 +231,17 @@ class PairLosses(Task):
         regroup = lambda x: x.reshape(groups, size, *x.shape[1:])  # noqa: E731
         pick = jax.vmap(lambda x, index: x[index])
         ids, mask = regroup(batch["ids"]), regroup(batch["mask"])
-        own = jnp.broadcast_to(jnp.arange(size), (groups, size))
-        # The three rows of a pair are neighbours, so that no row is sent to another device.
+        # The three rows of a pair are neighbours, so that no row is sent to another device. The
+        # last one reads the negative image; for the others, no keys and values are copied.
         three = lambda x: jnp.stack(x, axis=2)  # noqa: E731
         ids = three([ids, pick(ids, negative_text), ids])
         mask = three([mask, pick(mask, negative_text), mask])
-        image_rows = three([own, own, negative_image]).reshape(groups, -1)
         valid = regroup(self.valid(batch))
         weight = three([valid, valid_negatives.any(-1), valid_negatives.any(-2)]).reshape(-1)
         label = jnp.tile(jnp.array([1, 0, 0]), groups * size)
         length = ids.shape[-1]
         flat = ids.reshape(-1, length), mask.reshape(-1, length)
-        logits = self.apply(params, "itm_logits", *flat, context, image_rows, key=key)
+        logits = self.apply(params, "itm_logits", *flat, context, negative_image, key=key)
         weight = weight / jnp.maximum(constants.num_itm_decisions, 1)
         return {
             "itm": (weight * losses.itm_loss(logits, label)).sum(),
