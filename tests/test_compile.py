@@ -161,10 +161,13 @@ def test_capfilt_programs_have_the_recipes_of_fine_tuning():
 # The verb
 
 
+PARTS = {f"forward: layer_{number}": (9 - number) * 10**9 for number in range(8)}
+
+
 def cost(images_per_second, peak_bytes=2**30):
     roofline = Roofline(32 / images_per_second, 0.0, 0.0)
     return compile.CompiledCost(
-        "step", 4, 32, 1, 1, peak_bytes, 1e12, 1e12, 1, {"all-reduce": 10**6}, roofline
+        "step", 4, 32, 1, 1, peak_bytes, 1e12, 1e12, PARTS, {"all-reduce": 10**6}, roofline
     )
 
 
@@ -178,6 +181,14 @@ def called(monkeypatch, capsys, tiny, step, *flags):
 
     line = ["compile", f"--config={tiny}", "--topology=v5e:2x2", "--programs=step", *flags]
     return main(line), capsys.readouterr()
+
+
+def test_the_five_largest_parts_of_the_traffic_are_told(monkeypatch, capsys, tiny):
+    status, said = called(monkeypatch, capsys, tiny, lambda run, where: cost(8))
+    assert status == 0
+    table = said.out.partition("the largest parts of the HBM traffic:")[2].split("\n")
+    rows = [line.split() for line in table if "layer_" in line]
+    assert rows == [["step", str(9 - n), "forward:", f"layer_{n}"] for n in range(5)]
 
 
 def test_what_does_not_fit_is_status_1_and_says_what_would_mend_it(monkeypatch, capsys, tiny):

@@ -17,6 +17,7 @@ Compiles the step that `train` runs, and CapFilt's two programs with the same ne
 one chip), and prints what they need. Exit status 1: a program does not fit into memory."""
 REMAT_POLICIES = ("none", "dots", "full")  # each recomputes more than the one before
 PROGRAMS = ("step", "captioner", "matcher")
+LARGEST_PARTS = 5  # of the HBM traffic that are listed
 UNITS = {"GiB": 2**30, "GB": 10**9, "MB": 10**6, "TFLOP": 10**12}
 
 
@@ -90,7 +91,7 @@ def compile_programs(config: "TrainConfig", topology_name: str, names: list[str]
     from blip_jax.reports import tables
     from blip_jax.train.aot import compile
 
-    rows, errors = [], []
+    rows, errors, largest = [], [], []
     for name in names:
         announce(name)
         try:
@@ -101,7 +102,10 @@ def compile_programs(config: "TrainConfig", topology_name: str, names: list[str]
             rows.append({"program": name, "fits": "no", "peak GiB": peak})
         else:
             rows.append(cost_row(cost, config, topology_name))
+            largest += largest_parts(cost)
     print(tables.plain(transposed(rows)))
+    if largest:
+        print(f"\nthe largest parts of the HBM traffic:\n\n{tables.plain(largest)}")
     for error in errors:
         print(f"\n{error.program} {suggestions(error, config, topology_name)}", file=sys.stderr)
     return not errors
@@ -143,6 +147,15 @@ def cost_row(
     if cost.program == "step":
         row[f"hours for {config.steps:,} steps"] = config.steps * roofline.seconds / 3600
     return row
+
+
+def largest_parts(cost: "compile.CompiledCost") -> list[dict[str, object]]:
+    """Returns the parts of a program that move the most bytes, a row of a table each."""
+    parts = list(cost.hbm_bytes_by_part.items())[:LARGEST_PARTS]
+    return [
+        {"program": cost.program, "GB": format_value(size / UNITS["GB"]), "part": part}
+        for part, size in parts
+    ]
 
 
 def transposed(rows: list[dict[str, object]]) -> list[dict[str, str]]:

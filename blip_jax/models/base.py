@@ -16,7 +16,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from blip_jax import nn
 from blip_jax.checkpoints.training_data import TrainingDataset
-from blip_jax.data.tokenizer import Tokenizer
+from blip_jax.data.tokenizer import TokenIds, Tokenizer
 from blip_jax.models import batching
 from blip_jax.models.inputs import check_not_empty, encode_bucketed
 from blip_jax.nn import BlipConfig
@@ -48,7 +48,7 @@ class Base:
         self,
         params: dict[str, Any],
         config: BlipConfig,
-        tokenizer: Tokenizer | str,
+        tokenizer: Tokenizer | TokenIds | str,
         *,
         model_type: str = "pretrain",
         prompt: str = "",

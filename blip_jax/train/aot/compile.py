@@ -52,9 +52,9 @@ class CompiledCost:
       peak_bytes: the most HBM in use at any time, the program's code included.
       flops: by formula (nn/flops.py).
       compiled_flops: of the matrix products in the compiled program.
-      hbm_bytes: read from and written to HBM.
+      hbm_bytes_by_part: read from and written to HBM, by part of the program, most first.
       ici_bytes: received from other chips, by kind of collective.
-      roofline: of `flops`, `hbm_bytes` and `ici_bytes`, for this kind of chip.
+      roofline: of `flops`, the bytes of HBM and `ici_bytes`, for this kind of chip.
     """
 
     program: str
@@ -65,9 +65,14 @@ class CompiledCost:
     peak_bytes: int
     flops: float
     compiled_flops: float
-    hbm_bytes: int
+    hbm_bytes_by_part: dict[str, int]
     ici_bytes: dict[str, int]
     roofline: Roofline
+
+    @property
+    def hbm_bytes(self) -> int:
+        """Returns the bytes that are read from and written to HBM."""
+        return sum(self.hbm_bytes_by_part.values())
 
     @property
     def images_per_second(self) -> float:
@@ -256,7 +261,8 @@ def compile_program(
         raise OutOfMemory(name, peak_bytes)
     module = hlo.HloModule(executable.as_text())
     ici_bytes = module.collectives(default_trip_count)
-    hbm_bytes = memory_traffic.hbm_bytes(module, default_trip_count)
+    hbm_bytes_by_part = memory_traffic.hbm_bytes_by_part(module, default_trip_count)
+    hbm_bytes = sum(hbm_bytes_by_part.values())
     flops_per_chip = flops / module.partitions
     return CompiledCost(
         program=name,
@@ -267,7 +273,7 @@ def compile_program(
         peak_bytes=peak_bytes,
         flops=flops_per_chip,
         compiled_flops=memory_traffic.matrix_flops(module, default_trip_count),
-        hbm_bytes=hbm_bytes,
+        hbm_bytes_by_part=hbm_bytes_by_part,
         ici_bytes=ici_bytes,
         roofline=roofline(chip, flops_per_chip, hbm_bytes, sum(ici_bytes.values())),
     )

@@ -6,6 +6,7 @@ space S(1) and up) do not count.
 
 import math
 import re
+from collections import Counter
 
 from blip_jax.train.aot.hlo import Array, HloModule, Instruction
 
@@ -15,6 +16,12 @@ NO_TRAFFIC = {
     "call", "async-start", "after-all", "partition-id", "replica-id", "opt-barrier",
 }  # fmt: skip
 SLICES = {"dynamic-slice", "slice", "gather"}
+OP_NAME = re.compile(r'op_name="([^"]*)"')
+DERIVATIVE = re.compile(r"\b(?:jvp|transpose)\(([^()]*)\)")
+# Parts of an operation's name that are no module or method: control flow, inner functions, einsums.
+NO_MODULE = re.compile(
+    r"^(while|body|cond|closed_call|checkpoint|rematted_computation)$|^(jit|vmap|pmap)\(|->"
+)
 
 
 def hbm_bytes(module: HloModule, default_trip_count: int = 1) -> int:
@@ -25,13 +32,39 @@ def hbm_bytes(module: HloModule, default_trip_count: int = 1) -> int:
     Args:
       default_trip_count: iterations of loops whose number is not in the text.
     """
-    total = 0
+    return sum(hbm_bytes_by_part(module, default_trip_count).values())
+
+
+def hbm_bytes_by_part(module: HloModule, default_trip_count: int = 1) -> dict[str, int]:
+    """Returns the bytes of `hbm_bytes` by part of the program (`part_of`), most first."""
+    counts: Counter = Counter()
     for name, times in module.execution_counts(default_trip_count, fusions=False).items():
         computation = module.computations[name]
-        total += times * sum(
-            instruction_bytes(module, computation, x) for x in computation.values()
-        )
-    return total
+        for x in computation.values():
+            if moved := times * instruction_bytes(module, computation, x):
+                counts[part_of(computation, x)] += moved
+    return dict(counts.most_common())
+
+
+def part_of(computation: dict[str, Instruction], x: Instruction) -> str:
+    """Returns the pass and the modules that an instruction belongs to, from its `op_name`.
+
+    For example "backward, recomputed: Blip.encode_image/vit/blocks/mlp_in". A fusion has the name
+    of one of its operations; a copy without a name has that of what it copies.
+    """
+    named = (x, *(computation[operand] for operand in x.operands))
+    names = [match[1] for y in named if (match := OP_NAME.search(y.attributes))]
+    if not names:
+        return "copies without a name"
+    passes = "backward" if "transpose(" in names[0] else "forward"
+    passes += ", recomputed" if "rematted_computation" in names[0] else ""
+    path = names[0]
+    while (inner := DERIVATIVE.sub(r"\1", path)) != path:
+        path = inner
+    modules = [part for part in path.split("/")[:-1] if not NO_MODULE.search(part)]
+    if not modules:
+        return "outside of modules (optimizer, moving averages, casts)"
+    return f"{passes}: {'/'.join(modules)}"
 
 
 def instruction_bytes(
@@ -47,6 +80,9 @@ def instruction_bytes(
         return 2 * bytes_in_hbm(x.results)
     if x.opcode == "dynamic-update-slice":
         return 2 * bytes_in_hbm(operands[1])
+    if x.opcode == "slice-start":  # its results begin with the whole operand
+        moved = x.results[1]
+        return moved.bytes * sum(array.space == 0 for array in (operands[0][0], moved))
     if x.opcode == "copy-start":
         return bytes_in_hbm(operands[0]) + bytes_in_hbm(x.results[:1])
     results = x.results[len(operands) :] if x.opcode.endswith("-start") else x.results
