@@ -62,7 +62,7 @@ CALLS = {
         ("caption", {"decoding": "beam"}, "decoding is 'beam' (str); give a Decoding or None"),
         ("caption", {"top_k": 5.0}, f"top_k is 5.0 (float); {WHOLE}"),
         ("caption", {"top_p": "0.9"}, "top_p is '0.9' (str); give a number"),
-        ("caption", {"temperature": NAN}, "temperature is nan (float); give a number"),
+        ("caption", {"temperature": NAN}, "temperature is nan; give a finite number"),
         ("caption", {"num_captions": True}, f"num_captions is True (bool); {WHOLE}"),
         ("caption", {"method": 3}, "method is 3 (int); give 'sample', 'greedy' or 'beam'"),
         ("caption", {"images": None}, "images is NoneType; give a path, bytes"),

@@ -40,18 +40,18 @@ class Toy:
 
 @functools.partial(jax.jit, static_argnums=3)
 def write(table, prompt, lengths, options):
-    """Texts of the images of `table` [B, V, V, V]; the cache holds the tokens, [1, R, T]."""
+    """Texts of the images of `table` [B, V, V, V]; the cache holds the tokens, [R, T]."""
 
     def step(ids, cache, index):
         count, width = ids.shape
-        cache = jax.lax.dynamic_update_slice(cache, ids[None], (0, 0, index))
+        cache = jax.lax.dynamic_update_slice(cache, ids, (0, index))
         at = index + jnp.arange(width)
-        before = jnp.where(at > 0, cache[0][:, at - 1], 0)
+        before = jnp.where(at > 0, cache[:, at - 1], 0)
         image = jnp.arange(count) // (count // len(table))
         return table[image[:, None], before, ids], cache
 
     shape, params = options.shape(prompt.shape[1]), options.params(len(prompt))
-    cache = jnp.zeros((1, len(prompt), shape.total_length), jnp.int32)
+    cache = jnp.zeros((len(prompt), shape.total_length), jnp.int32)
     return generate(step, cache, prompt, None, shape, params, (EOS, PAD), lengths)
 
 

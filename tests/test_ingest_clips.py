@@ -115,11 +115,11 @@ def test_answers_of_several_annotators_in_a_table():
     def answers(**fields):
         return questions_of({"key": "k", "fields": json.dumps({"question": "q", **fields})})
 
-    assert answers(answers='["a", "b"]')[0]["answers"] == ["a", "b"]
+    assert answers(answers=["a", "b"])[0]["answers"] == ["a", "b"]
     assert answers(answers="[a")[0]["answers"] == ["[a"]
     merged = [{"question": "r", "answer": "b"}, {"answer": "c"}, 3]
     assert [(q["id"], q["question"], q["answers"]) for q in answers(answer="a", merged=merged)] == [
-        ("k#0", "q", ["a"]), ("k#1", "r", ["b"]), ("k#2", "q", ["c"])
+        ("k#0", "q", ["a", "c"]), ("k#1", "r", ["b"])
     ]  # fmt: skip
 
 

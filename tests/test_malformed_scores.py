@@ -196,11 +196,11 @@ def test_an_earlier_round_that_does_not_fit_is_one_line(web, tmp_path):
 @pytest.mark.parametrize(
     ("option", "named"),
     [
-        ("selection.thresholds.web=nan", "thresholds.web is nan; expected a finite number"),
+        ("selection.thresholds.web=nan", "thresholds.web is nan; give a finite number"),
         ("selection.thresholds.synthetic=inf", "thresholds.synthetic is inf"),
         ("selection.min_cosine=nan", "min_cosine is nan"),
         ("selection.source_weights=laion=nan", "source_weights has 'laion=nan'"),
-        ("human_fraction=nan", "human_fraction is nan (float); give a number"),
+        ("human_fraction=nan", "human_fraction is nan; give a finite number"),
         ("human_fraction=1.5", "human_fraction is 1.5; expected 0 to 1"),
         ("threshold_sweep=0.5,nan", "threshold_sweep[1] is nan"),
         ("gallery_images=-1", "gallery_images is -1; it must be 0 or more"),

@@ -158,7 +158,8 @@ def _entries(
         return
     rest = {name: value for name, value in fields.items() if name != "merged"}
     merged = fields.get("merged")  # records of the same image: of each what differs from the first
-    for changes in ({}, *(merged if isinstance(merged, list) else ())):
+    merged = [x for x in merged if isinstance(x, dict)] if isinstance(merged, list) else []
+    for changes in ({}, *merged):
         if not changes or any(name in changes for name in (*texts, *others)):
             own = rest | changes
             name = next((name for name in texts if name in own), None)

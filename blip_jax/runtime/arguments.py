@@ -106,6 +106,8 @@ def check_value(name: str, value: Any, annotation: Any) -> None:
     if entries and _is_sequence(value):
         for index, entry in enumerate(value):
             check_value(f"{name}[{index}]", entry, _union(entries))
+    if isinstance(value, float) and math.isnan(value) and fits(0.0, annotation):
+        raise UserError(f"{name} is nan; give a finite number")
     advice = f"give {describe(annotation)}"
     literals = [x for x in _members(annotation) if typing.get_origin(x) is Literal]
     choices = [y for x in literals for y in typing.get_args(x) if isinstance(y, str)]

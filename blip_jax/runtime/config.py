@@ -7,6 +7,7 @@ How the command line sets them is in overrides.py.
 import dataclasses
 import functools
 import inspect
+import math
 import os
 import types
 import typing
@@ -165,6 +166,8 @@ def from_json(cls: type[T], values: Mapping[str, Any], path: str = "") -> T:
 def _from_json(annotation: Any, value: Any, path: str) -> Any:
     kinds = members(annotation)
     if not _fits(annotation, value):
+        if isinstance(value, float) and math.isnan(value):
+            raise UserError(f"{path} is nan; give a finite number")
         raise UserError(f"{path} is {value!r:.80}; expected {type_name(annotation)}")
     if isinstance(value, list):
         entry = (typing.get_args(kinds[0]) or (Any,))[0]
