@@ -20,7 +20,7 @@ OP_NAME = re.compile(r'op_name="([^"]*)"')
 DERIVATIVE = re.compile(r"\b(?:jvp|transpose)\(([^()]*)\)")
 # Parts of an operation's name that are no module or method: control flow, inner functions, einsums.
 NO_MODULE = re.compile(
-    r"^(while|body|cond|closed_call|checkpoint|rematted_computation)$|^(jit|vmap|pmap)\(|->"
+    r"^(while|body|cond|closed_call|checkpoint|rematted_computation|branch_\d+_fun)$|^(jit|vmap|pmap)\(|->"
 )
 
 
