@@ -12,7 +12,8 @@ from blip_jax import nn
 from blip_jax.nn import masks
 from blip_jax.nn.blip import l2_normalize
 from blip_jax.nn.layers import LayerNorm
-from blip_jax.nn.med import EPS, Embeddings, MedLayer
+from blip_jax.nn.med import Embeddings
+from blip_jax.nn.med_layers import EPS, MedLayer
 
 IDS, MASK = tiny.texts(3)
 IMAGES = tiny.images(3)

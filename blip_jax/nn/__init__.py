@@ -16,7 +16,7 @@ from blip_jax.nn.configs import (
     param_group_name,
     preset,
 )
-from blip_jax.nn.med import separate_layers
+from blip_jax.nn.med_layers import separate_layers
 from blip_jax.nn.model_types import (
     MODEL_TYPES,
     ModelType,

@@ -46,7 +46,7 @@ class CrossAttentionContext(NamedTuple):
         return CrossAttentionContext(key, value, mask)
 
     def separate(self) -> tuple["CrossAttentionContext", ...]:
-        """Returns the context of each layer by itself; see `med.separate_layers`."""
+        """Returns the context of each layer by itself; see `med_layers.separate_layers`."""
         pairs = zip(self.key, self.value, strict=True)
         return tuple(CrossAttentionContext(key, value, self.mask) for key, value in pairs)
 
@@ -79,8 +79,8 @@ def attend(
 
 def attend_all(query, key, value, mask=None, dropout=None, gate=None) -> jax.Array:
     """Returns what `attend` does, by one product for all rows and heads."""
-    # `jax.nn.dot_product_attention` is not used, as it has no dropout of the probabilities, and a
-    # second path without dropout would round differently.
+    # `jax.nn.dot_product_attention` is not used, as it has neither dropout of the probabilities nor
+    # a gate.
     scores = jnp.einsum("bthk,bnhk->bhtn", query, key, preferred_element_type=jnp.float32)
     scores = scores * query.shape[-1] ** -0.5
     if mask is not None:

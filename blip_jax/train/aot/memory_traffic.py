@@ -24,19 +24,15 @@ NO_MODULE = re.compile(
 )
 
 
-def hbm_bytes(module: HloModule, default_trip_count: int = 1) -> int:
-    """Returns the bytes that one run moves from and to HBM, without the layouts' padding.
+def hbm_bytes_by_part(module: HloModule, default_trip_count: int = 1) -> dict[str, int]:
+    """Returns the bytes that one run moves from and to HBM, by part (`part_of`), most first.
 
-    A slice counts the bytes that it reads, an in-place update the bytes that it writes.
+    The padding of layouts does not count. A slice counts the bytes that it reads, an in-place
+    update the bytes that it writes.
 
     Args:
       default_trip_count: iterations of loops whose number is not in the text.
     """
-    return sum(hbm_bytes_by_part(module, default_trip_count).values())
-
-
-def hbm_bytes_by_part(module: HloModule, default_trip_count: int = 1) -> dict[str, int]:
-    """Returns the bytes of `hbm_bytes` by part of the program (`part_of`), most first."""
     counts: Counter = Counter()
     for name, times in module.execution_counts(default_trip_count, fusions=False).items():
         computation = module.computations[name]
