@@ -16,8 +16,11 @@ WORKER="${HOSTNAME##*-w-}"        # TPU VMs are named t1v-n-0a1b2c3d-w-N
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 mkdir -p "$RUN"
 
-alive() { tmux -L blip has-session -t blip 2>/dev/null; }
-leader() { tmux -L blip list-panes -t blip -F '#{pane_pid}'; }  # of the command's process group
+# The command may outlive tmux while it saves a checkpoint after SIGTERM: `session` holds the lock.
+alive() {
+  tmux -L blip has-session -t blip 2>/dev/null || ! flock --shared --nonblock "$RUN/lock" true
+}
+leader() { cat "$RUN/leader"; }  # of the command's process group
 
 install() {
   # shellcheck source=launch/venv.sh
@@ -39,7 +42,8 @@ start() {
   rm -f "$RUN/status"
   [[ ! -e "$RUN/log" ]] || mv "$RUN/log" "$RUN/log.before"
   printf ' %q' "$@" >"$RUN/command"
-  tmux -L blip new-session -d -s blip "bash launch/tpu_worker.sh session$(cat "$RUN/command")"
+  tmux -L blip new-session -d -P -F '#{pane_pid}' -s blip \
+    "bash launch/tpu_worker.sh session$(cat "$RUN/command")" >"$RUN/leader"
 }
 
 running() { alive && [[ "$(cat "$RUN/command")" == "$(printf ' %q' "$@")" ]]; }
@@ -49,11 +53,13 @@ running() { alive && [[ "$(cat "$RUN/command")" == "$(printf ' %q' "$@")" ]]; }
 # although it is not finished: the recorded status is then 143.
 session() {
   local status=0 terminated=""
+  exec 9>"$RUN/lock"
+  flock 9
   trap '' HUP
   trap 'terminated=143' TERM
   trap : INT
   export PATH="$PWD/.venv/bin:$PATH"
-  "$@" >>"$RUN/log" 2>&1 </dev/null || status=$?
+  "$@" >>"$RUN/log" 2>&1 </dev/null 9>&- || status=$?
   echo "${terminated:-$status}" >"$RUN/status.new"
   mv "$RUN/status.new" "$RUN/status"
 }
@@ -61,7 +67,7 @@ session() {
 follow() {
   local running
   touch "$RUN/log"
-  running="$(leader 2>/dev/null)" || running=""
+  alive && running="$(leader)" || running=""
   tail -n 20 ${running:+-s "$EVERY" --pid="$running" -F} "$RUN/log" 2>/dev/null
 }
 
@@ -78,7 +84,7 @@ await() {
 stop() {  # a process that hangs because other workers are gone is killed after five minutes
   local attempt
   alive || return 0
-  tmux -L blip send-keys -t blip C-c
+  kill -INT -- "-$(leader)" || return 0
   for (( attempt = 0; attempt < 60; attempt++ )); do
     alive || return 0
     sleep "$EVERY"

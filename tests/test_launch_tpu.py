@@ -137,12 +137,12 @@ def test_starts_again_after_preemption(cloud, queue):
 
 @NEEDS_TMUX
 def test_saved_at_sigterm_is_not_done(cloud):
-    """A shutdown as systemd does it: everybody gets SIGTERM, and tmux hangs up."""
+    """systemd's shutdown: all processes get SIGTERM, and tmux ends before the command has saved."""
     cloud.write(
         "training",
         """
 if [[ -e "$FAKE/saved" ]]; then echo goes on; exit; fi
-trap 'sleep 0.3; touch "$FAKE/saved"; exit 0' TERM
+trap 'sleep 1; touch "$FAKE/saved"; exit 0' TERM
 echo "$$ $PPID" >>"$FAKE/processes"
 while true; do sleep 0.05; done
 """,
@@ -161,6 +161,7 @@ while true; do sleep 0.05; done
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out.splitlines()[-1]) == (0, "goes on"), err
     assert (cloud.folder / "saved").exists()
+    assert len(cloud.read("processes").splitlines()) == 1  # started again only after it had saved
     assert "interrupted; restarting the same command" in err
 
 
