@@ -1,4 +1,4 @@
-"""Attention of long sequences on a CPU: one head after the other, equal to all at once."""
+"""Fused attention, by head on CPUs and by a kernel on TPUs, equals that which stores the scores."""
 
 import functools
 
@@ -6,48 +6,126 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from blip_jax.nn import attention
+from blip_jax.nn import attention, fused_attention
 
 LONG = 128  # tokens: a head has MIN_SCORES_OF_HEAD scores
+KERNEL = functools.partial(
+    fused_attention.run_kernel, fused_attention._forward_kernel, results=1, interpret=True
+)
+BACKWARD_KERNEL = functools.partial(
+    fused_attention.run_kernel, fused_attention._backward_kernel, results=3, interpret=True
+)
 
 
-def arrays(tokens, dtype=jnp.float32):
-    """Returns query, key and value [2, tokens, 3, 8]."""
-    normal = np.random.default_rng(0).standard_normal((3, 2, tokens, 3, 8))
+def arrays(tokens, dtype=jnp.float32, heads=3, width=8):
+    """Returns query, key and value [2, tokens, heads, width]."""
+    normal = np.random.default_rng(0).standard_normal((3, 2, tokens, heads, width))
     return [jnp.asarray(x, dtype) for x in normal]
 
 
+def forward_kernel(*operands):
+    return KERNEL(*operands)[0]
+
+
+FORMS = pytest.mark.parametrize("fused", [fused_attention.attend_by_head, forward_kernel])
+
+
+@FORMS
 @pytest.mark.parametrize(("dtype", "atol"), [("float32", 1e-6), ("bfloat16", 0.02)])
-def test_heads_one_after_the_other_are_all_heads(dtype, atol):
-    one, every = attention.attend_by_head, attention.attend_all
+def test_it_is_attention(fused, dtype, atol):
     query, key, value = arrays(24, dtype)
-    found, wanted = one(query[:, :17], key, value), every(query[:, :17], key, value)
+    found, wanted = (
+        fused(query[:, :17], key, value),
+        attention.attend_all(query[:, :17], key, value),
+    )
     assert found.dtype == wanted.dtype == dtype
     np.testing.assert_allclose(found.astype("float32"), wanted.astype("float32"), atol=atol)
 
 
-def test_heads_one_after_the_other_have_the_gradients_of_all_heads():
-    gradient = [
-        jax.grad(lambda *x, f=f: jnp.sum(jnp.sin(f(*x))), (0, 1, 2))(*arrays(24))
-        for f in (attention.attend_by_head, attention.attend_all)
-    ]
-    for found, wanted in zip(*gradient, strict=True):
-        np.testing.assert_allclose(found, wanted, atol=1e-5)
+def gradients(function, operands):
+    return jax.vjp(function, *operands)[1](jnp.sin(operands[0]))
+
+
+def kernel_gradients(operands):
+    return BACKWARD_KERNEL(*operands, jnp.sin(operands[0]))
+
+
+@pytest.mark.parametrize("heads", [3, 4])
+def test_its_gradients_are_those_of_attention(monkeypatch, heads):
+    monkeypatch.setattr(fused_attention, "MAX_BLOCK_BYTES", 2**14)  # a block: 2 of 4 heads
+    operands = arrays(24, heads=heads, width=64)
+    operands[0] = operands[0][:, :17]
+    assert fused_attention.heads_per_block(operands, 64) == {3: 3, 4: 2}[heads]
+    wanted = gradients(attention.attend_all, operands)
+    for found in (gradients(fused_attention.attend_by_head, operands), kernel_gradients(operands)):
+        for x, y in zip(found, wanted, strict=True):
+            np.testing.assert_allclose(x, y, atol=1e-5)
+
+
+def mesh():
+    return Mesh(np.array(jax.devices()).reshape(2, 2, 2), ("data", "fsdp", "tensor"))
 
 
 @pytest.mark.parametrize(
-    ("platform", "tokens", "devices", "loops"),
-    [("cpu", LONG, 1, 1), ("tpu", LONG, 1, 0), ("cpu", LONG - 1, 1, 0), ("cpu", LONG, 8, 0)],
+    ("platform", "tokens", "devices", "fused"),
+    [
+        ("cpu", LONG, 1, True),
+        ("tpu", LONG, 1, True),
+        ("gpu", LONG, 1, False),
+        ("cpu", LONG - 1, 1, False),
+        ("cpu", LONG, 8, False),
+        ("tpu", LONG, 8, False),
+    ],
 )
-def test_one_cpu_computes_long_sequences_by_head(monkeypatch, platform, tokens, devices, loops):
+def test_the_backend_decides_without_a_mesh(monkeypatch, platform, tokens, devices, fused):
     monkeypatch.setattr(jax, "device_count", lambda: devices)
-    traced = jax.jit(functools.partial(attention.attend, mask=None)).trace(*arrays(tokens))
-    text = traced.lower(lowering_platforms=(platform,)).as_text()
-    assert text.count("stablehlo.while") == loops
+    monkeypatch.setattr(jax, "default_backend", lambda: platform)
+    assert fused_attention.is_fused((2, tokens, 3, 8), (2, tokens, 3, 8)) == fused
 
 
-def test_masked_and_gated_attention_takes_all_heads_at_once(monkeypatch):
+@pytest.mark.parametrize(
+    ("shape", "fused"),
+    [((4, LONG, 4, 8), True), ((6, LONG, 4, 8), False), ((4, LONG, 3, 8), False)],
+)
+def test_a_mesh_of_tpus_must_split_rows_and_heads(monkeypatch, shape, fused):
+    monkeypatch.setattr(fused_attention, "_platform", lambda: "tpu")
+    with jax.sharding.use_abstract_mesh(mesh().abstract_mesh):
+        assert fused_attention.is_fused(shape, shape) == fused
+
+
+def test_a_mesh_splits_the_kernel(monkeypatch):
+    """Each of 8 devices runs the kernel on its rows and heads, forward and backward."""
+    monkeypatch.setattr(fused_attention, "_platform", lambda: "tpu")
+    whole = fused_attention.run_kernel
+    seen = []
+
+    def interpreted(kernel, *operands, results):
+        seen.append(operands[0].shape)
+        return whole(kernel, *operands, results=results, interpret=True)
+
+    monkeypatch.setattr(fused_attention, "run_kernel", interpreted)
+    operands = [jnp.concatenate([x, x[::-1]]) for x in arrays(24, heads=4)]
+    sharding = NamedSharding(mesh(), PartitionSpec(("data", "fsdp")))
+
+    @functools.partial(jax.jit, in_shardings=sharding)
+    def run(operands):
+        with jax.sharding.use_abstract_mesh(mesh().abstract_mesh):
+            return gradients(fused_attention.fused_attention, operands)
+
+    for x, y in zip(run(operands), gradients(attention.attend_all, operands), strict=True):
+        np.testing.assert_allclose(x, y, atol=1e-5)
+    assert seen == [(1, 24, 2, 8)] * 2
+
+
+def test_one_cpu_computes_long_sequences_by_head(monkeypatch):
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
+    text = jax.jit(lambda *x: attention.attend(*x, None)).lower(*arrays(LONG)).as_text()
+    assert text.count("stablehlo.while") == 1
+
+
+def test_masked_and_gated_attention_stores_the_scores(monkeypatch):
     monkeypatch.setattr(jax, "device_count", lambda: 1)
     mask, gate = jnp.ones((1, 1, 1, LONG), bool), jnp.ones((2, 3, LONG, LONG))
     for options in ({"mask": mask}, {"mask": None, "gate": gate}):

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from blip_jax.nn.blip import l2_normalize
 from blip_jax.nn.configs import BlipConfig
-from blip_jax.nn.layers import LayerNorm, dense
+from blip_jax.nn.layers import Dense, LayerNorm
 from blip_jax.nn.med import Med
 from blip_jax.nn.vit import ViT
 
@@ -24,9 +24,9 @@ class Aligned(nn.Module):
         vit, med = self.config.vit, self.config.med
         self.vit = ViT(self.config)
         self.med = Med(self.config)
-        self.pooler = dense(med.width, med.kernel_std)
-        self.vision_proj = dense(self.config.embed_dim, vit.kernel_std, use_bias=False)
-        self.text_proj = dense(self.config.embed_dim, med.kernel_std, use_bias=False)
+        self.pooler = Dense(med.width, med.kernel_std)
+        self.vision_proj = Dense(self.config.embed_dim, vit.kernel_std, use_bias=False)
+        self.text_proj = Dense(self.config.embed_dim, med.kernel_std, use_bias=False)
 
     def encode_image(self, images: jax.Array, train: bool = False) -> jax.Array:
         """Maps normalised images float [B, S, S, 3] to image tokens [B, N, D], [CLS] first."""

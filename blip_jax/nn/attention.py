@@ -10,9 +10,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from blip_jax.nn.layers import dense
-
-MIN_SCORES_OF_HEAD = 128 * 128  # below this a loop over heads costs more than it saves
+from blip_jax.nn.fused_attention import fused_attention, is_fused
+from blip_jax.nn.layers import Dense
 
 
 class KVCache(NamedTuple):
@@ -72,8 +71,8 @@ def attend(
 
     Returns: [B, T, H, K] in the dtype of `value`.
     """
-    if mask is None and gate is None and dropout is None and is_long(query, key):
-        return jax.lax.platform_dependent(query, key, value, cpu=attend_by_head, default=attend_all)
+    if mask is None and gate is None and dropout is None and is_fused(query.shape, key.shape):
+        return fused_attention(query, key, value)
     return attend_all(query, key, value, mask, dropout, gate)
 
 
@@ -91,36 +90,6 @@ def attend_all(query, key, value, mask=None, dropout=None, gate=None) -> jax.Arr
     if dropout is not None:
         probabilities = dropout(probabilities)
     return jnp.einsum("bhtn,bnhk->bthk", probabilities.astype(value.dtype), value)
-
-
-def attend_by_head(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
-    """Returns what `attend` does, one head of one row after the other.
-
-    On a CPU the scores of one head stay in its cache, those of all heads do not: the forward pass
-    of ViT-B takes 12 % less CPU time at 224 pixels and 22 % less at 384.
-    """
-    rows, _, heads, _ = query.shape
-
-    @jax.checkpoint  # the backward pass too keeps the scores of one head
-    def attend_one(arrays):
-        query, key, value = arrays
-        query = query * query.shape[-1] ** -0.5  # fewer numbers to scale than the scores
-        scores = jnp.matmul(query, key.T, preferred_element_type=jnp.float32)
-        return jax.nn.softmax(scores, axis=-1).astype(value.dtype) @ value
-
-    def split(x):
-        return x.swapaxes(1, 2).reshape(rows * heads, -1, x.shape[-1])
-
-    y = jax.lax.map(attend_one, (split(query), split(key), split(value)))
-    return y.reshape(rows, heads, -1, y.shape[-1]).swapaxes(1, 2)
-
-
-def is_long(query: jax.Array, key: jax.Array) -> bool:
-    """Returns whether a head has enough scores to be computed alone.
-
-    On several CPU devices rows and heads are split among them, where a loop would gather them.
-    """
-    return query.shape[1] * key.shape[1] >= MIN_SCORES_OF_HEAD and jax.device_count() == 1
 
 
 class MultiHead(nn.Module):
@@ -142,7 +111,31 @@ class MultiHead(nn.Module):
     def project_output(self, y: jax.Array) -> jax.Array:
         """Maps [B, T, H, K] to [B, T, D]."""
         width = y.shape[-2] * y.shape[-1]
-        return dense(width, self.output_std, 2, dtype=self.dtype, name="out")(y)
+        return Dense(width, self.output_std, 2, dtype=self.dtype, name="out")(y)
+
+
+class QkvProjection(nn.Module):
+    """The query, key and value projections of self-attention, with one kernel."""
+
+    heads: int
+    kernel_std: float
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Maps x [B, T, D] to query, key and value, [B, T, H, K] each."""
+        width = x.shape[-1]
+        split = (3, self.heads, width // self.heads)
+        kernel = self.param("kernel", nn.initializers.normal(self.kernel_std), (width, *split))
+        bias = self.param("bias", nn.initializers.zeros, split)
+        x, kernel, bias = (y.astype(self.dtype) for y in (x, kernel, bias))
+        heads = (*x.shape[:2], *split[1:])
+        if is_fused(heads, heads):
+            # Three products give what `fused_attention` takes without copying parts of one result.
+            parts = [x @ kernel[:, part].reshape(width, width) for part in range(3)]
+            return tuple(y.reshape(heads) + bias[part] for part, y in enumerate(parts))
+        qkv = jnp.einsum("btd,dphk->btphk", x, kernel) + bias
+        return tuple(qkv[:, :, part] for part in range(3))
 
 
 class SelfAttention(MultiHead):
@@ -157,10 +150,7 @@ class SelfAttention(MultiHead):
         index: jax.Array | None = None,
     ) -> tuple[jax.Array, KVCache | None]:
         """Maps x [B, T, D] to ([B, T, D], cache with the keys of x from position `index` on)."""
-        width = x.shape[-1]
-        split = (3, self.heads, width // self.heads)
-        qkv = dense(split, self.kernel_std, dtype=self.dtype, name="qkv")(x)
-        query, key, value = (qkv[:, :, part] for part in range(3))
+        query, key, value = QkvProjection(self.heads, self.kernel_std, self.dtype, name="qkv")(x)
         if cache is not None:
             at = (0, index, 0, 0)
             key = jax.lax.dynamic_update_slice(cache.key, key.astype(cache.key.dtype), at)
@@ -189,7 +179,7 @@ class CrossAttention(MultiHead):
         """
         batch, length, width = x.shape
         rows, _, _, head = context.key.shape
-        query = dense((self.heads, head), self.kernel_std, dtype=self.dtype, name="query")(x)
+        query = Dense((self.heads, head), self.kernel_std, dtype=self.dtype, name="query")(x)
         query = query.reshape(rows, -1, length, self.heads, head)
         if context_index is None:
             y = self.read(query, context)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from blip_jax.nn.attention import CrossAttentionContext, KVCache
 from blip_jax.nn.configs import BlipConfig
-from blip_jax.nn.layers import dense
+from blip_jax.nn.layers import Dense
 from blip_jax.nn.med import Med
 from blip_jax.nn.vit import ViT
 
@@ -28,9 +28,9 @@ class Blip(nn.Module):
         config = self.config
         self.vit = ViT(config)
         self.med = Med(config)
-        self.vision_proj = dense(config.embed_dim, config.vit.kernel_std)
-        self.text_proj = dense(config.embed_dim, config.med.kernel_std)
-        self.itm_head = dense(2, config.med.kernel_std)
+        self.vision_proj = Dense(config.embed_dim, config.vit.kernel_std)
+        self.text_proj = Dense(config.embed_dim, config.med.kernel_std)
+        self.itm_head = Dense(2, config.med.kernel_std)
 
     def encode_image(self, images: jax.Array, train: bool = False) -> jax.Array:
         """Maps normalised images float [C, S, S, 3] to image tokens [C, N, D], [CLS] first."""

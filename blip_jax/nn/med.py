@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from blip_jax.nn import masks
 from blip_jax.nn.attention import CrossAttentionContext, KVCache
 from blip_jax.nn.configs import BlipConfig, MedConfig, param_group_name
-from blip_jax.nn.layers import LayerNorm, dense
+from blip_jax.nn.layers import Dense, LayerNorm
 from blip_jax.nn.med_layers import EPS, MedLayers, SeparateMedLayers, cross_attentions
 
 
@@ -171,7 +171,7 @@ class LMHead(nn.Module):
     def __call__(self, x: jax.Array, word: jax.Array) -> jax.Array:
         """Maps x [B, T, D] and word [V, D] to logits float32 [B, T, V]."""
         config = self.config
-        x = dense(config.width, config.kernel_std, dtype=self.dtype, name="dense")(x)
+        x = Dense(config.width, config.kernel_std, dtype=self.dtype, name="dense")(x)
         x = LayerNorm(EPS, self.dtype, name="norm")(nn.gelu(x, approximate=False))
         bias = self.param("bias", nn.initializers.zeros, (config.vocab_size,))
         word = word.astype(self.dtype)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from blip_jax.nn.attention import CrossAttentionContext
 from blip_jax.nn.blip import with_enc_token
 from blip_jax.nn.configs import BlipConfig
-from blip_jax.nn.layers import dense
+from blip_jax.nn.layers import Dense
 from blip_jax.nn.med import Med
 from blip_jax.nn.vit import ViT
 
@@ -24,8 +24,8 @@ class Nlvr(nn.Module):
         config = self.config.med
         self.vit = ViT(self.config)
         self.med = Med(self.config, num_images=2)
-        self.classifier_in = dense(config.width, config.kernel_std)
-        self.classifier_out = dense(2, config.kernel_std)
+        self.classifier_in = Dense(config.width, config.kernel_std)
+        self.classifier_out = Dense(2, config.kernel_std)
 
     def encode_image(self, images: jax.Array, train: bool = False) -> jax.Array:
         """Maps normalised images float [B, S, S, 3] to image tokens [B, N, W], [CLS] first."""

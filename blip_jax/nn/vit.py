@@ -10,7 +10,7 @@ import numpy as np
 
 from blip_jax.nn.attention import SelfAttention
 from blip_jax.nn.configs import BlipConfig, ViTConfig
-from blip_jax.nn.layers import LayerNorm, dense, scan_layers
+from blip_jax.nn.layers import Dense, LayerNorm, scan_layers
 
 
 class ViT(nn.Module):
@@ -24,7 +24,7 @@ class ViT(nn.Module):
         config, dtype = self.config.vit, jnp.dtype(self.config.dtype)
         normal = nn.initializers.normal
         x = patches(images, config.patch_size)
-        x = dense(config.width, config.patch_std, dtype=dtype, name="patch")(x)
+        x = Dense(config.width, config.patch_std, dtype=dtype, name="patch")(x)
         cls = self.param("cls", normal(config.position_std), (1, 1, config.width))
         shape = (1, config.tokens, config.width)
         position = self.param("position", normal(config.position_std), shape)
@@ -52,9 +52,9 @@ class Block(nn.Module):
         )
         x = x + self.drop_path(attention(y)[0], rate)
         y = LayerNorm(config.eps, self.dtype, name="norm2")(x)
-        y = dense(4 * config.width, config.kernel_std, dtype=self.dtype, name="mlp_in")(y)
+        y = Dense(4 * config.width, config.kernel_std, dtype=self.dtype, name="mlp_in")(y)
         y = nn.gelu(y, approximate=False)
-        y = dense(config.width, config.output_std, dtype=self.dtype, name="mlp_out")(y)
+        y = Dense(config.width, config.output_std, dtype=self.dtype, name="mlp_out")(y)
         return x + self.drop_path(y, rate), None
 
     def drop_path(self, y: jax.Array, rate: jax.Array) -> jax.Array:

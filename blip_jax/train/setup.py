@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from blip_jax.data.pipeline import train_batches
 from blip_jax.data.tokenizer import Tokenizer
 from blip_jax.runtime.config import replace
-from blip_jax.tasks.base import Task
+from blip_jax.tasks.base import Batch, Task
 from blip_jax.train.config import TrainConfig
 from blip_jax.train.init_params import load_init_params, load_pretrained_encoders
 from blip_jax.train.mesh import batch_sharding, check_batch, local_rows, make_mesh
@@ -124,6 +124,12 @@ def _functions(
     """Returns the jitted functions, cached so that equal settings in a process compile once."""
     optimizer = optimizer_config.make(steps)
 
+    step = make_step(task, optimizer, accumulate_steps, skip_nonfinite)
+
+    def step_on_mesh(state: TrainState, batch: Batch, key: jax.Array | None):
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):  # for kernels (fused_attention.py)
+            return step(state, batch, key)
+
     def make_state(params: dict, key: jax.Array) -> TrainState:
         extra = task.init_extra(params, key)
         return TrainState(jnp.zeros((), "int32"), params, extra, optimizer.init(params))
@@ -142,7 +148,7 @@ def _functions(
         init=jax.jit(init, out_shardings=placed),
         init_from_params=jax.jit(make_state, out_shardings=placed),
         step=jax.jit(
-            make_step(task, optimizer, accumulate_steps, skip_nonfinite),
+            step_on_mesh,
             in_shardings=(placed, batch_sharding(mesh), None),
             out_shardings=(placed, None),
             donate_argnums=0,

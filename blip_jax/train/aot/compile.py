@@ -12,7 +12,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import SingleDeviceSharding
+from jax.sharding import Mesh, SingleDeviceSharding
 
 from blip_jax import nn
 from blip_jax.data.tokenizer import TokenIds, Tokenizer
@@ -210,7 +210,14 @@ def compile_per_device(
     default_trip_count: int = 1,
 ) -> CompiledCost:
     """Compiles what one chip runs of a pmapped function on CAPFILT_IMAGES images."""
-    sharding = SingleDeviceSharding(topology.devices(topology_name)[0])
+    device = topology.devices(topology_name)[0]
+    sharding = SingleDeviceSharding(device)
+    mesh = Mesh(np.array([device]), "x").abstract_mesh
+
+    def on_chip(*inputs):
+        with jax.sharding.use_abstract_mesh(mesh):
+            return function.per_device(*inputs)
+
     arguments = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
         (model.params, (), inputs),
@@ -218,7 +225,7 @@ def compile_per_device(
     return compile_program(
         name,
         topology_name,
-        jax.jit(function.per_device, out_shardings=sharding),
+        jax.jit(on_chip, out_shardings=sharding),
         arguments,
         batch_size=CAPFILT_IMAGES,
         flops=CAPFILT_IMAGES * flops_per_image,
