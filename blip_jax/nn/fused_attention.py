@@ -16,9 +16,7 @@ from jax.sharding import PartitionSpec
 
 MIN_SCORES_OF_HEAD = 128 * 128  # below this a head's scores are too few to be computed alone
 HEADS_AXIS = "tensor"  # axis of a mesh that splits heads; all others split rows
-MAX_BLOCK_BYTES = (
-    2**19
-)  # of an operand of the kernel: seven, twice each, and scores fit into 16 MiB
+MAX_BLOCK_BYTES = 2**17  # of an operand of the kernel: it is unrolled over the heads of a block
 
 Heads = jax.Array  # [B, T, H, K]
 
@@ -153,7 +151,7 @@ def run_kernel(kernel: Any, *operands: Heads, results: int, interpret: bool = Fa
 
 
 def heads_per_block(operands: tuple[Heads, ...], width: int) -> int:
-    """Returns the most heads whose blocks fit into the chip's memory beside one another.
+    """Returns how many heads of a row are computed at once: the most within MAX_BLOCK_BYTES.
 
     A part of the heads must fill whole vectors of 128 numbers.
     """
