@@ -124,11 +124,11 @@ def _functions(
     """Returns the jitted functions, cached so that equal settings in a process compile once."""
     optimizer = optimizer_config.make(steps)
 
-    step = make_step(task, optimizer, accumulate_steps, skip_nonfinite)
+    step_of_task = make_step(task, optimizer, accumulate_steps, skip_nonfinite)
 
-    def step_on_mesh(state: TrainState, batch: Batch, key: jax.Array | None):
+    def step(state: TrainState, batch: Batch, key: jax.Array | None):
         with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):  # for kernels (fused_attention.py)
-            return step(state, batch, key)
+            return step_of_task(state, batch, key)
 
     def make_state(params: dict, key: jax.Array) -> TrainState:
         extra = task.init_extra(params, key)
@@ -148,7 +148,7 @@ def _functions(
         init=jax.jit(init, out_shardings=placed),
         init_from_params=jax.jit(make_state, out_shardings=placed),
         step=jax.jit(
-            step_on_mesh,
+            step,
             in_shardings=(placed, batch_sharding(mesh), None),
             out_shardings=(placed, None),
             donate_argnums=0,
