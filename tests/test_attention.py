@@ -11,45 +11,44 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from blip_jax.nn import attention, fused_attention
 
 LONG = 128  # tokens: a head has MIN_SCORES_OF_HEAD scores
-KERNEL = functools.partial(
-    fused_attention.run_kernel, fused_attention._forward_kernel, results=1, interpret=True
-)
-BACKWARD_KERNEL = functools.partial(
-    fused_attention.run_kernel, fused_attention._backward_kernel, results=3, interpret=True
-)
+WIDTH = 8
 
 
-def arrays(tokens, dtype=jnp.float32, heads=3, width=8):
-    """Returns query, key and value [2, tokens, heads, width]."""
-    normal = np.random.default_rng(0).standard_normal((3, 2, tokens, heads, width))
+def arrays(tokens, dtype=jnp.float32, heads=3, width=WIDTH):
+    """Returns query, key and value [2, tokens, heads * width]."""
+    normal = np.random.default_rng(0).standard_normal((3, 2, tokens, heads * width))
     return [jnp.asarray(x, dtype) for x in normal]
 
 
-def forward_kernel(*operands):
-    return KERNEL(*operands)[0]
+def split(x, width=WIDTH):
+    return x.reshape(*x.shape[:2], -1, width)
 
 
-FORMS = pytest.mark.parametrize("fused", [fused_attention.attend_by_head, forward_kernel])
+def plain(*operands, width=WIDTH):
+    """Attention that stores the scores; short sequences are never fused."""
+    y = attention.attend(*(split(x, width) for x in operands))
+    return y.reshape(operands[0].shape)
 
 
-@FORMS
+def forward_kernel(*operands, width=WIDTH):
+    kernel = fused_attention._forward_kernel
+    return fused_attention.run_kernel(kernel, *operands, results=1, width=width, interpret=True)[0]
+
+
+@pytest.mark.parametrize(
+    "fused", [functools.partial(fused_attention.attend_by_head, width=WIDTH), forward_kernel]
+)
 @pytest.mark.parametrize(("dtype", "atol"), [("float32", 1e-6), ("bfloat16", 0.02)])
 def test_it_is_attention(fused, dtype, atol):
     query, key, value = arrays(24, dtype)
-    found, wanted = (
-        fused(query[:, :17], key, value),
-        attention.attend_all(query[:, :17], key, value),
-    )
+    found, wanted = fused(query[:, :17], key, value), plain(query[:, :17], key, value)
     assert found.dtype == wanted.dtype == dtype
     np.testing.assert_allclose(found.astype("float32"), wanted.astype("float32"), atol=atol)
 
 
-def gradients(function, operands):
+def gradients(function, operands, width=WIDTH):
+    function = functools.partial(function, width=width)
     return jax.vjp(function, *operands)[1](jnp.sin(operands[0]))
-
-
-def kernel_gradients(operands):
-    return BACKWARD_KERNEL(*operands, jnp.sin(operands[0]))
 
 
 @pytest.mark.parametrize("heads", [3, 4])
@@ -58,8 +57,13 @@ def test_its_gradients_are_those_of_attention(monkeypatch, heads):
     operands = arrays(24, heads=heads, width=64)
     operands[0] = operands[0][:, :17]
     assert fused_attention.heads_per_block(operands, 64) == {3: 3, 4: 2}[heads]
-    wanted = gradients(attention.attend_all, operands)
-    for found in (gradients(fused_attention.attend_by_head, operands), kernel_gradients(operands)):
+    wanted = gradients(plain, operands, 64)
+    by_head = gradients(fused_attention.attend_by_head, operands, 64)
+    kernel = fused_attention._backward_kernel
+    by_kernel = fused_attention.run_kernel(
+        kernel, *operands, jnp.sin(operands[0]), results=3, width=64, interpret=True
+    )
+    for found in (by_head, by_kernel):
         for x, y in zip(found, wanted, strict=True):
             np.testing.assert_allclose(x, y, atol=1e-5)
 
@@ -69,30 +73,29 @@ def mesh():
 
 
 @pytest.mark.parametrize(
-    ("platform", "tokens", "devices", "fused"),
+    ("platform", "queries", "keys", "devices", "fused"),
     [
-        ("cpu", LONG, 1, True),
-        ("tpu", LONG, 1, True),
-        ("gpu", LONG, 1, False),
-        ("cpu", LONG - 1, 1, False),
-        ("cpu", LONG, 8, False),
-        ("tpu", LONG, 8, False),
+        ("cpu", LONG, LONG, 1, True),
+        ("tpu", LONG, LONG, 1, True),
+        ("gpu", LONG, LONG, 1, False),
+        ("cpu", LONG - 1, LONG, 1, False),
+        ("cpu", LONG // 4, 4 * LONG, 1, True),
+        ("tpu", LONG // 4, 4 * LONG, 1, False),
+        ("cpu", LONG, LONG, 8, False),
+        ("tpu", LONG, LONG, 8, False),
     ],
 )
-def test_the_backend_decides_without_a_mesh(monkeypatch, platform, tokens, devices, fused):
+def test_the_backend_decides_without_a_mesh(monkeypatch, platform, queries, keys, devices, fused):
     monkeypatch.setattr(jax, "device_count", lambda: devices)
     monkeypatch.setattr(jax, "default_backend", lambda: platform)
-    assert fused_attention.is_fused((2, tokens, 3, 8), (2, tokens, 3, 8)) == fused
+    assert fused_attention.is_fused(2, queries, keys, 3) == fused
 
 
-@pytest.mark.parametrize(
-    ("shape", "fused"),
-    [((4, LONG, 4, 8), True), ((6, LONG, 4, 8), False), ((4, LONG, 3, 8), False)],
-)
-def test_a_mesh_of_tpus_must_split_rows_and_heads(monkeypatch, shape, fused):
+@pytest.mark.parametrize(("rows", "heads", "fused"), [(4, 4, True), (6, 4, False), (4, 3, False)])
+def test_a_mesh_of_tpus_must_split_rows_and_heads(monkeypatch, rows, heads, fused):
     monkeypatch.setattr(fused_attention, "_platform", lambda: "tpu")
     with jax.sharding.use_abstract_mesh(mesh().abstract_mesh):
-        assert fused_attention.is_fused(shape, shape) == fused
+        assert fused_attention.is_fused(rows, LONG, LONG, heads) == fused
 
 
 def test_a_mesh_splits_the_kernel(monkeypatch):
@@ -101,27 +104,30 @@ def test_a_mesh_splits_the_kernel(monkeypatch):
     whole = fused_attention.run_kernel
     seen = []
 
-    def interpreted(kernel, *operands, results):
+    def interpreted(kernel, *operands, **options):
         seen.append(operands[0].shape)
-        return whole(kernel, *operands, results=results, interpret=True)
+        return whole(kernel, *operands, **options, interpret=True)
 
     monkeypatch.setattr(fused_attention, "run_kernel", interpreted)
     operands = [jnp.concatenate([x, x[::-1]]) for x in arrays(24, heads=4)]
     sharding = NamedSharding(mesh(), PartitionSpec(("data", "fsdp")))
 
+    def attend(*operands, width):
+        return fused_attention.fused_attention(*operands, width)
+
     @functools.partial(jax.jit, in_shardings=sharding)
     def run(operands):
         with jax.sharding.use_abstract_mesh(mesh().abstract_mesh):
-            return gradients(fused_attention.fused_attention, operands)
+            return gradients(attend, operands)
 
-    for x, y in zip(run(operands), gradients(attention.attend_all, operands), strict=True):
+    for x, y in zip(run(operands), gradients(plain, operands), strict=True):
         np.testing.assert_allclose(x, y, atol=1e-5)
-    assert seen == [(1, 24, 2, 8)] * 2
+    assert seen == [(1, 24, 2 * WIDTH)] * 2
 
 
 def test_one_cpu_computes_long_sequences_by_head(monkeypatch):
     monkeypatch.setattr(jax, "device_count", lambda: 1)
-    text = jax.jit(lambda *x: attention.attend(*x, None)).lower(*arrays(LONG)).as_text()
+    text = jax.jit(lambda *x: attention.attend(*x)).lower(*map(split, arrays(LONG))).as_text()
     assert text.count("stablehlo.while") == 1
 
 
@@ -130,6 +136,8 @@ def test_masked_and_gated_attention_stores_the_scores(monkeypatch):
     mask, gate = jnp.ones((1, 1, 1, LONG), bool), jnp.ones((2, 3, LONG, LONG))
     for options in ({"mask": mask}, {"mask": None, "gate": gate}):
         text = (
-            jax.jit(lambda *x, o=options: attention.attend(*x, **o)).lower(*arrays(LONG)).as_text()
+            jax.jit(lambda *x, o=options: attention.attend(*x, **o))
+            .lower(*map(split, arrays(LONG)))
+            .as_text()
         )
         assert "stablehlo.while" not in text

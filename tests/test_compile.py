@@ -172,8 +172,7 @@ def cost(images_per_second, peak_bytes=2**30):
 
 
 def called(monkeypatch, capsys, tiny, step, *flags):
-    monkeypatch.setattr(compile, "step", step)
-    monkeypatch.setitem(compile.PROGRAMS, "step", step)
+    monkeypatch.setattr(command, "compiled_cost", lambda name, run, *_: step(run))
     monkeypatch.setattr(topology, "devices", lambda where: [])
     for name in topology.ENVIRONMENT:
         monkeypatch.setenv(name, os.environ.get(name, ""))
@@ -184,7 +183,7 @@ def called(monkeypatch, capsys, tiny, step, *flags):
 
 
 def test_the_five_largest_parts_of_the_traffic_are_told(monkeypatch, capsys, tiny):
-    status, said = called(monkeypatch, capsys, tiny, lambda run, where: cost(8))
+    status, said = called(monkeypatch, capsys, tiny, lambda run: cost(8))
     assert status == 0
     table = said.out.partition("the largest parts of the HBM traffic:")[2].split("\n")
     rows = [line.split() for line in table if "layer_" in line]
@@ -192,7 +191,7 @@ def test_the_five_largest_parts_of_the_traffic_are_told(monkeypatch, capsys, tin
 
 
 def test_what_does_not_fit_is_status_1_and_says_what_would_mend_it(monkeypatch, capsys, tiny):
-    def step(run, where):
+    def step(run):
         raise compile.OutOfMemory("step", 20 * 2**30)
 
     status, said = called(monkeypatch, capsys, tiny, step, "--config.model.remat=dots")
@@ -220,7 +219,7 @@ def test_the_sweep_prints_the_best_that_fits(monkeypatch, capsys, tiny):
     tried = []
     fits = {(32, "none"): 100, (64, "dots"): 150, (128, "full"): 120}
 
-    def step(run, where):
+    def step(run):
         tried.append((run.batch_size, run.model.remat))
         if tried[-1] not in fits:
             raise compile.OutOfMemory("step", float("nan"))
@@ -246,7 +245,7 @@ def test_the_sweep_prints_the_best_that_fits(monkeypatch, capsys, tiny):
     ],
 )
 def test_a_wrong_command_line_is_one_line(monkeypatch, capsys, tiny, flags, message):
-    def step(run, where):
+    def step(run):
         raise UserError("mesh data 1 x fsdp 3 x tensor 1 does not match the 4 devices")
 
     status, said = called(monkeypatch, capsys, tiny, step, *flags)
@@ -300,16 +299,18 @@ def test_meshes_of_tpus_can_be_made():
 @pytest.mark.tpu_compile
 @needs_tpu_compiler
 def test_the_programs_compile_for_tpus(tiny):
-    """A process of its own, as the environment must stand before jax is imported."""
+    """Processes of their own, as the environment must stand before jax is imported."""
     line = [sys.executable, "-m", "blip_jax", "compile", f"--config={tiny}"]
     line += ["--topology=v5e:2x2", "--programs=step,captioner,matcher"]
-    done = subprocess.run(line, cwd=ROOT, env=without_devices(), capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    rows = {
-        cells[0]: cells[1:]
-        for line in done.stdout.splitlines()
-        if len(cells := re.split(r"  +", line.strip())) > 1
-    }
+    tables = []
+    for flags in ([], ["--machine-code"]):
+        done = subprocess.run(
+            [*line, *flags], cwd=ROOT, env=without_devices(), capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        cells = (re.split(r"  +", line.strip()) for line in done.stdout.splitlines())
+        tables.append({name: values for name, *values in cells if values})
+    rows, whole = tables
     assert rows["chips"] == ["4", "1", "1"]
     assert rows["fits"] == ["yes"] * 3
     for peak, arguments in zip(rows["peak GiB"], rows["arguments GiB"]):
@@ -318,3 +319,8 @@ def test_the_programs_compile_for_tpus(tiny):
         assert float(compiled) == pytest.approx(float(formula), rel=0.02)
     for kind in ("all-gather MB", "all-reduce MB"):
         assert float(rows[kind][0]) > 0 and len(rows[kind]) == 1  # CapFilt asks no other chip
+    # The machine code is only counted in the peak.
+    different = {name for name in rows if rows[name] != whole[name]}
+    assert different <= {"temporaries GiB", "peak GiB"}, (rows, whole)
+    for peak, more in zip(rows["peak GiB"], whole["peak GiB"]):
+        assert float(peak) <= float(more) < float(peak) + 0.1

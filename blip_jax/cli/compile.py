@@ -40,6 +40,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="comma-separated batch sizes of the sweep [1/2, 1, 2 and 4 times the config's]",
     )  # fmt: skip
 
+    parser.add_argument(
+        "--machine-code", action="store_true",
+        help="also generate the machine code, which may take half an hour and is only counted in "
+        "the peak",
+    )  # fmt: skip
+
 
 def _program_names(text: str) -> list[str]:
     for name in text.split(","):
@@ -80,13 +86,16 @@ def run(argv: list[str]) -> int:
     topology_name = topology.resolve(topology_name)
     topology.devices(topology_name)  # raises for an unknown topology before anything is printed
     print(f"{topology_name}, {topology.chips(topology_name)} chips", file=sys.stderr)
-    fits = compile_programs(config, topology_name, arguments.programs)
+    machine_code = arguments.machine_code
+    fits = compile_programs(config, topology_name, arguments.programs, machine_code)
     if arguments.sweep:
-        fits = sweep(config, topology_name, arguments.batches) and fits
+        fits = sweep(config, topology_name, arguments.batches, machine_code) and fits
     return 0 if fits else 1
 
 
-def compile_programs(config: "TrainConfig", topology_name: str, names: list[str]) -> bool:
+def compile_programs(
+    config: "TrainConfig", topology_name: str, names: list[str], machine_code: bool
+) -> bool:
     """Compiles programs and prints a table of what they need. Returns: whether all fit."""
     from blip_jax.reports import tables
     from blip_jax.train.aot import compile
@@ -95,7 +104,7 @@ def compile_programs(config: "TrainConfig", topology_name: str, names: list[str]
     for name in names:
         announce(name)
         try:
-            cost = compile.PROGRAMS[name](config, topology_name)
+            cost = compiled_cost(name, config, topology_name, machine_code)
         except compile.OutOfMemory as error:
             errors.append(error)
             peak = error.peak_bytes / UNITS["GiB"]
@@ -109,6 +118,17 @@ def compile_programs(config: "TrainConfig", topology_name: str, names: list[str]
     for error in errors:
         print(f"\n{error.program} {suggestions(error, config, topology_name)}", file=sys.stderr)
     return not errors
+
+
+def compiled_cost(
+    program: str, config: "TrainConfig", topology_name: str, machine_code: bool
+) -> "compile.CompiledCost":
+    """Returns what a program needs; see `compile.compile_program`."""
+    from blip_jax.train.aot import compile, optimized
+
+    if machine_code:
+        return compile.compile_program(program, config, topology_name)
+    return optimized.in_child(compile.compile_program, program, config, topology_name, False)
 
 
 def announce(program: str) -> None:
@@ -193,7 +213,9 @@ def suggestions(error: "compile.OutOfMemory", config: "TrainConfig", topology_na
     return f"{message}; try {', '.join(flags)}, or more chips"
 
 
-def sweep(config: "TrainConfig", topology_name: str, batch_sizes: list[int]) -> bool:
+def sweep(
+    config: "TrainConfig", topology_name: str, batch_sizes: list[int], machine_code: bool
+) -> bool:
     """Compiles the step for several batch sizes and remat policies and prints the fastest.
 
     At each batch size the first policy that fits is taken, since the later ones recompute more. A
@@ -217,7 +239,7 @@ def sweep(config: "TrainConfig", topology_name: str, batch_sizes: list[int]) -> 
             rows.append(row)
             announce(f"step, batch {batch_size}, remat {policy}")
             try:
-                cost = compile.step(trial, topology_name)
+                cost = compiled_cost("step", trial, topology_name, machine_code)
             except UserError as error:
                 row["fits"] = str(error)
                 break

@@ -54,7 +54,7 @@ def attend(
     query: jax.Array,
     key: jax.Array,
     value: jax.Array,
-    mask: jax.Array | None,
+    mask: jax.Array | None = None,
     dropout: nn.Module | None = None,
     gate: jax.Array | None = None,
 ) -> jax.Array:
@@ -71,17 +71,15 @@ def attend(
 
     Returns: [B, T, H, K] in the dtype of `value`.
     """
-    if mask is None and gate is None and dropout is None and is_fused(query.shape, key.shape):
-        return fused_attention(query, key, value)
-    return attend_all(query, key, value, mask, dropout, gate)
-
-
-def attend_all(query, key, value, mask=None, dropout=None, gate=None) -> jax.Array:
-    """Returns what `attend` does, by one product for all rows and heads."""
+    rows, queries, heads, width = query.shape
+    plain = mask is None and gate is None and dropout is None
+    if plain and is_fused(rows, queries, key.shape[1], heads):
+        flat = (x.reshape(*x.shape[:2], heads * width) for x in (query, key, value))
+        return fused_attention(*flat, width).reshape(query.shape)
     # `jax.nn.dot_product_attention` is not used, as it has neither dropout of the probabilities nor
     # a gate.
     scores = jnp.einsum("bthk,bnhk->bhtn", query, key, preferred_element_type=jnp.float32)
-    scores = scores * query.shape[-1] ** -0.5
+    scores = scores * width**-0.5
     if mask is not None:
         scores = jnp.where(mask, scores, jnp.finfo(jnp.float32).min)
     probabilities = jax.nn.softmax(scores, axis=-1)
@@ -102,44 +100,25 @@ class MultiHead(nn.Module):
     dropout: float = 0.0
     train: bool = False
 
+    @property
+    def drops(self) -> bool:
+        """Returns whether probabilities are dropped out."""
+        return bool(self.train and self.dropout)
+
     def attention(self, query, key, value, mask, gate=None) -> jax.Array:
         """Returns [B, T, H, K]: attention with dropout of the probabilities."""
-        drops = self.train and self.dropout
-        dropout = nn.Dropout(self.dropout, deterministic=False) if drops else None
+        dropout = nn.Dropout(self.dropout, deterministic=False) if self.drops else None
         return attend(query, key, value, mask, dropout, gate)
 
     def project_output(self, y: jax.Array) -> jax.Array:
-        """Maps [B, T, H, K] to [B, T, D]."""
-        width = y.shape[-2] * y.shape[-1]
-        return Dense(width, self.output_std, 2, dtype=self.dtype, name="out")(y)
-
-
-class QkvProjection(nn.Module):
-    """The query, key and value projections of self-attention, with one kernel."""
-
-    heads: int
-    kernel_std: float
-    dtype: jnp.dtype
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Maps x [B, T, D] to query, key and value, [B, T, H, K] each."""
-        width = x.shape[-1]
-        split = (3, self.heads, width // self.heads)
-        kernel = self.param("kernel", nn.initializers.normal(self.kernel_std), (width, *split))
-        bias = self.param("bias", nn.initializers.zeros, split)
-        x, kernel, bias = (y.astype(self.dtype) for y in (x, kernel, bias))
-        heads = (*x.shape[:2], *split[1:])
-        if is_fused(heads, heads):
-            # Three products give what `fused_attention` takes without copying parts of one result.
-            parts = [x @ kernel[:, part].reshape(width, width) for part in range(3)]
-            return tuple(y.reshape(heads) + bias[part] for part, y in enumerate(parts))
-        qkv = jnp.einsum("btd,dphk->btphk", x, kernel) + bias
-        return tuple(qkv[:, :, part] for part in range(3))
+        """Maps [B, T, D], heads side by side, to [B, T, D]."""
+        width = y.shape[-1]
+        axes = (self.heads, width // self.heads)
+        return Dense(width, self.output_std, axes, self.dtype, name="out")(y)
 
 
 class SelfAttention(MultiHead):
-    """Self-attention with a fused query, key and value projection; cache in, cache out."""
+    """Self-attention with one query, key and value kernel; cache in, cache out."""
 
     @nn.compact
     def __call__(
@@ -150,13 +129,46 @@ class SelfAttention(MultiHead):
         index: jax.Array | None = None,
     ) -> tuple[jax.Array, KVCache | None]:
         """Maps x [B, T, D] to ([B, T, D], cache with the keys of x from position `index` on)."""
-        query, key, value = QkvProjection(self.heads, self.kernel_std, self.dtype, name="qkv")(x)
+        rows, length, features = x.shape
+        width = features // self.heads
+        project = QkvProjection(self.heads, self.kernel_std, self.dtype, name="qkv")
+        plain = mask is None and cache is None and not self.drops
+        if plain and is_fused(rows, length, length, self.heads):
+            return self.project_output(fused_attention(*project(x, apart=True), width)), None
+        query, key, value = (y.reshape(rows, length, self.heads, width) for y in project(x))
         if cache is not None:
             at = (0, index, 0, 0)
             key = jax.lax.dynamic_update_slice(cache.key, key.astype(cache.key.dtype), at)
             value = jax.lax.dynamic_update_slice(cache.value, value.astype(cache.value.dtype), at)
             cache = KVCache(key, value)
-        return self.project_output(self.attention(query, key, value, mask)), cache
+        y = self.attention(query, key, value, mask)
+        return self.project_output(y.reshape(x.shape)), cache
+
+
+class QkvProjection(nn.Module):
+    """The query, key and value projections of self-attention, with one kernel."""
+
+    heads: int
+    kernel_std: float
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: jax.Array, apart: bool = False) -> tuple[jax.Array, ...]:
+        """Maps x [B, T, D] to query, key and value, [B, T, D] each.
+
+        Args:
+          apart: compute three products, as the parts of one have to be copied for a kernel.
+        """
+        width = x.shape[-1]
+        split = (3, self.heads, width // self.heads)
+        kernel = self.param("kernel", nn.initializers.normal(self.kernel_std), (width, *split))
+        bias = self.param("bias", nn.initializers.zeros, split)
+        x, kernel, bias = (y.astype(self.dtype) for y in (x, kernel, bias))
+        if apart:
+            kernels, biases = kernel.reshape(width, 3, width), bias.reshape(3, width)
+            return tuple(x @ kernels[:, part] + biases[part] for part in range(3))
+        qkv = jnp.einsum("btd,dphk->btphk", x, kernel) + bias
+        return tuple(qkv[:, :, part].reshape(x.shape) for part in range(3))
 
 
 class CrossAttention(MultiHead):
@@ -189,7 +201,7 @@ class CrossAttention(MultiHead):
             picked = query[:, own:].reshape(len(other.key), 1, length, self.heads, head)
             picked = self.read(picked, other).reshape(rows, -1, length, self.heads, head)
             y = jnp.concatenate([self.read(query[:, :own], context), picked], axis=1)
-        return self.project_output(y.reshape(batch, length, self.heads, head))
+        return self.project_output(y.reshape(x.shape))
 
     def read(self, query: jax.Array, context: CrossAttentionContext) -> jax.Array:
         """Returns what the n texts of each context row read of it: [C, n, T, H, K], as `query`."""

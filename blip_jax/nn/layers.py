@@ -3,8 +3,6 @@
 Scanned layers have their parameters stacked on a leading axis of length depth.
 """
 
-import math
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -13,33 +11,34 @@ from blip_jax.nn.configs import BlipConfig
 
 
 class Dense(nn.Module):
-    """A dense layer from the last `inputs` axes to `features`, computed in `dtype`.
+    """A dense layer from the last axis to `features`, computed in `dtype`.
 
-    Its parameters have the axes of both, as flax's DenseGeneral. The product is one of matrices,
-    for which the TPU compiler finds better layouts than for one over several axes.
+    The kernel has an axis for each of `input_axes` and `features`, as flax's DenseGeneral. The
+    product is one of matrices, for which the TPU compiler finds better layouts than for one over
+    several axes.
 
     Attributes:
       std: of the normal distribution from which the kernel is drawn.
+      input_axes: what the last axis is made of, as heads and their width; None: it is one.
     """
 
     features: int | tuple[int, ...]
     std: float
-    inputs: int = 1
+    input_axes: tuple[int, ...] | None = None
     dtype: jnp.dtype = jnp.float32
     use_bias: bool = True
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
+        *batch, size = x.shape
         features = (self.features,) if isinstance(self.features, int) else self.features
-        batch, axes = x.shape[: -self.inputs], x.shape[-self.inputs :]
-        kernel = self.param("kernel", nn.initializers.normal(self.std), (*axes, *features))
-        size = math.prod(axes)
-        x = x.reshape(*batch, size).astype(self.dtype)
-        y = x @ kernel.astype(self.dtype).reshape(size, -1)
-        y = y.reshape(*batch, *features)
-        if not self.use_bias:
-            return y
-        return y + self.param("bias", nn.initializers.zeros, features).astype(self.dtype)
+        shape = (*(self.input_axes or (size,)), *features)
+        kernel = self.param("kernel", nn.initializers.normal(self.std), shape)
+        y = x.astype(self.dtype) @ kernel.astype(self.dtype).reshape(size, -1)
+        if self.use_bias:
+            bias = self.param("bias", nn.initializers.zeros, features)
+            y += bias.astype(self.dtype).reshape(-1)
+        return y.reshape(*batch, *features)
 
 
 class LayerNorm(nn.Module):

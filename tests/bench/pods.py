@@ -23,7 +23,7 @@ from blip_jax.cli import config_files  # noqa: E402
 from blip_jax.cli.compile import format_value  # noqa: E402
 from blip_jax.reports import tables  # noqa: E402
 from blip_jax.runtime.config import replace  # noqa: E402
-from blip_jax.train.aot import compile  # noqa: E402
+from blip_jax.train.aot import compile, optimized  # noqa: E402
 
 PRESETS = [
     f"{model},{machine}"
@@ -49,7 +49,7 @@ def row(name: str, run, topology_name: str) -> dict[str, object]:
     chip, _ = topology.parse(topology_name)
     start = {"run": name, "topology": topology_name, "chips": topology.chips(topology_name)}
     try:
-        cost = compile.step(run, topology_name)
+        cost = optimized.in_child(compile.compile_program, "step", run, topology_name, False)
     except compile.OutOfMemory as error:
         return {
             **start,

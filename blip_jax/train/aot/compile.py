@@ -8,7 +8,7 @@ import dataclasses
 import os
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -20,7 +20,7 @@ from blip_jax.decoding import Decoding
 from blip_jax.models import Model, functions
 from blip_jax.nn import flops
 from blip_jax.runtime.config import replace
-from blip_jax.train.aot import hlo, memory_traffic, topology
+from blip_jax.train.aot import hlo, memory_traffic, optimized, topology
 from blip_jax.train.aot.roofline import Roofline, roofline
 from blip_jax.train.config import TrainConfig
 from blip_jax.train.mesh import batch_sharding
@@ -93,12 +93,27 @@ class OutOfMemory(Exception):
         self.program, self.peak_bytes = program, peak_bytes
 
 
-def step(config: TrainConfig, topology_name: str) -> CompiledCost:
-    """Compiles the step that `train` runs with this config, for all chips of the topology.
+class Program(NamedTuple):
+    """A jitted function and what is known of it.
+
+    Attributes:
+      jitted, arguments: the function and its arguments, as shapes with shardings.
+      batch_size, flops: over all chips together; FLOPs by formula.
+      default_trip_count: iterations of loops that end by a condition on data.
+    """
+
+    jitted: jax.stages.Wrapped
+    arguments: tuple
+    batch_size: int
+    flops: int
+    default_trip_count: int = 1
+
+
+def step(config: TrainConfig, topology_name: str) -> Program:
+    """Returns the step that `train` runs with this config, on all chips of the topology.
 
     Raises:
       UserError: the config does not fit the topology.
-      OutOfMemory: the step needs more memory than a chip has.
     """
     devices = topology.devices(topology_name)
     setup = TrainSetup(config, devices, load_tokenizer(config.tokenizer))
@@ -108,9 +123,7 @@ def step(config: TrainConfig, topology_name: str) -> CompiledCost:
         for name, spec in setup.task.batch_spec(config.batch_size).items()
     }
     key = jax.eval_shape(lambda: jax.random.key(0))
-    return compile_program(
-        "step",
-        topology_name,
+    return Program(
         setup.functions.step,
         (setup.functions.state, batch, key),
         batch_size=config.batch_size,
@@ -118,11 +131,8 @@ def step(config: TrainConfig, topology_name: str) -> CompiledCost:
     )
 
 
-def captioner(config: TrainConfig, topology_name: str) -> CompiledCost:
-    """Compiles CapFilt's captioner with this config's network, for one chip.
-
-    Raises: as `step`.
-    """
+def captioner(config: TrainConfig, topology_name: str) -> Program:
+    """Returns CapFilt's captioner with this config's network, on one chip."""
     model, decoding = abstract_model(fine_tuning_config(config, captioning())), Decoding()
     size, prompt_length = model.image_size, len(functions.prompt_tokens(model))
     key_shape = (CAPFILT_IMAGES, 1)
@@ -132,8 +142,7 @@ def captioner(config: TrainConfig, topology_name: str) -> CompiledCost:
         jax.eval_shape(lambda: decoding.params(CAPFILT_IMAGES)),
         jax.ShapeDtypeStruct((CAPFILT_IMAGES, prompt_length), np.int32),
     )
-    return compile_per_device(
-        "captioner",
+    return per_device(
         topology_name,
         functions.caption_function(model, decoding.shape(prompt_length)),
         model,
@@ -144,11 +153,8 @@ def captioner(config: TrainConfig, topology_name: str) -> CompiledCost:
     )
 
 
-def matcher(config: TrainConfig, topology_name: str) -> CompiledCost:
-    """Compiles CapFilt's filter with this config's network, for one chip.
-
-    Raises: as `step`.
-    """
+def matcher(config: TrainConfig, topology_name: str) -> Program:
+    """Returns CapFilt's filter with this config's network, on one chip."""
     config = fine_tuning_config(config, retrieval())
     model, length = abstract_model(config), config.task.max_length
     size, text_shape = model.image_size, (CAPFILT_IMAGES, CAPFILT_TEXTS_PER_IMAGE, length)
@@ -157,8 +163,7 @@ def matcher(config: TrainConfig, topology_name: str) -> CompiledCost:
         jax.ShapeDtypeStruct(text_shape, np.int32),
         jax.ShapeDtypeStruct(text_shape, bool),
     )
-    return compile_per_device(
-        "matcher",
+    return per_device(
         topology_name,
         functions.match_function(model),
         model,
@@ -167,7 +172,7 @@ def matcher(config: TrainConfig, topology_name: str) -> CompiledCost:
     )
 
 
-PROGRAMS: dict[str, Callable[[TrainConfig, str], CompiledCost]] = {
+PROGRAMS: dict[str, Callable[[TrainConfig, str], Program]] = {
     "step": step, "captioner": captioner, "matcher": matcher,
 }  # fmt: skip
 
@@ -200,16 +205,15 @@ def abstract_model(config: TrainConfig) -> Model:
     )
 
 
-def compile_per_device(
-    name: str,
+def per_device(
     topology_name: str,
     function: functions.PmappedFunction,
     model: Model,
     inputs: tuple,
     flops_per_image: int,
     default_trip_count: int = 1,
-) -> CompiledCost:
-    """Compiles what one chip runs of a pmapped function on CAPFILT_IMAGES images."""
+) -> Program:
+    """Returns what one chip runs of a pmapped function on CAPFILT_IMAGES images."""
     device = topology.devices(topology_name)[0]
     sharding = SingleDeviceSharding(device)
     mesh = Mesh(np.array([device]), "x").abstract_mesh
@@ -222,9 +226,7 @@ def compile_per_device(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
         (model.params, (), inputs),
     )
-    return compile_program(
-        name,
-        topology_name,
+    return Program(
         jax.jit(on_chip, out_shardings=sharding),
         arguments,
         batch_size=CAPFILT_IMAGES,
@@ -234,52 +236,42 @@ def compile_per_device(
 
 
 def compile_program(
-    name: str,
-    topology_name: str,
-    jitted: Any,
-    arguments: tuple,
-    *,
-    batch_size: int,
-    flops: int,
-    default_trip_count: int = 1,
+    name: str, config: TrainConfig, topology_name: str, machine_code: bool = True
 ) -> CompiledCost:
-    """Compiles a jitted function and returns what it needs.
+    """Compiles one of PROGRAMS and returns what it needs.
 
     Args:
-      jitted: a jitted function.
-      arguments: its arguments, as shapes with shardings.
-      batch_size, flops: over all chips together; FLOPs by formula.
-      default_trip_count: iterations of loops that end by a condition on data.
+      machine_code: False: only optimize the program and plan its memory; see `optimized.optimize`.
 
     Raises:
+      UserError: the config does not fit the topology.
       OutOfMemory: the program needs more memory than a chip has.
     """
     chip, _ = topology.parse(topology_name)
-    lowered = jitted.trace(*arguments).lower(lowering_platforms=("tpu",))
+    program = PROGRAMS[name](config, topology_name)
+    lowered = program.jitted.trace(*program.arguments).lower(lowering_platforms=("tpu",))
     try:
-        executable = lowered.compile()
+        found = (optimized.compile_whole if machine_code else optimized.optimize)(lowered)
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         raise OutOfMemory(name, required_bytes(str(error))) from error
-    memory = executable.memory_analysis()
-    peak_bytes = memory.peak_memory_in_bytes + memory.generated_code_size_in_bytes
-    if peak_bytes > chip.hbm_gib * GIB:
-        raise OutOfMemory(name, peak_bytes)
-    module = hlo.HloModule(executable.as_text())
-    ici_bytes = module.collectives(default_trip_count)
-    hbm_bytes_by_part = memory_traffic.hbm_bytes_by_part(module, default_trip_count)
+    if found.peak_bytes > chip.hbm_gib * GIB:
+        raise OutOfMemory(name, found.peak_bytes)
+    module = hlo.HloModule(found.text)
+    ici_bytes = module.collectives(program.default_trip_count)
+    hbm_bytes_by_part = memory_traffic.hbm_bytes_by_part(module, program.default_trip_count)
     hbm_bytes = sum(hbm_bytes_by_part.values())
-    flops_per_chip = flops / module.partitions
+    flops_per_chip = program.flops / module.partitions
     return CompiledCost(
         program=name,
         chips=module.partitions,
-        batch_size=batch_size,
-        arguments_bytes=memory.argument_size_in_bytes,
-        temporaries_bytes=memory.temp_size_in_bytes,
-        peak_bytes=peak_bytes,
+        batch_size=program.batch_size,
+        arguments_bytes=found.arguments_bytes,
+        temporaries_bytes=found.temporaries_bytes,
+        peak_bytes=found.peak_bytes,
         flops=flops_per_chip,
-        compiled_flops=memory_traffic.matrix_flops(module, default_trip_count),
+        compiled_flops=memory_traffic.matrix_flops(module, program.default_trip_count),
         hbm_bytes_by_part=hbm_bytes_by_part,
         ici_bytes=ici_bytes,
         roofline=roofline(chip, flops_per_chip, hbm_bytes, sum(ici_bytes.values())),
