@@ -33,7 +33,7 @@ from blip_jax.runtime.config import replace, to_json
 from blip_jax.runtime.stages import Stages
 from blip_jax.tasks.contamination import check_contamination
 from blip_jax.tasks.evaluate import EvaluateConfig, evaluate, read_records
-from blip_jax.tasks.reranking import StoredScores
+from blip_jax.tasks.unfinished import StoredResults
 
 # Files of benchmarks: the benchmark, the split, the function that makes its folder if it is not the
 # usual one, and the file.
@@ -75,10 +75,10 @@ def formats(root: pathlib.Path) -> dict[str, Format]:
     found |= dict(_predictions(root / "predictions"))
     found["trained_on"] = _trained_on(root / "trained")
     found |= _comparison(root / "compare")
-    scores = StoredScores(epath.Path(root / "rerank.npz"), "a" * 64, 50)
-    scores.scores[:30] = np.linspace(-1, 1, 30)
-    scores.save(now=True)
-    found["re-ranking"] = Format(root / "rerank.npz", _stored_scores)
+    stored = StoredResults(epath.Path(root / "unfinished.npz"), "a" * 64, 50)
+    stored.add(np.arange(30), [np.linspace(-1, 1, 30, dtype=np.float32), np.ones((30, 4), int)])
+    stored.save(now=True)
+    found["unfinished"] = Format(root / "unfinished.npz", _stored_results)
     return found
 
 
@@ -192,8 +192,12 @@ def _comparison(folder: pathlib.Path) -> dict[str, Format]:
     }
 
 
-def _stored_scores(path: pathlib.Path) -> None:
-    found = StoredScores(epath.Path(path), "a" * 64, 50).scores
-    assert found.shape == (50,) and found.dtype == np.float32
-    # What is not stored is NaN, and computed again; what is damaged must be, too.
-    assert np.all(np.isnan(found) | (np.abs(found) <= 1)), "damaged scores were used"
+def _stored_results(path: pathlib.Path) -> None:
+    stored = StoredResults(epath.Path(path), "a" * 64, 50)
+    if not stored.done.any():  # all is computed again
+        return
+    assert stored.done.tolist() == [True] * 30 + [False] * 20
+    scores, tokens = stored.arrays
+    wanted = np.linspace(-1, 1, 30, dtype=np.float32)
+    assert np.array_equal(scores[:30], wanted), "damaged results were used"
+    assert tokens.shape == (50, 4) and np.all(tokens[:30] == 1), "damaged results were used"

@@ -100,7 +100,10 @@ def run(folder: pathlib.Path, names: list[str], kills: int, seed: int, records: 
     """Kills each verb `kills` times; returns {verb: (ends compared, second writers refused)}."""
     known = verb_runs.verbs(folder, records)
     found = {}
-    for name in names or [name for name, verb in known.items() if verb.resumes]:
+    resumed = [name for name, verb in known.items() if verb.resumes]
+    if unknown := sorted(set(names) - set(resumed)):
+        raise SystemExit(f"not among {', '.join(resumed)}: {', '.join(unknown)}")
+    for name in names or resumed:
         runs = Runs(known[name], folder / f"{name}-runs", random.Random(f"{seed} {name}"))
         print(f"{name}: {runs.seconds:.1f} s behind a start of {runs.startup:.1f} s", flush=True)
         killed = 0

@@ -130,7 +130,7 @@ def plant(monkeypatch, model, shift=0, match=None):
         return unit[(index + shift) % TEST] + 0.5 * unit[index]
 
     def scorer(model, dataset, ids, mask, memory_gib):
-        def score(images, texts, name):
+        def score(images, texts):
             own = [text_of[row.tobytes()] for row in ids[texts]]
             return np.array([match(i, j) for i, j in zip(images, own, strict=True)])
 

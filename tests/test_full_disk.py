@@ -17,7 +17,7 @@ def mounted(tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("verb", ["prepare", "export"])
+@pytest.mark.parametrize("verb", ["prepare", "export", "evaluate-reranking"])
 def test_a_verb_that_cannot_write_completes_its_work_later(tmp_path, full, verb):
     spaces = {} if full else {"spaces": (0, 20_000, 0.5)}
     full_disk.run(tmp_path, [verb], losses=10 if full else 1, seed=0, **spaces)

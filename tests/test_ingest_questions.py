@@ -126,7 +126,9 @@ def test_a_quote_that_is_never_closed_in_a_table_of_questions(tmp_path):
     assert [asked(row) for row in rows] == [[("who?", ["me"])], [("how, then?", ["x"])]]
     assert manifest["skipped"] == {"broken row": 1}
     (line,) = (tmp_path / "out" / "skipped.jsonl").read_text().splitlines()
-    assert json.loads(line)["detail"] == 'byte 36: a quote is never closed: 1.jpg,"why,so'
+    assert json.loads(line)["detail"] == (
+        'line 3 (byte 36): a quote is never closed: 1.jpg,"why,so'
+    )
 
 
 @pytest.mark.parametrize(

@@ -109,20 +109,36 @@ def test_names_that_lead_elsewhere(tmp_path, place, images, wanted):
     assert got == wanted
 
 
+def details(folder) -> list[str]:
+    """What is said of each record that was left out."""
+    return [json.loads(line)["detail"] for line in (folder / "skipped.jsonl").open()]
+
+
 def test_damaged_lines_rows_and_archives_are_counted(tmp_path):
     folder = pictures(tmp_path)
     good = [json.dumps({"image": f"{n}.jpg", "caption": TEXTS[n]}).encode() for n in range(3)]
     broken = b'{"image": "0.jpg", "caption": "caf\xe9"}'
-    lines = [good[0], b"{", good[1], b"[1]", broken, good[2]]
+    lines = [good[0], b"{", good[1], b"", b"[1]", broken, good[2]]
     (folder / "x.jsonl").write_bytes(b"\n".join(lines))
     manifest, rows, _ = run(tmp_path, folder / "x.jsonl", "lines", records_per_unit=2)
     check_rows(rows)
     assert manifest["skipped"] == {"broken JSON": 2, "text not UTF-8": 1}
+    wanted = [
+        "line 2: Expecting property name enclosed in double quotes, column 2",
+        "line 5: not an object",
+    ]
+    assert details(tmp_path / "lines")[:2] == wanted
     table = b'image,caption\r\n0.jpg,"a red\r\nball"\r\n1.jpg\r\n\r\n2.jpg,"a dog'
     (folder / "x.csv").write_bytes(b"\xef\xbb\xbf" + table)
     manifest, rows, _ = run(tmp_path, folder / "x.csv", "rows", records_per_unit=1)
     assert [row["texts"] for row in rows] == [["a red\r\nball"], ["a dog"]]
     assert manifest["skipped"] == {"broken row": 1}
+    assert details(tmp_path / "rows") == ["line 4: 1 fields, expected 2"]
+    values = b'[{"image": "0.jpg",\n"caption": "a dog"},\n\n 7,\n' + good[1] + b"]"
+    (folder / "x.json").write_bytes(values)
+    manifest, rows, _ = run(tmp_path, folder / "x.json", "list", records_per_unit=1)
+    assert manifest["skipped"] == {"broken JSON": 1} and len(rows) == 2
+    assert details(tmp_path / "list") == ["line 4: not an object"]
     samples = [(f"{n}", {"txt": b"a", "jpg": found.jpeg(n)}) for n in range(3)]
     whole = found.write_tar(folder / "0.tar", samples).read_bytes()
     with tarfile.open(folder / "0.tar") as tar:
@@ -179,8 +195,8 @@ def test_images_are_made_smaller_only_where_asked(tmp_path):
          r"no field 'photo' \(image, caption\); name it with --config.columns.image=NAME"),
         ({"source": "FOLDER/y.csv"}, r"no text among its fields \(image, title\)"),
         ({"source": "FOLDER/x.json"}, "x.json is neither a JSON list"),
-        ({"source": "FOLDER/y.json"}, "y.json is not JSON near byte 26"),
-        ({"source": "FOLDER/z.json"}, "z.json ends at byte 24 without"),
+        ({"source": "FOLDER/y.json"}, r"y.json is not JSON near line 3 \(byte 26\): Expecting"),
+        ({"source": "FOLDER/z.json"}, "z.json ends in line 2 without"),
         ({"source": "FOLDER/x.parquet"}, "x.parquet cannot be read"),
         ({"source": "FOLDER/x.jsonl"},
          "none of the 1 records can be used: missing image 1; --config.images"),
@@ -190,7 +206,7 @@ def test_images_are_made_smaller_only_where_asked(tmp_path):
 def test_what_is_wrong_is_one_line(tmp_path, fields, named):
     files = {
         "x.xyz": "", "x.jsonl": '{"image": "0", "caption": "a"}', "x.json": '{"images": [\n{}]}',
-        "y.json": '[{"url":"a","caption":1}, {]', "z.json": '[{"url":"a","caption":1}',
+        "y.json": '[{"url":"a","caption":1},\n{\n]', "z.json": '[{"url":"a",\n"caption":1}',
         "y.csv": "image,title\na,b", "x.parquet": "PAR",
     }  # fmt: skip
     for name, content in files.items():

@@ -1,7 +1,4 @@
-"""Re-ranking: every pair once, the scores of `match` on any number of devices, resumed."""
-
-import dataclasses
-import json
+"""Re-ranking: every pair once, the scores of `match` on any number of devices."""
 
 import jax
 import numpy as np
@@ -12,12 +9,9 @@ from blip_jax.data.text import clean_caption
 from blip_jax.models.pmapped import PmappedFunction
 from blip_jax.models.reranking import context_bytes
 from blip_jax.runtime.errors import UserError
-from blip_jax.tasks import reranking
 from blip_jax.tasks.eval_dataset import EvalDataset
-from blip_jax.tasks.evaluate import EvaluateConfig, evaluate
 from blip_jax.tasks.image_blocks import plan_blocks, texts_per_row
-from blip_jax.tasks.reranking import PairScorer, StoredScores
-from blip_jax.tasks.retrieval import RetrievalConfig
+from blip_jax.tasks.reranking import PairScorer
 
 IMAGES, TEXTS = 10, 20  # of the test split
 
@@ -105,67 +99,3 @@ def test_keys_and_values_of_an_image(model):
 def test_memory_must_be_above_zero(model, dataset):
     with pytest.raises(UserError, match="task.rerank_memory_gib is 0; it must be above 0"):
         scorer(model("retrieval"), dataset, 0)
-
-
-# Interrupted and resumed.
-
-
-def test_scores_are_stored_for_the_same_pairs_alone(tmp_path):
-    path = tiny_dataset.epath.Path(tmp_path / "new" / "scores.npz")
-    stored = StoredScores(path, "a", 3)
-    stored.scores[1] = 7
-    stored.save()
-    assert not path.exists()  # written a moment ago
-    stored.save(now=True)
-    np.testing.assert_array_equal(StoredScores(path, "a", 3).scores, [np.nan, 7, np.nan])
-    for other in (StoredScores(path, "b", 3), StoredScores(path, "a", 4)):
-        assert np.isnan(other.scores).all()
-    path.write_bytes(path.read_bytes()[:50])
-    assert np.isnan(StoredScores(path, "a", 3).scores).all()
-
-
-def test_an_interrupted_evaluation_resumes_with_the_same_bytes(world, model, tmp_path, monkeypatch):
-    monkeypatch.setattr(reranking, "SAVE_SECONDS", 0.0)
-    workdir = tiny_dataset.save(model("retrieval"), str(tmp_path / "model"))
-    one_device(monkeypatch)
-    memory = context_bytes(model("retrieval").config) / 2**30
-    task = RetrievalConfig(rerank_k=6, rerank_memory_gib=memory)  # a block for each image
-    config = EvaluateConfig(workdir, world.human, "test", task)
-    encoded, build = [], reranking.image_context_function
-
-    def run(name, stop_after=None, config=config):
-        encoded.clear()
-
-        def counting(model):
-            encode = build(model)
-
-            def call(images):
-                if len(encoded) == stop_after:
-                    raise KeyboardInterrupt
-                encoded.append(len(images))
-                return encode(images)
-
-            return call
-
-        monkeypatch.setattr(reranking, "image_context_function", counting)
-        evaluate(config, str(tmp_path / name))
-        return {
-            file: (tmp_path / name / file).read_bytes()
-            for file in ("predictions.jsonl", "metrics.json")
-        }
-
-    whole = run("whole")
-    assert encoded == [1] * IMAGES and "itm/r@1" in json.loads(whole["metrics.json"])
-    assert not (tmp_path / "whole" / "unfinished").exists()
-    with pytest.raises(KeyboardInterrupt):
-        run("killed", stop_after=4)
-    (file,) = (tmp_path / "killed" / "unfinished").glob("*/*")
-    assert file.name == "rerank-00000-0-of-1.npz"
-    assert run("killed") == whole
-    assert len(encoded) == IMAGES - 4 and not (tmp_path / "killed" / "unfinished").exists()
-    # Scores of another evaluation are not taken for these.
-    with pytest.raises(KeyboardInterrupt):
-        run("other", stop_after=4)
-    fewer = dataclasses.replace(task, rerank_k=2)
-    run("other", config=dataclasses.replace(config, task=fewer))
-    assert len(encoded) == IMAGES

@@ -14,6 +14,7 @@ import malformed_files
 import numpy as np
 import processes
 import scored_dataset
+import task_datasets
 import tiny_dataset
 
 from blip_jax.capfilt import mixture, storage
@@ -56,8 +57,9 @@ def get_config():
     changes |= {"vqa.arms": ("fine-tuned", "blank"), "tasks": ("vqa",), "seeds": (0,)}
     return replace(replace(config, **changes), **{"vqa.train.model.med.sharing": "none"})
 """
-# Re-ranking of blocks of one image, each of which is stored at once.
-EVERY_BLOCK = "from blip_jax.tasks import reranking; reranking.SAVE_SECONDS = 0.0"
+# Evaluations store the results of each batch at once, and batches have few rows.
+EVERY_BATCH = "from blip_jax.tasks import eval_dataset, unfinished; "
+EVERY_BATCH += "unfinished.SAVE_SECONDS = 0.0; eval_dataset.ROWS_PER_DEVICE = 2"
 GALLERY = ShapesConfig(
     kind="human", world=World(image_size=16), train=0, val=0, test=48, captions_per_image=2
 )
@@ -152,7 +154,7 @@ def verbs(folder: pathlib.Path, records: int = 400) -> dict[str, Verb]:
         of_config("train", f"--config={training}/pretraining.py", spread=0.5),
         of_config(
             "evaluate", "--config=evaluate", f"--config.model={models['captioner']}",
-            f"--config.dataset={world.human}",
+            f"--config.dataset={world.human}", setup=EVERY_BATCH,
         ),
         of_images("caption", "captioner", "--top-p=0.9"),
         of_images("match", "retrieval", "--text=a red dog", "--text=a cat"),
@@ -166,9 +168,15 @@ def verbs(folder: pathlib.Path, records: int = 400) -> dict[str, Verb]:
     reranking = of_config(
         "evaluate", "--config=evaluate:retrieval", f"--config.model={models['retrieval']}",
         f"--config.dataset={gallery}", "--config.task.rerank_k=24",
-        "--config.task.rerank_memory_gib=1e-9", setup=EVERY_BLOCK,
+        "--config.task.rerank_memory_gib=1e-9", setup=EVERY_BATCH,
     )  # fmt: skip
-    return {verb.name: verb for verb in found} | {"evaluate-reranking": reranking}
+    answers = of_config(
+        "evaluate", "--config=evaluate:vqa", f"--config.model={models['vqa']}",
+        f"--config.dataset={task_datasets.questions(world.folder)}", "--config.split=train",
+        setup=EVERY_BATCH,
+    )  # fmt: skip
+    known = {verb.name: verb for verb in found}
+    return known | {"evaluate-reranking": reranking, "evaluate-answers": answers}
 
 
 def content(out: pathlib.Path) -> dict[str, object]:

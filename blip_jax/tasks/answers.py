@@ -71,7 +71,9 @@ def _ranked(
     shared = encode_candidates(model.tokenizer, list(candidates), model.config.med.max_length)
     encode, rank = image_tokens_function(model), rank_by_image(model, min(rank_k, len(candidates)))
     rank = functools.partial(rank, shared)
-    index, scores = dataset.share_by_image(encode, rank, *arrays, title="answers")
+    index, scores = dataset.share_by_image(
+        encode, rank, *arrays, title="answers", settings=list(candidates)
+    )
     return [candidates[i] for i in index], scores
 
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -18,6 +18,7 @@ from blip_jax.runtime.processes import all_gather
 from blip_jax.runtime.progress import Progress
 from blip_jax.runtime.terminal import print_note
 from blip_jax.tasks.image_blocks import run_by_image
+from blip_jax.tasks.unfinished import StoredResults, UnfinishedWork
 
 ROWS_PER_DEVICE = 128  # images; of clips as many as have this many frames
 # Decoded images of up to this size stay in memory; those of a larger split are decoded when used.
@@ -78,15 +79,15 @@ class EvalDataset:
       records: N dicts of the other fields of the dataset, "key" among them, as plain values.
       pixels: what a record holds, and how it was read.
       name: folder and split, for messages.
-      unfinished: folder for what long work on this dataset with one model has done so far, by which
-        it is resumed; "": none.
+      unfinished: where long work on this dataset with one model stores what it has done so far, by
+        which it is resumed.
     """
 
     images: np.ndarray | LazyImages
     records: list[Mapping[str, Any]]
     pixels: RecordPixels
     name: str = "the dataset"
-    unfinished: str = ""
+    unfinished: UnfinishedWork = dataclasses.field(default_factory=UnfinishedWork)
 
     @classmethod
     def load(
@@ -185,21 +186,34 @@ class EvalDataset:
     def share(self, function: Callable, *arrays: Any, title: str = "") -> list[np.ndarray]:
         """Returns as `run`; each process computes its part of the rows, and all get the whole.
 
+        With `unfinished` a process stores the results of its batches, and continues with those that
+        are stored already.
+
         Raises:
           UserError: a result is NaN.
         """
-        rows = local_rows(len(arrays[0]))
-        parts = (RowsOf(array, rows) for array in arrays)
-        results = run_in_batches(function, self.batch_size, *parts, title=title)
-        return self._gathered(results, len(arrays[0]), title)
+        rows, size = local_rows(len(arrays[0])), self.batch_size
+        decides = (x for x in arrays if isinstance(x, np.ndarray) and x is not self.images)
+        stored = self.unfinished.results(len(rows), [title, size], *decides)
+
+        def batches() -> Iterator[tuple[np.ndarray, list[np.ndarray]]]:
+            for start in range(0, len(rows), size):
+                here = np.arange(start, min(start + size, len(rows)))
+                if not stored.done[here].all():
+                    parts = (RowsOf(array, rows[here]) for array in arrays)
+                    yield here, run_in_batches(function, size, *parts)
+
+        return self._completed(stored, batches(), len(arrays[0]), title)
 
     def share_by_image(
         self,
         encode: Callable,
         function: Callable,
         image_index: np.ndarray,
-        *arrays: np.ndarray,
+        *arrays: Any,
         title: str,
+        most: tuple[int, int] = (0, 0),
+        settings: Any = None,
     ) -> list[np.ndarray]:
         """Returns `function` of encoded images and arrays of their texts [P, ...], as `share`.
 
@@ -207,27 +221,43 @@ class EvalDataset:
 
         Args:
           image_index: int [P], sorted: the image that each text is about.
+          most: the most images of a block, and texts of a step, of a device; 0: of a batch.
+          settings: JSON values that decide the results besides arrays, model, dataset and config.
 
         Raises:
           UserError: a result is NaN.
         """
-        rows, most = local_rows(len(image_index)), self.batch_size // jax.local_device_count()
-        found = run_by_image(
-            encode, function, self.images, image_index[rows], [x[rows] for x in arrays],
-            most=(most, most),
+        rows, size = local_rows(len(image_index)), self.batch_size // jax.local_device_count()
+        most = most[0] or size, most[1] or size
+        decides = (x for x in (image_index, *arrays) if isinstance(x, np.ndarray))
+        stored = self.unfinished.results(len(rows), [title, most, settings], *decides)
+        blocks = run_by_image(
+            encode, function, self.images, image_index[rows], [RowsOf(x, rows) for x in arrays],
+            most=most, is_done=lambda pairs: stored.done[pairs].all(),
         )  # fmt: skip
-        parts, unit = [], title.removesuffix("s")
-        with Progress(title, len(rows), unit, enabled=jax.process_index() == 0) as progress:
-            for pairs, results in found:
-                parts.append([pairs, *results])
-                progress.update(len(pairs))
-        pairs, *results = (np.concatenate(x) for x in zip(*parts, strict=True))
-        order = np.argsort(pairs)
-        return self._gathered([x[order] for x in results], len(image_index), title)
+        return self._completed(stored, blocks, len(image_index), title)
 
-    def _gathered(self, results: list[np.ndarray], total: int, title: str) -> list[np.ndarray]:
-        """Returns the results of all processes, each of which has those of its `local_rows`."""
-        results = [np.concatenate(all_gather(x))[:total] for x in results]
+    def _completed(
+        self,
+        stored: StoredResults,
+        found: Iterator[tuple[np.ndarray, list[np.ndarray]]],
+        total: int,
+        title: str,
+    ) -> list[np.ndarray]:
+        """Adds (rows, results) to the stored ones, and returns those of all processes.
+
+        Each process has the results of its `local_rows`.
+        """
+        done, rows = int(stored.done.sum()), len(stored.done)
+        shown = bool(title) and jax.process_index() == 0
+        with Progress(title, rows, title.removesuffix("s"), done, enabled=shown) as progress:
+            for here, results in found:
+                stored.add(here, results)
+                progress.update(len(here))
+                stored.save()
+        if done < rows:
+            stored.save(now=True)
+        results = [np.concatenate(all_gather(x))[:total] for x in stored.arrays]
         self._check_results(results, title)  # not before: all processes stop, or none
         return results
 

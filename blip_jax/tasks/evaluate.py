@@ -6,6 +6,7 @@ take long, are shared. All get the same numbers, and the first writes them.
 
 import contextlib
 import dataclasses
+import inspect
 import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -25,6 +26,7 @@ from blip_jax.runtime.files import atomic_write, check_regular, check_scheme, wr
 from blip_jax.runtime.fingerprint import (
     check_fingerprint,
     check_verb,
+    file_digest,
     path_digest,
     values_digest,
 )
@@ -37,6 +39,7 @@ from blip_jax.tasks.details import described
 from blip_jax.tasks.eval_dataset import EvalDataset
 from blip_jax.tasks.examples import EXAMPLES, example_page
 from blip_jax.tasks.pretraining import PretrainingConfig
+from blip_jax.tasks.unfinished import UnfinishedWork
 
 PREDICTIONS, METRICS, SUBMISSION = "predictions.jsonl", "metrics.json", "submission.json"
 UNFINISHED = "unfinished"  # folder of an evaluation that was interrupted, by which it is resumed
@@ -158,8 +161,9 @@ def _measure(
             config.task.num_frames,
         )
         if unfinished:  # what is kept belongs to this model, dataset and config
-            folder = str(unfinished / values_digest(_fingerprint(config))[:16])
-            dataset = dataclasses.replace(dataset, unfinished=folder)
+            made_of = [_fingerprint(config), _code_digest(config.task)]
+            folder = str(unfinished / values_digest(made_of)[:16])
+            dataset = dataclasses.replace(dataset, unfinished=UnfinishedWork(folder))
         predictions, records = task.predict(model, dataset), dataset.records
         nothing = (
             f"a {config.task.name} task measures nothing of a {model.model_type} model; give "
@@ -176,6 +180,14 @@ def _fingerprint(config: EvaluateConfig) -> dict[str, Any]:
     for name in ("model", "dataset", "predictions"):
         values[name] = path_digest(getattr(config, name))
     return values
+
+
+def _code_digest(task: TaskConfig) -> str:
+    """Returns the digest of the file that defines a task; "" if there is none."""
+    try:
+        return file_digest(inspect.getfile(type(task)))
+    except (OSError, TypeError):
+        return ""
 
 
 def scoring_task(config: TaskConfig) -> EvaluationTask:

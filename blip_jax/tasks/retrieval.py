@@ -113,8 +113,8 @@ def predict_matches(model: Model, dataset: EvalDataset, config: Any) -> list[Pre
         found = {"itc": (similarity[np.ix_(images, rows)], similarity[np.ix_(images, rows)].T)}
         if scorer is not None:
 
-            def score(i, t, images=images, rows=rows, name=f"rerank-{number:05d}"):
-                return scorer(images[i], rows[t], name)
+            def score(i, t, images=images, rows=rows):
+                return scorer(images[i], rows[t])
 
             found["itm"] = retrieval.rerank(found["itc"][0], config.rerank_k, score)
         local_owner, local_images = owner[rows] - images[0], np.arange(len(images))

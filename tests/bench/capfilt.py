@@ -66,7 +66,7 @@ def ours(dataset: str, folder: pathlib.Path, models: dict, batch: int, count: in
         dataset=dataset,
         split="train",
         output=str(folder),
-        decodings=(Decoding(method="nucleus", max_length=LENGTH, min_length=5, top_p=0.9),),
+        decodings=(Decoding(max_length=LENGTH, min_length=5, top_p=0.9),),
         batch_size=batch // jax.local_device_count(),
         shard_rows=count,
     )

@@ -1,14 +1,19 @@
 """The speed of this checkout beside another one's, with processes of both that take turns.
 
-    python tests/bench/turns.py OTHER [step] [caption-beam] [caption-nucleus] [--turns 40]
+    python tests/bench/turns.py OTHER [step] [caption-beam] [caption-nucleus] [prepare] [capfilt]
+        [--turns 40]
 
 OTHER is a checkout of the repository, such as a worktree of an older commit. A machine that other
 work shares is now fast and now slow; work that is done in turns is slowed alike. For each piece of
-work it prints the median over the turns of the ratio of the times, this checkout's by OTHER's, and
-its quartiles.
+work it prints the median over the turns of the ratio of the wall times, this checkout's by OTHER's,
+and its quartiles; and those of the CPU times of the process.
 """
 
 import argparse
+import contextlib
+import functools
+import io
+import operator
 import os
 import pathlib
 import statistics
@@ -21,7 +26,8 @@ HERE = pathlib.Path(__file__).resolve()
 ROOT = HERE.parents[2]
 VIT = {"image_size": 64, "patch_size": 8, "width": 128, "depth": 4, "heads": 4, "drop_path": 0.1}
 MED = {"width": 128, "depth": 4, "heads": 4, "mlp_dim": 512, "max_length": 24, "dropout": 0.1}
-WORKS = ("step", "caption-beam", "caption-nucleus")
+WORKS = ("step", "caption-beam", "caption-nucleus", "prepare", "capfilt")
+SHARDS, RECORDS = 4, 150  # of the tars that are imported, and of each
 WARMUP = 3  # turns that are not counted
 
 
@@ -59,35 +65,78 @@ def step(world: pathlib.Path):
     return work
 
 
-def caption(world: pathlib.Path, **options):
-    """The captions of 64 images, decoded from bytes."""
+def load_model(world: pathlib.Path, model_type: str):
+    """A model with random weights."""
     import tiny
 
-    from blip_jax.data.datasets import open_dataset
     from blip_jax.data.tokenizer import Tokenizer
     from blip_jax.models import Model
     from blip_jax.runtime.config import replace
 
     tokenizer = Tokenizer.load(f"{world}/tokenizer")
     config = replace(model_config(), **{"med.vocab_size": tokenizer.ids.vocab_size})
-    params = tiny.init(config, 0, "captioner")
-    model = Model(params, config, tokenizer, model_type="captioner", prompt="", max_length=20)
+    params = tiny.init(config, 0, model_type)
+    return Model(params, config, tokenizer, model_type=model_type, prompt="", max_length=20)
+
+
+def dataset_folder(world: pathlib.Path) -> str:
     (features,) = world.glob("shapes/*/*/features.json")
-    records = open_dataset(str(features.parent), "train")
+    return str(features.parent)
+
+
+def caption(world: pathlib.Path, **options):
+    """The captions of 64 images, decoded from bytes."""
+    from blip_jax.data.datasets import open_dataset
+
+    model, records = load_model(world, "captioner"), open_dataset(dataset_folder(world), "train")
     images = [bytes(records[row % len(records)]["image"]) for row in range(64)]
     return lambda: model.caption(images, **options)
 
 
+def prepare(world: pathlib.Path):
+    """The import of small pictures in tars, by one process."""
+    from blip_jax.data import ingest
+
+    config = ingest.IngestConfig(source=f"{world}/tars/*.tar", workers=1)
+    return lambda: in_new_folder(lambda folder: ingest.run(config, folder))
+
+
+def capfilt(world: pathlib.Path):
+    """A caption and two scored texts for each of 24 images, in three shards."""
+    from blip_jax.capfilt.config import ScoringConfig
+    from blip_jax.capfilt.run import run
+    from blip_jax.decoding import Decoding
+
+    captioner, scorer = (load_model(world, x) for x in ("captioner", "retrieval"))
+    dataset, decodings = dataset_folder(world), (Decoding(max_length=20),)
+
+    def work(folder: str) -> None:
+        settings = ScoringConfig(dataset, "train", folder, decodings, batch_size=8, shard_rows=8)
+        run(settings, {"captioner": ("captioner", captioner)}, {"filter": ("filter", scorer)})
+
+    return lambda: in_new_folder(work)
+
+
+def in_new_folder(work) -> None:
+    """Calls `work` with a folder that is removed; what it prints is not shown."""
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
+        work(f"{folder}/out")
+
+
 def worker(name: str, world: pathlib.Path) -> None:
-    """Does the work once for each line on stdin; prints its time each time."""
-    options = {"caption-beam": {"num_beams": 3}, "caption-nucleus": {"top_p": 0.9, "seed": 0}}
-    work = step(world) if name == "step" else caption(world, **options[name])
+    """Does the work once for each line on stdin; prints its wall and CPU seconds each time."""
+    works = {
+        "step": step, "prepare": prepare, "capfilt": capfilt,
+        "caption-beam": functools.partial(caption, num_beams=3),
+        "caption-nucleus": functools.partial(caption, top_p=0.9, seed=0),
+    }  # fmt: skip
+    work = works[name](world)
     work()
     print("ready", flush=True)
     for _ in sys.stdin:
-        start = time.perf_counter()
+        start, cpu_start = time.perf_counter(), time.process_time()
         work()
-        print(time.perf_counter() - start, flush=True)
+        print(time.perf_counter() - start, time.process_time() - cpu_start, flush=True)
 
 
 def start(name: str, root: pathlib.Path, world: pathlib.Path) -> subprocess.Popen:
@@ -102,15 +151,16 @@ def start(name: str, root: pathlib.Path, world: pathlib.Path) -> subprocess.Pope
     return process
 
 
-def turn(process: subprocess.Popen) -> float:
+def turn(process: subprocess.Popen) -> tuple[float, float]:
     process.stdin.write("\n")
     process.stdin.flush()
-    return float(process.stdout.readline())
+    wall, cpu = map(float, process.stdout.readline().split())
+    return wall, cpu
 
 
 def compare(name: str, other: pathlib.Path, world: pathlib.Path, turns: int) -> None:
     processes = [start(name, root, world) for root in (ROOT, other)]
-    times: list[list[float]] = [[], []]
+    times: list[list[tuple[float, float]]] = [[], []]
     for number in range(WARMUP + turns):
         for place in (0, 1) if number % 2 else (1, 0):
             seconds = turn(processes[place])
@@ -119,13 +169,13 @@ def compare(name: str, other: pathlib.Path, world: pathlib.Path, turns: int) -> 
     for process in processes:
         process.kill()
         process.wait()
-    ratios = [ours / theirs for ours, theirs in zip(*times, strict=True)]
-    low, middle, high = statistics.quantiles(ratios, n=4)
-    print(
-        f"{name}: {statistics.median(times[0]):.3f} s, {middle:.3f} of the other's "
-        f"(quartiles {low:.3f} and {high:.3f})",
-        flush=True,
-    )
+    for kind, ours, theirs in zip(("wall", "CPU"), zip(*times[0]), zip(*times[1])):
+        low, middle, high = statistics.quantiles(map(operator.truediv, ours, theirs), n=4)
+        print(
+            f"{name}: {statistics.median(ours):.3f} {kind} seconds, {middle:.3f} of the other's "
+            f"(quartiles {low:.3f} and {high:.3f})",
+            flush=True,
+        )
 
 
 def main() -> None:
@@ -138,6 +188,7 @@ def main() -> None:
     if args.world:
         return worker(args.works[0], args.world)
     sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+    import malformed_files
     import processes
 
     from blip_jax.cli import environment
@@ -145,6 +196,7 @@ def main() -> None:
     environment.disable_tfds_progress()
     with tempfile.TemporaryDirectory() as folder:
         world = processes.build(folder)
+        malformed_files.write_shards(world / "tars", SHARDS, RECORDS)
         for name in args.works or WORKS:
             compare(name, args.other.resolve(), world, args.turns)
 

@@ -65,6 +65,7 @@ class WorkUnit:
       source, format, path: of the file.
       start, first, records: what to read, as planned by the format's reader: byte offset of the
         first record, its number in the file, and the number of records (-1: all).
+      line: of the first record in a file of lines, from 1; 0: unknown.
       file_list: the file that lists the images of a folder, or the records of a JSON object.
       folder: to which paths in the file may be relative, besides the file's own folder.
     """
@@ -77,6 +78,7 @@ class WorkUnit:
     start: int
     first: int
     records: int
+    line: int = 0
     file_list: str = ""
     folder: str = ""
 
@@ -138,11 +140,11 @@ def units(found: list[File], settings: IngestConfig, folder: epath.Path) -> list
         except UserError as error:  # names the list, which the user has not written
             raise UserError(str(error).replace(path, file.path)) from error
         name = _stem(file.path)
-        for part, (start, first, rows) in enumerate(parts):
+        for part, chunk in enumerate(parts):
             label = unique(f"{name}-{part:05d}" if len(parts) > 1 else name, labels)
             planned.append(
                 WorkUnit(len(planned), label, file.source, file.format, file.path,
-                     start, first, rows, file_list, file.folder)
+                     *chunk, file_list=file_list, folder=file.folder)
             )  # fmt: skip
     if not planned:
         raise UserError(f"config.source {settings.source} has no record; check the files")

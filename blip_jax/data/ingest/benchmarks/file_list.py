@@ -12,7 +12,7 @@ from blip_jax.data.ingest.benchmarks.base import COUNTED, Benchmark
 from blip_jax.data.ingest.benchmarks.image_folders import ImageFolders
 from blip_jax.data.ingest.benchmarks.owner_files import OwnerFile
 from blip_jax.data.ingest.config import IngestConfig
-from blip_jax.data.ingest.readers.json_lines import chunk_offsets, lines
+from blip_jax.data.ingest.readers.json_lines import Place, chunk_places, lines
 from blip_jax.data.ingest.records import RawRecord
 from blip_jax.runtime.errors import UserError
 from blip_jax.runtime.files import atomic_write
@@ -75,10 +75,10 @@ def difference(benchmark: str, split: str, counts: dict) -> str:
     )
 
 
-def plan(path: str, settings: IngestConfig) -> Iterator[tuple[int, int, int]]:
-    """Yields the units of a file list: byte offset, number of the first record, and of records."""
+def plan(path: str, settings: IngestConfig) -> Iterator[tuple[int, int, int, int]]:
+    """Yields the units of a file list: byte, number of the first record, of records, line."""
     with epath.Path(path).open("rb") as file:
-        yield from chunk_offsets(lines(file, 0), settings.records_per_unit)
+        yield from chunk_places(lines(file, Place(0, 1)), settings.records_per_unit)
 
 
 def read(unit, settings: IngestConfig) -> Iterator[RawRecord]:

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 
 from blip_jax.data.ingest.config import IngestConfig
 from blip_jax.data.ingest.readers.image_files import open_buffered
-from blip_jax.data.ingest.readers.json_lines import chunk_offsets
+from blip_jax.data.ingest.readers.json_lines import Place, chunk_places
 from blip_jax.data.ingest.records import (
     FieldMapping,
     RawRecord,
@@ -32,7 +32,7 @@ QUOTED = re.compile(r'"(?:[^"]|"")*""(?:[^"]|"")*"', re.DOTALL)
 
 
 class _Rows:
-    """The rows of a file from byte `offset` on; `offset` becomes that of the next row.
+    """The rows of a file from a place on; `offset` and `line` become those of the next row.
 
     A row that extends over several lines must be quoted as a program would have done, else its
     quote was never meant to be one: its first line is a broken row and the next one is read anew.
@@ -42,13 +42,14 @@ class _Rows:
       width: number of fields of a row; 0: any.
     """
 
-    def __init__(self, file, dialect: tuple[str, int], offset: int, width: int = 0):
-        self.offset, self._width = offset, width
+    def __init__(self, file, dialect: tuple[str, int], start: Place, width: int = 0):
+        self.offset, self.line = start
+        self._width = width
         self._file = file
         self._format = {"delimiter": dialect[0], "quoting": dialect[1]}
         self._used: list[bytes] = []  # the lines of the row
         self._again: collections.deque[bytes] = collections.deque()  # lines to read anew
-        file.seek(offset)
+        file.seek(start.byte)
         self._rows = self._reader()
         csv.field_size_limit(LONGEST)
 
@@ -60,6 +61,7 @@ class _Rows:
         if not line:
             return None
         self.offset += len(line)
+        self.line += 1
         self._used.append(line)
         return line.decode("utf-8", "surrogateescape")
 
@@ -71,7 +73,7 @@ class _Rows:
             except StopIteration:
                 return
             except csv.Error as error:
-                row = RejectedRecord("broken row", str(error))
+                row = RejectedRecord("broken row", f"line {self.place().line}: {error}")
             if len(self._used) > 1 and not self._is_quoted(row):
                 row = self._split()
             if row:
@@ -90,19 +92,24 @@ class _Rows:
     def _split(self) -> RejectedRecord:
         """Returns the rejection of the row's first line; the other lines will be read anew."""
         first, *others = self._used
+        self._used = [first]
         self.offset -= sum(map(len, others))
+        self.line -= len(others)
         self._again.extendleft(reversed(others))
         self._rows = self._reader()  # the old one may have come to its end
         shown = clean(first.decode("utf-8", "surrogateescape")).strip()[:SHOWN]
-        place = self.offset - len(first)
-        return RejectedRecord("broken row", f"byte {place}: a quote is never closed: {shown}")
+        byte, line = self.place()
+        where = f"line {line} (byte {byte})"
+        return RejectedRecord("broken row", f"{where}: a quote is never closed: {shown}")
 
-    def row_offsets(self) -> Iterator[tuple[int, list[str] | RejectedRecord]]:
-        """Yields the offset of each row (or of blank lines before it), and the row."""
-        start = self.offset
+    def place(self) -> Place:
+        """Returns where the latest row starts."""
+        return Place(self.offset - sum(map(len, self._used)), self.line - len(self._used))
+
+    def places(self) -> Iterator[tuple[Place, list[str] | RejectedRecord]]:
+        """Yields where each row starts, and the row."""
         for row in self:
-            yield start, row
-            start = self.offset
+            yield self.place(), row
 
 
 class _Table:
@@ -112,8 +119,8 @@ class _Table:
         self._file = file
         line = file.readline(LONGEST)
         check_utf8(line, path)
-        self.start = len(UTF8_BOM) if line.startswith(UTF8_BOM) else 0
-        line = line[self.start :].rstrip(b"\r\n")
+        self.start = Place(len(UTF8_BOM) if line.startswith(UTF8_BOM) else 0, 1)
+        line = line[self.start.byte :].rstrip(b"\r\n")
         if b"\r" in line:
             raise UserError(f"{path} ends its lines with CR alone; save it with LF line ends")
         tabs = path.lower().endswith(".tsv")
@@ -127,7 +134,7 @@ class _Table:
         else:
             rows = _Rows(file, self._dialect, self.start)
             names = next(iter(rows), [])
-            self.start = rows.offset
+            self.start = Place(rows.offset, rows.line)
         if isinstance(names, RejectedRecord):
             raise UserError(
                 f"{path} does not start with the names of its fields: {names.detail}; mend its "
@@ -138,16 +145,18 @@ class _Table:
             found = ", ".join(self.names)
             raise UserError(f"{path} has two fields of the same name ({found}); rename one")
 
-    def rows(self, offset: int) -> _Rows:
-        """Returns the rows from byte `offset` on."""
-        return _Rows(self._file, self._dialect, offset, len(self.names))
+    def rows(self, start: Place) -> _Rows:
+        """Returns the rows from a place on."""
+        return _Rows(self._file, self._dialect, start, len(self.names))
 
-    def record(self, row: list[str] | RejectedRecord, name: str, columns: FieldMapping):
-        """Returns the record of a row."""
+    def record(
+        self, row: list[str] | RejectedRecord, name: str, columns: FieldMapping, line: int = 0
+    ) -> RawRecord:
+        """Returns the record of a row, which starts in this line."""
         if isinstance(row, RejectedRecord):
             return RawRecord(name, rejection=row)
         if len(row) != len(self.names):
-            found = f"{len(row)} fields, expected {len(self.names)}"
+            found = f"line {line}: {len(row)} fields, expected {len(self.names)}"
             return RawRecord(name, rejection=RejectedRecord("broken row", found))
         if self._literal:
             row = [_unquoted(field) if field[:1] == '"' else field for field in row]
@@ -158,8 +167,8 @@ def _unquoted(field: str) -> str:
     return field[1:-1].replace('""', '"') if QUOTED.fullmatch(field) else field
 
 
-def plan(path: str, settings: IngestConfig) -> Iterator[tuple[int, int, int]]:
-    """Yields the units of a file: byte offset, number of the first record, number of records.
+def plan(path: str, settings: IngestConfig) -> Iterator[tuple[int, int, int, int]]:
+    """Yields the units of a file: byte, number of the first record, number of records, line.
 
     Raises:
       UserError: the header has no image or text.
@@ -174,8 +183,8 @@ def plan(path: str, settings: IngestConfig) -> Iterator[tuple[int, int, int]]:
                 table.record(before, "", columns), table.record(after, "", columns)
             )
 
-        offsets = table.rows(table.start).row_offsets()
-        yield from chunk_offsets(offsets, settings.records_per_unit, same_image)
+        found = table.rows(table.start).places()
+        yield from chunk_places(found, settings.records_per_unit, same_image)
 
 
 def read(unit, settings: IngestConfig) -> Iterator[RawRecord]:
@@ -183,6 +192,6 @@ def read(unit, settings: IngestConfig) -> Iterator[RawRecord]:
     columns = FieldMapping(settings)
     with open_buffered(unit.path) as file:
         table = _Table(file, unit.path, settings)
-        rows = itertools.islice(table.rows(unit.start), unit.records)
-        for number, row in enumerate(rows, unit.first):
-            yield table.record(row, f"{number:09d}", columns)
+        rows = table.rows(Place(unit.start, unit.line)).places()
+        for number, (place, row) in enumerate(itertools.islice(rows, unit.records), unit.first):
+            yield table.record(row, f"{number:09d}", columns, place.line)

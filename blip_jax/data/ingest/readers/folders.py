@@ -14,7 +14,7 @@ from etils import epath
 
 from blip_jax.data.ingest.config import IngestConfig
 from blip_jax.data.ingest.readers.image_files import load
-from blip_jax.data.ingest.readers.json_lines import chunk_offsets, lines
+from blip_jax.data.ingest.readers.json_lines import Place, chunk_places, lines
 from blip_jax.data.ingest.records import (
     IMAGES,
     TEXTS,
@@ -72,10 +72,10 @@ def write_file_list(folder: str, file_list: epath.Path, settings: IngestConfig) 
     return True
 
 
-def plan(path: str, settings: IngestConfig) -> Iterator[tuple[int, int, int]]:
-    """Yields the units of a file list: byte offset, number of the first image, number of images."""
+def plan(path: str, settings: IngestConfig) -> Iterator[tuple[int, int, int, int]]:
+    """Yields the units of a file list: byte, number of the first image, number of images, line."""
     with epath.Path(path).open("rb") as file:
-        yield from chunk_offsets(lines(file, 0), settings.records_per_unit)
+        yield from chunk_places(lines(file, Place(0, 1)), settings.records_per_unit)
 
 
 def read(unit, settings: IngestConfig) -> Iterator[RawRecord]:

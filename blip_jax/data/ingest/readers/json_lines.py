@@ -12,7 +12,7 @@ import itertools
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from etils import epath
 
@@ -31,13 +31,21 @@ BETWEEN = " \t\r\n,"
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*(?:"|\Z)|[\[\]{}]', re.DOTALL)
 
 Item = TypeVar("Item")
+Offset = TypeVar("Offset")
+
+
+class Place(NamedTuple):
+    """Where a record starts in a file: the byte, from 0, and the line, from 1."""
+
+    byte: int
+    line: int
 
 
 def chunk_offsets(
-    records: Iterable[tuple[int, Item]],
+    records: Iterable[tuple[Offset, Item]],
     rows: int,
     same_image: Callable[[Item, Item], bool] = lambda before, after: False,
-) -> Iterator[tuple[int, int, int]]:
+) -> Iterator[tuple[Offset, int, int]]:
     """Yields chunks of `rows` records: (offset of the first, its number, number of records).
 
     A chunk is longer where the next would start with a record that is merged with the one before:
@@ -47,8 +55,8 @@ def chunk_offsets(
       records: (offset, record).
       same_image: of two consecutive records, whether they are merged (records.is_same_image).
     """
-    start = first = count = 0
-    before = None
+    first = count = 0
+    start = before = None
     for number, (offset, record) in enumerate(records):
         if number == 0:
             start = offset
@@ -60,13 +68,23 @@ def chunk_offsets(
         yield start, first, count - first
 
 
+def chunk_places(
+    records: Iterable[tuple[Place, Item]],
+    rows: int,
+    same_image: Callable[[Item, Item], bool] = lambda before, after: False,
+) -> Iterator[tuple[int, int, int, int]]:
+    """Yields the chunks of `chunk_offsets`, each followed by the line of its first record."""
+    for place, first, count in chunk_offsets(records, rows, same_image):
+        yield place.byte, first, count, place.line
+
+
 def write_file_list(path: str, file_list: epath.Path, settings: IngestConfig) -> bool:
     """Writes the records of an object that contains a list as JSON lines; False for other files."""
     return json_documents.write(path, file_list, settings)
 
 
-def plan(path: str, settings: IngestConfig) -> Iterator[tuple[int, int, int]]:
-    """Yields the units of a file: byte offset, number of the first record, number of records.
+def plan(path: str, settings: IngestConfig) -> Iterator[tuple[int, int, int, int]]:
+    """Yields the units of a file: byte, number of the first record, number of records, line.
 
     Raises:
       UserError: the file is not JSON, or its first record has no image or text.
@@ -74,13 +92,14 @@ def plan(path: str, settings: IngestConfig) -> Iterator[tuple[int, int, int]]:
     columns = FieldMapping(settings)
 
     def same_image(before: Any, after: Any) -> bool:
-        return is_same_image(_record(before, "", columns), _record(after, "", columns))
+        return is_same_image(_record(before, "", columns, ""), _record(after, "", columns, ""))
 
     with open_buffered(path) as file:
         start, listed = _head(file, path)
         file.seek(start)
-        found = _elements(file, path, start, inside=False) if listed else lines(file, start)
-        yield from chunk_offsets(
+        place = Place(start, 1)
+        found = _elements(file, path, place, inside=False) if listed else lines(file, place)
+        yield from chunk_places(
             _checked(found, columns, path), settings.records_per_unit, same_image
         )
 
@@ -92,25 +111,27 @@ def read(unit, settings: IngestConfig) -> Iterator[RawRecord]:
     with open_buffered(path) as file:
         _, listed = _head(file, path)
         file.seek(unit.start)
-        found = _elements(file, path, unit.start) if listed else lines(file, unit.start)
-        for number, (_, value) in enumerate(itertools.islice(found, unit.records), unit.first):
-            yield _record(value, f"{number:09d}", columns)
+        place = Place(unit.start, unit.line)
+        found = _elements(file, path, place) if listed else lines(file, place)
+        for number, (place, value) in enumerate(itertools.islice(found, unit.records), unit.first):
+            where = "" if unit.file_list else f"line {place.line}"  # of a file the user knows
+            yield _record(value, f"{number:09d}", columns, where)
 
 
-def _record(value: Any, name: str, columns: FieldMapping) -> RawRecord:
-    """Returns the record of a list's element, or of a line."""
+def _record(value: Any, name: str, columns: FieldMapping, where: str) -> RawRecord:
+    """Returns the record of a list's element, or of a line; `where` it is, for its rejection."""
     if isinstance(value, bytes):
         value = _parsed(value)
     if isinstance(value, dict):
         return columns.record(value, name)
-    if not isinstance(value, RejectedRecord):
-        value = RejectedRecord("broken JSON", "not an object")
-    return RawRecord(name, rejection=value)
+    detail = value.detail if isinstance(value, RejectedRecord) else "not an object"
+    detail = f"{where}: {detail}" if where else detail
+    return RawRecord(name, rejection=RejectedRecord("broken JSON", detail))
 
 
-def _checked(found: Iterator[tuple[int, Any]], columns: FieldMapping, path: str) -> Iterator:
+def _checked(found: Iterator[tuple[Place, Any]], columns: FieldMapping, path: str) -> Iterator:
     """Yields the same, after checking that the first has images and texts."""
-    for number, (offset, value) in enumerate(found):
+    for number, (place, value) in enumerate(found):
         if not number:
             first = _parsed(value) if isinstance(value, bytes) else value
             if isinstance(first, dict):
@@ -120,7 +141,7 @@ def _checked(found: Iterator[tuple[int, Any]], columns: FieldMapping, path: str)
                     f"{path} is neither a JSON list of objects nor JSON lines of objects; write "
                     "an object with an image and a text on each line"
                 )
-        yield offset, value
+        yield place, value
 
 
 def _head(file: io.BufferedIOBase, path: str) -> tuple[int, bool]:
@@ -134,29 +155,33 @@ def _head(file: io.BufferedIOBase, path: str) -> tuple[int, bool]:
 def _parsed(line: bytes) -> Any:
     """Returns the line's value; a RejectedRecord if it is not JSON."""
     try:
-        return parse_json(line)
+        return parse_json(line.rstrip())
+    except json.JSONDecodeError as error:
+        return RejectedRecord("broken JSON", f"{error.msg}, column {error.colno}")
     except (ValueError, RecursionError) as error:
         return RejectedRecord("broken JSON", str(error))
 
 
-def lines(file, offset: int) -> Iterator[tuple[int, bytes]]:
-    """Yields (offset, line) of the lines that are not blank."""
+def lines(file, place: Place) -> Iterator[tuple[Place, bytes]]:
+    """Yields the lines of a file, which is at `place`, that are not blank; and where each is."""
     for line in file:
         if line.strip():
-            yield offset, line
-        offset += len(line)
+            yield place, line
+        place = Place(place.byte + len(line), place.line + 1)
 
 
-def _elements(file, path: str, offset: int, inside: bool = True) -> Iterator[tuple[int, Any]]:
-    """Yields (byte offset, value) of a list's elements; a RejectedRecord if one is unreadable.
+def _elements(file, path: str, start: Place, inside: bool = True) -> Iterator[tuple[Place, Any]]:
+    """Yields (where it is, value) of a list's elements; a RejectedRecord if one is unreadable.
 
-    `file` is at byte `offset`: at an element if `inside` the list, else before the list's [.
+    `file` is at `start`: at an element if `inside` the list, else before the list's [.
     """
+    offset, line = start
     decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
     text, place, ended = "", 0, False
     while True:
         while text[place : place + 1] and text[place] in (BETWEEN if inside else BEFORE):
             inside = inside or text[place] == "["
+            line += text[place] == "\n"
             place, offset = place + 1, offset + 1  # each of these characters is one byte
         if text[place : place + 1] == "]":
             return
@@ -166,14 +191,19 @@ def _elements(file, path: str, offset: int, inside: bool = True) -> Iterator[tup
         except (ValueError, RecursionError) as error:
             whole = False
             if len(text) - place > LONGEST or (ended and place < len(text)):
-                message = f"{path} is not JSON near byte {offset}: {error}"
-                raise UserError(message.splitlines()[0]) from error
+                fault = str(error).splitlines()[0]
+                if isinstance(error, json.JSONDecodeError):
+                    fault = error.msg
+                    line += text.count("\n", place, error.pos)
+                message = f"{path} is not JSON near line {line} (byte {offset}): {fault}"
+                raise UserError(message) from error
         if whole:
-            yield offset, value
+            yield Place(offset, line), value
+            line += text.count("\n", place, end)
             offset += len(text[place:end].encode("utf-8", "surrogateescape"))
             place = end
         elif ended:
-            raise UserError(f"{path} ends at byte {offset} without the ] of its list")
+            raise UserError(f"{path} ends in line {line} without the ] of its list")
         else:
             data = file.read(CHUNK)
             ended = not data
