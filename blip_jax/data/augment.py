@@ -71,35 +71,37 @@ def auto_contrast(image: np.ndarray, wrap: bool = True) -> np.ndarray:
         number, so a channel whose minimum is not 0 comes out white nearly everywhere. Looks like
         a bug in the original, kept for parity. False gives PIL's ImageOps.autocontrast.
     """
-    channels = []
-    for channel in cv2.split(image):
+    tables = np.empty((256, 3), np.uint8)
+    for number, channel in enumerate(cv2.split(image)):
         low, high = int(channel.min()), int(channel.max())
         if high > low:
             scale = 255 / (high - low)
             shift = (-low % 256 if wrap else -low) * scale
-            table = np.clip(np.arange(256) * scale + shift, 0, 255).astype(np.uint8)
-            channel = table[channel]
-        channels.append(channel)
-    return cv2.merge(channels)
+            tables[:, number] = np.clip(np.arange(256) * scale + shift, 0, 255)
+        else:
+            tables[:, number] = np.arange(256)
+    return cv2.LUT(image, tables[None])
 
 
 def equalize(image: np.ndarray) -> np.ndarray:
     """Returns the image with each channel's histogram equalised, as PIL's ImageOps.equalize."""
-    channels = []
-    for channel in cv2.split(image):
-        counts = np.bincount(channel.ravel(), minlength=256)
-        step = (channel.size - counts[np.flatnonzero(counts)[-1]]) // 255
+    size = image.shape[0] * image.shape[1]
+    tables = np.empty((256, 3), np.uint8)
+    for number in range(3):
+        counts = cv2.calcHist([image], [number], None, [256], [0, 256]).ravel().astype(np.int64)
+        step = (size - counts[np.flatnonzero(counts)[-1]]) // 255
         if step > 0:
             below = np.concatenate([[step // 2], counts[:-1]]).cumsum()
-            channel = np.minimum(below // step, 255).astype(np.uint8)[channel]
-        channels.append(channel)
-    return cv2.merge(channels)
+            tables[:, number] = np.minimum(below // step, 255)
+        else:
+            tables[:, number] = np.arange(256)
+    return cv2.LUT(image, tables[None])
 
 
 def brightness(image: np.ndarray, factor: float) -> np.ndarray:
     """Returns the image times `factor`, clipped."""
     table = np.clip(np.arange(256, dtype=np.float32) * np.float32(factor), 0, 255)
-    return table.astype(np.uint8)[image]
+    return cv2.LUT(image, table.astype(np.uint8))
 
 
 def sharpness(image: np.ndarray, factor: float) -> np.ndarray:
@@ -134,6 +136,14 @@ def shear(image: np.ndarray, x: float = 0.0, y: float = 0.0) -> np.ndarray:
 
 def translate(image: np.ndarray, x: float = 0.0, y: float = 0.0) -> np.ndarray:
     """Returns the image moved left by x and up by y pixels (fractions are interpolated)."""
+    if x == int(x) and y == int(y):  # no pixel is interpolated
+        height, width = image.shape[:2]
+        x, y = int(np.clip(x, -width, width)), int(np.clip(y, -height, height))
+        result = np.full(image.shape, FILL, np.uint8)
+        result[max(-y, 0) : height - max(y, 0), max(-x, 0) : width - max(x, 0)] = image[
+            max(y, 0) : height + min(y, 0), max(x, 0) : width + min(x, 0)
+        ]
+        return result
     return _warp(image, np.float32([[1, 0, -x], [0, 1, -y]]))
 
 
@@ -245,7 +255,7 @@ class TrainTransform:
         else:
             image = random_resized_crop(image, self.size, self.scale, rng)
         if self.flip != "none" and rng.random() < 0.5:
-            image = np.ascontiguousarray(image[:, ::-1])
+            image = cv2.flip(image, 1)
             text = swap_sides(text) if self.flip == "image_and_text" else text
         if self.randaugment is not None:
             image = self.randaugment(image, rng)
