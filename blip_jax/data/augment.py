@@ -7,14 +7,14 @@ operations give the results of the original's transform/randaugment.py, quirks i
 from __future__ import annotations
 
 import dataclasses
-import math
 import re
 from typing import Literal
 
 import cv2
 import numpy as np
 
-from blip_jax.data.images import resize
+from blip_jax.data.crops import Box, fast_crop, fast_jpeg_crop, random_crop_box
+from blip_jax.data.images import decode, plain_jpeg_size, resize
 from blip_jax.runtime.errors import UserError
 
 FILL = (128, 128, 128)
@@ -33,29 +33,6 @@ OPS = (
 )
 FLIPS = ("none", "image", "image_and_text")
 _SIDES = re.compile(r"\b(left|right)\b")
-
-
-def random_resized_crop(
-    image: np.ndarray, size: int, scale: tuple[float, float], rng: np.random.Generator
-) -> np.ndarray:
-    """Returns a random part of the image, stretched to uint8 [size, size, 3].
-
-    The part has `scale` times the area and a ratio of width to height between 3/4 and 4/3,
-    uniform in its logarithm; after ten parts that do not fit, the largest central one that keeps
-    to these ratios. As torchvision's RandomResizedCrop.
-    """
-    height, width = image.shape[:2]
-    for _ in range(10):
-        area = height * width * rng.uniform(*scale)
-        ratio = math.exp(rng.uniform(math.log(3 / 4), math.log(4 / 3)))
-        w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
-        if 0 < w <= width and 0 < h <= height:
-            top, left = int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1))
-            return resize(image[top : top + h, left : left + w], size)
-    w = min(width, round(height * 4 / 3))
-    h = min(height, round(width * 4 / 3))
-    top, left = (height - h) // 2, (width - w) // 2
-    return resize(image[top : top + h, left : left + w], size)
 
 
 def swap_sides(text: str) -> str:
@@ -216,6 +193,8 @@ class TrainTransform:
       flip: "none"; "image" mirrors half of the images, whatever their texts say, as the original;
         "image_and_text" also exchanges left and right in their texts.
       randaugment: None = off.
+      fast: resize in a third of the time to nearly the same pixels, and decode large JPEGs at
+        reduced scale (crops.py); False: exactly PIL's pixels.
 
     Raises:
       UserError: a setting is out of range.
@@ -225,6 +204,7 @@ class TrainTransform:
     scale: tuple[float, float] | None = (0.2, 1.0)
     flip: str = "image"
     randaugment: RandAugment | None = RandAugment()
+    fast: bool = False
 
     def __post_init__(self):
         if self.size < 1:
@@ -250,10 +230,35 @@ class TrainTransform:
 
         The text is changed only by flip "image_and_text".
         """
-        if self.scale is None:
-            image = resize(image, self.size)
+        box = self._box(*image.shape[:2], rng)
+        top, left, height, width = box
+        if self.fast:
+            image = fast_crop(image, box, self.size)
         else:
-            image = random_resized_crop(image, self.size, self.scale, rng)
+            image = resize(image[top : top + height, left : left + width], self.size)
+        return self._after_crop(image, text, rng)
+
+    def pair_of_bytes(
+        self, data: bytes, text: str, rng: np.random.Generator, exif_orientation: bool = True
+    ) -> tuple[np.ndarray, str]:
+        """Returns `pair` of an encoded image; see `images.decode`.
+
+        Raises:
+          ImageError: the image cannot be decoded.
+        """
+        if self.fast and (size := plain_jpeg_size(data)):
+            box = self._box(*size[::-1], rng)
+            return self._after_crop(fast_jpeg_crop(data, box, self.size), text, rng)
+        return self.pair(decode(data, exif_orientation), text, rng)
+
+    def _box(self, height: int, width: int, rng: np.random.Generator) -> Box:
+        if self.scale is None:
+            return 0, 0, height, width
+        return random_crop_box(height, width, self.scale, rng)
+
+    def _after_crop(
+        self, image: np.ndarray, text: str, rng: np.random.Generator
+    ) -> tuple[np.ndarray, str]:
         if self.flip != "none" and rng.random() < 0.5:
             image = cv2.flip(image, 1)
             text = swap_sides(text) if self.flip == "image_and_text" else text
@@ -271,9 +276,11 @@ class AugmentConfig:
     # (image_and_text).
     flip: Literal["none", "image", "image_and_text"] = "image"
     randaugment: bool = True  # BLIP's RandAugment
+    # Resizes in a third of the time to nearly PIL's pixels; decodes large JPEGs at reduced scale.
+    fast: bool = False
 
     def transform(self, size: int) -> TrainTransform:
         """Returns the transform of images to `size` pixels a side."""
         options = {} if self.randaugment else {"randaugment": None}
         scale = (self.min_crop_area, 1.0) if self.min_crop_area < 1 else None
-        return TrainTransform(size, scale=scale, flip=self.flip, **options)
+        return TrainTransform(size, scale=scale, flip=self.flip, fast=self.fast, **options)

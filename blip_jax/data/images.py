@@ -75,14 +75,22 @@ def decode(data: bytes, exif_orientation: bool = True) -> np.ndarray:
         orientation = _orientation(image) if fast and exif_orientation else 1
     picture = None
     if fast:
-        flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
-        try:
-            picture = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
-        except Exception as error:
-            raise _damaged(error) from error
+        picture = decode_opencv(data, cv2.IMREAD_COLOR_RGB)
     if picture is None:  # another format or mode, or damaged, which PIL decides
         return from_pil(_open(data) if image is None else image, exif_orientation)
     return _upright(picture, orientation)
+
+
+def decode_opencv(data: bytes, flags: int) -> np.ndarray | None:
+    """Returns the pixels as stored, by OpenCV's flags; None if it cannot decode them.
+
+    Raises:
+      ImageError: it cannot decode them, and says why.
+    """
+    try:
+        return cv2.imdecode(np.frombuffer(data, np.uint8), flags | cv2.IMREAD_IGNORE_ORIENTATION)
+    except Exception as error:
+        raise _damaged(error) from error
 
 
 def from_pil(image: Image.Image, exif_orientation: bool = True) -> np.ndarray:
@@ -126,7 +134,7 @@ def _plain_size(data: bytes) -> tuple[int, int] | None:
     """Returns width and height of an ordinary PNG or JPEG; None: PIL must read its header."""
     if data.startswith(_PNG):
         return _plain_png_size(data)
-    return _plain_jpeg_size(data) if data.startswith(_JPEG) else None
+    return plain_jpeg_size(data) if data.startswith(_JPEG) else None
 
 
 def _plain_png_size(data: bytes) -> tuple[int, int] | None:
@@ -137,7 +145,7 @@ def _plain_png_size(data: bytes) -> tuple[int, int] | None:
     return (width, height) if depth <= 8 or color in (2, 6) else None
 
 
-def _plain_jpeg_size(data: bytes) -> tuple[int, int] | None:
+def plain_jpeg_size(data: bytes) -> tuple[int, int] | None:
     """Returns the size of a grey or RGB JPEG of 8 bits, with nothing in its header but tables,
     comments and color profile: no EXIF, and nothing that PIL might refuse."""
     size, start = None, 2

@@ -12,23 +12,38 @@ import cv2
 import numpy as np
 import scipy.sparse
 from PIL import Image
-from scipy.fftpack import dct  # half the overhead of scipy.fft's
 
 SIDE = 32  # of the small grey picture
 BITS = 8  # low frequencies an axis
 PRECISION = 22  # bits behind the point of PIL's weights
 LOBES = 3  # of the Lanczos window
-STRIP = 32_000  # pixels turned grey at once, so that they stay in the processor's cache
+STRIP = 16_000  # pixels turned grey at once, so that they stay in the processor's cache
 GREY = np.array([[19595, 38470, 7471, 32768]], np.float32) / 65536  # PIL's, and a half to round by
+# The lowest frequencies of a discrete cosine transform of SIDE values.
+COSINES = 2 * np.cos(np.pi / SIDE * np.outer(np.arange(BITS), np.arange(SIDE) + 0.5))
+ROUNDING = 1e-6  # more than the rounding errors of frequencies, which are below 1e-8
 
 
 def perceptual_hash(picture: np.ndarray) -> str:
     """Returns the hash, 16 hex digits, of a picture uint8 [H, W, 3]."""
-    pixels = _shrink(_grey(picture))
-    frequencies = dct(dct(pixels, axis=0), axis=1)[:BITS, :BITS]
+    small = _shrink(_grey(picture))
+    difference = _from_median(COSINES @ small.astype(np.float64) @ COSINES.T)
+    if np.abs(difference).min() < ROUNDING:
+        difference = _from_median(_frequencies(small))
+    return np.packbits(difference > 0).tobytes().hex()
+
+
+def _frequencies(small: np.ndarray) -> np.ndarray:
+    """Returns the lowest frequencies with imagehash's rounding errors, which decide bits where
+    frequencies are equal but for these, as in a picture of one colour."""
+    from scipy.fftpack import dct  # 0.2 s, and seldom needed
+
+    return dct(dct(small, axis=0), axis=1)[:BITS, :BITS]
+
+
+def _from_median(frequencies: np.ndarray) -> np.ndarray:
     ordered = np.sort(frequencies, axis=None)
-    median = (ordered[BITS**2 // 2 - 1] + ordered[BITS**2 // 2]) / 2
-    return np.packbits(frequencies > median).tobytes().hex()
+    return frequencies - (ordered[BITS**2 // 2 - 1] + ordered[BITS**2 // 2]) / 2
 
 
 def _grey(picture: np.ndarray) -> np.ndarray:

@@ -113,6 +113,8 @@ def _members(path: str) -> Iterator[_Member]:
 def _has_dots(members: list[_Member]) -> bool:
     """Returns whether members of one name to the first dot are several images with names that
     have dots (street.2.jpg, street.3.jpg), each with its texts, or one (1.0.png, 1.0.txt)."""
+    if all(member.last == members[0].first for member in members):
+        return False
     kinds: dict[str, set[str]] = {}
     for member in members:
         kinds.setdefault(member.last, set()).add(member.kind)
