@@ -21,7 +21,7 @@ def tar(names, format=tarfile.USTAR_FORMAT, mtime=1_700_000_000, mode="w"):
             if name.endswith("/"):
                 info.type = tarfile.DIRTYPE
             elif name.endswith("@"):
-                info.type, info.linkname = tarfile.SYMTYPE, "elsewhere"
+                info.type = tarfile.SYMTYPE
             else:
                 info.size = 511 * number
             writer.addfile(info, io.BytesIO(bytes([number]) * info.size))
