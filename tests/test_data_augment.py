@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from blip_jax.data import augment, images
+from blip_jax.data import augment, crops, images
 from blip_jax.data.augment import RandAugment, TrainTransform
 from blip_jax.runtime.errors import UserError
 
@@ -105,19 +105,17 @@ def test_each_drawn_operation_is_done_half_the_time_to_both_sides():
     np.testing.assert_allclose(shares, (0.5, 0.25, 0.25), atol=0.06)
 
 
-def test_crops_have_the_stated_area_and_ratio(monkeypatch):
-    parts = []
-    monkeypatch.setattr(augment, "resize", lambda part, size: parts.append(part.shape[:2]))
-    rng, image = np.random.default_rng(0), np.zeros((200, 300, 3), np.uint8)
-    for _ in range(400):
-        augment.random_resized_crop(image, 32, (0.2, 0.5), rng)
-    height, width = np.array(parts).T
+def test_crops_have_the_stated_area_and_ratio():
+    rng = np.random.default_rng(0)
+    boxes = [crops.random_crop_box(200, 300, (0.2, 0.5), rng) for _ in range(400)]
+    top, left, height, width = np.array(boxes).T
+    assert top.min() >= 0 and left.min() >= 0
+    assert (top + height).max() <= 200 and (left + width).max() <= 300
     area, ratio = height * width / 60_000, width / height
     assert 0.19 < area.min() < 0.23 and 0.47 < area.max() < 0.51
     assert 0.74 < ratio.min() < 0.78 and 1.28 < ratio.max() < 1.35
-    parts.clear()
-    augment.random_resized_crop(np.zeros((10, 400, 3), np.uint8), 32, (1, 1), rng)
-    assert parts == [(10, 13)]  # no part fits: central, 4:3
+    central = crops.random_crop_box(10, 400, (1, 1), rng)  # no part fits: 4:3
+    assert central == (0, 193, 10, 13)
 
 
 def test_parts_of_the_transform_can_be_switched_off():

@@ -10,6 +10,7 @@ import tiny_dataset
 from malformed_files import encoded, jpeg, picture
 from PIL import Image, ImageOps
 
+from blip_jax.data import images
 from blip_jax.data.images import ImageError, decode, from_pil
 from blip_jax.data.pipeline import eval_batches
 from blip_jax.models import Model
@@ -152,3 +153,25 @@ def test_a_pipe_is_not_waited_for(tmp_path):
     with pytest.raises(ImageError, match="^not a regular file$"):
         load_image(tmp_path / "a.jpg")
     assert decode(jpeg(0)).shape == (40, 48, 3)
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"comment": b"by hand"}])
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_the_header_of_an_ordinary_jpeg_is_read_without_pil(options, mode, monkeypatch):
+    data = encoded(picture(0).convert(mode), **options)
+    expected = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+    assert images.plain_jpeg_size(data) == (48, 40)
+    monkeypatch.setattr(images, "_open", None)
+    np.testing.assert_array_equal(decode(data), expected)
+
+
+def test_the_header_of_other_jpegs_is_left_to_pil():
+    plain = encoded(picture(0))
+    table = plain.index(b"\xff\xdb")
+    of_16_bits = plain[: table + 4] + bytes([plain[table + 4] | 0x10]) + plain[table + 5 :]
+    without_a_picture = plain[: plain.index(b"\xff\xda")]
+    for data in (
+        rotated(), encoded(picture(0).convert("CMYK")), of_16_bits, without_a_picture, plain[:4],
+        plain.replace(b"\xff\xe0\x00\x10", b"\xff\xe0\x00\x04"),
+    ):  # fmt: skip
+        assert images.plain_jpeg_size(data) is None

@@ -11,6 +11,7 @@ from PIL import Image
 
 from blip_jax.capfilt import image_index, storage
 from blip_jax.data.datasets import open_dataset, to_text
+from blip_jax.data.images import plain_jpeg_size
 from blip_jax.data.mixture import Component, check_selected_texts, load_selected
 from blip_jax.runtime.errors import UserError
 from blip_jax.runtime.files import float32_number
@@ -67,6 +68,8 @@ class Row:
     @property
     def suffix(self) -> str:
         """Returns the file suffix of the image's format; "" if the bytes are not an image."""
+        if plain_jpeg_size(self.image):
+            return SUFFIXES["jpeg"]
         try:
             kind = Image.open(io.BytesIO(self.image)).format.lower()
         except Exception:  # PIL raises many types of errors on damaged files

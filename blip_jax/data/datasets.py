@@ -17,6 +17,7 @@ import tensorflow_datasets as tfds
 from etils import epath
 
 from blip_jax.data.remote import RemoteDataSource
+from blip_jax.data.serialization import parser
 from blip_jax.runtime.errors import UserError
 from blip_jax.runtime.files import check_scheme, read_json
 
@@ -40,6 +41,12 @@ class Dataset:
         self._name, self._source = f"{directory}, split {split}", source
         self._length = len(source)  # raises a ValueError for a slice that ends before it starts
         self.dataset_info, self.data_source = source.dataset_info, source.data_source
+        features = self.dataset_info.features
+        is_decoded = any(  # by TFDS
+            isinstance(feature, tfds.features.Image) and name not in ENCODED_FIELDS
+            for name, feature in features.items()
+        )
+        self._parse = None if is_decoded else parser(features)
 
     def __len__(self) -> int:
         return self._length
@@ -49,7 +56,8 @@ class Dataset:
         if not -len(self) <= row < len(self):
             raise IndexError(row)
         try:
-            return self._source[row]
+            record = self._parse(self.data_source[row]) if self._parse and row >= 0 else None
+            return self._source[row] if record is None else record
         except Exception as error:  # TFDS and ArrayRecord raise many types for a damaged file
             raise self.damaged(row, error) from error
 

@@ -15,7 +15,7 @@ import optax
 from blip_jax import nn
 from blip_jax.data.augment import swap_sides
 from blip_jax.data.fields import statements_of
-from blip_jax.data.images import ImageError, decode
+from blip_jax.data.images import ImageError
 from blip_jax.data.pipeline import InvalidRecord
 from blip_jax.data.text import clean_caption
 from blip_jax.metrics import nlvr as nlvr_metrics
@@ -61,11 +61,12 @@ class Nlvr(Task[NlvrConfig]):
             raise InvalidRecord("missing field")
         statement = statements[int(rng.integers(len(statements)))]
         try:
-            images = [decode(record[name], self.model.exif_orientation)
-                      for name in ("image", "second_image")]  # fmt: skip
+            images = [
+                self.transform.pair_of_bytes(record[name], "", rng, self.model.exif_orientation)[0]
+                for name in ("image", "second_image")
+            ]
         except ImageError as error:
             raise InvalidRecord("undecodable image") from error
-        images = [self.transform(image, rng) for image in images]
         text = clean_caption(statement["statement"])
         if not text:
             raise InvalidRecord("empty text")

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from blip_jax import losses, nn
-from blip_jax.data.images import ImageError, decode
+from blip_jax.data.images import ImageError
 from blip_jax.data.pipeline import InvalidRecord, crc32_hash
 from blip_jax.data.text import clean_caption
 from blip_jax.nn import flops
@@ -85,10 +85,11 @@ class PairTask(PairLosses):
             raise InvalidRecord("missing field")
         text = clean_caption(texts[int(rng.integers(len(texts)))]) if texts else ""
         try:
-            image = decode(record["image"], self.model.exif_orientation)
+            image, text = self.transform.pair_of_bytes(
+                record["image"], text, rng, self.model.exif_orientation
+            )
         except ImageError as error:
             raise InvalidRecord("undecodable image") from error
-        image, text = self.transform.pair(image, text, rng)
         if not text:
             raise InvalidRecord("empty text")
         return {"image": image, "text": text, "group": crc32_hash(record["key"])}

@@ -15,7 +15,7 @@ import numpy as np
 
 from blip_jax.data.dialog import EMPTY_ROUND, answer_line, dialog_round, encode_rounds
 from blip_jax.data.fields import rounds_of
-from blip_jax.data.images import ImageError, decode
+from blip_jax.data.images import ImageError
 from blip_jax.data.pipeline import InvalidRecord
 from blip_jax.models import Model
 from blip_jax.models.dialogs import log_odds
@@ -79,12 +79,14 @@ class Visdial(Task[VisdialConfig]):
             raise InvalidRecord("empty text")
         drawn = rng.permutation(len(wrong))[: self.config.negatives]
         text = dialog_round(record, number, [right, *(wrong[i] for i in drawn)])
+        # In one piece, as a flip that exchanges left and right does so in all texts or in none.
+        lines = "\n".join(text.lines)
         try:
-            image = decode(record["image"], self.model.exif_orientation)
+            image, lines = self.transform.pair_of_bytes(
+                record["image"], lines, rng, self.model.exif_orientation
+            )
         except ImageError as error:
             raise InvalidRecord("undecodable image") from error
-        # In one piece, as a flip that exchanges left and right does so in all texts or in none.
-        image, lines = self.transform.pair(image, "\n".join(text.lines), rng)
         return {"image": image, "text": text.with_lines(lines.split("\n"))}
 
     def empty_example(self) -> dict[str, Any]:

@@ -16,7 +16,7 @@ import numpy as np
 
 from blip_jax import losses, nn
 from blip_jax.data.fields import questions_of
-from blip_jax.data.images import ImageError, decode
+from blip_jax.data.images import ImageError
 from blip_jax.data.pipeline import InvalidRecord
 from blip_jax.data.text import clean_question
 from blip_jax.decoding import Decoding
@@ -91,10 +91,11 @@ class Vqa(Task[VqaConfig]):
         if "image" not in record:
             raise InvalidRecord("missing field")
         try:
-            image = decode(record["image"], self.model.exif_orientation)
+            return self.transform.pair_of_bytes(
+                record["image"], text, rng, self.model.exif_orientation
+            )
         except ImageError as error:
             raise InvalidRecord("undecodable image") from error
-        return self.transform.pair(image, text, rng)
 
     @property
     def image_shape(self) -> tuple[int, ...]:

@@ -6,6 +6,11 @@ Writes img2dataset's tars (tests/found_data.py: 48 x 40 JPEGs, 2 % of the record
 ways), and imports them with the command line. With --kill it is killed once half of the units are
 done, called again, and what comes out is compared with an import that was left alone.
 
+    python tests/bench/import_records.py --beside OTHER [--records 5000] [--width 256 --height 192]
+
+imports tars of whole JPEGs in turns with another checkout of the repository, with one process, and
+prints the CPU time of both, starting included, and whether the files are the same.
+
     python tests/bench/import_records.py --rows 10000000
 
 measures the search for near duplicates alone, over as many random hashes, 1 % of them 0 to 4 bits
@@ -13,11 +18,16 @@ from another.
 """
 
 import argparse
+import io
 import json
 import os
 import pathlib
+import resource
+import shutil
+import statistics
 import subprocess
 import sys
+import tarfile
 import tempfile
 import time
 
@@ -35,9 +45,15 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--kill", action="store_true")
     parser.add_argument("--rows", type=int, default=0)
+    parser.add_argument("--beside", type=pathlib.Path)
+    parser.add_argument("--width", type=int, default=256)
+    parser.add_argument("--height", type=int, default=192)
+    parser.add_argument("--turns", type=int, default=3)
     args = parser.parse_args()
     if args.rows:
         return search(args.rows)
+    if args.beside:
+        return beside(args)
     import malformed_files as found
 
     with tempfile.TemporaryDirectory() as name:
@@ -60,6 +76,58 @@ def main() -> None:
                 f"killed with {left} of {args.shards} units done, called again: {seconds:.1f} s, "
                 f"peak {max(peak, again):,.0f} MiB, the same bytes: {same}"
             )
+
+
+def beside(args) -> None:
+    """Imports the same tars with this checkout and with another, in turns."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = pathlib.Path(name)
+        write_whole(folder / "in", args)
+        ratios, roots = [], {"here": ROOT, "there": args.beside.resolve()}
+        for turn in range(args.turns):
+            spent = {}
+            for place, root in sorted(roots.items(), reverse=bool(turn % 2)):
+                shutil.rmtree(folder / place, ignore_errors=True)
+                spent[place] = cpu_seconds(folder / "in", folder / place, root)
+            assert content(folder / "here") == content(folder / "there")
+            ratios.append(spent["there"] / spent["here"])
+            rates = {place: f"{args.records / seconds:,.0f}" for place, seconds in spent.items()}
+            print(
+                f"images a CPU second: {rates}, ratio {ratios[-1]:.2f}; the same bytes", flush=True
+            )
+        print(f"median ratio {statistics.median(ratios):.2f}")
+
+
+def write_whole(folder: pathlib.Path, args) -> None:
+    """Writes five tars of JPEGs, each with a text and the JSON of img2dataset."""
+    sys.path.insert(0, str(HERE.parent))
+    from input import photo
+
+    folder.mkdir()
+    for number in range(5):
+        with tarfile.open(folder / f"{number:05d}.tar", "w") as tar:
+            for row in range(number, args.records, 5):
+                text = f"picture {row} of many"
+                fields = {"caption": text, "url": f"http://a.b/{row}.jpg", "status": "success",
+                          "width": args.width, "height": args.height, "exif": "{}"}  # fmt: skip
+                files = {"jpg": photo(row, args.height, args.width), "txt": text.encode(),
+                         "json": json.dumps(fields).encode()}  # fmt: skip
+                for suffix, data in files.items():
+                    entry = tarfile.TarInfo(f"{row:08d}.{suffix}")
+                    entry.size = len(data)
+                    tar.addfile(entry, io.BytesIO(data))
+
+
+def cpu_seconds(source, out, root: pathlib.Path) -> float:
+    """Returns the CPU time of an import by the checkout in `root`."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run(
+        [sys.executable, "-m", "blip_jax", "prepare", f"--workdir={out}",
+         f"--config.source={source}", "--config.workers=1"],
+        cwd=root, env=os.environ | {"PYTHONPATH": str(root)}, check=True, capture_output=True,
+    )  # fmt: skip
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def measured(source, out, workers: int, kill_at: int | None = None) -> tuple[float, float]:
@@ -96,8 +164,6 @@ def content(folder: pathlib.Path) -> dict[str, bytes]:
 
 
 def search(rows: int) -> None:
-    import resource
-
     from blip_jax.data.ingest.duplicates import find_duplicates
 
     rng = np.random.default_rng(0)

@@ -198,6 +198,8 @@ def as_text(value: Any) -> str:
 
     What is not UTF-8 becomes lone surrogates.
     """
+    if type(value) is str:  # most are
+        return value
     if isinstance(value, bytes):
         return decode_text(value)
     if isinstance(value, list | Mapping):
@@ -217,6 +219,8 @@ def as_texts(value: Any) -> list[str]:
 
     Truth values and numbers that are not finite are no text.
     """
+    if value is None or type(value) is str:  # most are
+        return [text] if (text := (value or "").strip()) else []
     if isinstance(value, bool) or (isinstance(value, float) and not math.isfinite(value)):
         return []
     if isinstance(value, Mapping):

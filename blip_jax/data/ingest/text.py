@@ -102,6 +102,8 @@ def is_missing(value: Any) -> bool:
 
 def plain(value: Any) -> Any:
     """Returns a value as JSON; of bytes only their number."""
+    if type(value) is str or type(value) is int:  # most are
+        return value
     if isinstance(value, dict):
         return {str(name): plain(item) for name, item in value.items()}
     if isinstance(value, list | tuple):

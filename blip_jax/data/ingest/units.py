@@ -11,7 +11,7 @@ import json
 import os
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 import pyarrow
@@ -58,6 +58,9 @@ FEATURES_OF = {"images": FEATURES, "pairs": PAIR_FEATURES, "clips": CLIP_FEATURE
 ROWS, INDEX, SKIPPED, COUNTS = "rows", "parquet", "skipped.jsonl", "json"
 MERGED = "merged with the record before"  # these records add a text to that record's row
 GROUP = 1000  # rows of the index written at once
+# Records are read, and rows are written, several at a time: code that runs again soon finds itself
+# in the processor's cache.
+BATCH, BATCH_BYTES = 32, 1 << 23
 # What is known of a row while its unit is read; `output` adds the duplicates.
 COLUMNS = pyarrow.schema(
     [(name, pyarrow.string()) for name in ("key", "url", "source", "sha256", "phash")]
@@ -95,7 +98,7 @@ def process_unit(
     folders = _folders(unit)
     with _Files(folder, unit.number) as files, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # warnings of PIL about unusual but complete files
-        for raw in merge_adjacent(_read(unit, settings)):
+        for raw in _read_ahead(merge_adjacent(_read(unit, settings))):
             if not should_continue():
                 raise UnitInterrupted
             try:
@@ -134,6 +137,18 @@ def _read(unit: WorkUnit, settings: IngestConfig) -> Iterator[RawRecord]:
         raise UserError(f"{unit.path} cannot be read: {error.strerror or error}") from error
 
 
+def _read_ahead(raws: Iterable[RawRecord]) -> Iterator[RawRecord]:
+    """Yields the records, of which a batch is read at once."""
+    batch, size = [], 0
+    for raw in raws:
+        batch.append(raw)
+        size += len(raw.image or raw.video or b"")
+        if len(batch) == BATCH or size >= BATCH_BYTES:
+            yield from batch
+            batch, size = [], 0
+    yield from batch
+
+
 class _Files:
     """The files of a unit while they are written, under temporary names.
 
@@ -143,10 +158,11 @@ class _Files:
     def __init__(self, folder: str, unit: int):
         self._folder, self._unit = folder, unit
         self._serializers: dict[str, Callable] = {}  # by what the rows hold
-        self._bytes = self._rows = self._records_read = 0
+        self._bytes = self._unwritten_bytes = self._rows = self._records_read = 0
         self._reasons: Counter = Counter()
         self._warnings: Counter = Counter()
         self._index: list[dict] = []
+        self._unwritten: list[tuple[str, dict]] = []  # rows, with what they hold
 
     def __enter__(self) -> _Files:
         with contextlib.ExitStack() as stack:
@@ -171,11 +187,10 @@ class _Files:
         """Writes a row that represents `records` input records."""
         content = "pairs" if "second_image" in values else "images"
         content = "clips" if "video" in values else content
-        if content not in self._serializers:
-            self._serializers[content] = serializer(FEATURES_OF[content])
-        example = self._serializers[content](values)
-        self._writer.write(example)
-        self._bytes += len(example)
+        self._unwritten.append((content, values))
+        self._unwritten_bytes += len(values["video" if content == "clips" else "image"])
+        if len(self._unwritten) == BATCH or self._unwritten_bytes >= BATCH_BYTES:
+            self._write_rows()
         self._rows += 1
         self._records_read += records
         self._warnings.update(row_warnings)
@@ -196,6 +211,15 @@ class _Files:
         }  # fmt: skip
         self._skipped.write(json.dumps(line) + "\n")
 
+    def _write_rows(self) -> None:
+        for content, values in self._unwritten:
+            if content not in self._serializers:
+                self._serializers[content] = serializer(FEATURES_OF[content])
+            example = self._serializers[content](values)
+            self._writer.write(example)
+            self._bytes += len(example)
+        self._unwritten, self._unwritten_bytes = [], 0
+
     def _flush(self) -> None:
         if self._index:
             self._table.write_table(pyarrow.Table.from_pylist(self._index, COLUMNS))
@@ -203,6 +227,7 @@ class _Files:
 
     def finish(self) -> dict:
         """Writes the remaining index rows and the counts; returns these."""
+        self._write_rows()
         self._flush()
         counts = {
             "records_read": self._records_read,

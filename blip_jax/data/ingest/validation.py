@@ -8,7 +8,6 @@ import json
 from collections import Counter
 from typing import Any
 
-import imagehash
 import numpy as np
 from PIL import Image
 
@@ -18,6 +17,7 @@ from blip_jax.data.ingest.config import IngestConfig
 from blip_jax.data.ingest.readers import image_files
 from blip_jax.data.ingest.records import RawRecord, RejectedRecord, clean, is_unicode
 from blip_jax.data.ingest.text import plain
+from blip_jax.data.perceptual_hash import perceptual_hash
 from blip_jax.data.video import VideoError, frames
 
 LICENCES = ("license", "licence", "license_name", "license_url", "rights")
@@ -72,7 +72,7 @@ def row(
     values = {
         "image": _downscaled(picture, data, settings, warnings),
         "sha256": hashlib.sha256(data).hexdigest(),
-        "phash": str(imagehash.phash(Image.fromarray(picture))),
+        "phash": perceptual_hash(picture),
         "width": width,
         "height": height,
         **described,
@@ -84,7 +84,7 @@ def row(
             "second_image": _downscaled(right, second, settings, warnings),
             # Of the pair, so that pairs which share one image are no duplicates.
             "sha256": hashlib.sha256(data + second).hexdigest(),
-            "phash": str(imagehash.phash(_side_by_side(picture, right))),
+            "phash": perceptual_hash(_side_by_side(picture, right)),
         }
     return values, warnings
 
@@ -116,7 +116,7 @@ def _clip(raw: RawRecord, folders: list[str], settings: IngestConfig) -> dict[st
     return {
         "video": data,
         "sha256": hashlib.sha256(data).hexdigest(),
-        "phash": str(imagehash.phash(_side_by_side(*found))),
+        "phash": perceptual_hash(_side_by_side(*found)),
         "width": width,
         "height": height,
     }
@@ -157,10 +157,10 @@ def _downscaled(
     return scaled
 
 
-def _side_by_side(*pictures: np.ndarray) -> Image.Image:
+def _side_by_side(*pictures: np.ndarray) -> np.ndarray:
     """Returns pictures in one, each as a square of the size that a perceptual hash needs."""
     squares = [Image.fromarray(x).resize((64, 64), Image.Resampling.LANCZOS) for x in pictures]
-    return Image.fromarray(np.concatenate([np.asarray(square) for square in squares], axis=1))
+    return np.concatenate([np.asarray(square) for square in squares], axis=1)
 
 
 def licence(fields: dict[str, Any]) -> str | None:

@@ -17,6 +17,7 @@ from etils import epath
 
 from blip_jax.data.ingest.config import IngestConfig
 from blip_jax.data.ingest.readers.image_files import is_unsafe
+from blip_jax.data.ingest.readers.tar_entries import entries
 from blip_jax.data.ingest.records import (
     IMAGES,
     MAX_BYTES,
@@ -31,7 +32,6 @@ from blip_jax.data.ingest.text import parse_json
 
 DAMAGE = (tarfile.TarError, EOFError, zlib.error)  # an OSError comes from the disk or the network
 SMALL = 1 << 16  # other members of at most this many bytes are kept as fields
-MAX_HEADER = 1 << 20  # bytes of a header that continues in a member of its own, such as a long name
 MANY = 16  # members from which on it is asked whether they are several records
 
 
@@ -48,28 +48,6 @@ class _Member:
     def kind(self) -> str:
         suffix = self.name[len(self.last) + 1 :].lower()
         return "image" if f".{suffix}".endswith(IMAGES) else "text" if suffix in TEXTS else suffix
-
-
-class _Header(tarfile.TarInfo):
-    """Raises for a damaged header in the middle of a file, which tarfile would take for its end."""
-
-    @classmethod
-    def frombuf(cls, buf, encoding, errors):
-        header = super().frombuf(buf, encoding, errors)
-        long = header.type in (
-            tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE,
-            tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE,
-        )  # fmt: skip
-        if header.size < 0 or (long and header.size > MAX_HEADER):
-            raise tarfile.InvalidHeaderError(f"a header that claims {header.size} bytes")
-        return header
-
-    @classmethod
-    def fromtarfile(cls, tar):
-        try:
-            return super().fromtarfile(tar)
-        except (tarfile.InvalidHeaderError, tarfile.TruncatedHeaderError) as error:
-            raise tarfile.ReadError(str(error)) from error
 
 
 def plan(path: str, settings: IngestConfig) -> Iterator[tuple[int, int, int]]:
@@ -111,13 +89,9 @@ def _is_power_of_two(number: int) -> bool:
 
 def _members(path: str) -> Iterator[_Member]:
     """Yields the files in a tar."""
-    with (
-        epath.Path(path).open("rb") as file,
-        tarfile.open(fileobj=file, mode="r|*", tarinfo=_Header, errorlevel=2) as tar,
-    ):
-        for entry in tar:
-            tar.members = []  # otherwise tarfile keeps all of them
-            if entry.isdir():
+    with epath.Path(path).open("rb") as file:
+        for entry in entries(file):
+            if entry.kind == "folder":
                 continue
             folder, slash, base = entry.name.rpartition("/")
             stem, dot, _ = base.partition(".")
@@ -127,29 +101,20 @@ def _members(path: str) -> Iterator[_Member]:
             elif not stem or not dot:  # hidden, or without suffix
                 first = last = folder + slash + base
                 content = RejectedRecord("file of no record", entry.name)
-            elif not entry.isfile():
+            elif entry.kind != "file":
                 content = RejectedRecord("missing image", f"{entry.name} is a link or device")
             elif entry.size > MAX_BYTES:
                 content = RejectedRecord("too many bytes", f"{entry.size} in {entry.name}")
             else:
-                content = tar.extractfile(entry).read()
+                content = entry.read()
             yield _Member(entry.name, first, last, content)
-            _skip(tar)
-
-
-def _skip(tar: tarfile.TarFile) -> None:
-    """Reads to the next header.
-
-    tarfile itself would go on past the end of the file, for as long as the member claims to be.
-    """
-    while (left := tar.offset - 1 - tar.fileobj.tell()) > 0:
-        if not tar.fileobj.read(min(left, 1 << 20)):
-            raise tarfile.ReadError("unexpected end of data")
 
 
 def _has_dots(members: list[_Member]) -> bool:
     """Returns whether members of one name to the first dot are several images with names that
     have dots (street.2.jpg, street.3.jpg), each with its texts, or one (1.0.png, 1.0.txt)."""
+    if all(member.last == members[0].first for member in members):
+        return False
     kinds: dict[str, set[str]] = {}
     for member in members:
         kinds.setdefault(member.last, set()).add(member.kind)
