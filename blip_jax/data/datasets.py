@@ -13,10 +13,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import tensorflow_datasets as tfds
 from etils import epath
 
-from blip_jax.data.remote import RemoteDataSource
 from blip_jax.runtime.errors import UserError
 from blip_jax.runtime.files import check_scheme, read_json
 
@@ -78,6 +76,10 @@ def open_dataset(directory: str, split: str, fields: Sequence[str] = ("key",)) -
     Raises:
       UserError: there is no dataset in the directory, no such split or field, or files are missing.
     """
+    import tensorflow_datasets as tfds  # takes 0.3 s, which models in use do not need
+
+    from blip_jax.data.remote import RemoteDataSource
+
     check_scheme(directory)
     path = epath.Path(directory) / FEATURES
     if not path.exists():
