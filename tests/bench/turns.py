@@ -9,13 +9,14 @@ its quartiles.
 """
 
 import argparse
+import functools
 import os
 import pathlib
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
+
+from turn_taking import Worker, ratios, serve, take_turns
 
 HERE = pathlib.Path(__file__).resolve()
 ROOT = HERE.parents[2]
@@ -79,50 +80,23 @@ def caption(world: pathlib.Path, **options):
 
 
 def worker(name: str, world: pathlib.Path) -> None:
-    """Does the work once for each line on stdin; prints its time each time."""
     options = {"caption-beam": {"num_beams": 3}, "caption-nucleus": {"top_p": 0.9, "seed": 0}}
-    work = step(world) if name == "step" else caption(world, **options[name])
-    work()
-    print("ready", flush=True)
-    for _ in sys.stdin:
-        start = time.perf_counter()
-        work()
-        print(time.perf_counter() - start, flush=True)
-
-
-def start(name: str, root: pathlib.Path, world: pathlib.Path) -> subprocess.Popen:
-    env = os.environ | {"PYTHONPATH": f"{root}{os.pathsep}{ROOT / 'tests'}"}
-    process = subprocess.Popen(
-        [sys.executable, str(HERE), str(root), name, "--world", str(world)],
-        cwd=root, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    while (line := process.stdout.readline()) != "ready\n":
-        if not line:
-            raise SystemExit(f"{name} in {root} has ended")
-    return process
-
-
-def turn(process: subprocess.Popen) -> float:
-    process.stdin.write("\n")
-    process.stdin.flush()
-    return float(process.stdout.readline())
+    make = step if name == "step" else functools.partial(caption, **options[name])
+    serve(lambda: (make(world), None))
 
 
 def compare(name: str, other: pathlib.Path, world: pathlib.Path, turns: int) -> None:
-    processes = [start(name, root, world) for root in (ROOT, other)]
-    times: list[list[float]] = [[], []]
-    for number in range(WARMUP + turns):
-        for place in (0, 1) if number % 2 else (1, 0):
-            seconds = turn(processes[place])
-            if number >= WARMUP:
-                times[place].append(seconds)
-    for process in processes:
-        process.kill()
-        process.wait()
-    ratios = [ours / theirs for ours, theirs in zip(*times, strict=True)]
-    low, middle, high = statistics.quantiles(ratios, n=4)
+    workers = []
+    for root in (ROOT, other):
+        path = {"PYTHONPATH": f"{root}{os.pathsep}{ROOT / 'tests'}"}
+        argv = [sys.executable, HERE, root, name, "--world", world]
+        workers.append(Worker(argv, path, cwd=root))
+    ours, theirs = ([turn.wall for turn in x] for x in take_turns(workers, turns, WARMUP))
+    for each in workers:
+        each.end()
+    low, middle, high = ratios(ours, theirs)
     print(
-        f"{name}: {statistics.median(times[0]):.3f} s, {middle:.3f} of the other's "
+        f"{name}: {statistics.median(ours):.3f} s, {middle:.3f} of the other's "
         f"(quartiles {low:.3f} and {high:.3f})",
         flush=True,
     )
