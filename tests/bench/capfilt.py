@@ -1,8 +1,9 @@
 """Captioning and scoring, against the ViT alone (the bound) and against `transformers`.
 
     python tests/bench/capfilt.py [--images 64] [--batch 32] [--rounds 2] [--gpu]
+        [--model small] [--image-size 384]
 
-A captioner and an ITM model of ViT-B's size at 384 pixels with random weights, which never end a
+A captioner and an ITM model of ViT-B's size with random weights, which never end a
 text before its 20 tokens. Each image gets one text by nucleus sampling, and this and its web text
 are scored: ITM's logits and ITC's cosine. Four ways in turn, each round: `blip_jax`'s run over
 shards; with the same network, the vision transformer alone, twice an image (captioner and filter);
@@ -24,6 +25,7 @@ import time
 
 import jax
 import numpy as np
+import peer_works
 import torch
 import transformers
 from PIL import Image
@@ -79,12 +81,12 @@ def ours(dataset: str, folder: pathlib.Path, loaded: dict, batch: int, count: in
 class Bound:
     """Two vision transformers and nothing else, compiled."""
 
-    def __init__(self, loaded: dict, batch: int):
+    def __init__(self, loaded: dict, batch: int, side: int):
         self.encoders = [
             PmappedFunction(lambda apply, x: apply("encode_image", normalize(x)), model)
             for model in loaded.values()
         ]
-        shape = (batch, 384, 384, 3)
+        shape = (batch, side, side, 3)
         self.pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
         self.seconds(batch)
 
@@ -161,6 +163,8 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--gpu", action="store_true")
+    parser.add_argument("--model", choices=("vit_b", "small"), default="vit_b")
+    parser.add_argument("--image-size", type=int, default=384)
     args = parser.parse_args()
     count, batch = args.images, args.batch
     with tempfile.TemporaryDirectory() as name:
@@ -170,7 +174,9 @@ def main() -> None:
         }  # fmt: skip
         for kind in names:
             (folder / kind).mkdir()
-        torch_models = {kind: theirs(names[kind], folder / kind) for kind in names}
+        sizes = peer_works.SMALL if args.model == "small" else {}
+        vision = {"image_size": args.image_size, **sizes}
+        torch_models = {kind: theirs(names[kind], folder / kind, vision, sizes) for kind in names}
         options = {"dtype": "bfloat16"} if args.gpu else {}
         loaded = {kind: models.load(folder / kind, **options) for kind in names}
         loaded["captioner"].prompt = PROMPT
@@ -178,10 +184,12 @@ def main() -> None:
         source = CapFiltInput(dataset, "train", 1)
         records = [source[row] for row in range(count, 2 * count)]
         device = "cuda" if args.gpu else "cpu"
-        other = Theirs(*torch_models.values(), folder / "captioner/vocab.txt", device)
+        other = Theirs(
+            *torch_models.values(), folder / "captioner/vocab.txt", device, args.image_size
+        )
         for by_parts in (False, True):
             other.rows(records[:4], by_parts)
-        bound = Bound(loaded, batch)
+        bound = Bound(loaded, batch, args.image_size)
         ways = ("blip_jax", "bound", "transformers", "transformers, by parts")
         rates: dict[str, list[float]] = {way: [] for way in ways}
         for turn in range(args.rounds):

@@ -16,7 +16,8 @@ def config(task: Task, **changes):
     from blip_jax.runtime.config import replace
     from blip_jax.train import recipes
 
-    model = nn.preset("base", vit={"image_size": task.image_size}, dtype="float32")
+    size = "large" if task.model == "vit_l" else "base"
+    model = nn.preset(size, vit={"image_size": task.image_size}, dtype=task.dtype)
     if task.model == "small":
         own = {"width": SMALL["hidden_size"], "depth": SMALL["num_hidden_layers"]}
         own["heads"] = SMALL["num_attention_heads"]
@@ -67,4 +68,7 @@ def ours(task: Task, **changes):
         jax.block_until_ready(state)
         first = first or {name: float(metrics[name]) for name in ("itc", "itm", "lm")}
 
-    return work, lambda: {"losses": np.array(list(first.values()))}
+    return work, lambda: {
+        "losses": np.array(list(first.values())),
+        "flops": np.array(float(setup.task.flops(task.batch))),
+    }

@@ -33,13 +33,17 @@ class Task:
       world: a folder with the models, and the dataset of CapFilt.
       batch: images at a time.
       image_size: in pixels.
-      model: vit_b or small.
+      model: vit_b, vit_l or small.
+      dtype: that both sides compute in.
+      device: PyTorch's name of it; JAX takes its default.
     """
 
     world: pathlib.Path
     batch: int
     image_size: int
     model: str
+    dtype: str = "float32"
+    device: str = "cpu"
 
     @functools.cached_property
     def images(self) -> np.ndarray:
@@ -59,7 +63,7 @@ def build_world(world: pathlib.Path, model: str, image_size: int, photos: int) -
     import capfilt
     from full_size_huggingface import theirs
 
-    changes = {} if model == "vit_b" else SMALL
+    changes = SMALL if model == "small" else {}
     for name, kind in CLASSES.items():
         (world / name).mkdir()
         theirs(kind, world / name, {"image_size": image_size, **changes}, changes)
@@ -73,7 +77,7 @@ def build_world(world: pathlib.Path, model: str, image_size: int, photos: int) -
 def load_ours(task: Task, name: str, **options):
     from blip_jax import models
 
-    return models.load(task.world / name, **options)
+    return models.load(task.world / name, dtype=task.dtype, **options)
 
 
 def ours_beam(task: Task):
@@ -149,9 +153,11 @@ def ours_capfilt(task: Task):
 
 
 def load_theirs(task: Task, name: str):
+    import torch
     import transformers
 
-    return getattr(transformers, CLASSES[name]).from_pretrained(task.world / name).eval()
+    model = getattr(transformers, CLASSES[name]).from_pretrained(task.world / name).eval()
+    return model.to(task.device, getattr(torch, task.dtype))
 
 
 def tokenizer(task: Task):
@@ -162,7 +168,7 @@ def tokenizer(task: Task):
 
 def encoded(task: Task, texts: list[str]) -> dict:
     found = tokenizer(task)(texts, padding=True, return_tensors="pt")
-    return {name: found[name] for name in ("input_ids", "attention_mask")}
+    return {name: found[name].to(task.device) for name in ("input_ids", "attention_mask")}
 
 
 def pixels(task: Task):
@@ -172,7 +178,8 @@ def pixels(task: Task):
     from blip_jax.data.images import MEAN, STD
 
     images = torch.from_numpy(task.images).permute(0, 3, 1, 2).float() / 255
-    return (images - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
+    images = (images - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
+    return images.to(task.device, getattr(torch, task.dtype))
 
 
 def theirs_captions(task: Task, options: dict):
@@ -184,7 +191,7 @@ def theirs_captions(task: Task, options: dict):
     def generate(**more):
         prompt = torch.tensor([[DEC, SEP]] * task.batch)  # it cuts the last token
         return model.generate(
-            pixel_values=pixels(task), input_ids=prompt, max_new_tokens=LENGTH - 1,
+            pixel_values=pixels(task), input_ids=prompt.to(task.device), max_new_tokens=LENGTH - 1,
             min_new_tokens=LENGTH - 1, **options, **more,
         )  # fmt: skip
 

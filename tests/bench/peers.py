@@ -55,7 +55,7 @@ def start_workers(work: str, args, world: pathlib.Path) -> list[Worker]:
     ours = [sys.executable, HERE / "peers.py", *given, "--worker"]
     theirs = [*ours, "theirs"]
     if work == "train-step":
-        theirs = [args.original_python, HERE / "original_step.py", args.original, *given[5:]]
+        theirs = [args.original_python, HERE / "original_step.py", args.original, *given[3:]]
         if args.model == "small":
             theirs += ["--small", json.dumps(peer_works.SMALL)]
     return [Worker(argv, ENVIRONMENT) for argv in ([*ours, "ours"], theirs)]

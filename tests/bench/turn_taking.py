@@ -53,6 +53,10 @@ def serve(make: Callable[[], tuple[Callable[[], object], Callable[[], Arrays] | 
         answers.write(json.dumps({**turn, "peak": peak_memory()}) + "\n")
 
 
+class WorkerEnded(SystemExit):
+    """A worker has ended before it answered."""
+
+
 class Worker:
     """A process that has called `serve`.
 
@@ -95,7 +99,7 @@ class Worker:
     def _answer(self) -> dict:
         line = self._process.stdout.readline()
         if not line:
-            raise SystemExit(f"{self._name} has ended")
+            raise WorkerEnded(f"{self._name} has ended")
         return json.loads(line)
 
 
