@@ -95,10 +95,9 @@ def steps(table: Table, args, model: str) -> None:
     size = {"small": 64}.get(model, 224)
     batch = args.batch or BATCHES[model]
     peer = None
-    given = ["--model", model, "--image-size", size, "--batch", batch]
+    given = ["--model", model, "--image-size", size, "--batch", batch, "--device", args.device]
     if args.original:
         argv = [sys.executable, HERE / "original_step.py", args.original, *given, "--bf16"]
-        argv += ["--device", args.device]
         if model == "small":
             argv += ["--small", json.dumps(peer_works.SMALL)]
         title = f"{model} step of {batch}: original"
@@ -127,8 +126,9 @@ def captions(table: Table, args) -> None:
 
 def worker(args) -> None:
     """Serves a row's work."""
+    dtype = "bfloat16" if args.device == "cuda" else "float32"  # CPUs take minutes to compile it
     task = peer_works.Task(
-        pathlib.Path(args.world), args.batch, args.image_size, args.model, "bfloat16", args.device
+        pathlib.Path(args.world), args.batch, args.image_size, args.model, dtype, args.device
     )
     changes = {"model.attention": args.attention} if args.attention else {}
     nothing = lambda: {}  # noqa: E731  tokens of both sides differ in bfloat16
