@@ -38,7 +38,7 @@ def matrix_product(size: int, repeats: int = 20):
         return jax.lax.fori_loop(0, repeats, lambda _, x: (x @ b) * size**-0.5, a)
 
     work = lambda: jax.block_until_ready(multiply(a, b))  # noqa: E731
-    return work, lambda: {"flops": np.array(2.0 * size**3 * repeats)}
+    return work, lambda _: {"flops": np.array(2.0 * size**3 * repeats)}
 
 
 def attention_choices() -> tuple[str, ...]:
@@ -131,7 +131,7 @@ def worker(args) -> None:
         pathlib.Path(args.world), args.batch, args.image_size, args.model, dtype, args.device
     )
     changes = {"model.attention": args.attention} if args.attention else {}
-    nothing = lambda: {}  # noqa: E731  tokens of both sides differ in bfloat16
+    nothing = lambda _: {}  # noqa: E731  tokens of both sides differ in bfloat16
     serve({
         "matrix": lambda: matrix_product(256 if args.rehearse else 8192),
         "step": lambda: peer_steps.ours(task, **changes),

@@ -127,7 +127,7 @@ def step(args):
         if on_gpu:
             torch.cuda.synchronize()
 
-    return work, lambda: {"losses": np.array(first)}
+    return work, lambda _: {"losses": np.array(first)}
 
 
 def main() -> None:

@@ -73,7 +73,7 @@ def step(model, batch_size: int, tokenizer, **changes):
         jax.block_until_ready(state)
         first = first or {name: float(metrics[name]) for name in ("itc", "itm", "lm")}
 
-    return work, lambda: {
+    return work, lambda _: {
         "losses": np.array(list(first.values())),
         "flops": np.array(float(setup.task.flops(batch_size))),
     }

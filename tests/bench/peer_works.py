@@ -1,8 +1,8 @@
 """The pieces of work of peers.py: for each, how blip_jax does it and how `transformers` does.
 
 A function of OURS or THEIRS takes a `Task` and returns (work, results): what is timed, and what
-gives arrays to compare with the other side's. Both read the same weights (a folder of Hugging
-Face's), uint8 arrays and strings, and give strings or NumPy arrays.
+makes of its results arrays to compare with the other side's. Both read the same weights (a folder
+of Hugging Face's), uint8 arrays and strings, and give strings or NumPy arrays.
 """
 
 import dataclasses
@@ -89,9 +89,9 @@ def ours_beam(task: Task):
         length_rule="transformers-5",
     )  # fmt: skip
     work = functools.partial(model.caption, images, decoding, prompt="")
-    return work, lambda: {
-        "tokens": np.stack([x.tokens for x in work()]),
-        "score": np.array([x.score for x in work()]),
+    return work, lambda found: {
+        "tokens": np.stack([x.tokens for x in found]),
+        "score": np.array([x.score for x in found]),
     }
 
 
@@ -99,7 +99,7 @@ def ours_nucleus(task: Task):
     model, images = load_ours(task, "captioner"), list(task.images)
     options = {"top_p": 0.9, "min_length": LENGTH, "max_length": LENGTH}
     work = functools.partial(model.caption, images, prompt="", **options)
-    return work, lambda: {"lengths": np.array([len(x.tokens) for x in work()])}
+    return work, lambda found: {"lengths": np.array([len(x.tokens) for x in found])}
 
 
 def ours_embed(task: Task):
@@ -109,14 +109,14 @@ def ours_embed(task: Task):
     def work():
         return {"image": model.encode_image(images), "text": model.encode_text(texts)}
 
-    return work, work
+    return work, lambda found: found
 
 
 def ours_match(task: Task):
     model = load_ours(task, "retrieval", quirks=["cls_for_enc"])
     images = list(task.images)
     work = functools.partial(model.match, images, task.texts)
-    return work, lambda: {"logits": work().logits}
+    return work, lambda found: {"logits": found.logits}
 
 
 def ours_capfilt(task: Task):
@@ -140,8 +140,7 @@ def ours_capfilt(task: Task):
         shutil.rmtree(scores, ignore_errors=True)
         run(settings, {"captioner": ("captioner", captioner)}, {"filter": ("filter", matcher)})
 
-    def results():
-        work()
+    def results(_):
         columns = table.read(str(scores), "train")
         web = columns.where("origin", "web")
         return {"cosine": columns.cosine[web, 0], "p_match": columns.p_match[web, 0]}
@@ -188,31 +187,29 @@ def theirs_captions(task: Task, options: dict):
     model, words = load_theirs(task, "captioner"), tokenizer(task)
 
     @torch.no_grad()
-    def generate(**more):
+    def work():
         prompt = torch.tensor([[DEC, SEP]] * task.batch)  # it cuts the last token
-        return model.generate(
+        found = model.generate(
             pixel_values=pixels(task), input_ids=prompt.to(task.device), max_new_tokens=LENGTH - 1,
-            min_new_tokens=LENGTH - 1, **options, **more,
+            min_new_tokens=LENGTH - 1, return_dict_in_generate=True, output_scores=True, **options,
         )  # fmt: skip
+        return words.batch_decode(found.sequences, skip_special_tokens=True), found
 
-    return lambda: words.batch_decode(generate(), skip_special_tokens=True), generate
+    return work
 
 
 def theirs_beam(task: Task):
-    work, generate = theirs_captions(task, {"num_beams": 3, "do_sample": False})
-
-    def results():
-        found = generate(return_dict_in_generate=True, output_scores=True)
-        scores = found.sequences_scores.numpy()
-        return {"tokens": found.sequences[:, 1:].numpy(), "score": scores}
-
-    return work, results
+    work = theirs_captions(task, {"num_beams": 3, "do_sample": False})
+    return work, lambda found: {
+        "tokens": found[1].sequences[:, 1:].cpu().numpy(),
+        "score": found[1].sequences_scores.cpu().numpy(),
+    }
 
 
 def theirs_nucleus(task: Task):
     options = {"do_sample": True, "top_p": 0.9, "top_k": 0, "repetition_penalty": 1.1}
-    work, generate = theirs_captions(task, options)
-    return work, lambda: {"lengths": (generate()[:, 1:] != 0).sum(1).numpy()}
+    work = theirs_captions(task, options)
+    return work, lambda found: {"lengths": (found[1].sequences[:, 1:] != 0).sum(1).numpy()}
 
 
 def theirs_embed(task: Task):
@@ -227,7 +224,7 @@ def theirs_embed(task: Task):
         heads = {"image": model.vision_proj(image[:, 0]), "text": model.text_proj(text[:, 0])}
         return {name: normalize(x, dim=-1).numpy() for name, x in heads.items()}
 
-    return work, work
+    return work, lambda found: found
 
 
 def theirs_match(task: Task, by_parts: bool = False):
@@ -249,7 +246,7 @@ def theirs_match(task: Task, by_parts: bool = False):
         rows = [of_image(image, texts) for image, texts in zip(images, task.texts, strict=True)]
         return {"logits": torch.stack(rows).numpy()}
 
-    return work, work
+    return work, lambda found: found
 
 
 def theirs_capfilt(task: Task):
@@ -267,8 +264,8 @@ def theirs_capfilt(task: Task):
         starts = range(0, len(source), task.batch)
         return [theirs.rows(records[at : at + task.batch], by_parts=True) for at in starts]
 
-    def results():
-        logits, cosine = (np.concatenate(x) for x in zip(*work(), strict=True))
+    def results(found):
+        logits, cosine = (np.concatenate(x) for x in zip(*found, strict=True))
         match = np.exp(logits[::2] - logits[::2].max(-1, keepdims=True))
         return {"cosine": cosine[::2], "p_match": (match / match.sum(-1, keepdims=True))[:, 1]}
 

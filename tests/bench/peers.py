@@ -1,6 +1,6 @@
 """blip_jax beside what else does the same work, on the same weights and inputs, in turns.
 
-    python tests/bench/peers.py [WORK …] [--model vit_b] [--image-size 384] [--turns 5]
+    python tests/bench/peers.py [WORK …] [--model vit_b] [--image-size 384] [--turns 3]
     python tests/bench/peers.py train-step --original CHECKOUT --original-python PYTHON
 
 WORK is one of
@@ -34,8 +34,8 @@ from turn_taking import Worker, ratios, serve, take_turns
 
 HERE = pathlib.Path(__file__).resolve().parent
 BATCHES = {
-    "caption-beam": 8, "caption-nucleus": 8, "embed": 8, "match": 1, "match-parts": 4,
-    "capfilt": 8, "train-step": 4,
+    "caption-beam": 4, "caption-nucleus": 4, "embed": 4, "match": 1, "match-parts": 2,
+    "capfilt": 4, "train-step": 4,
 }  # fmt: skip
 OURS = {**peer_works.OURS, "train-step": peer_steps.ours}
 # PyTorch's threads otherwise spin while they wait, which counts as CPU time.
@@ -109,7 +109,7 @@ def main() -> None:
     parser.add_argument("--model", choices=("vit_b", "small"), default="vit_b")
     parser.add_argument("--image-size", type=int, default=0, help="0: 384, or 224 of train-step")
     parser.add_argument("--batch", type=int, default=0, help="images; 0: as many as WORK has")
-    parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--original", type=pathlib.Path, help="checkout of salesforce/BLIP")
     parser.add_argument("--original-python", default=sys.executable)
     for name in ("--worker", "--world"):

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -28,27 +29,28 @@ class Turn:
     cpu: float
 
 
-def serve(make: Callable[[], tuple[Callable[[], object], Callable[[], Arrays] | None]]) -> None:
+def serve(make: Callable[[], tuple[Callable[[], Any], Callable[[Any], Arrays] | None]]) -> None:
     """Does the work once, and again for each line on stdin; answers on what was stdout.
 
     Args:
       make: returns the work, which is timed and returns once its results are there; and what
-        returns arrays to compare with those of other workers, asked for by name of a file.
+        makes of its results arrays to compare with those of other workers, which are asked for by
+        the name of a file.
     """
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # what libraries print
     work, results = make()
-    work()
+    found = work()
     answers.write(json.dumps({"peak": peak_memory()}) + "\n")
     reset_peak_memory()
     for line in sys.stdin:
         if path := line.strip():
-            np.savez(path, **results())
+            np.savez(path, **results(found))
             reset_peak_memory()
             answers.write("{}\n")
             continue
         wall, cpu = time.perf_counter(), time.process_time()
-        work()
+        found = work()
         turn = {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu}
         answers.write(json.dumps({**turn, "peak": peak_memory()}) + "\n")
 
@@ -83,7 +85,7 @@ class Worker:
         return Turn(**found)
 
     def results(self, path: pathlib.Path) -> Arrays:
-        """Returns the arrays of a run that is not timed, by way of a file."""
+        """Returns the arrays of the last run, by way of a file."""
         self._ask(str(path))
         return dict(np.load(io.BytesIO(path.read_bytes())))
 
