@@ -53,12 +53,14 @@ def pixels(count: int):
     return torch.from_numpy(np.moveaxis(normalize(images(count)), -1, 1).copy())
 
 
-def theirs(name: str, folder, vision: dict | None = None):
+def theirs(name: str, folder, vision: dict | None = None, text: dict | None = None):
     """A model of theirs with random weights, saved in `folder` with a vocabulary of BERT's size."""
     torch.manual_seed(0)
     config = transformers.BlipConfig(vision_config={"image_size": 384, **(vision or {})})
-    config.text_config.num_attention_heads = 12
-    config.text_config.encoder_hidden_size = config.vision_config.hidden_size
+    sizes = {"num_attention_heads": 12, **(text or {})}
+    sizes["encoder_hidden_size"] = config.vision_config.hidden_size
+    for field, value in sizes.items():
+        setattr(config.text_config, field, value)
     model = getattr(transformers, name)(config).eval()
     with torch.no_grad():
         for parameter, value in model.named_parameters():

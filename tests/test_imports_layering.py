@@ -5,6 +5,8 @@ Imports inside functions count too. A folder may always import from itself.
 
 import ast
 import pathlib
+import subprocess
+import sys
 
 import pytest
 
@@ -133,3 +135,17 @@ def test_imports_are_found(text, found):
     names = imported_modules(ast.parse(text), "blip_jax.nn")
     expected = {name for name in found if name != "blip_jax.data.mixture"}
     assert expected <= names and len(names) == len(found)
+
+
+def test_models_import_no_datasets_and_no_checkpoint_manager():
+    """They would take a third of the time that a notebook waits for the import."""
+    code = """
+import sys
+from blip_jax import models
+slow = "tensorflow_datasets", "orbax.checkpoint", "torch"
+print([name for name in slow if name in sys.modules])
+"""
+    printed = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT.parent, capture_output=True, text=True, check=True
+    )
+    assert printed.stdout == "[]\n"

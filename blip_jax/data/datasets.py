@@ -13,11 +13,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import tensorflow_datasets as tfds
 from etils import epath
 
-from blip_jax.data.remote import RemoteDataSource
-from blip_jax.data.serialization import parser
 from blip_jax.runtime.errors import UserError
 from blip_jax.runtime.files import check_scheme, read_json
 
@@ -38,6 +35,10 @@ class Dataset:
     """
 
     def __init__(self, directory: str, split: str, source: Any):
+        import tensorflow_datasets as tfds  # takes 0.3 s, which models in use do not need
+
+        from blip_jax.data.serialization import parser
+
         self._name, self._source = f"{directory}, split {split}", source
         self._length = len(source)  # raises a ValueError for a slice that ends before it starts
         self.dataset_info, self.data_source = source.dataset_info, source.data_source
@@ -86,6 +87,10 @@ def open_dataset(directory: str, split: str, fields: Sequence[str] = ("key",)) -
     Raises:
       UserError: there is no dataset in the directory, no such split or field, or files are missing.
     """
+    import tensorflow_datasets as tfds
+
+    from blip_jax.data.remote import RemoteDataSource
+
     check_scheme(directory)
     path = epath.Path(directory) / FEATURES
     if not path.exists():

@@ -1,8 +1,9 @@
 """Captioning and scoring, against the ViT alone (the bound) and against `transformers`.
 
     python tests/bench/capfilt.py [--images 64] [--batch 32] [--rounds 2] [--gpu]
+        [--model small] [--image-size 384]
 
-A captioner and an ITM model of ViT-B's size at 384 pixels with random weights, which never end a
+A captioner and an ITM model of ViT-B's size with random weights, which never end a
 text before its 20 tokens. Each image gets one text by nucleus sampling, and this and its web text
 are scored: ITM's logits and ITC's cosine. Four ways in turn, each round: `blip_jax`'s run over
 shards; with the same network, the vision transformer alone, twice an image (captioner and filter);
@@ -24,6 +25,7 @@ import time
 
 import jax
 import numpy as np
+import peer_works
 import torch
 import transformers
 from PIL import Image
@@ -34,11 +36,12 @@ from full_size_huggingface import DEC, theirs  # noqa: E402
 
 from blip_jax import models  # noqa: E402
 from blip_jax.capfilt.config import ScoringConfig  # noqa: E402
-from blip_jax.capfilt.inputs import Input  # noqa: E402
+from blip_jax.capfilt.inputs import CapFiltInput  # noqa: E402
 from blip_jax.capfilt.run import run  # noqa: E402
 from blip_jax.cli.main import main as blip_jax  # noqa: E402
 from blip_jax.data.images import normalize  # noqa: E402
 from blip_jax.decoding import Decoding  # noqa: E402
+from blip_jax.models.pmapped import PmappedFunction  # noqa: E402
 
 CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
 WORDS, LENGTH = 12, 20  # of a web text, of a caption in tokens
@@ -60,17 +63,17 @@ def imported(folder: pathlib.Path, count: int) -> str:
     return str(folder / "images")
 
 
-def ours(dataset: str, folder: pathlib.Path, models: dict, batch: int, count: int):
+def ours(dataset: str, folder: pathlib.Path, loaded: dict, batch: int, count: int):
     """Seconds of all shards but the first, in which the programs are compiled, and of waiting."""
     settings = ScoringConfig(
         dataset=dataset,
         split="train",
         output=str(folder),
-        decodings=(Decoding(max_length=LENGTH, min_length=5, top_p=0.9),),
+        decodings=(Decoding(max_length=LENGTH, min_length=LENGTH, top_p=0.9),),
         batch_size=batch // jax.local_device_count(),
         shard_rows=count,
     )
-    run(settings, *({name: (name, models[name])} for name in ("captioner", "filter")))
+    run(settings, *({name: (name, loaded[name])} for name in ("captioner", "filter")))
     shards = json.loads((folder / "manifest.json").read_text())["shards"][1:]
     return tuple(sum(shard[name] for shard in shards) for name in ("seconds", "input_wait_seconds"))
 
@@ -78,14 +81,12 @@ def ours(dataset: str, folder: pathlib.Path, models: dict, batch: int, count: in
 class Bound:
     """Two vision transformers and nothing else, compiled."""
 
-    def __init__(self, models: dict, batch: int):
+    def __init__(self, loaded: dict, batch: int, side: int):
         self.encoders = [
-            models.functions.PmappedFunction(
-                lambda apply, x: apply("encode_image", normalize(x)), model
-            )
-            for model in models.values()
+            PmappedFunction(lambda apply, x: apply("encode_image", normalize(x)), model)
+            for model in loaded.values()
         ]
-        shape = (batch, 384, 384, 3)
+        shape = (batch, side, side, 3)
         self.pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
         self.seconds(batch)
 
@@ -101,10 +102,10 @@ class Bound:
 class Theirs:
     """The same job with `transformers`."""
 
-    def __init__(self, captioner, match, words: pathlib.Path, device: str):
+    def __init__(self, captioner, match, words: pathlib.Path, device: str, side: int = 384):
         kind = torch.bfloat16 if device == "cuda" else torch.float32
         self.captioner, self.match = (x.to(device, kind).eval() for x in (captioner, match))
-        self.processor = transformers.BlipImageProcessor(size={"height": 384, "width": 384})
+        self.processor = transformers.BlipImageProcessor(size={"height": side, "width": side})
         self.tokenizer = transformers.BertTokenizer(str(words))
         self.device, self.kind = device, kind
 
@@ -118,7 +119,8 @@ class Theirs:
         given = torch.tensor([[DEC, *prompt, self.tokenizer.sep_token_id]] * len(images))
         written = self.captioner.generate(
             pixel_values=pixels, input_ids=given.to(self.device), do_sample=True, top_p=0.9,
-            top_k=0, max_new_tokens=LENGTH - len(prompt) - 1, min_new_tokens=5,
+            top_k=0, repetition_penalty=1.1, max_new_tokens=LENGTH - len(prompt) - 1,
+            min_new_tokens=LENGTH - len(prompt) - 1,
         )  # fmt: skip
         made = self.tokenizer.batch_decode(written, skip_special_tokens=True)
         texts = [x for pair in zip((r["texts"][0]["text"] for r in records), made) for x in pair]
@@ -161,6 +163,8 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--gpu", action="store_true")
+    parser.add_argument("--model", choices=("vit_b", "small"), default="vit_b")
+    parser.add_argument("--image-size", type=int, default=384)
     args = parser.parse_args()
     count, batch = args.images, args.batch
     with tempfile.TemporaryDirectory() as name:
@@ -170,23 +174,27 @@ def main() -> None:
         }  # fmt: skip
         for kind in names:
             (folder / kind).mkdir()
-        torch_models = {kind: theirs(names[kind], folder / kind) for kind in names}
+        sizes = peer_works.SMALL if args.model == "small" else {}
+        vision = {"image_size": args.image_size, **sizes}
+        torch_models = {kind: theirs(names[kind], folder / kind, vision, sizes) for kind in names}
         options = {"dtype": "bfloat16"} if args.gpu else {}
-        models = {kind: models.load(folder / kind, **options) for kind in names}
-        models["captioner"].prompt = PROMPT
+        loaded = {kind: models.load(folder / kind, **options) for kind in names}
+        loaded["captioner"].prompt = PROMPT
         dataset = imported(folder, 2 * count)
-        source = Input(dataset, "train", 1)
+        source = CapFiltInput(dataset, "train", 1)
         records = [source[row] for row in range(count, 2 * count)]
         device = "cuda" if args.gpu else "cpu"
-        other = Theirs(*torch_models.values(), folder / "captioner/vocab.txt", device)
+        other = Theirs(
+            *torch_models.values(), folder / "captioner/vocab.txt", device, args.image_size
+        )
         for by_parts in (False, True):
             other.rows(records[:4], by_parts)
-        bound = Bound(models, batch)
+        bound = Bound(loaded, batch, args.image_size)
         ways = ("blip_jax", "bound", "transformers", "transformers, by parts")
         rates: dict[str, list[float]] = {way: [] for way in ways}
         for turn in range(args.rounds):
             before = bound.seconds(count)
-            seconds, waited = ours(dataset, folder / f"scores-{turn}", models, batch, count)
+            seconds, waited = ours(dataset, folder / f"scores-{turn}", loaded, batch, count)
             rates["blip_jax"].append(count / seconds)
             rates["bound"].append(2 * count / (before + bound.seconds(count)))
             for way, by_parts in (("transformers", False), ("transformers, by parts", True)):

@@ -34,12 +34,17 @@ def read_table() -> dict[str, dict[str, tuple[float, float]]]:
     return table
 
 
-def draw(table: dict[str, dict[str, tuple[float, float]]], out: str) -> None:
-    """Writes a panel for each column, with a bar for each arm."""
+def style(salt: str) -> None:
+    """Makes matplotlib write the same bytes for the same numbers, legible on white and on black."""
     matplotlib.rcParams.update({
-        "svg.fonttype": "path", "svg.hashsalt": "ablation", "font.size": 11, "text.color": GREY,
+        "svg.fonttype": "path", "svg.hashsalt": salt, "font.size": 11, "text.color": GREY,
         "axes.edgecolor": GREY, "axes.labelcolor": GREY, "xtick.color": GREY, "ytick.color": GREY,
     })  # fmt: skip
+
+
+def draw(table: dict[str, dict[str, tuple[float, float]]], out: str) -> None:
+    """Writes a panel for each column, with a bar for each arm."""
+    style("ablation")
     figure, panels = pyplot.subplots(1, len(PANELS), figsize=(10, 3.4), layout="constrained")
     for axes, (name, color) in zip(panels, PANELS.items(), strict=True):
         means, deviations = zip(*table[name].values(), strict=True)

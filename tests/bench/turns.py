@@ -13,14 +13,13 @@ import argparse
 import contextlib
 import functools
 import io
-import operator
 import os
 import pathlib
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
+
+from turn_taking import Worker, ratios, serve, take_turns
 
 HERE = pathlib.Path(__file__).resolve()
 ROOT = HERE.parents[2]
@@ -124,56 +123,30 @@ def in_new_folder(work) -> None:
 
 
 def worker(name: str, world: pathlib.Path) -> None:
-    """Does the work once for each line on stdin; prints its wall and CPU seconds each time."""
+    """Does the work once for each line on stdin."""
     works = {
         "step": step, "prepare": prepare, "capfilt": capfilt,
         "caption-beam": functools.partial(caption, num_beams=3),
         "caption-nucleus": functools.partial(caption, top_p=0.9, seed=0),
     }  # fmt: skip
-    work = works[name](world)
-    work()
-    print("ready", flush=True)
-    for _ in sys.stdin:
-        start, cpu_start = time.perf_counter(), time.process_time()
-        work()
-        print(time.perf_counter() - start, time.process_time() - cpu_start, flush=True)
-
-
-def start(name: str, root: pathlib.Path, world: pathlib.Path) -> subprocess.Popen:
-    env = os.environ | {"PYTHONPATH": f"{root}{os.pathsep}{ROOT / 'tests'}"}
-    process = subprocess.Popen(
-        [sys.executable, str(HERE), str(root), name, "--world", str(world)],
-        cwd=root, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    while (line := process.stdout.readline()) != "ready\n":
-        if not line:
-            raise SystemExit(f"{name} in {root} has ended")
-    return process
-
-
-def turn(process: subprocess.Popen) -> tuple[float, float]:
-    process.stdin.write("\n")
-    process.stdin.flush()
-    wall, cpu = map(float, process.stdout.readline().split())
-    return wall, cpu
+    serve(lambda: (works[name](world), None))
 
 
 def compare(name: str, other: pathlib.Path, world: pathlib.Path, turns: int) -> None:
-    processes = [start(name, root, world) for root in (ROOT, other)]
-    times: list[list[tuple[float, float]]] = [[], []]
-    for number in range(WARMUP + turns):
-        for place in (0, 1) if number % 2 else (1, 0):
-            seconds = turn(processes[place])
-            if number >= WARMUP:
-                times[place].append(seconds)
-    for process in processes:
-        process.kill()
-        process.wait()
-    for kind, ours, theirs in zip(("wall", "CPU"), zip(*times[0]), zip(*times[1])):
-        low, middle, high = statistics.quantiles(map(operator.truediv, ours, theirs), n=4)
+    workers = []
+    for root in (ROOT, other):
+        path = {"PYTHONPATH": f"{root}{os.pathsep}{ROOT / 'tests'}"}
+        argv = [sys.executable, HERE, root, name, "--world", world]
+        workers.append(Worker(argv, path, cwd=root))
+    ours, theirs = take_turns(workers, turns, WARMUP)
+    for each in workers:
+        each.end()
+    for kind in ("wall", "cpu"):
+        seconds = [[getattr(turn, kind) for turn in side] for side in (ours, theirs)]
+        low, middle, high = ratios(*seconds)
         print(
-            f"{name}: {statistics.median(ours):.3f} {kind} seconds, {middle:.3f} of the other's "
-            f"(quartiles {low:.3f} and {high:.3f})",
+            f"{name}: {statistics.median(seconds[0]):.3f} {kind} seconds, {middle:.3f} of the "
+            f"other's (quartiles {low:.3f} and {high:.3f})",
             flush=True,
         )
 
