@@ -69,7 +69,7 @@ def ours(dataset: str, folder: pathlib.Path, loaded: dict, batch: int, count: in
         dataset=dataset,
         split="train",
         output=str(folder),
-        decodings=(Decoding(method="nucleus", max_length=LENGTH, min_length=LENGTH, top_p=0.9),),
+        decodings=(Decoding(method="sample", max_length=LENGTH, min_length=LENGTH, top_p=0.9),),
         batch_size=batch // jax.local_device_count(),
         shard_rows=count,
     )
