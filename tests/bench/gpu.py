@@ -49,79 +49,89 @@ def attention_choices() -> tuple[str, ...]:
     return typing.get_args(field_types(BlipConfig).get("attention")) or ("",)
 
 
-class Table:
-    """Rows as they are measured."""
+class Rows:
+    """Rates as they are measured.
+
+    Attributes:
+      rows: dicts of name, group, side ("ours", "theirs"), per_second, tflops, mfu and note.
+    """
 
     def __init__(self, args):
         self._args, self._end = args, time.monotonic() + 60 * args.minutes
         self.rows: list[dict] = []
-        print("| what | a second | TFLOP/s | share of the product's rate | of the peer's | note |")
-        print("|---|---|---|---|---|---|", flush=True)
 
-    def measure(self, what: str, argv: list, units: int, peer: dict | None = None) -> dict:
-        """Adds a row: units a second of the work of a worker."""
-        row = {"what": what, "per_second": 0.0, "tflops": 0.0, "mfu": 0.0, "ratio": 0.0, "note": ""}
+    def measure(self, group: str, side: str, name: str, argv: list, units: int) -> None:
+        """Adds the units a second of a worker's work."""
+        row = {"name": name, "group": group, "side": side, "per_second": 0.0, "tflops": 0.0}
+        row |= {"mfu": 0.0, "note": ""}
         self.rows.append(row)
-        left = self._end - time.monotonic()
-        if left < self._args.least_seconds:
+        begun = time.monotonic()
+        if self._end - begun < self._args.least_seconds:
             row["note"] = "no time left"
         else:
-            self._fill(row, argv, units, peer)
-        numbers = f"{row['per_second']:,.2f} | {row['tflops']:,.1f} | {row['mfu']:.1%}"
-        print(f"| {what} | {numbers} | {row['ratio']:.2f} | {row['note']} |", flush=True)
-        return row
+            try:
+                row |= self._rates(argv, units)
+            except WorkerEnded:
+                late = time.monotonic() > self._end - 1
+                row["note"] = "out of time" if late else "failed"
+        print(f"# {group}, {name}: {row['per_second']:.2f} a second, {row['note']}", flush=True)
 
-    def _fill(self, row: dict, argv: list, units: int, peer: dict | None) -> None:
+    def _rates(self, argv: list, units: int) -> dict:
         begun = time.monotonic()
-        try:
-            worker = Worker(argv)
-            times = [worker.turn().wall for _ in range(WARMUP + self._args.turns)][WARMUP:]
-            with tempfile.TemporaryDirectory() as folder:
-                found = worker.results(pathlib.Path(folder) / "results.npz")
-            worker.end()
-        except WorkerEnded:
-            row["note"] = "failed; see above"
-            return
+        worker = Worker(argv, seconds=self._end - begun)
+        times = [worker.turn().wall for _ in range(WARMUP + self._args.turns)][WARMUP:]
+        with tempfile.TemporaryDirectory() as folder:
+            found = worker.results(pathlib.Path(folder) / "results.npz")
+        worker.end()
         seconds = statistics.median(times)
-        row["per_second"] = units / seconds
-        row["tflops"] = float(found.get("flops", 0.0)) / seconds / 1e12
-        row["mfu"] = row["tflops"] / (self.rows[0]["tflops"] or 1)
-        row["ratio"] = row["per_second"] / peer["per_second"] if peer and peer["per_second"] else 0
-        row["note"] = f"{time.monotonic() - begun:.0f} s in all"
+        tflops = float(found.get("flops", 0.0)) / seconds / 1e12
+        mfu = tflops / (self.rows[0]["tflops"] or tflops or 1)
+        note = f"{time.monotonic() - begun:.0f} s in all"
+        return {"per_second": units / seconds, "tflops": tflops, "mfu": mfu, "note": note}
+
+    def table(self) -> str:
+        """Returns Markdown; ratios are by the fastest of the others in a group."""
+        lines = ["| | | a second | TFLOP/s | of the product's rate | by the peer's | |"]
+        lines.append("|---|---|---|---|---|---|---|")
+        for row in self.rows:
+            peers = [x for x in self.rows if (x["group"], x["side"]) == (row["group"], "theirs")]
+            best = max((x["per_second"] for x in peers), default=0.0)
+            ratio = f"{row['per_second'] / best:.2f}" if best and row["side"] == "ours" else ""
+            mfu = f"{row['tflops']:,.1f} | {row['mfu']:.1%}" if row["tflops"] else " | "
+            shown = f"{row['group']} | {row['name']} | {row['per_second']:,.2f}"
+            lines.append(f"| {shown} | {mfu} | {ratio} | {row['note']} |")
+        return "\n".join(lines)
 
 
-def steps(table: Table, args, model: str) -> None:
-    """Adds the pre-training steps of a model: the original's, compiled or not, and ours."""
+def steps(rows: Rows, args, model: str) -> None:
+    """Adds the pre-training steps of a model: ours, and the original's, compiled and not."""
     size = {"small": 64}.get(model, 224)
     batch = args.batch or BATCHES[model]
-    peer = None
+    group = f"{model}, pairs of steps of {batch}"
     given = ["--model", model, "--image-size", size, "--batch", batch, "--device", args.device]
+    for attention in attention_choices():
+        argv = [sys.executable, __file__, "--worker", "step", *given, "--attention", attention]
+        rows.measure(group, "ours", f"blip_jax {attention}".strip(), argv, batch)
     if args.original:
         argv = [sys.executable, HERE / "original_step.py", args.original, *given, "--bf16"]
         if model == "small":
             argv += ["--small", json.dumps(peer_works.SMALL)]
-        title = f"{model} step of {batch}: original"
-        peers = [table.measure(title, argv, batch)]
+        rows.measure(group, "theirs", "original", argv, batch)
         # Compiled for a CPU, it takes over ten minutes.
         argv += ["--compile", "eager" if args.rehearse else "inductor"]
-        peers.append(table.measure(f"{title}, torch.compile", argv, batch))
-        peer = max(peers, key=lambda row: row["per_second"])
-    for attention in attention_choices():
-        argv = [sys.executable, __file__, "--worker", "step", *given, "--attention", attention]
-        title = f"{model} step of {batch}: blip_jax {attention}".strip()
-        table.measure(title, argv, batch, peer)
+        rows.measure(group, "theirs", "original, torch.compile", argv, batch)
 
 
-def captions(table: Table, args) -> None:
-    """Adds beam search with 3 beams over a batch, by `transformers` and by us."""
+def captions(rows: Rows, args) -> None:
+    """Adds beam search with 3 beams over a batch, by us and by `transformers`."""
     model, size, batch = ("small", 64, 4) if args.rehearse else ("vit_b", 384, args.batch or 64)
     given = ["--model", model, "--image-size", size, "--batch", batch, "--device", args.device]
     with tempfile.TemporaryDirectory() as folder:
         peer_works.build_world(pathlib.Path(folder), model, size, 0)
         argv = [sys.executable, __file__, *given, "--world", folder, "--worker"]
-        title = f"captions, {model} at {size}, batch of {batch}, 3 beams"
-        peer = table.measure(f"{title}: transformers", [*argv, "theirs"], batch)
-        table.measure(f"{title}: blip_jax", [*argv, "ours"], batch, peer)
+        group = f"{model} at {size}, captions of 3 beams, batch {batch}"
+        rows.measure(group, "ours", "blip_jax", [*argv, "ours"], batch)
+        rows.measure(group, "theirs", "transformers", [*argv, "theirs"], batch)
 
 
 def worker(args) -> None:
@@ -157,16 +167,17 @@ def main() -> None:
     if args.worker:
         return worker(args)
     args.least_seconds = 0 if args.rehearse else 45
-    table = Table(args)
+    rows = Rows(args)
     argv = [sys.executable, __file__, "--worker", "matrix", *(["--rehearse"] * args.rehearse)]
-    table.measure("matrix product, 8192 x 8192", argv, 20)
+    rows.measure("matrix product", "ours", "256" if args.rehearse else "8192", argv, 20)
     for part in args.parts or PARTS:
         if part == "captions":
-            captions(table, args)
+            captions(rows, args)
         else:
-            steps(table, args, "small" if args.rehearse else part)
+            steps(rows, args, "small" if args.rehearse else part)
+    print(rows.table())
     if args.out:
-        args.out.write_text(json.dumps(table.rows, indent=1) + "\n")
+        args.out.write_text(json.dumps(rows.rows, indent=1) + "\n")
 
 
 if __name__ == "__main__":

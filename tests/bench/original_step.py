@@ -42,10 +42,11 @@ class Tokenizer:
     def __call__(self, texts, **options):
         ids = np.random.default_rng(0).integers(1000, 30_000, (len(texts), TOKENS))
         ids[:, 0], ids[:, -1] = 101, 102
-        found = types.SimpleNamespace(
-            input_ids=torch.from_numpy(ids), attention_mask=torch.ones_like(torch.from_numpy(ids))
+        found = types.SimpleNamespace(input_ids=torch.from_numpy(ids))
+        found.to = lambda device: types.SimpleNamespace(
+            input_ids=found.input_ids.to(device),
+            attention_mask=torch.ones_like(found.input_ids, device=device),
         )
-        found.to = lambda device: found
         return found
 
 

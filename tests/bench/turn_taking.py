@@ -12,6 +12,7 @@ import re
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -64,17 +65,28 @@ class Worker:
 
     Args:
       env: variables in addition to those of this process.
+      seconds: after which the process is killed; None: never.
 
     Attributes:
       first_peak: peak memory in MiB until the work was done once: loading and compiling too.
       peak: in MiB, of the turns since.
     """
 
-    def __init__(self, argv: Sequence[str], env: Mapping[str, str] | None = None, **options):
+    def __init__(
+        self,
+        argv: Sequence[Any],
+        env: Mapping[str, str] | None = None,
+        seconds: float | None = None,
+        **options: Any,
+    ):
         self._process = subprocess.Popen(
             [str(part) for part in argv], env=os.environ | dict(env or {}),
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, **options,
         )  # fmt: skip
+        self._timer = threading.Timer(seconds or 0, self._process.kill)
+        self._timer.daemon = True
+        if seconds:
+            self._timer.start()
         self._name, self.peak = " ".join(map(str, argv)), 0.0
         self.first_peak = self._answer()["peak"]
 
@@ -90,6 +102,7 @@ class Worker:
         return dict(np.load(io.BytesIO(path.read_bytes())))
 
     def end(self) -> None:
+        self._timer.cancel()
         self._process.kill()
         self._process.wait()
 
