@@ -176,6 +176,27 @@ def test_a_slice_that_is_copied_to_the_chip_costs_what_is_copied():
     assert hbm_bytes(hlo.HloModule(stays)) == 0
 
 
+def test_a_slice_costs_what_of_it_is_in_hbm():
+    """In the form that the compiler writes before it makes machine code."""
+    text = textwrap.dedent("""\
+        HloModule m
+
+        %async_computation (p: bf16[45,8]) -> bf16[12,8] {
+          %p = bf16[45,8]{1,0} parameter(0)
+          ROOT %slice = bf16[12,8]{1,0:S(1)} slice(%p), slice={[0:12], [0:8]}
+        }
+
+        ENTRY %main (a: bf16[45,8]) -> bf16[12,8] {
+          %a = bf16[45,8]{1,0} parameter(0)
+          %some = ((bf16[45,8]{1,0}), bf16[12,8]{1,0:S(1)}, s32[]{:S(2)}) async-start(%a), calls=%async_computation
+          ROOT %here = bf16[12,8]{1,0:S(1)} async-done(%some)
+        }
+        """)  # noqa: E501
+    assert hbm_bytes(hlo.HloModule(text)) == 12 * 8 * 2
+    both = text.replace("bf16[12,8]{1,0:S(1)} slice(", "bf16[12,8]{1,0} slice(")
+    assert hbm_bytes(hlo.HloModule(both)) == 2 * 12 * 8 * 2
+
+
 @pytest.mark.parametrize(
     ("name", "part"),
     [

@@ -72,13 +72,14 @@ def instruction_bytes(
     operands = [computation[name].results for name in x.operands]
     if x.opcode == "fusion":
         return fusion_bytes(module, fused_computation(module, x), operands, x.results)
-    if x.opcode in SLICES:
-        return 2 * bytes_in_hbm(x.results)
+    if x.opcode in SLICES:  # either side may be on the chip
+        spaces = (operands[0][0].space, x.results[0].space)
+        return x.results[0].bytes * spaces.count(0)
     if x.opcode == "dynamic-update-slice":
         return 2 * bytes_in_hbm(operands[1])
     if x.opcode == "slice-start":  # its results begin with the whole operand
         moved = x.results[1]
-        return moved.bytes * sum(array.space == 0 for array in (operands[0][0], moved))
+        return moved.bytes * (operands[0][0].space, moved.space).count(0)
     if x.opcode == "copy-start":
         return bytes_in_hbm(operands[0]) + bytes_in_hbm(x.results[:1])
     results = x.results[len(operands) :] if x.opcode.endswith("-start") else x.results
