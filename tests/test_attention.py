@@ -98,31 +98,44 @@ def test_a_mesh_of_tpus_must_split_rows_and_heads(monkeypatch, rows, heads, fuse
         assert fused_attention.is_fused(rows, LONG, LONG, heads) == fused
 
 
-def test_a_mesh_splits_the_kernel(monkeypatch):
-    """Each of 8 devices runs the kernel on its rows and heads, forward and backward."""
+@pytest.fixture
+def kernel_shapes(monkeypatch):
+    """Runs kernels without a TPU; a list of the shapes of their queries."""
     monkeypatch.setattr(fused_attention, "_platform", lambda: "tpu")
-    whole = fused_attention.run_kernel
-    seen = []
+    whole, seen = fused_attention.run_kernel, []
 
     def interpreted(kernel, *operands, **options):
         seen.append(operands[0].shape)
         return whole(kernel, *operands, **options, interpret=True)
 
     monkeypatch.setattr(fused_attention, "run_kernel", interpreted)
+    return seen
+
+
+def attend_fused(*operands, width=WIDTH):
+    return fused_attention.fused_attention(*operands, width)
+
+
+def test_a_mesh_splits_the_kernel(kernel_shapes):
+    """Each of 8 devices runs the kernel on its rows and heads, forward and backward."""
     operands = [jnp.concatenate([x, x[::-1]]) for x in arrays(24, heads=4)]
     sharding = NamedSharding(mesh(), PartitionSpec(("data", "fsdp")))
-
-    def attend(*operands, width):
-        return fused_attention.fused_attention(*operands, width)
 
     @functools.partial(jax.jit, in_shardings=sharding)
     def run(operands):
         with jax.sharding.use_abstract_mesh(mesh().abstract_mesh):
-            return gradients(attend, operands)
+            return gradients(attend_fused, operands)
 
     for x, y in zip(run(operands), gradients(plain, operands), strict=True):
         np.testing.assert_allclose(x, y, atol=1e-5)
-    assert seen == [(1, 24, 2 * WIDTH)] * 2
+    assert kernel_shapes == [(1, 24, 2 * WIDTH)] * 2
+
+
+def test_pmap_runs_the_kernel_on_each_device(kernel_shapes):
+    operands = arrays(LONG, heads=4)
+    found = jax.pmap(attend_fused)(*(jnp.stack([x] * 8) for x in operands))
+    np.testing.assert_allclose(found[7], plain(*operands), atol=1e-5)
+    assert kernel_shapes == [(2, LONG, 4 * WIDTH)]
 
 
 def test_one_cpu_computes_long_sequences_by_head(monkeypatch):
