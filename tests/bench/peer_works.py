@@ -8,7 +8,6 @@ of Hugging Face's), uint8 arrays and strings, and give strings or NumPy arrays.
 import dataclasses
 import functools
 import pathlib
-import shutil
 import sys
 
 import numpy as np
@@ -120,32 +119,33 @@ def ours_match(task: Task):
 
 
 def ours_capfilt(task: Task):
+    """Captions and scores a shard, without what a run does once: a digest of the weights."""
     import capfilt
+    from etils import epath
 
-    from blip_jax.capfilt import table
-    from blip_jax.capfilt.config import ScoringConfig
-    from blip_jax.capfilt.run import run
+    from blip_jax.capfilt import storage
+    from blip_jax.capfilt.generate import CaptionScorer
+    from blip_jax.capfilt.inputs import CapFiltInput
+    from blip_jax.capfilt.run import batches
     from blip_jax.decoding import Decoding
 
     captioner = load_ours(task, "captioner")
     captioner.prompt = capfilt.PROMPT
     matcher = load_ours(task, "retrieval", quirks=["cls_for_enc"])
-    scores = task.world / "scores"
-    settings = ScoringConfig(
-        dataset=str(task.world / "images"), split="train", output=str(scores),
-        decodings=(Decoding(min_length=LENGTH, max_length=LENGTH),), batch_size=task.batch,
-    )  # fmt: skip
+    decodings = (Decoding(min_length=LENGTH, max_length=LENGTH),)
+    models = {"captioner": captioner}, {"filter": matcher}
+    scorer = CaptionScorer(*models, decodings, task.batch, seed=0)
+    source = CapFiltInput(str(task.world / "images"), "train", 1)
 
     def work():
-        shutil.rmtree(scores, ignore_errors=True)
-        run(settings, {"captioner": ("captioner", captioner)}, {"filter": ("filter", matcher)})
+        examples = batches(source, range(len(source)), task.batch, scorer.sizes, True)
+        rows = [row for batch in scorer.rows(examples) for row in batch]
+        storage.write_shard(epath.Path(task.world / "shard"), rows)
+        return [row["texts"][0] for row in rows]
 
-    def results(_):
-        columns = table.read(str(scores), "train")
-        web = columns.where("origin", "web")
-        return {"cosine": columns.cosine[web, 0], "p_match": columns.p_match[web, 0]}
-
-    return work, results
+    return work, lambda found: {
+        name: np.concatenate([text[name] for text in found]) for name in ("cosine", "p_match")
+    }
 
 
 # transformers
