@@ -115,8 +115,15 @@ def in_child(function: Callable, *arguments: Any) -> Any:
 
 
 def _send_result(sender: Any, function: Callable, arguments: tuple) -> None:
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         sender.send((function(*arguments), None))
     except Exception as error:
         sender.send((None, error))
     os._exit(0)  # the compiler's thread does not end by itself
+
+
+def _end_with_parent() -> None:
+    """Ends this process when its parent is killed."""
+    multiprocessing.parent_process().join()
+    os._exit(1)
