@@ -32,9 +32,8 @@ def test_a_child_returns_its_result_and_raises_its_errors():
 
 
 def test_a_child_ends_with_its_parent(tmp_path):
-    line = (
-        f"import test_optimized as t; t.optimized.in_child(t.sleeping, {str(tmp_path / 'pid')!r})"
-    )
+    call = f"t.optimized.in_child(t.{sleeping.__name__}, {str(tmp_path / 'pid')!r})"
+    line = f"import test_optimized as t; {call}"
     env = os.environ | {"PYTHONPATH": f"{ROOT / 'tests'}"}
     parent = subprocess.Popen([sys.executable, "-c", line], cwd=ROOT, env=env)
     while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
