@@ -132,7 +132,7 @@ def compiled_cost(
 
 
 def announce(program: str) -> None:
-    """Prints which program is being compiled, as that takes minutes."""
+    """Prints which program is being compiled, as that takes a minute or more."""
     print(f"-- compiling: {program}", file=sys.stderr, flush=True)
 
 

@@ -193,7 +193,7 @@ class TrainTransform:
       flip: "none"; "image" mirrors half of the images, whatever their texts say, as the original;
         "image_and_text" also exchanges left and right in their texts.
       randaugment: None = off.
-      fast: resize in a third of the time to nearly the same pixels, and decode large JPEGs at
+      fast: resize faster to nearly the same pixels, and decode large JPEGs at
         reduced scale (crops.py); False: exactly PIL's pixels.
 
     Raises:
@@ -276,7 +276,7 @@ class AugmentConfig:
     # (image_and_text).
     flip: Literal["none", "image", "image_and_text"] = "image"
     randaugment: bool = True  # BLIP's RandAugment
-    # Resizes in a third of the time to nearly PIL's pixels; decodes large JPEGs at reduced scale.
+    # Resizes faster, to nearly PIL's pixels; decodes large JPEGs at reduced scale.
     fast: bool = False
 
     def transform(self, size: int) -> TrainTransform:

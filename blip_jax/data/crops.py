@@ -1,4 +1,4 @@
-"""Random crops of pictures, and a way to resize them to nearly PIL's pixels in a third of the time.
+"""Random crops of pictures, and a faster way to resize them to nearly PIL's pixels.
 
 In the latter, large JPEGs are decoded at 1/2, 1/4 or 1/8 of their size where a crop allows. PIL's
 bicubic filter, which grows as a picture shrinks, is replaced by two steps that OpenCV has in fast

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 MIN_SCORES_OF_HEAD = 128 * 128  # below this a head's scores are too few to be computed alone
-MIN_QUERIES = 128  # below this the kernel saves less than the copies of keys and values cost
+MIN_QUERIES = 128  # of the TPU kernel, for which a text's keys and values would be copied
 HEADS_AXIS = "tensor"  # axis of a mesh that splits heads; all others split rows
 MAX_BLOCK_BYTES = 2**17  # of an operand of the kernel: it is unrolled over the heads of a block
 
@@ -82,7 +82,10 @@ def _platform() -> str:
 
 
 def mesh_parts(mesh: Any) -> tuple[int, int]:
-    """Returns into how many parts a mesh splits rows and heads; 1 where this is already done."""
+    """Returns into how many parts the program must split rows and heads for a mesh.
+
+    1 each inside `pmap` or `shard_map`, where they are split already.
+    """
     if mesh.are_all_axes_manual:
         return 1, 1
     heads = mesh.shape.get(HEADS_AXIS, 1)

@@ -1,8 +1,8 @@
 """The optimized program of a jitted function and its memory plan, without its machine code.
 
-The TPU compiler optimizes the training step of ViT-B in half a CPU minute and then takes twenty to
-turn it into machine code. All that is reported of a program is known before that: the compiler
-writes it into files when it is asked to, and is ended once they are there.
+The TPU compiler optimizes the training step of ViT-B in half a CPU minute and then takes more than
+twenty to turn it into machine code. All that is reported of a program is known before that: the
+compiler writes it into files when it is asked to, and is ended once they are there.
 """
 
 import multiprocessing
