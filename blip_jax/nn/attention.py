@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from blip_jax.nn.fused_attention import fused_attention, is_fused
-from blip_jax.nn.layers import Dense
+from blip_jax.nn.layers import Dense, recomputed
 
 
 class KVCache(NamedTuple):
@@ -163,12 +163,18 @@ class QkvProjection(nn.Module):
         split = (3, self.heads, width // self.heads)
         kernel = self.param("kernel", nn.initializers.normal(self.kernel_std), (width, *split))
         bias = self.param("bias", nn.initializers.zeros, split)
-        x, kernel, bias = (y.astype(self.dtype) for y in (x, kernel, bias))
-        if apart:
-            kernels, biases = kernel.reshape(width, 3, width), bias.reshape(3, width)
-            return tuple(x @ kernels[:, part] + biases[part] for part in range(3))
-        qkv = jnp.einsum("btd,dphk->btphk", x, kernel) + bias
-        return tuple(qkv[:, :, part].reshape(x.shape) for part in range(3))
+
+        # Else the gradient would keep the kernel in another form, for each use of the layer.
+        @recomputed
+        def project(x, kernel, bias):
+            x, kernel, bias = (y.astype(self.dtype) for y in (x, kernel, bias))
+            if apart:
+                kernels, biases = kernel.reshape(width, 3, width), bias.reshape(3, width)
+                return tuple(x @ kernels[:, part] + biases[part] for part in range(3))
+            qkv = jnp.einsum("btd,dphk->btphk", x, kernel) + bias
+            return tuple(qkv[:, :, part].reshape(x.shape) for part in range(3))
+
+        return project(x, kernel, bias)
 
 
 class CrossAttention(MultiHead):

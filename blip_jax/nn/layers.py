@@ -3,11 +3,28 @@
 Scanned layers have their parameters stacked on a leading axis of length depth.
 """
 
+from collections.abc import Callable
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from blip_jax.nn.configs import BlipConfig
+
+
+def recomputed(function: Callable) -> Callable:
+    """Returns `function` whose gradient keeps its arguments alone and computes the rest again.
+
+    For what is cheap beside the memory traffic of storing it. Within `nn.remat` its policy decides
+    as for the operations themselves.
+    """
+    return jax.checkpoint(function, prevent_cse=False)
+
+
+@recomputed
+def gelu(x: jax.Array) -> jax.Array:
+    """Returns the exact GELU of x, with the error function."""
+    return nn.gelu(x, approximate=False)
 
 
 class Dense(nn.Module):
@@ -34,7 +51,13 @@ class Dense(nn.Module):
         features = (self.features,) if isinstance(self.features, int) else self.features
         shape = (*(self.input_axes or (size,)), *features)
         kernel = self.param("kernel", nn.initializers.normal(self.std), shape)
-        y = x.astype(self.dtype) @ kernel.astype(self.dtype).reshape(size, -1)
+
+        # Else the gradient would keep the kernel in another form, for each use of the layer.
+        @recomputed
+        def product(x, kernel):
+            return x.astype(self.dtype) @ kernel.astype(self.dtype).reshape(size, -1)
+
+        y = product(x, kernel)
         if self.use_bias:
             bias = self.param("bias", nn.initializers.zeros, features)
             y += bias.astype(self.dtype).reshape(-1)
@@ -54,11 +77,16 @@ class LayerNorm(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
         bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],))
-        x = x.astype(jnp.float32)
-        # In two passes, because E[x^2] - E[x]^2 loses digits that parity with PyTorch needs.
-        x -= x.mean(axis=-1, keepdims=True)
-        x *= jax.lax.rsqrt(jnp.square(x).mean(axis=-1, keepdims=True) + self.epsilon)
-        return (x * scale + bias).astype(self.dtype)
+
+        @recomputed
+        def normalize(x, scale, bias):
+            x = x.astype(jnp.float32)
+            # In two passes, because E[x^2] - E[x]^2 loses digits that parity with PyTorch needs.
+            x -= x.mean(axis=-1, keepdims=True)
+            x *= jax.lax.rsqrt(jnp.square(x).mean(axis=-1, keepdims=True) + self.epsilon)
+            return (x * scale + bias).astype(self.dtype)
+
+        return normalize(x, scale, bias)
 
 
 def scan_layers(layer: type[nn.Module], config: BlipConfig, depth: int, inputs: tuple) -> type:

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from blip_jax.nn import masks
 from blip_jax.nn.attention import CrossAttentionContext, KVCache
 from blip_jax.nn.configs import BlipConfig, MedConfig, param_group_name
-from blip_jax.nn.layers import Dense, LayerNorm
+from blip_jax.nn.layers import Dense, LayerNorm, gelu
 from blip_jax.nn.med_layers import EPS, MedLayers, SeparateMedLayers, cross_attentions
 
 
@@ -172,7 +172,7 @@ class LMHead(nn.Module):
         """Maps x [B, T, D] and word [V, D] to logits float32 [B, T, V]."""
         config = self.config
         x = Dense(config.width, config.kernel_std, dtype=self.dtype, name="dense")(x)
-        x = LayerNorm(EPS, self.dtype, name="norm")(nn.gelu(x, approximate=False))
+        x = LayerNorm(EPS, self.dtype, name="norm")(gelu(x))
         bias = self.param("bias", nn.initializers.zeros, (config.vocab_size,))
         word = word.astype(self.dtype)
         return jnp.einsum("btd,vd->btv", x, word, preferred_element_type=jnp.float32) + bias

@@ -10,7 +10,7 @@ import numpy as np
 
 from blip_jax.nn.attention import SelfAttention
 from blip_jax.nn.configs import BlipConfig, ViTConfig
-from blip_jax.nn.layers import Dense, LayerNorm, scan_layers
+from blip_jax.nn.layers import Dense, LayerNorm, gelu, scan_layers
 
 
 class ViT(nn.Module):
@@ -53,7 +53,7 @@ class Block(nn.Module):
         x = x + self.drop_path(attention(y)[0], rate)
         y = LayerNorm(config.eps, self.dtype, name="norm2")(x)
         y = Dense(4 * config.width, config.kernel_std, dtype=self.dtype, name="mlp_in")(y)
-        y = nn.gelu(y, approximate=False)
+        y = gelu(y)
         y = Dense(config.width, config.output_std, dtype=self.dtype, name="mlp_out")(y)
         return x + self.drop_path(y, rate), None
 
