@@ -112,7 +112,7 @@ def test_a_verb_gets_its_config_and_workdir(config, tmp_path, monkeypatch):
         (["train", "--config=CONFIG", "--workdir=x", "--config.steps=many"],
          "config.steps is 'many'; expected a whole number"),
         (["train", "--config=CONFIG", "--workdir=x", "--config.model.remat=ful"],
-         "config.model.remat is 'ful'; choose one of none, dots, full"),
+         "config.model.remat is 'ful'; choose one of none, dots, full, auto"),
         (["train", "--config=CONFIG", "--workdir=x", "--wrkdir=y"], "did you mean --workdir?"),
         (["train", "--config=CONFIG", "--workdir=x", "steps=4"], "unexpected argument 'steps=4'"),
         (["bootstrap", "--config=shapes", "--config.arms=none,bth"],

@@ -165,6 +165,7 @@ def cost_row(
         "images/s, at best": round(cost.images_per_second),
     }
     if cost.program == "step":
+        row["model.remat"] = cost.remat
         row[f"hours for {config.steps:,} steps"] = config.steps * roofline.seconds / 3600
     return row
 
@@ -206,7 +207,7 @@ def suggestions(error: "compile.OutOfMemory", config: "TrainConfig", topology_na
     message = f"does not fit: needs {peak:.1f} GiB or more of {chip.hbm_gib:.0f}"
     if error.program != "step":
         return f"{message}; no config field changes that"
-    policies = REMAT_POLICIES[REMAT_POLICIES.index(config.model.remat) + 1 :]
+    policies = {"none": ("dots", "full"), "dots": ("full",)}.get(config.model.remat, ())
     flags = [f"--config.model.remat={policy}" for policy in policies]
     flags.append(f"--config.mesh.fsdp={max(2, 2 * config.mesh.fsdp)}")
     flags.append(f"--config.accumulate_steps={2 * config.accumulate_steps}")

@@ -19,7 +19,7 @@ SHARING = {
 }
 MAX_SIZE = 10_000_000  # of widths, lengths and numbers of tokens
 MAX_DEPTH = 1000  # layers
-REMAT = ("none", "dots", "full")
+REMAT = ("none", "dots", "full", "auto")
 DTYPES = ("float32", "bfloat16", "float16")
 # Bugs of the original's released code that can be reproduced; off by default.
 QUIRKS = {
@@ -103,8 +103,8 @@ class BlipConfig:
     # Compute dtype; parameters, softmax, norms and losses are always float32.
     dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
     # What the backward pass recomputes to save memory: nothing (none), all but matrix products
-    # (dots), everything (full).
-    remat: Literal["none", "dots", "full"] = "none"
+    # (dots), everything (full); auto: dots, or full if a training does not fit otherwise.
+    remat: Literal["none", "dots", "full", "auto"] = "auto"
     scan_unroll: int = 1  # layers in one iteration of the scan over layers
     quirks: tuple[str, ...] = ()  # of nn.QUIRKS: bugs of the original to reproduce
 

@@ -40,9 +40,10 @@ class Flops:
         return self.matmul + self.attention + self.outside_layers
 
     def trained(self, remat: str) -> int:
-        """Returns FLOPs of forward, backward and what `remat` ("none", "dots", "full") repeats."""
+        """Returns FLOPs of forward, backward and what `remat` repeats; "auto" counts as "dots"."""
         layers = self.matmul + self.attention - self.not_recomputed
-        return 3 * self.forward + {"none": 0, "dots": self.attention, "full": layers}[remat]
+        repeated = {"none": 0, "full": layers}.get(remat, self.attention)
+        return 3 * self.forward + repeated
 
 
 def vit(config: ViTConfig) -> Flops:

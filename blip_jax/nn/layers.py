@@ -98,7 +98,7 @@ def scan_layers(layer: type[nn.Module], config: BlipConfig, depth: int, inputs: 
       config: gives `remat` and `scan_unroll`.
       inputs: for each argument after the carry 0 (one slice per layer) or `nn.broadcast`.
     """
-    if config.remat != "none":
+    if config.remat in ("dots", "full"):  # "auto" is resolved by a training alone
         dots = jax.checkpoint_policies.checkpoint_dots_with_no_batch_dims
         policy = dots if config.remat == "dots" else None
         # CSE cannot merge anything across iterations of a scan, so preventing it is unnecessary.

@@ -11,12 +11,14 @@ from jax.sharding import Mesh
 
 from blip_jax.data.pipeline import train_batches
 from blip_jax.data.tokenizer import Tokenizer
+from blip_jax.nn.configs import BlipConfig
 from blip_jax.runtime.config import replace
 from blip_jax.tasks.base import Batch, Task
 from blip_jax.train.config import TrainConfig
 from blip_jax.train.init_params import load_init_params, load_pretrained_encoders
 from blip_jax.train.mesh import batch_sharding, check_batch, local_rows, make_mesh
 from blip_jax.train.optimizer import OptimizerConfig
+from blip_jax.train.remat import resolve_remat
 from blip_jax.train.sharding import shardings
 from blip_jax.train.state import TrainState
 from blip_jax.train.step import Step, make_step
@@ -46,7 +48,8 @@ class TrainSetup:
       tokenizer: in place of the config's; to compile, its ids are enough.
 
     Attributes:
-      config, tokenizer, mesh: model.med.vocab_size of the config is the tokenizer's.
+      config, tokenizer, mesh: model.med.vocab_size of the config is the tokenizer's, and
+        model.remat "auto" is replaced by what fits.
       task: of the config, bound to the model, the tokenizer and the mesh.
       schedule: learning rate of each step.
       functions: what runs on the devices.
@@ -65,17 +68,26 @@ class TrainSetup:
         self.config = replace(config, **{"model.med.vocab_size": self.tokenizer.ids.vocab_size})
         config = self.config
         self.mesh = make_mesh(dataclasses.asdict(config.mesh), devices)
-        self.task = config.task.make(config.model, self.tokenizer, self.mesh, config.data.augment)
-        check_batch(config.batch_size, config.accumulate_steps, self.task.group_size, self.mesh)
         self.schedule = config.optimizer.schedule.make(config.steps)
-        self.functions = _functions(
-            self.task,
-            config.optimizer,
-            config.steps,
-            config.accumulate_steps,
-            config.nonfinite.action == "skip",
-            self.mesh,
+        model = resolve_remat(config.model, self.mesh.devices.flat[0], self.compile_step)
+        self.config = replace(config, model=model)
+        self.task, self.functions = self._task_and_functions(model)
+
+    def _task_and_functions(self, model: BlipConfig) -> tuple[Task, TrainFunctions]:
+        config = self.config
+        task = config.task.make(model, self.tokenizer, self.mesh, config.data.augment)
+        check_batch(config.batch_size, config.accumulate_steps, task.group_size, self.mesh)
+        skip_nonfinite = config.nonfinite.action == "skip"
+        return task, _functions(
+            task, config.optimizer, config.steps, config.accumulate_steps, skip_nonfinite, self.mesh
         )
+
+    def compile_step(self, model: BlipConfig) -> jax.stages.Compiled:
+        """Returns the compiled step of this run for a model in place of the config's."""
+        task, functions = self._task_and_functions(model)
+        batch = abstract_batch(task, self.config.batch_size, self.mesh)
+        key = jax.eval_shape(lambda: jax.random.key(0))
+        return functions.step.lower(functions.state, batch, key).compile()
 
     def init_state(self) -> TrainState:
         """Returns the first state on the mesh; parameters from elsewhere where `init` says so."""
@@ -110,6 +122,15 @@ class TrainSetup:
             num_threads=config.data.num_threads,
             prefetch=config.data.prefetch,
         )
+
+
+def abstract_batch(task: Task, batch_size: int, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
+    """Returns shapes, dtypes and shardings of a batch."""
+    sharding = batch_sharding(mesh)
+    return {
+        name: jax.ShapeDtypeStruct(spec.shape, spec.dtype, sharding=sharding)
+        for name, spec in task.batch_spec(batch_size).items()
+    }
 
 
 @functools.lru_cache(maxsize=4)

@@ -23,9 +23,8 @@ from blip_jax.runtime.config import replace
 from blip_jax.train.aot import hlo, memory_traffic, optimized, topology
 from blip_jax.train.aot.roofline import Roofline, roofline
 from blip_jax.train.config import TrainConfig
-from blip_jax.train.mesh import batch_sharding
 from blip_jax.train.recipes import captioning, retrieval
-from blip_jax.train.setup import TrainSetup
+from blip_jax.train.setup import TrainSetup, abstract_batch
 
 GIB = 2**30
 CAPFILT_IMAGES = 64  # in a CapFilt batch on one chip
@@ -47,6 +46,7 @@ class CompiledCost:
       program: "step", "captioner" or "matcher".
       chips: number of chips that the program runs on.
       batch_size: pairs or images per run, over all these chips.
+      remat: what the backward pass recomputes; "auto" is replaced by what fits.
       arguments_bytes: HBM that is in use between steps.
       temporaries_bytes: HBM that is in use only during a step.
       peak_bytes: the most HBM in use at any time, the program's code included.
@@ -60,6 +60,7 @@ class CompiledCost:
     program: str
     chips: int
     batch_size: int
+    remat: str
     arguments_bytes: int
     temporaries_bytes: int
     peak_bytes: int
@@ -117,11 +118,7 @@ def step(config: TrainConfig, topology_name: str) -> Program:
     """
     devices = topology.devices(topology_name)
     setup = TrainSetup(config, devices, load_tokenizer(config.tokenizer))
-    sharding = batch_sharding(setup.mesh)
-    batch = {
-        name: jax.ShapeDtypeStruct(spec.shape, spec.dtype, sharding=sharding)
-        for name, spec in setup.task.batch_spec(config.batch_size).items()
-    }
+    batch = abstract_batch(setup.task, config.batch_size, setup.mesh)
     key = jax.eval_shape(lambda: jax.random.key(0))
     return Program(
         setup.functions.step,
@@ -247,6 +244,12 @@ def compile_program(
       UserError: the config does not fit the topology.
       OutOfMemory: the program needs more memory than a chip has.
     """
+    if config.model.remat == "auto":
+        try:
+            config = replace(config, **{"model.remat": "dots"})
+            return compile_program(name, config, topology_name, machine_code)
+        except OutOfMemory:
+            config = replace(config, **{"model.remat": "full"})
     chip, _ = topology.parse(topology_name)
     program = PROGRAMS[name](config, topology_name)
     lowered = program.jitted.trace(*program.arguments).lower(lowering_platforms=("tpu",))
@@ -267,6 +270,7 @@ def compile_program(
         program=name,
         chips=module.partitions,
         batch_size=program.batch_size,
+        remat=config.model.remat,
         arguments_bytes=found.arguments_bytes,
         temporaries_bytes=found.temporaries_bytes,
         peak_bytes=found.peak_bytes,
