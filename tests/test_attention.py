@@ -32,7 +32,9 @@ def plain(*operands, width=WIDTH):
 
 def forward_kernel(*operands, width=WIDTH):
     kernel = fused_attention._forward_kernel
-    return fused_attention.run_kernel(kernel, *operands, results=1, width=width, interpret=True)[0]
+    return fused_attention.run_kernel(
+        kernel, *operands, results=1, width=width, products=2, interpret=True
+    )[0]
 
 
 @pytest.mark.parametrize(
@@ -61,7 +63,7 @@ def test_its_gradients_are_those_of_attention(monkeypatch, heads):
     by_head = gradients(fused_attention.attend_by_head, operands, 64)
     kernel = fused_attention._backward_kernel
     by_kernel = fused_attention.run_kernel(
-        kernel, *operands, jnp.sin(operands[0]), results=3, width=64, interpret=True
+        kernel, *operands, jnp.sin(operands[0]), results=3, width=64, products=5, interpret=True
     )
     for found in (by_head, by_kernel):
         for x, y in zip(found, wanted, strict=True):

@@ -57,7 +57,7 @@ def fused_attention(query: jax.Array, key: jax.Array, value: jax.Array, width: i
     """
     if _platform() == "cpu":
         return attend_by_head(query, key, value, width)
-    return _on_mesh(_forward_kernel, (query, key, value), (query,), width)[0]
+    return _on_mesh(_forward_kernel, (query, key, value), (query,), width, products=2)[0]
 
 
 def _forward(query: jax.Array, key: jax.Array, value: jax.Array, width: int):
@@ -68,7 +68,7 @@ def _backward(width: int, operands: Arrays, gradient: jax.Array) -> Arrays:
     if _platform() == "cpu":
         attend = functools.partial(attend_by_head, width=width)
         return jax.vjp(attend, *operands)[1](gradient)
-    return _on_mesh(_backward_kernel, (*operands, gradient), operands, width)
+    return _on_mesh(_backward_kernel, (*operands, gradient), operands, width, products=5)
 
 
 fused_attention.defvjp(_forward, _backward)
@@ -115,9 +115,11 @@ def attend_by_head(query: jax.Array, key: jax.Array, value: jax.Array, width: in
     return y.reshape(query.shape)
 
 
-def _on_mesh(kernel: Any, operands: Arrays, results: Arrays, width: int) -> Arrays:
+def _on_mesh(kernel: Any, operands: Arrays, results: Arrays, width: int, products: int) -> Arrays:
     """Runs a kernel on each device's rows and heads; see `run_kernel`."""
-    call = functools.partial(run_kernel, kernel, results=len(results), width=width)
+    call = functools.partial(
+        run_kernel, kernel, results=len(results), width=width, products=products
+    )
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.are_all_axes_manual:
         return call(*operands)
@@ -128,13 +130,19 @@ def _on_mesh(kernel: Any, operands: Arrays, results: Arrays, width: int) -> Arra
 
 
 def run_kernel(
-    kernel: Any, *operands: jax.Array, results: int, width: int, interpret: bool = False
+    kernel: Any,
+    *operands: jax.Array,
+    results: int,
+    width: int,
+    products: int,
+    interpret: bool = False,
 ) -> Arrays:
     """Returns the `results` arrays that a Pallas kernel computes, of the first operands' shapes.
 
     The kernel gets blocks [1, T or N, h * K] of h heads of one row.
 
     Args:
+      products: matrix products of a head, of which each takes 2 T N K FLOPs.
       interpret: run it without a TPU, to test it.
     """
     from jax.experimental import pallas  # takes 0.3 s, and is needed on TPUs alone
@@ -146,12 +154,19 @@ def run_kernel(
         return pallas.BlockSpec((1, x.shape[1], block_features), lambda row, part: (row, 0, part))
 
     like = operands[:results]
+    scores = rows * operands[0].shape[1] * operands[1].shape[1]  # of one head
     return pallas.pallas_call(
         functools.partial(kernel, width=width),
         grid=(rows, features // block_features),
         in_specs=[block(x) for x in operands],
         out_specs=tuple(block(x) for x in like),
         out_shape=tuple(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in like),
+        # For the compiler's schedule, and for `blip-jax compile`, which counts FLOPs.
+        cost_estimate=pallas.CostEstimate(
+            flops=2 * products * scores * features,
+            transcendentals=scores * (features // width),
+            bytes_accessed=sum(x.nbytes for x in (*operands, *like)),
+        ),
         interpret=interpret,
     )(*operands)
 

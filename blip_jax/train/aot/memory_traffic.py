@@ -18,6 +18,7 @@ NO_TRAFFIC = {
 SLICES = {"dynamic-slice", "slice", "gather"}
 OP_NAME = re.compile(r'op_name="([^"]*)"')
 DERIVATIVE = re.compile(r"\b(?:jvp|transpose)\(([^()]*)\)")
+KERNEL_FLOPS = re.compile(r'"cost_estimate":\{"flops":"(\d+)"')
 # Parts of an operation's name that are no module or method: control flow, inner functions, einsums.
 NO_MODULE = re.compile(
     r"^(while|body|cond|closed_call|checkpoint|rematted_computation|branch_\d+_fun)$|^(jit|vmap|pmap)\(|->"
@@ -166,7 +167,7 @@ def bytes_in_hbm(arrays: tuple[Array, ...]) -> int:
 def matrix_flops(module: HloModule, default_trip_count: int = 1) -> int:
     """Returns the FLOPs of all matrix products, two per multiply-add.
 
-    On TPUs matrix products are written as convolutions.
+    On TPUs matrix products are written as convolutions. Kernels state their FLOPs.
 
     Args:
       default_trip_count: iterations of loops whose number is not in the text.
@@ -179,6 +180,8 @@ def matrix_flops(module: HloModule, default_trip_count: int = 1) -> int:
                 shapes = [computation[operand].results[0].shape for operand in x.operands]
                 count = convolution if x.opcode == "convolution" else dot
                 total += times * count(x, *shapes)
+            elif x.opcode == "custom-call" and (match := KERNEL_FLOPS.search(x.attributes)):
+                total += times * int(match[1])
     return total
 
 
