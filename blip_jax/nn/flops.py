@@ -40,10 +40,9 @@ class Flops:
         return self.matmul + self.attention + self.outside_layers
 
     def trained(self, remat: str) -> int:
-        """Returns FLOPs of forward, backward and what `remat` repeats; "auto" counts as "dots"."""
+        """Returns FLOPs of forward, backward and what `remat` repeats: "auto" nothing yet."""
         layers = self.matmul + self.attention - self.not_recomputed
-        repeated = {"none": 0, "full": layers}.get(remat, self.attention)
-        return 3 * self.forward + repeated
+        return 3 * self.forward + {"dots": self.attention, "full": layers}.get(remat, 0)
 
 
 def vit(config: ViTConfig) -> Flops:
