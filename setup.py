@@ -44,6 +44,8 @@ LIBRARIES = [
 ]
 GCS = ["gcsfs>=2025.3", "etils[epath-gcs]>=1.12"]
 VIDEO = ["av>=18.1"]  # PyAV, with FFmpeg in it
+STABLEHLO = ["flatbuffers>=24.3"]  # in which jax.export stores programs
+ONNX = ["onnx>=1.19", "onnxruntime>=1.23"]
 METRICS = ["pycocoevalcap>=1.2"]  # brings pycocotools; METEOR and PTB also need Java
 
 setup(
@@ -70,6 +72,8 @@ setup(
         "gcs": GCS,  # gs:// paths
         "metrics": METRICS,
         "video": VIDEO,  # video files
+        "stablehlo": STABLEHLO,  # convert --to stablehlo
+        "onnx": ONNX,  # convert --to onnx
         "test": [
             "pytest>=9.0",
             "pytest-xdist>=3.8",
@@ -82,6 +86,8 @@ setup(
             *GCS,
             *METRICS,
             *VIDEO,
+            *STABLEHLO,
+            *ONNX,
         ],
     },
 )

@@ -1,4 +1,4 @@
-"""The verb `convert`: converts a checkpoint to another format."""
+"""The verb `convert`: converts a checkpoint to another format, or exports it as programs."""
 
 import argparse
 import dataclasses
@@ -13,6 +13,8 @@ FORMATS = {
     "original": "a .pth file of the original PyTorch code",
     "hf": "a Hugging Face folder, for transformers' from_pretrained",
     "jax": "a workdir of this project, for --model and --config.init.run",
+    "stablehlo": "a folder of programs that need JAX alone, for CPU, TPU and CUDA",
+    "onnx": "a folder of programs for ONNX Runtime",
 }
 
 
@@ -59,6 +61,7 @@ def run(argv: list[str]) -> int:
     import numpy as np
     from etils import epath
 
+    from blip_jax import model_export
     from blip_jax.checkpoints import sources
     from blip_jax.checkpoints.workdir import CHECKPOINT_DIR
 
@@ -77,7 +80,10 @@ def run(argv: list[str]) -> int:
     if args.tokenizer:
         found = dataclasses.replace(found, tokenizer=args.tokenizer)
     try:
-        sources.write(found, args.target, to)
+        if to in model_export.FORMATS:
+            model_export.write(found, args.target, to)
+        else:
+            sources.write(found, args.target, to)
     except UserError:
         raise
     except Exception as error:  # OSError, and types of safetensors, PyTorch and Orbax
