@@ -45,6 +45,7 @@ LIBRARIES = [
 GCS = ["gcsfs>=2025.3", "etils[epath-gcs]>=1.12"]
 VIDEO = ["av>=18.1"]  # PyAV, with FFmpeg in it
 STABLEHLO = ["flatbuffers>=24.3"]  # in which jax.export stores programs
+WANDB = ["wandb>=0.19"]
 ONNX = ["onnx>=1.19", "onnxruntime>=1.23"]
 METRICS = ["pycocoevalcap>=1.2"]  # brings pycocotools; METEOR and PTB also need Java
 
@@ -74,6 +75,7 @@ setup(
         "video": VIDEO,  # video files
         "stablehlo": STABLEHLO,  # convert --to stablehlo
         "onnx": ONNX,  # convert --to onnx
+        "wandb": WANDB,  # train.logger
         "test": [
             "pytest>=9.0",
             "pytest-xdist>=3.8",
@@ -88,6 +90,7 @@ setup(
             *VIDEO,
             *STABLEHLO,
             *ONNX,
+            *WANDB,
         ],
     },
 )

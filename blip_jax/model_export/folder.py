@@ -32,8 +32,8 @@ USES = {
 def write(checkpoint: Checkpoint, path: str | os.PathLike, to: str) -> None:
     """Writes a model as programs that run without this package, computing in float32.
 
-    The folder holds a program for each part of the model, model.json, which lists their inputs and
-    outputs, the tokenizer's vocabulary, and usage.py, which needs no other code.
+    The folder holds a program for each part of the model, programs.json, which lists their inputs
+    and outputs, the tokenizer's vocabulary, and usage.py, which needs no other code.
 
     Args:
       to: "stablehlo" or "onnx".
@@ -48,7 +48,7 @@ def write(checkpoint: Checkpoint, path: str | os.PathLike, to: str) -> None:
     with atomic_folder(path) as folder:
         _tokenizer(checkpoint).save(str(folder))
         FORMATS[to].write(checkpoint, parts, folder)
-        write_json(folder / "model.json", about)
+        write_json(folder / "programs.json", about)
         (folder / "usage.py").write_text(SCRIPT.read_text("utf-8"), "utf-8")
         (folder / "README.md").write_text(_readme(about), "utf-8")
 

@@ -19,7 +19,7 @@ import re
 import numpy as np
 
 FOLDER = pathlib.Path(__file__).resolve().parent
-MODEL = json.loads((FOLDER / "model.json").read_text("utf-8"))
+MODEL = json.loads((FOLDER / "programs.json").read_text("utf-8"))
 TOKENS = MODEL["tokens"]  # ids of [PAD], [CLS], [SEP], [DEC] and [ENC]
 VOCABULARY = (FOLDER / "vocab.txt").read_text("utf-8").splitlines()
 IDS = {word: number for number, word in enumerate(VOCABULARY)}
@@ -37,7 +37,7 @@ def params():
 
 @functools.cache
 def program(name):
-    """Returns a program: a function of the arrays that model.json lists to a list of arrays."""
+    """Returns a program: a function of the arrays that programs.json lists to a list of arrays."""
     inputs = MODEL["programs"][name]["inputs"]
     if MODEL["format"] == "onnx":
         import onnxruntime
