@@ -45,6 +45,7 @@ LIBRARIES = [
 GCS = ["gcsfs>=2025.3", "etils[epath-gcs]>=1.12"]
 VIDEO = ["av>=18.1"]  # PyAV, with FFmpeg in it
 STABLEHLO = ["flatbuffers>=24.3"]  # in which jax.export stores programs
+DOCS = ["pdoc>=15.0"]
 WANDB = ["wandb>=0.19"]
 ONNX = ["onnx>=1.19", "onnxruntime>=1.23"]
 METRICS = ["pycocoevalcap>=1.2"]  # brings pycocotools; METEOR and PTB also need Java
@@ -61,7 +62,7 @@ setup(
     # The config files are found by name in an installed package as well (cli/config_files.py).
     packages=[*find_packages(include=["blip_jax", "blip_jax.*"]), "blip_jax.configs"],
     package_dir={"blip_jax.configs": "configs"},
-    package_data={"blip_jax.reports": ["templates/*"]},
+    package_data={"blip_jax": ["py.typed"], "blip_jax.reports": ["templates/*"]},
     entry_points={"console_scripts": ["blip-jax = blip_jax.cli.main:main"]},
     install_requires=STACK + LIBRARIES,
     extras_require={
@@ -76,6 +77,7 @@ setup(
         "stablehlo": STABLEHLO,  # convert --to stablehlo
         "onnx": ONNX,  # convert --to onnx
         "wandb": WANDB,  # train.logger
+        "docs": DOCS,  # tests/api_reference.py
         "test": [
             "pytest>=9.0",
             "pytest-xdist>=3.8",
@@ -91,6 +93,7 @@ setup(
             *STABLEHLO,
             *ONNX,
             *WANDB,
+            *DOCS,
         ],
     },
 )
