@@ -46,6 +46,7 @@ GCS = ["gcsfs>=2025.3", "etils[epath-gcs]>=1.12"]
 VIDEO = ["av>=18.1"]  # PyAV, with FFmpeg in it
 STABLEHLO = ["flatbuffers>=24.3"]  # in which jax.export stores programs
 DOCS = ["pdoc>=15.0"]
+INT8 = ["qwix>=0.1.5"]
 WANDB = ["wandb>=0.19"]
 ONNX = ["onnx>=1.19", "onnxruntime>=1.23"]
 METRICS = ["pycocoevalcap>=1.2"]  # brings pycocotools; METEOR and PTB also need Java
@@ -76,6 +77,7 @@ setup(
         "video": VIDEO,  # video files
         "stablehlo": STABLEHLO,  # convert --to stablehlo
         "onnx": ONNX,  # convert --to onnx
+        "int8": INT8,  # convert --to int8
         "wandb": WANDB,  # train.logger
         "docs": DOCS,  # tests/api_reference.py
         "test": [
@@ -93,6 +95,7 @@ setup(
             *STABLEHLO,
             *ONNX,
             *WANDB,
+            *INT8,
             *DOCS,
         ],
     },

@@ -13,7 +13,7 @@ from etils import epath
 from flax.traverse_util import flatten_dict
 
 from blip_jax import checkpoints, losses, nn
-from blip_jax.checkpoints import training_data
+from blip_jax.checkpoints import int8, training_data
 from blip_jax.checkpoints.workdir import (
     CHECKPOINT_DIR,
     Metadata,
@@ -81,7 +81,7 @@ def read(
     return checkpoints.Checkpoint(
         meta.model_type,
         _config(source, meta.model),
-        stored["params"],
+        int8.dequantize(stored["params"]),
         extra.get("momentum"),
         queue and losses.Queue(**queue),
         tokenizer,
@@ -144,14 +144,17 @@ def _check_finite(source: str | os.PathLike, params: dict) -> None:
 
 
 def write(checkpoint: checkpoints.Checkpoint, path: str, to: str) -> None:
-    """Writes a checkpoint in the format `to`: "original" or "hf" (see `checkpoints.write`), "jax".
-
-    "jax" is a workdir, as training writes it.
+    """Writes a checkpoint in the format `to`: "original" or "hf" (see `checkpoints.write`), or
+    "jax", a workdir, as training writes it, or "int8", a workdir with int8 matrices, for use alone.
 
     Raises:
       UserError: the format does not support the model type, or `path` exists.
     """
-    if to != "jax":
+    if to == "int8":
+        int8.check_installed()
+        params = int8.quantize(checkpoint.params)
+        checkpoint = dataclasses.replace(checkpoint, params=params, momentum=None, queue=None)
+    elif to != "jax":
         checkpoints.write(checkpoint, path, to)
         return
     tokenizer, is_name = checkpoint.tokenizer, isinstance(checkpoint.tokenizer, str)

@@ -13,6 +13,7 @@ FORMATS = {
     "original": "a .pth file of the original PyTorch code",
     "hf": "a Hugging Face folder, for transformers' from_pretrained",
     "jax": "a workdir of this project, for --model and --config.init.run",
+    "int8": "a workdir whose matrices are int8, a quarter of the size",
     "stablehlo": "a folder of programs that need JAX alone, for CPU, TPU and CUDA",
     "onnx": "a folder of programs for ONNX Runtime",
 }
