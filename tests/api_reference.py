@@ -12,8 +12,11 @@ import sys
 import warnings
 from urllib.parse import unquote, urldefrag, urljoin
 
-# usage.py is a script for the folders that `convert` writes; the command line has --help.
-MODULES = ("blip_jax", "!blip_jax.model_export.usage", "!blip_jax.cli", "!blip_jax.__main__")
+# What notebooks and tasks of one's own import; the command line has --help.
+MODULES = tuple(
+    f"blip_jax.{name}"
+    for name in ("models", "nn", "losses", "decoding", "checkpoints", "metrics", "tasks", "train")
+)
 LINK = re.compile(r'<a [^>]*href="([^"]+)"')
 NAME = re.compile(r'\bid="([^"]+)"')
 # What has links of no page: scripts, and pdoc's lists of what a class has from abstract ones.
@@ -21,14 +24,14 @@ LEFT_OUT = re.compile(r'<script\b.*?</script>|<div class="inherited">.*?</dl>', 
 FLAX = (".apply", ".init")  # named by Flax's docstring of `setup`, which pdoc repeats
 
 
-def write(folder: pathlib.Path, modules: tuple[str, ...] = MODULES) -> None:
-    """Writes the pages of modules."""
+def write(folder: pathlib.Path) -> None:
+    """Writes the pages of MODULES."""
     import pdoc
 
     pdoc.render.configure(docformat="google")
     with warnings.catch_warnings():  # of annotations of libraries
         warnings.simplefilter("ignore")
-        pdoc.pdoc(*modules, output_directory=folder)
+        pdoc.pdoc(*MODULES, output_directory=folder)
 
 
 def broken_links(folder: pathlib.Path) -> list[str]:
