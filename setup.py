@@ -44,6 +44,11 @@ LIBRARIES = [
 ]
 GCS = ["gcsfs>=2025.3", "etils[epath-gcs]>=1.12"]
 VIDEO = ["av>=18.1"]  # PyAV, with FFmpeg in it
+STABLEHLO = ["flatbuffers>=24.3"]  # in which jax.export stores programs
+DOCS = ["pdoc>=15.0"]
+INT8 = ["qwix>=0.1.5"]
+WANDB = ["wandb>=0.19"]
+ONNX = ["onnx>=1.19", "onnxruntime>=1.23"]
 METRICS = ["pycocoevalcap>=1.2"]  # brings pycocotools; METEOR and PTB also need Java
 
 setup(
@@ -58,7 +63,7 @@ setup(
     # The config files are found by name in an installed package as well (cli/config_files.py).
     packages=[*find_packages(include=["blip_jax", "blip_jax.*"]), "blip_jax.configs"],
     package_dir={"blip_jax.configs": "configs"},
-    package_data={"blip_jax.reports": ["templates/*"]},
+    package_data={"blip_jax": ["py.typed"], "blip_jax.reports": ["templates/*"]},
     entry_points={"console_scripts": ["blip-jax = blip_jax.cli.main:main"]},
     install_requires=STACK + LIBRARIES,
     extras_require={
@@ -70,6 +75,11 @@ setup(
         "gcs": GCS,  # gs:// paths
         "metrics": METRICS,
         "video": VIDEO,  # video files
+        "stablehlo": STABLEHLO,  # convert --to stablehlo
+        "onnx": ONNX,  # convert --to onnx
+        "int8": INT8,  # convert --to int8
+        "wandb": WANDB,  # train.logger
+        "docs": DOCS,  # tests/api_reference.py
         "test": [
             "pytest>=9.0",
             "pytest-xdist>=3.8",
@@ -82,6 +92,11 @@ setup(
             *GCS,
             *METRICS,
             *VIDEO,
+            *STABLEHLO,
+            *ONNX,
+            *WANDB,
+            *INT8,
+            *DOCS,
         ],
     },
 )

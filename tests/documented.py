@@ -88,7 +88,7 @@ def _of_text(path: pathlib.Path, text: str, complete: bool) -> Iterator[Command]
         match = START.search(line)
         if not match:
             continue
-        argv = shlex.split(match[1], comments=True)
+        argv = shlex.split(match[1].partition(" > ")[0], comments=True)
         if argv[:1] in ([], [ELLIPSIS]):
             continue
         verb = argv[0]

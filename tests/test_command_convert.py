@@ -126,7 +126,7 @@ def test_files_that_are_no_checkpoints(tmp_path, capsys):
 def test_arguments_that_cannot_be_met(tmp_path, capsys):
     path = saved(tmp_path, "nlvr")
     assert "exists already" in fails(capsys, path, path)
-    assert "--to" in fails(capsys, path, str(tmp_path / "x"), "--to=onnx")
+    assert "--to" in fails(capsys, path, str(tmp_path / "x"), "--to=tflite")
     assert "--heads" in fails(capsys, path, str(tmp_path / "x"), "--heads=3")
     assert "nlvr" in fails(capsys, path, str(tmp_path / "x"), HEADS, "--to=hf")
     assert "needs" in fails(

@@ -24,6 +24,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "decoding": {"runtime", "losses"},
     "checkpoints": {"runtime", "nn", "losses", "data"},
     "models": {"runtime", "checkpoints", "decoding", "nn", "data", "losses"},
+    "model_export": {"runtime", "models", "checkpoints", "nn", "data"},
     "tasks": {
         "runtime", "models", "metrics", "losses", "nn", "data", "data/synthetic", "decoding",
         "checkpoints",

@@ -11,7 +11,7 @@ import pytest
 from absl import logging
 
 from blip_jax.runtime.errors import UserError
-from blip_jax.train import logger
+from blip_jax.train import logger, wandb_run
 from blip_jax.train.logger import Logger, read_metrics
 
 
@@ -124,6 +124,32 @@ def test_on_a_terminal_a_bar_shows_the_losses(tmp_path, monkeypatch):
         log.log(75, {"loss": 0.5})
     assert "75/100" in terminal.getvalue() and "loss 0.5" in terminal.getvalue()
     assert "\n" not in terminal.getvalue().rstrip("\n")
+
+
+def test_weights_and_biases_without_its_service(tmp_path, monkeypatch):
+    """Offline: a run in the workdir that a resumed training continues, and no connection."""
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")  # nobody listens there
+    ids = []
+    for step in (10, 20):
+        service = wandb_run.WandbRun(str(tmp_path), {"seed": 3, "task": {"max_length": 30}})
+        with Logger(tmp_path, 40, 8, start_step=step - 10, service=service) as log:
+            log.log(step, {"loss": step / 10, "bad": float("nan")})
+        ids.append((tmp_path / wandb_run.ID_FILE).read_text())
+    assert ids[0] == ids[1] and len(list((tmp_path / "wandb").glob("offline-run-*"))) == 2
+    assert [line["step"] for line in lines(tmp_path)] == [10, 20]
+    files = sorted((tmp_path / "wandb").glob("offline-run-*/*.wandb"))
+    for file, step in zip(files, (10, 20), strict=True):
+        content = file.read_bytes()
+        assert b"loss" in content and f"{step / 10:g}".encode() in content
+        assert b"max_length" in content and b"bad" not in content
+
+
+def test_weights_and_biases_that_cannot_be_used(tmp_path, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"run pip install \"blip-jax\[wandb\]\""):
+        wandb_run.WandbRun(str(tmp_path), {})
 
 
 def test_tensorboard_holds_the_metrics(tmp_path):

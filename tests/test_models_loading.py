@@ -121,13 +121,14 @@ def test_a_hugging_face_id(world, model, tmp_path, monkeypatch, online):
     checkpoints.write(written, str(tmp_path / "snapshot"), "hf")
     asked = []
 
-    def model_info(self, name, timeout):
+    def model_info(self, name, **options):
         if not online:
             raise huggingface_hub.errors.OfflineModeIsEnabled("offline")
         files = "config.json", "model.safetensors", "pytorch_model.bin"
-        return SimpleNamespace(siblings=[SimpleNamespace(rfilename=file) for file in files])
+        siblings = [SimpleNamespace(rfilename=file, size=9) for file in files]
+        return SimpleNamespace(siblings=siblings, sha="0" * 40)
 
-    def download(name, allow_patterns, ignore_patterns=None, local_files_only=False):
+    def download(name, allow_patterns, ignore_patterns=None, local_files_only=False, revision=None):
         asked.append((name, "*.safetensors" in allow_patterns, ignore_patterns, local_files_only))
         return str(tmp_path / "snapshot")
 
@@ -155,7 +156,7 @@ def test_a_hugging_face_id_that_cannot_be_loaded(monkeypatch, error, message):
 
     kind = getattr(errors, error)
 
-    def model_info(self, name, timeout):
+    def model_info(self, name, **options):
         raise kind.__new__(kind)  # its arguments differ among versions
 
     monkeypatch.setattr(huggingface_hub.HfApi, "model_info", model_info)

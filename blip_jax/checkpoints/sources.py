@@ -13,7 +13,7 @@ from etils import epath
 from flax.traverse_util import flatten_dict
 
 from blip_jax import checkpoints, losses, nn
-from blip_jax.checkpoints import training_data
+from blip_jax.checkpoints import hub, int8, training_data
 from blip_jax.checkpoints.workdir import (
     CHECKPOINT_DIR,
     Metadata,
@@ -26,11 +26,7 @@ from blip_jax.runtime.errors import DIVERGED, UserError
 from blip_jax.runtime.files import atomic_folder, check_regular, check_scheme
 
 HUB_URL = re.compile(r"https?://(www\.)?(huggingface\.co|hf\.co)/(?P<id>[\w.-]+/[\w.-]+)")
-HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 TOKENIZER = "tokenizer"  # its folder in a workdir
-# The files of a Hugging Face repository that are read; other frameworks' weights are not fetched.
-HUB_FILES = ["*.json", "*.safetensors", "pytorch_model*.bin", "vocab.txt"]
-HUB_TIMEOUT_SECONDS = 4
 PUBLISHED = tuple(
     f"Salesforce/blip-{name}"
     for name in (
@@ -51,7 +47,8 @@ def read(
 
     Args:
       source: a training's workdir, a checkpoint of the original (`.pth`), or a Hugging Face
-        folder, each local or `gs://`; or a Hugging Face id ("Salesforce/blip-itm-base-coco").
+        folder, each local or `gs://`; or a Hugging Face id ("Salesforce/blip-itm-base-coco"), which
+        may end with a revision ("ORG/NAME@REVISION").
       heads: see `checkpoints.read`.
       training_state: also read the momentum encoder and the queue.
 
@@ -81,7 +78,7 @@ def read(
     return checkpoints.Checkpoint(
         meta.model_type,
         _config(source, meta.model),
-        stored["params"],
+        int8.dequantize(stored["params"]),
         extra.get("momentum"),
         queue and losses.Queue(**queue),
         tokenizer,
@@ -144,14 +141,17 @@ def _check_finite(source: str | os.PathLike, params: dict) -> None:
 
 
 def write(checkpoint: checkpoints.Checkpoint, path: str, to: str) -> None:
-    """Writes a checkpoint in the format `to`: "original" or "hf" (see `checkpoints.write`), "jax".
-
-    "jax" is a workdir, as training writes it.
+    """Writes a checkpoint in the format `to`: "original" or "hf" (see `checkpoints.write`), or
+    "jax", a workdir, as training writes it, or "int8", a workdir with int8 matrices, for use alone.
 
     Raises:
       UserError: the format does not support the model type, or `path` exists.
     """
-    if to != "jax":
+    if to == "int8":
+        int8.check_installed()
+        params = int8.quantize(checkpoint.params)
+        checkpoint = dataclasses.replace(checkpoint, params=params, momentum=None, queue=None)
+    elif to != "jax":
         checkpoints.write(checkpoint, path, to)
         return
     tokenizer, is_name = checkpoint.tokenizer, isinstance(checkpoint.tokenizer, str)
@@ -223,8 +223,8 @@ def local_copy(source: str | os.PathLike) -> Iterator[str]:
     elif place.exists():
         with tempfile.TemporaryDirectory() as folder:
             yield _download(place, folder)
-    elif HUB_ID.fullmatch(name) and not name.endswith(SUFFIXES):
-        yield _download_from_hub(name)
+    elif hub.ID.fullmatch(name) and not name.endswith(SUFFIXES):
+        yield hub.download(name)
     else:
         raise UserError(f"{name} does not exist{_hub_suggestion(name)}")
 
@@ -241,39 +241,3 @@ def _download(place: epath.Path, folder: str) -> str:
     for file in files:
         file.copy(epath.Path(folder) / file.name)
     return folder if place.is_dir() else os.path.join(folder, place.name)
-
-
-def _download_from_hub(name: str) -> str:
-    """Returns the folder of a snapshot, which is downloaded once and then kept in a cache.
-
-    Raises:
-      UserError: there is no such repository, access to it is restricted, or it is not in the cache
-        and the hub cannot be reached.
-    """
-    import huggingface_hub
-    from huggingface_hub import errors
-
-    options = {"allow_patterns": HUB_FILES}
-    try:
-        # One request with a time limit and without retries finds errors before any download.
-        info = huggingface_hub.HfApi().model_info(name, timeout=HUB_TIMEOUT_SECONDS)
-        if any(file.rfilename.endswith(".safetensors") for file in info.siblings or ()):
-            options["ignore_patterns"] = ["*.bin"]  # the same weights in another format
-        return huggingface_hub.snapshot_download(name, **options)
-    except errors.GatedRepoError as error:  # a kind of RepositoryNotFoundError
-        raise UserError(
-            f"access to {name} is restricted; request it on huggingface.co and set HF_TOKEN"
-        ) from error
-    except errors.RepositoryNotFoundError as error:
-        raise UserError(
-            f"{name} is neither a local path nor a model on Hugging Face; check its name, or set "
-            "HF_TOKEN if it is private"
-        ) from error
-    except Exception as error:  # raises its own types, and those of several HTTP libraries
-        try:
-            return huggingface_hub.snapshot_download(name, local_files_only=True, **options)
-        except Exception:
-            raise UserError(
-                f"{name} is not a local path, and Hugging Face cannot be reached "
-                f"({type(error).__name__}); check the network, or give a downloaded folder"
-            ) from error

@@ -1,4 +1,4 @@
-"""The verb `convert`: converts a checkpoint to another format."""
+"""The verb `convert`: converts a checkpoint to another format, or exports it as programs."""
 
 import argparse
 import dataclasses
@@ -13,6 +13,9 @@ FORMATS = {
     "original": "a .pth file of the original PyTorch code",
     "hf": "a Hugging Face folder, for transformers' from_pretrained",
     "jax": "a workdir of this project, for --model and --config.init.run",
+    "int8": "a workdir whose matrices are int8, a quarter of the size",
+    "stablehlo": "a folder of programs that need JAX alone, for CPU, TPU and CUDA",
+    "onnx": "a folder of programs for ONNX Runtime",
 }
 
 
@@ -24,11 +27,20 @@ def parser() -> argparse.ArgumentParser:
         "Hugging Face folder or id; local or gs://.",
     )
     found.add_argument("source", metavar="IN")
-    found.add_argument("target", metavar="OUT")
+    found.add_argument("target", metavar="OUT", help="with --push the repository, ORG/NAME")
     found.add_argument(
         "--to", choices=FORMATS, help=f"{formats}. Default: original for OUT.pth, else jax, or hf "
         "where IN is jax",
     )  # fmt: skip
+    found.add_argument(
+        "--push",
+        action="store_true",
+        help="write to Hugging Face's hub, as hf and with a model card; HF_TOKEN must be set",
+    )
+    found.add_argument("--private", action="store_true", help="make the repository private")
+    found.add_argument(
+        "--license", default="", metavar="NAME", help="of the model, for its card, as apache-2.0"
+    )
     found.add_argument(
         "--tokenizer", help="folder or Hugging Face id; default: the tokenizer of IN"
     )
@@ -40,6 +52,22 @@ def parser() -> argparse.ArgumentParser:
         help="attention heads, for a file of the original whose heads are not 64 wide",
     )  # fmt: skip
     return found
+
+
+def last_evaluation(workdir: str) -> dict[str, float]:
+    """Returns the metrics of a training's last evaluation by name; {} where there are none."""
+    from etils import epath
+
+    from blip_jax.train.logger import FILE, read_curves
+
+    if not (epath.Path(workdir) / FILE).exists():
+        return {}
+    curves = read_curves(epath.Path(workdir) / FILE)
+    return {
+        name.removeprefix("eval/"): points[-1][1]
+        for name, points in curves.items()
+        if name.startswith("eval/") and points[-1][1] == points[-1][1]  # no NaN
+    }
 
 
 def _heads(text: str) -> dict[str, int]:
@@ -54,12 +82,17 @@ def run(argv: list[str]) -> int:
       UserError: IN cannot be read, OUT exists, or its format lacks the model type.
     """
     args = parser().parse_args(argv)
+    if args.push and args.to not in (None, "hf"):
+        raise UserError(f"--push writes the format hf, not {args.to}; leave out --to")
+    if not args.push and (args.private or args.license):
+        raise UserError("--private and --license are of --push; give it, or leave them out")
 
     import jax
     import numpy as np
     from etils import epath
 
-    from blip_jax.checkpoints import sources
+    from blip_jax import model_export
+    from blip_jax.checkpoints import hub, sources
     from blip_jax.checkpoints.workdir import CHECKPOINT_DIR
 
     sources.check_source(args.source)
@@ -70,14 +103,22 @@ def run(argv: list[str]) -> int:
         inside = (epath.Path(args.source) / CHECKPOINT_DIR).exists()
         to = "hf" if inside else "jax"
         to = "original" if target.suffix in (".pth", ".pt", ".safetensors") else to
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+    if not args.push and target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise UserError(f"{target} exists already; choose another path")
     found = sources.read(args.source, heads=args.heads)
     found = sources.with_image_size(found, args.image_size)
     if args.tokenizer:
         found = dataclasses.replace(found, tokenizer=args.tokenizer)
+    if args.push:
+        metrics = last_evaluation(args.source)
+        options = {"license": args.license, "private": args.private, "metrics": metrics}
+        print(hub.push(found, args.target, **options))
+        return 0
     try:
-        sources.write(found, args.target, to)
+        if to in model_export.FORMATS:
+            model_export.write(found, args.target, to)
+        else:
+            sources.write(found, args.target, to)
     except UserError:
         raise
     except Exception as error:  # OSError, and types of safetensors, PyTorch and Orbax

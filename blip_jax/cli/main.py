@@ -32,8 +32,9 @@ COMMANDS = {
     "match": "score how well texts describe image files",
     "answer": "answer a question about image files",
     "export": "write the images and texts of a mixture for other programs",
-    "convert": "convert a checkpoint to another format",
+    "convert": "convert a checkpoint to another format, or to programs (StableHLO, ONNX)",
     "compile": "compile a config for TPUs without one: memory, time, communication",
+    "completion": "print a script with which bash, zsh or fish completes commands",
 }
 VERBS = RUNS | COMMANDS
 

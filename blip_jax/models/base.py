@@ -15,6 +15,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from blip_jax import nn
+from blip_jax.checkpoints import Checkpoint, hub
 from blip_jax.checkpoints.training_data import TrainingDataset
 from blip_jax.data.tokenizer import TokenIds, Tokenizer
 from blip_jax.models import batching
@@ -104,6 +105,24 @@ class Base:
     def image_size(self) -> int:
         """Returns the width and height of input images in pixels."""
         return self.config.vit.image_size
+
+    def push_to_hub(self, name: str, *, license: str = "", private: bool = False) -> str:
+        """Writes the model to Hugging Face's hub, with a model card; returns the commit's address.
+
+        transformers loads it by `from_pretrained`.
+
+        Args:
+          name: "ORG/NAME" of the repository, which is made if it does not exist.
+          license: of the model, as the hub names it, as "apache-2.0"; "": not said.
+
+        Raises:
+          UserError: Hugging Face has no format for the model type, or the hub does not take it.
+        """
+        described = Checkpoint(
+            self.model_type, self.config, jax.device_get(self.params), tokenizer=self.tokenizer,
+            prompt=self.prompt, max_length=self.max_length, trained_on=self.trained_on,
+        )  # fmt: skip
+        return hub.push(described, name, license=license, private=private)
 
     def can(self, capability: str) -> bool:
         """Returns whether this type of model has a capability (`nn.ModelType.capabilities`)."""

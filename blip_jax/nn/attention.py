@@ -213,7 +213,7 @@ class CrossAttention(MultiHead):
         """Returns what the n texts of each context row read of it: [C, n, T, H, K], as `query`."""
         key, value, mask, gate = context
         allowed = None if mask is None else mask[:, None, None, :]
-        flat = query.reshape(len(key), -1, *query.shape[3:])
+        flat = query.reshape(key.shape[0], -1, *query.shape[3:])  # len() refuses symbolic sizes
         y = self.attention(flat, key.swapaxes(1, 2), value.swapaxes(1, 2), allowed, gate)
         return y.reshape(query.shape)
 

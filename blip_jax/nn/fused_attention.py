@@ -10,7 +10,10 @@ arrays with an axis of heads the TPU compiler chooses other layouts, and copies 
 B rows, T queries, N keys, H heads of width K, D = H * K.
 """
 
+import contextlib
+import contextvars
 import functools
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -24,15 +27,27 @@ MAX_BLOCK_BYTES = 2**17  # of an operand of the kernel: it is unrolled over the 
 
 Arrays = tuple[jax.Array, ...]
 
+_plain = contextvars.ContextVar("plain", default=False)
+
+
+@contextlib.contextmanager
+def plain_attention() -> Iterator[None]:
+    """Traces programs within it without fused attention, for machines other than this one."""
+    before = _plain.set(True)
+    try:
+        yield
+    finally:
+        _plain.reset(before)
+
 
 def is_fused(rows: int, queries: int, keys: int, heads: int) -> bool:
     """Returns whether `fused_attention` is to compute attention of these sizes.
 
     The mesh decides, or outside of one the backend. Not fused: short texts; GPUs; several CPU
     devices, where a loop over rows would gather them; several TPUs without a mesh, as the compiler
-    cannot split a kernel among them.
+    cannot split a kernel among them; within `plain_attention`.
     """
-    if queries * keys < MIN_SCORES_OF_HEAD:
+    if _plain.get() or queries * keys < MIN_SCORES_OF_HEAD:
         return False
     if _platform() == "cpu":
         return jax.device_count() == 1

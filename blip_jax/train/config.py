@@ -111,6 +111,8 @@ class TrainConfig:
     eval: EvalConfig = EvalConfig()
     nonfinite: NonfiniteConfig = NonfiniteConfig()
     log_every: int = 50  # steps between lines of metrics
+    # Metrics go to files (metrics.jsonl, TensorBoard), or to Weights & Biases too.
+    logger: Literal["files", "wandb"] = "files"
     profile: str = ""  # steps to trace with jax.profiler, as 100:110; empty: none
     topology: str = ""  # TPU topology that `blip-jax compile` compiles for, as v5p:2x4x4
 

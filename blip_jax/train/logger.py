@@ -33,9 +33,12 @@ class Logger:
       enabled: False on all hosts but one; every method then does nothing.
       start_step: steps done before this process; later lines are removed at once. None: lines from
         the first reported step on are removed at that report.
+      service: also gets the metrics that are finite, as a `wandb_run.WandbRun`; None: none.
     """
 
-    def __init__(self, workdir, total_steps, images_per_step, enabled=True, start_step=None):
+    def __init__(
+        self, workdir, total_steps, images_per_step, enabled=True, start_step=None, service=None
+    ):
         self._folder = epath.Path(workdir)
         self._total_steps = total_steps
         self._images_per_step = images_per_step
@@ -43,6 +46,7 @@ class Logger:
         self._last = None  # (step, seconds) of the last report
         self._non_finite = set()  # names of metrics that have been NaN or infinite
         self._bar = self._tensorboard = None
+        self._service = service
         self._begun = False
         if enabled and start_step is not None:
             self._begin(start_step)
@@ -78,7 +82,9 @@ class Logger:
             self._tensorboard.close()
         if self._bar is not None:
             self._bar.close()
-        self._tensorboard = self._bar = None
+        if self._service is not None:
+            self._service.close()
+        self._tensorboard = self._bar = self._service = None
 
     def __enter__(self):
         return self
@@ -118,6 +124,8 @@ class Logger:
         if self._tensorboard is not None:
             for name, value in finite.items():
                 self._tensorboard.add_scalar(name, value, step)
+        if self._service is not None:
+            self._service.log(step, finite)
 
     def _show(self, step, values):
         shown = "  ".join(f"{name} {value:.4g}" for name, value in values.items())

@@ -24,6 +24,7 @@ from blip_jax.runtime.processes import all_gather, is_multiprocess, run_on_main
 from blip_jax.runtime.signals import Interrupted, SignalHandler
 from blip_jax.tasks.eval_dataset import EvalDataset
 from blip_jax.tasks.evaluate import write_evaluation
+from blip_jax.train import wandb_run
 from blip_jax.train.chips import peak_flops
 from blip_jax.train.config import TrainConfig
 from blip_jax.train.finite import DivergenceWarning, FiniteGuard, is_finite
@@ -57,6 +58,8 @@ def train(
       Interrupted: a signal came; the state was saved, and the same call resumes.
     """
     mixture = load_mixture(config.data.mixture)  # first, so that a wrong name fails early
+    if config.logger == "wandb":
+        wandb_run.check_installed()
     setup = TrainSetup(config, devices)
     config, is_main = setup.config, jax.process_index() == 0
     keep = config.checkpoints
@@ -93,8 +96,11 @@ def train(
         step_metrics = StepMetrics(FiniteGuard(config.nonfinite))
         skipped = np.zeros(len(SKIP_REASONS), np.int32)
         divergence, throughput = DivergenceWarning(), Throughput(setup)
+        service = None
+        if is_main and config.logger == "wandb":
+            service = wandb_run.WandbRun(workdir, to_json(config))
         with (
-            Logger(workdir, config.steps, config.batch_size, is_main, first) as logger,
+            Logger(workdir, config.steps, config.batch_size, is_main, first, service) as logger,
             Profiler(config, workdir) as profiler,
         ):
             batches = setup.batches(first)

@@ -51,7 +51,7 @@ class StepDecay(Schedule):
     """The original's pre-training rate (pretrain.py, `step_lr_schedule`, `warmup_lr_schedule`).
 
     The warm-up takes place in epoch 0 only: a longer one is cut off at the end of the epoch, and
-    after a shorter one the rate stays at `peak_lr`. Each later epoch has one value.
+    after a shorter one the rate stays at its peak. Each later epoch has one value.
     """
 
     min_lr: float = 1e-6  # lowest learning rate after the warm-up

@@ -14,10 +14,10 @@ from blip_jax.train.setup import TrainSetup
 
 # Fields that do not decide what is learned. Paths are left out because contents are compared.
 FREE = (
-    "config.log_every", "config.profile", "config.topology", "config.checkpoints.*",
-    "config.eval.*", "config.nonfinite.*", "config.mesh.*", "config.data.num_threads",
-    "config.data.prefetch", "config.data.mixture", "config.tokenizer", "config.model.remat",
-    "config.model.scan_unroll", "config.task.rerank_memory_gib",
+    "config.log_every", "config.logger", "config.profile", "config.topology",
+    "config.checkpoints.*", "config.eval.*", "config.nonfinite.*", "config.mesh.*",
+    "config.data.num_threads", "config.data.prefetch", "config.data.mixture", "config.tokenizer",
+    "config.model.remat", "config.model.scan_unroll", "config.task.rerank_memory_gib",
 )  # fmt: skip
 # Fields that may change with --resume=anyway.
 ADJUSTABLE = ("config.optimizer.*", "config.steps", "config.accumulate_steps")
