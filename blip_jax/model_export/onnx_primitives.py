@@ -53,7 +53,9 @@ def _convert(graph: Graph, equation: Any, inputs: list[Value]) -> list[Value]:
         return _scan(graph, params, inputs)
     called = next((params[key] for key in CALLS if key in params), None)
     if called is not None:
-        return convert_jaxpr(graph, called.jaxpr, called.consts, inputs)
+        if isinstance(called, jax.extend.core.ClosedJaxpr):
+            return convert_jaxpr(graph, called.jaxpr, called.consts, inputs)
+        return convert_jaxpr(graph, called, (), inputs)  # of `jax.checkpoint`
     sizes = [size for atom in equation.outvars for size in atom.aval.shape]
     is_constant = not any(isinstance(value, str) for value in inputs)
     if is_constant and name != "dim_as_value" and all(isinstance(size, int) for size in sizes):
