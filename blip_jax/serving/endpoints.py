@@ -135,6 +135,7 @@ class CaptionEndpoint:
 
     def _decoding(self, request: Any) -> Decoding:
         given = request.model_dump(include=set(requests.OPTIONS), exclude_none=True)
+        given.setdefault("max_length", min(Decoding.max_length, self._length))
         beams = self._config.num_beams
         if given.get("method", "beam") == "beam" and not set(SAMPLING_OPTIONS) & set(given):
             given.setdefault("num_beams", beams)

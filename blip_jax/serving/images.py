@@ -22,7 +22,7 @@ from blip_jax.data.images import ImageError, decode, resize
 from blip_jax.serving.config import ServeConfig
 
 # Further formats of PIL call other programs (EPS) or are seldom what a client means to send.
-FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 _DATA_URL = re.compile(r"data:image/[\w.+-]+;base64,")
 # What resolves to another path than it shows.
 _DOT_SEGMENT = re.compile(r"(^|/)\.{1,2}(/|$)")

@@ -54,17 +54,16 @@ class BatchFunction:
             for row in range(len(rows))
         ]
 
-    def warm_up(self) -> None:
-        """Compiles the programs of all sizes.
+    def warm_up(self, size: int) -> None:
+        """Compiles the program of a batch size, and runs it.
 
         Raises:
           UserError: the model gives NaN.
         """
-        for size in self.sizes:
-            rows = [self._example] * size
-            with self._model.compile_message(self._stacked(rows), f"{self.name}, {size} rows"):
-                if has_nan(self(rows)[0]):
-                    raise UserError(f"{self._model.name or 'the model'} gives NaN; {DIVERGED}")
+        rows = [self._example] * size
+        with self._model.compile_message(self._stacked(rows), f"{self.name}, {size} rows"):
+            if has_nan(self(rows)[0]):
+                raise UserError(f"{self._model.name or 'the model'} gives NaN; {DIVERGED}")
 
     def _stacked(self, rows: Sequence[Row]) -> Row:
         return jax.tree.map(lambda *values: np.stack(values), *rows)

@@ -100,7 +100,6 @@ def serve(service: Service, token: str = "") -> None:
     with listener:
         server.run(sockets=[listener])
     sys.stdout.flush()
-    if service.failure is not None:
+    if server.signal is None and service.failure is not None:
         raise service.failure
-    number = server.signal or signal.SIGTERM
-    raise Interrupted("ended; all requests are answered", number)
+    raise Interrupted("ended; all requests are answered", server.signal or signal.SIGTERM)

@@ -16,6 +16,8 @@ from blip_jax.serving.images import ImageReader
 from blip_jax.serving.metrics import Metrics
 from blip_jax.serving.programs import BatchFunction, has_nan
 
+MAX_COMPILERS = 8  # programs that are compiled at the same time
+
 
 class ModelFailed(Exception):
     """A model computes no numbers for a request."""
@@ -60,6 +62,7 @@ class Service:
         self.metrics.waiting.set_function(lambda: self._batcher.waiting)
         self.metrics.in_flight.set_function(lambda: self.in_flight)
         self.metrics.ready.set_function(lambda: self.ready and not self.draining)
+        self._compilers = ThreadPoolExecutor(min(MAX_COMPILERS, os.cpu_count() or 1))
         self._pool = ThreadPoolExecutor(min(16, os.cpu_count() or 1), thread_name_prefix="read")
         self._images = ImageReader(config, self._pool)
         self.ready, self.draining, self.in_flight = False, False, 0
@@ -71,8 +74,8 @@ class Service:
 
     def _warm_up(self) -> None:
         try:
-            for function in self.functions.values():
-                function.warm_up()
+            pairs = [(f, size) for f in self.functions.values() for size in f.sizes]
+            list(self._compilers.map(lambda pair: pair[0].warm_up(pair[1]), pairs))
         except BaseException as error:  # raised by `serve` in the main thread
             self.failure = error
             return
@@ -80,7 +83,8 @@ class Service:
         self.ready = True
 
     async def close(self) -> None:
-        """Computes what was accepted, and ends the threads."""
+        """Computes what was accepted, and ends the threads; a warm-up begins no further program."""
+        self._compilers.shutdown(wait=False, cancel_futures=True)
         await asyncio.to_thread(self._batcher.close)
         await self._images.close()
         self._pool.shutdown()
