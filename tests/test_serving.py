@@ -14,18 +14,19 @@ from blip_jax.decoding import Decoding
 from blip_jax.runtime.errors import UserError
 from blip_jax.serving.service import Service
 
-# Options of ten requests, alike only in that they sample or are greedy.
+# Options of ten requests, alike only in that they sample or are greedy. Lengths and prompts are
+# such that the model by itself, which they are compared with, compiles only two programs.
 MIXED = [
-    {"top_p": 0.9, "seed": 1},
-    {"top_p": 0.9, "seed": 2},
-    {"temperature": 0.5, "top_k": 5, "seed": 1},
-    {"temperature": 2.0, "repetition_penalty": 1.5, "max_length": 12},
+    {"top_p": 0.9, "seed": 1, "prompt": "a"},
+    {"top_p": 0.9, "seed": 2, "prompt": "a"},
+    {"temperature": 0.5, "top_k": 5, "seed": 1, "prompt": "the"},
+    {"temperature": 2.0, "repetition_penalty": 1.5, "max_length": 17, "prompt": ""},
     {"top_k": 3, "min_length": 9, "prompt": "a red", "seed": 2**32 - 1},
-    {"top_p": 0.5, "max_new_tokens": 3, "prompt": ""},
-    {"method": "greedy"},
-    {"method": "greedy", "prompt": "the", "repetition_penalty": 3.0, "max_length": 9},
-    {"num_beams": 1, "min_length": 8},
-    {"method": "sample"},
+    {"top_p": 0.5, "max_new_tokens": 16, "prompt": ""},
+    {"method": "greedy", "prompt": ""},
+    {"method": "greedy", "prompt": "the", "repetition_penalty": 3.0, "max_length": 18},
+    {"num_beams": 1, "min_length": 8, "prompt": "a"},
+    {"method": "sample", "prompt": ""},
 ]
 
 
@@ -80,8 +81,14 @@ def test_different_options_share_a_batch_and_compile_nothing(server, models):
     "options",
     [
         {},
-        {"num_captions": 2, "length_penalty": 0.5, "prompt": "a red"},
-        {"early_stopping": True, "min_length": 2, "max_length": 11},
+        {
+            "num_captions": 2,
+            "length_penalty": 0.5,
+            "prompt": "a red",
+            "early_stopping": True,
+            "min_length": 2,
+            "max_length": 17,
+        },  # fmt: skip
         {"top_p": 0.8, "num_captions": 3, "seed": 5},
     ],
 )

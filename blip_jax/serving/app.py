@@ -89,7 +89,11 @@ def _add_error_lines(api: FastAPI, service: Service) -> None:
         path = request.url.path
         if error.status_code == 404 and path in known:
             return Refused(404, f"no model of this server can {known[path]}; see /docs")
-        text = {404: "no such path; see /docs", 405: f"{request.method} is not served here"}
+        text = {
+            400: "the body is not JSON in UTF-8, or nested too deep",
+            404: "no such path; see /docs",
+            405: f"{request.method} is not served here; see /docs",
+        }
         return Refused(error.status_code, text.get(error.status_code, str(error.detail)))
 
     def one_line(request: Request, error: Exception) -> Refused:

@@ -1,6 +1,7 @@
 """The settings of the server."""
 
 import dataclasses
+import math
 import re
 
 from blip_jax.runtime.arguments import check_fields
@@ -37,8 +38,11 @@ class ServeConfig:
         check_fields(self)
         least = {"max_wait_ms": 0, "port": 0}
         for field in dataclasses.fields(self):
-            value, lowest = getattr(self, field.name), least.get(field.name, 1)
-            if field.type in (int, float) and not value >= lowest:
+            if field.type not in (int, float):
+                continue
+            value, lowest = getattr(self, field.name), 1 if field.type is int else 0.1
+            lowest = least.get(field.name, lowest)
+            if not lowest <= value < math.inf:
                 raise UserError(f"{field.name} is {value}; it must be at least {lowest}")
         if self.port > 65535:
             raise UserError(f"port is {self.port}; it must be at most 65535")
