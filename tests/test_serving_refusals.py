@@ -124,7 +124,7 @@ def test_what_is_malformed_is_one_line_and_the_next_request_is_served(serve):
     assert server.post(EMBED, TEXT).json()["texts"] == [[0.6000000238418579, 0.800000011920929]]
     assert not any(f"{status}" in server.get("/metrics").text for status in ('status="500"',))
     assert server.get("/v1/caption").status_code == 405
-    assert server.service.in_flight == 0
+    wait_until(lambda: server.service.in_flight == 0)
 
 
 def test_a_request_that_is_no_http_is_refused(serve):
@@ -166,7 +166,7 @@ def test_a_result_that_comes_too_late_is_504_and_later_rows_are_dropped(serve):
     server.gate.opened.set()
     assert server.post(EMBED, TEXT).status_code == 200
     assert server.gate.computed == 2  # the row that was being computed, and the last one's
-    assert server.service.in_flight == 0
+    wait_until(lambda: server.service.in_flight == 0)
 
 
 def test_a_client_that_leaves_frees_its_place(serve):
@@ -192,7 +192,7 @@ def test_a_body_that_does_not_come_is_refused(serve):
         head = f"POST {EMBED} HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\n"
         client.sendall(f'{head}content-length: 16\r\n\r\n{{"te'.encode())
         assert client.recv(1000).startswith(b"HTTP/1.1 408 ")
-    assert server.service.in_flight == 0
+    wait_until(lambda: server.service.in_flight == 0)
 
 
 def test_the_token(serve):
