@@ -12,7 +12,6 @@ import urllib.parse
 import warnings
 from collections.abc import Sequence
 from concurrent.futures import Executor
-from typing import Protocol
 
 import httpx2
 import numpy as np
@@ -26,13 +25,6 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 _DATA_URL = re.compile(r"data:image/[\w.+-]+;base64,")
 # What resolves to another path than it shows.
 _DOT_SEGMENT = re.compile(r"(^|/)\.{1,2}(/|$)")
-
-
-class Reading(Protocol):
-    """What a model reads: see `models.Model`."""
-
-    image_size: int
-    exif_orientation: bool
 
 
 class ImageReader:

@@ -2,8 +2,7 @@
 
     python tests/bench/serve.py [--model small] [--image-size 64] [--turns 3] [--requests 320]
 
-Serves a captioner with random weights twice: `batched`, with the default batch sizes and wait, and
-`alone`, which computes one row at a time and waits for none. In turns, a client that sends one
+Serves a captioner with random weights twice: `batched`, where rows wait up to --wait-ms, and `alone`, which computes one row at a time and waits for none. In turns, a client that sends one
 request after another loads `alone`, and 16 clients that do so load `batched`; their requests have
 different temperatures, top-p, penalties, lengths, seeds and prompts. Then come malformed requests,
 and SIGTERM while the 16 clients go on.
@@ -121,7 +120,7 @@ async def load(url: str, clients: int, requests: int, source) -> tuple[float, li
             assert response.status_code == 200, response.text
             latencies.append(time.perf_counter() - start)
 
-    async with httpx2.AsyncClient(timeout=120, trust_env=False) as client:
+    async with httpx2.AsyncClient(timeout=600, trust_env=False) as client:
         start = time.perf_counter()
         await asyncio.gather(*(client_loop(client) for _ in range(clients)))
         return time.perf_counter() - start, latencies
@@ -215,6 +214,7 @@ def main() -> None:
     parser.add_argument("--image-size", type=int, default=64)
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--requests", type=int, default=320, help="of a turn of 16 clients")
+    parser.add_argument("--wait-ms", type=float, default=100.0, help="that 16 clients need to come")
     args = parser.parse_args()
     sys.path.insert(0, str(ROOT))
     os.environ["PYTHONPATH"] = f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
@@ -225,7 +225,7 @@ def main() -> None:
         flags = ["--num-beams", "1", "--max-tokens", "24"]
         alone = Process(model, *flags, "--batch-sizes", "1", "--max-wait-ms", "0")
         stack.callback(alone.process.kill)
-        batched = Process(model, *flags)
+        batched = Process(model, *flags, "--max-wait-ms", str(args.wait_ms))
         stack.callback(batched.process.kill)
         print(alone.ready, batched.ready, sep="\n")
         compiled = batched.metric("blip_compilations_total")
