@@ -68,12 +68,11 @@ class Running:
 
 @contextlib.contextmanager
 def running(service: Service, token: str = "", warm: bool = True) -> Iterator[Running]:
-    """A server for the block, whose programs are compiled if `warm`."""
+    """A server for the block; `warm`: once its programs are compiled."""
     found = Running(service, token)
     found.thread.start()
     try:
         if warm:
-            service.start()
             wait_until(lambda: service.ready or service.failure)
             assert service.failure is None, service.failure
         yield found

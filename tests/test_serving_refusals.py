@@ -209,6 +209,7 @@ def test_the_token(serve):
 
 def test_before_warm_up_it_is_healthy_and_not_ready(model):
     service = Service([model("retrieval")], SMALL)
+    service.start = lambda: None
     with running(service, warm=False) as server:
         assert server.get("/health").status_code == 200
         assert server.get("/ready").status_code == 503

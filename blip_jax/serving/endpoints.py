@@ -169,7 +169,7 @@ class MatchEndpoint:
     def __init__(self, model: Model, config: ServeConfig):
         self._model, self._most = model, config.max_texts
         function, described = functions.match_function(model), {}
-        for count in {1, config.max_texts}:
+        for count in sorted({1, config.max_texts}):
             example = (black(model), *encode(model, ["a"] * count))
             described[f"match {count}"] = function, example
         self.functions = batch_functions(model, config, described)
@@ -202,7 +202,7 @@ class AnswerEndpoint:
         question = [x[0] for x in encode(model, ["a"])]
         row = black(model), *question
         described = {"answer": (functions.answer_function(model, shape), (*row, self._params()))}
-        for count in {min(FEW_CANDIDATES, self._most), self._most}:
+        for count in sorted({min(FEW_CANDIDATES, self._most), self._most}):
             example = (*row, *self._candidates(["a"], count))
             described[f"answer {count}"] = rank_function(model, count), example
         self.functions = batch_functions(model, config, described)

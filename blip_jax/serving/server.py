@@ -55,6 +55,19 @@ class Server(uvicorn.Server):
             self.should_exit = True
         return await super().on_tick(counter)
 
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begins to take connections and to compile; called by uvicorn, once signals are caught."""
+        await super().startup(sockets)
+        service = self._service
+        for path, model in service.models.items():
+            print_note(f"blip-jax serve: {path} by {model.name} ({model.model_type})")
+        for listener in sockets or []:
+            host, port = listener.getsockname()[:2]
+            url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+            count = sum(len(function.sizes) for function in service.functions.values())
+            print_note(f"blip-jax serve: listening on {url} (/docs); compiling {count} programs")
+        service.start()
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Closes connections, then the service; called by uvicorn."""
         await super().shutdown(sockets)
@@ -85,18 +98,8 @@ def serve(service: Service, token: str = "") -> None:
       UserError: the address cannot be had, or a model gives NaN.
       Interrupted: a signal came; its status is 0 after SIGTERM.
     """
-    config = service.config
-    listener = listen(config.host, config.port)
-    port = listener.getsockname()[1]
-    for path, model in service.models.items():
-        print_note(f"blip-jax serve: {path} by {model.name} ({model.model_type})")
-    host = f"[{config.host}]" if ":" in config.host else config.host
-    count = sum(len(function.sizes) for function in service.functions.values())
-    print_note(
-        f"blip-jax serve: listening on http://{host}:{port} (/docs); compiling {count} programs"
-    )
+    listener = listen(service.config.host, service.config.port)
     server = Server(service, token)
-    service.start()
     with listener:
         server.run(sockets=[listener])
     sys.stdout.flush()

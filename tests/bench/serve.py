@@ -2,7 +2,8 @@
 
     python tests/bench/serve.py [--model small] [--image-size 64] [--turns 3] [--requests 320]
 
-Serves a captioner with random weights twice: `batched`, where rows wait up to --wait-ms, and `alone`, which computes one row at a time and waits for none. In turns, a client that sends one
+Serves a captioner with random weights twice: `batched`, where rows wait up to --wait-ms, and
+`alone`, which computes one row at a time and waits for none. In turns, a client that sends one
 request after another loads `alone`, and 16 clients that do so load `batched`; their requests have
 different temperatures, top-p, penalties, lengths, seeds and prompts. Then come malformed requests,
 and SIGTERM while the 16 clients go on.
