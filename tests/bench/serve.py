@@ -204,9 +204,10 @@ async def end_under_load(server: Process, source, seconds: float) -> None:
     start = time.perf_counter()
     server.process.send_signal(signal.SIGTERM)
     await asyncio.gather(*tasks)
+    seconds = time.perf_counter() - start
     status = await asyncio.to_thread(server.process.wait)
     print(f"SIGTERM with {accepted:.0f} requests in work: {dict(outcomes)}")
-    print(f"ended after {time.perf_counter() - start:.2f} s with status {status}")
+    print(f"it took connections for {seconds:.2f} s more, and ended with status {status}")
 
 
 def main() -> None:
