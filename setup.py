@@ -43,6 +43,7 @@ LIBRARIES = [
     "pyarrow>=18.0",
 ]
 GCS = ["gcsfs>=2025.3", "etils[epath-gcs]>=1.12"]
+SERVE = ["fastapi>=0.115", "uvicorn>=0.34", "prometheus_client>=0.21", "httpx2>=2.0"]  # serve
 VIDEO = ["av>=18.1"]  # PyAV, with FFmpeg in it
 STABLEHLO = ["flatbuffers>=24.3"]  # in which jax.export stores programs
 DOCS = ["pdoc>=15.0"]
@@ -74,6 +75,7 @@ setup(
         "torch": ["torch>=2.13", "transformers>=5.23"],
         "gcs": GCS,  # gs:// paths
         "metrics": METRICS,
+        "serve": SERVE,  # the HTTP server
         "video": VIDEO,  # video files
         "stablehlo": STABLEHLO,  # convert --to stablehlo
         "onnx": ONNX,  # convert --to onnx
@@ -91,6 +93,7 @@ setup(
             "gcp-storage-emulator>=2024.8",
             *GCS,
             *METRICS,
+            *SERVE,
             *VIDEO,
             *STABLEHLO,
             *ONNX,

@@ -25,6 +25,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "checkpoints": {"runtime", "nn", "losses", "data"},
     "models": {"runtime", "checkpoints", "decoding", "nn", "data", "losses"},
     "model_export": {"runtime", "models", "checkpoints", "nn", "data"},
+    "serving": {"runtime", "models", "decoding", "data"},
     "tasks": {
         "runtime", "models", "metrics", "losses", "nn", "data", "data/synthetic", "decoding",
         "checkpoints",

@@ -31,6 +31,7 @@ COMMANDS = {
     "caption": "write captions for image files",
     "match": "score how well texts describe image files",
     "answer": "answer a question about image files",
+    "serve": "serve models over HTTP, until SIGTERM",
     "export": "write the images and texts of a mixture for other programs",
     "convert": "convert a checkpoint to another format, or to programs (StableHLO, ONNX)",
     "compile": "compile a config for TPUs without one: memory, time, communication",

@@ -169,7 +169,7 @@ class Base:
         for rows, pixels, valid in batches:
             at = np.minimum(np.arange(rows.start, rows.start + len(pixels)), len(images) - 1)
             arguments = pixels, *jax.tree.map(lambda x, at=at: x[at], tuple(arrays))
-            with self._compile_message(function, arguments, title):
+            with self.compile_message(arguments, title):
                 results = function(*arguments, **shared)
             leaves = [leaf[: rows.stop - rows.start] for leaf in jax.tree.leaves(results)]
             self._check_results([leaf[valid] for leaf in leaves])
@@ -198,7 +198,7 @@ class Base:
         )  # fmt: skip
 
     @contextlib.contextmanager
-    def _compile_message(self, function: Callable, arguments: Any, title: str) -> Iterator[None]:
+    def compile_message(self, arguments: Any, title: str) -> Iterator[None]:
         """Prints what is compiled at the first call of a shape, on a terminal or in a notebook."""
         shapes = tuple(np.shape(x) for x in jax.tree.leaves(arguments))
         key = title, shapes
