@@ -11,6 +11,7 @@ import pytest
 import tiny_dataset
 
 from blip_jax.cli.main import main
+from blip_jax.runtime.errors import UserError
 
 # Pushes a model by the command line, loads it, and pushes it again from Python.
 CODE = """
@@ -117,6 +118,13 @@ print(sorted(info["missing_keys"]), float(model.vision_model.post_layernorm.weig
     missing, number = done.stdout.rsplit(maxsplit=1)
     scale = np.asarray(live.params["vit"]["norm"]["scale"])[0]
     assert missing == "[]" and float(number) == pytest.approx(scale, rel=1e-6)
+
+
+def test_a_model_type_that_transformers_lacks(model):
+    with pytest.raises(UserError, match="dialog"):
+        model("dialog").push_to_hub("team/dialog")
+    with pytest.raises(UserError, match="give ORG/NAME"):
+        model("captioner").push_to_hub("captioner")
 
 
 def test_arguments_that_do_not_go_together(tmp_path, capsys):
