@@ -1,5 +1,10 @@
 """GradCAM of models: maps against finite differences, words, pictures, and what is refused."""
 
+import base64
+import dataclasses
+import io
+import re
+
 import jax.numpy as jnp
 import network_calls
 import numpy as np
@@ -194,6 +199,19 @@ def test_pictures_by_word_and_on_another_picture(model):
     assert found.picture("red", Image.new("RGB", (50, 30))).size == (50, 30)
     assert found.picture(1).tobytes() == found.picture("red").tobytes()
     assert "no word 'blue'; the text has a, red, square" in refused(found.picture, "blue")
+
+
+def test_a_notebook_shows_the_map_of_each_word(model):
+    (found,) = model("retrieval").gradcam(FILES[0], "a red square")
+    found = dataclasses.replace(found, words=["a", "<red>", "square"])
+    shown = found._repr_html_()
+    assert re.findall("<figcaption>(.*?)<", shown) == [
+        "mean of all words", "a", "&lt;red&gt;", "square",
+    ]  # fmt: skip
+    pictures = re.findall('src="data:image/png;base64,(.*?)"', shown)
+    first, *_, last = (Image.open(io.BytesIO(base64.b64decode(x))) for x in pictures)
+    assert len(pictures) == 4 and first.size == last.size == (160, 160)
+    assert last.tobytes() == found.picture("square").resize((160, 160)).tobytes()
 
 
 def test_what_is_refused(model):

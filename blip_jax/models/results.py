@@ -1,6 +1,9 @@
 """What the methods of a model return."""
 
+import base64
 import dataclasses
+import html
+import io
 
 import cv2
 import numpy as np
@@ -13,6 +16,7 @@ from blip_jax.models.inputs import ImageLike, load_image
 from blip_jax.runtime.arguments import check_arguments
 from blip_jax.runtime.errors import UserError
 
+NOTEBOOK_HEIGHT = 160  # pixels of a picture in a notebook
 BLUR = 0.02  # of pictures of heat maps, standard deviation in sides of the image
 
 
@@ -130,6 +134,12 @@ class GradCam:
         answer = f", answer={self.answer!r}" if self.answer else ""
         return f"GradCam({' '.join(self.words)!r}{answer}, score={self.score:.4g})"
 
+    def _repr_html_(self) -> str:
+        """Returns the heat maps of all words over the image: what notebooks show."""
+        captioned = [("mean of all words", None), *((x, n) for n, x in enumerate(self.words))]
+        figures = [_figure(self.picture(number), text) for text, number in captioned]
+        return f"<div>{html.escape(repr(self))}</div><div>{''.join(figures)}</div>"
+
     @check_arguments
     def picture(self, word: int | str | None = None, image: ImageLike | None = None) -> Image.Image:
         """Returns the image with a heat map over it, scaled to its own highest value.
@@ -156,6 +166,19 @@ class GradCam:
         if isinstance(word, str) or not -len(self.words) <= word < len(self.words):
             raise UserError(f"no word {word!r}; the text has {', '.join(self.words)}")
         return self.maps[word]
+
+
+def _figure(picture: Image.Image, caption: str) -> str:
+    """Returns a picture with a caption below it, as HTML that needs no other file."""
+    buffer, width = io.BytesIO(), round(NOTEBOOK_HEIGHT * picture.width / picture.height)
+    picture.resize((width, NOTEBOOK_HEIGHT)).save(buffer, "PNG")
+    data = base64.b64encode(buffer.getvalue()).decode()
+    text = html.escape(caption, quote=True)
+    return (
+        '<figure style="display:inline-block;margin:4px;text-align:center">'
+        f'<img src="data:image/png;base64,{data}" alt="{text}">'
+        f"<figcaption>{text}</figcaption></figure>"
+    )
 
 
 def heat_picture(heat: np.ndarray, image: np.ndarray) -> Image.Image:
