@@ -231,7 +231,7 @@ def test_a_signal_ends_it_once_accepted_requests_are_answered(serve, capsys):
     assert server.thread.is_alive() and not results
     server.gate.opened.set()
     accepted.join()
-    assert results[0].status_code == 200
+    assert results[0].status_code == 200 and results[0].headers["connection"] == "close"
     server.thread.join(60)
     assert not server.thread.is_alive()
     assert "ending after 1 requests in work" in capsys.readouterr().err

@@ -66,6 +66,9 @@ class Guard:
         async def counting(message: MutableMapping[str, Any]) -> None:
             nonlocal status
             status = message.get("status", status)
+            if message["type"] == "http.response.start" and self._service.draining:
+                # Otherwise the client's next request would come as the connection is closed.
+                message["headers"] = [*message.get("headers", []), (b"connection", b"close")]
             await send(message)
 
         try:
@@ -106,8 +109,7 @@ class Guard:
         """Raises Refused unless the server takes requests, and such a one."""
         service = self._service
         if service.draining:
-            message = "the server is about to end; send the request to another"
-            raise Refused(503, message, connection="close")
+            raise Refused(503, "the server is about to end; send the request to another")
         if not service.ready:
             raise Refused(503, "programs are still being compiled; try again", retry_after="5")
         if service.in_flight >= service.config.max_requests:

@@ -1,5 +1,6 @@
 """The process of the server: it listens, and ends once its last request is answered."""
 
+import asyncio
 import signal
 import socket
 import sys
@@ -13,6 +14,9 @@ from blip_jax.runtime.signals import Interrupted
 from blip_jax.runtime.terminal import print_note
 from blip_jax.serving.app import create_app
 from blip_jax.serving.service import Service
+
+# For which connections that were just made stay open, so that their requests get status 503.
+LINGER_SECONDS = 0.5
 
 
 class Server(uvicorn.Server):
@@ -70,6 +74,10 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Closes connections, then the service; called by uvicorn."""
+        for listener in self.servers:
+            listener.close()
+        if not self.force_exit:
+            await asyncio.sleep(LINGER_SECONDS)
         await super().shutdown(sockets)
         await self._service.close()
 
