@@ -43,6 +43,7 @@ LIBRARIES = [
     "pyarrow>=18.0",
 ]
 GCS = ["gcsfs>=2025.3", "etils[epath-gcs]>=1.12"]
+DEMO = ["gradio>=6.31"]
 SERVE = ["fastapi>=0.115", "uvicorn>=0.34", "prometheus_client>=0.21", "httpx2>=2.0"]  # serve
 VIDEO = ["av>=18.1"]  # PyAV, with FFmpeg in it
 STABLEHLO = ["flatbuffers>=24.3"]  # in which jax.export stores programs
@@ -75,6 +76,7 @@ setup(
         "torch": ["torch>=2.13", "transformers>=5.23"],
         "gcs": GCS,  # gs:// paths
         "metrics": METRICS,
+        "demo": DEMO,  # the web demo
         "serve": SERVE,  # the HTTP server
         "video": VIDEO,  # video files
         "stablehlo": STABLEHLO,  # convert --to stablehlo

@@ -26,6 +26,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "models": {"runtime", "checkpoints", "decoding", "nn", "data", "losses"},
     "model_export": {"runtime", "models", "checkpoints", "nn", "data"},
     "serving": {"runtime", "models", "decoding", "data"},
+    "demo": {"runtime", "models", "decoding", "data"},
     "tasks": {
         "runtime", "models", "metrics", "losses", "nn", "data", "data/synthetic", "decoding",
         "checkpoints",

@@ -32,6 +32,7 @@ COMMANDS = {
     "match": "score how well texts describe image files",
     "answer": "answer a question about image files",
     "serve": "serve models over HTTP, until SIGTERM",
+    "demo": "try models on a web page",
     "export": "write the images and texts of a mixture for other programs",
     "convert": "convert a checkpoint to another format, or to programs (StableHLO, ONNX)",
     "compile": "compile a config for TPUs without one: memory, time, communication",
