@@ -8,6 +8,7 @@ import resource
 import shutil
 import signal
 import sys
+import time
 
 import jax
 import numpy as np
@@ -107,9 +108,16 @@ def train_until_the_disk_is_full(config, workdir: str) -> None:
 
     The kernel refuses to write files past 16 kB, as a full disk would: while step 6 is saved.
     """
-    full = (1 << 14, resource.getrlimit(resource.RLIMIT_FSIZE)[1])
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # pytest's file of it would be such a file
+
+    def fill() -> None:
+        while not os.path.exists(f"{workdir}/checkpoints/4"):  # its save ends in a thread
+            time.sleep(0.01)
+        hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 14, hard))
+
     with pytest.MonkeyPatch.context() as patch:
-        after(5, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, full), patch)
+        after(5, fill, patch)
         try:
             loop.train(config, workdir)
         except UserError as error:
