@@ -1,6 +1,7 @@
 """The page: a tab for each thing that the models can do."""
 
 import functools
+import html
 import json
 import os
 import pathlib
@@ -8,20 +9,16 @@ import tempfile
 from collections.abc import Callable, Iterator
 from typing import Any
 
-os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read when Gradio is imported
+import gradio as gr
 
-import gradio as gr  # noqa: E402
-
-from blip_jax.demo import views  # noqa: E402
-from blip_jax.demo.uploads import MAX_UPLOAD, picture_of, pictures_of  # noqa: E402
-from blip_jax.demo.work import MAX_CAPTIONS, Demo, ScoredText  # noqa: E402
-from blip_jax.runtime.errors import UserError  # noqa: E402
-from blip_jax.runtime.terminal import print_note  # noqa: E402
+from blip_jax.demo import views
+from blip_jax.demo.uploads import picture_of, pictures_of
+from blip_jax.demo.work import MAX_CAPTIONS, Demo, ScoredText
+from blip_jax.runtime.errors import UserError
 
 MAX_WAITING = 64  # visitors' requests; further ones are refused
 KEEP_FILES = 3600  # seconds, of what visitors upload
 METHODS = {"beam search": "beam", "nucleus sampling": "sample"}
-FONTS = ("system-ui", "sans-serif")  # no fonts from another host
 
 
 def build(demo: Demo) -> gr.Blocks:
@@ -48,23 +45,6 @@ def build(demo: Demo) -> gr.Blocks:
     return page.queue(max_size=MAX_WAITING, default_concurrency_limit=2)
 
 
-def launch(demo: Demo, host: str, port: int) -> None:
-    """Runs the page until the process is interrupted.
-
-    Raises:
-      UserError: the address cannot be had.
-    """
-    print_note(f"blip-jax demo: http://{host}:{port}, until Ctrl-C")
-    theme = gr.themes.Default(font=FONTS, font_mono=("monospace",))
-    try:
-        build(demo).launch(
-            server_name=host, server_port=port, share=False, max_file_size=MAX_UPLOAD,
-            theme=theme, css=views.CSS, ssr_mode=False, footer_links=[], quiet=True,
-        )  # fmt: skip
-    except OSError as error:
-        raise UserError(f"cannot listen on {host} port {port}; choose another --port") from error
-
-
 def told(function: Callable) -> Callable:
     """Returns `function` whose UserErrors the page shows, as their one line."""
 
@@ -73,26 +53,20 @@ def told(function: Callable) -> Callable:
         try:
             return function(*arguments)
         except UserError as error:
-            raise gr.Error(str(error), print_exception=False) from None
+            raise gr.Error(html.escape(str(error)), print_exception=False) from None
 
     return call
 
 
-class ImageFile(gr.Image):
-    """An image whose file is given as it was sent.
-
-    Gradio would read it first, and print a traceback of what is no image.
-    """
-
-    is_template = True  # in the browser it is an `Image`
-
-    def preprocess(self, payload: Any) -> str | None:
-        """Returns the path of the file, of which Gradio has checked that it was uploaded."""
-        return payload.path if payload else None
-
-
 def _image() -> gr.Image:
-    return ImageFile(type="filepath", label="image", sources=["upload"], height=300)
+    """Returns an image of which handlers get the path of the file as it was sent.
+
+    Gradio would read it first, and print a traceback of what is no image. That the file was
+    uploaded it has checked before.
+    """
+    image = gr.Image(type="filepath", label="image", sources=["upload"], height=300)
+    image.preprocess = lambda payload: payload.path if payload else None
+    return image
 
 
 def _picture(path: str | None) -> Any:
@@ -186,8 +160,9 @@ def _batch(demo: Demo) -> None:
                 rows += some
                 yield _columns(rows), None
         except UserError as error:
-            raise gr.Error(str(error), print_exception=False) from None
-        out = pathlib.Path(tempfile.mkdtemp(), "results.jsonl")  # Gradio copies and serves it
+            raise gr.Error(html.escape(str(error)), print_exception=False) from None
+        # Where Gradio keeps files, which it copies and serves; see server.py.
+        out = pathlib.Path(tempfile.mkdtemp(dir=os.environ.get("GRADIO_TEMP_DIR")), "results.jsonl")
         out.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), "utf-8")
         yield _columns(rows), str(out)
 
