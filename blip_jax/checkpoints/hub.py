@@ -27,7 +27,7 @@ PIPELINES = {
 def download(model_id: str) -> str:
     """Returns the folder of a snapshot, which is downloaded once and then kept in a cache.
 
-    What is downloaded is said on stderr.
+    Prints on stderr what is downloaded.
 
     Args:
       model_id: "ORG/NAME", or with a branch, tag or commit "ORG/NAME@REVISION".
@@ -49,7 +49,7 @@ def download(model_id: str) -> str:
         )
         if any(file.rfilename.endswith(".safetensors") for file in info.siblings or ()):
             options["ignore_patterns"] = ["*.bin"]  # the same weights in another format
-        _say_what_is_fetched(name, revision, info, options)
+        _print_fetched_files(name, revision, info, options)
         return huggingface_hub.snapshot_download(name, revision=revision, **options)
     except errors.GatedRepoError as error:  # a kind of RepositoryNotFoundError
         raise UserError(
@@ -76,7 +76,7 @@ def download(model_id: str) -> str:
             ) from error
 
 
-def _say_what_is_fetched(name: str, revision: str | None, info: Any, options: dict) -> None:
+def _print_fetched_files(name: str, revision: str | None, info: Any, options: dict) -> None:
     from huggingface_hub import constants, try_to_load_from_cache
     from huggingface_hub.utils import filter_repo_objects
 
@@ -87,10 +87,10 @@ def _say_what_is_fetched(name: str, revision: str | None, info: Any, options: di
         if not isinstance(try_to_load_from_cache(name, file, revision=info.sha), str)
     ]
     if missing:
-        size = sum(files[file] for file in missing) / 1e6
+        megabytes = sum(files[file] for file in missing) / 1e6
         print_note(
             f"fetching {name}, revision {revision or 'main'} (commit {info.sha}): {len(missing)} "
-            f"files, {size:.1f} MB, from {constants.ENDPOINT} to {constants.HF_HUB_CACHE}"
+            f"files, {megabytes:.1f} MB, from {constants.ENDPOINT} to {constants.HF_HUB_CACHE}"
         )
 
 
@@ -118,7 +118,7 @@ def push(
 
     found = ID.fullmatch(name)
     if not found or found["revision"]:
-        raise UserError(f"{name} is no name of a repository; give ORG/NAME")
+        raise UserError(f"{name} is not the name of a repository; give ORG/NAME")
     with tempfile.TemporaryDirectory() as parent:
         folder = pathlib.Path(parent) / "model"
         checkpoints.write(checkpoint, str(folder), "hf")

@@ -5,23 +5,14 @@ Only storage is int8: they are float32 again once they are read, and so is what 
 
 from __future__ import annotations
 
-import importlib.util
 from typing import Any
 
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from blip_jax.runtime.errors import UserError
-
 TRUNKS = ("vit", "med")  # what is stored as int8; the heads after them are small
 STACKS = ("blocks", "layers")  # modules whose parameters have an axis of layers
 VALUES, SCALE = "int8", "scale"  # a matrix is a dict of these
-
-
-def check_installed() -> None:
-    """Raises a UserError where the package qwix is missing, which writing needs."""
-    if importlib.util.find_spec("qwix") is None:
-        raise UserError('qwix is not installed; run pip install "blip-jax[int8]"')
 
 
 def summed_axes(path: tuple[str, ...]) -> tuple[int, ...]:

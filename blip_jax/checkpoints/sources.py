@@ -23,6 +23,7 @@ from blip_jax.checkpoints.workdir import (
 from blip_jax.data.tokenizer import Tokenizer
 from blip_jax.runtime.config import from_json, to_json
 from blip_jax.runtime.errors import DIVERGED, UserError
+from blip_jax.runtime.extras import check_installed
 from blip_jax.runtime.files import atomic_folder, check_regular, check_scheme
 
 HUB_URL = re.compile(r"https?://(www\.)?(huggingface\.co|hf\.co)/(?P<id>[\w.-]+/[\w.-]+)")
@@ -142,13 +143,13 @@ def _check_finite(source: str | os.PathLike, params: dict) -> None:
 
 def write(checkpoint: checkpoints.Checkpoint, path: str, to: str) -> None:
     """Writes a checkpoint in the format `to`: "original" or "hf" (see `checkpoints.write`), or
-    "jax", a workdir, as training writes it, or "int8", a workdir with int8 matrices, for use alone.
+    "jax", a workdir, as training writes it, or "int8", a workdir with int8 matrices, for inference.
 
     Raises:
       UserError: the format does not support the model type, or `path` exists.
     """
     if to == "int8":
-        int8.check_installed()
+        check_installed("int8", "qwix")
         params = int8.quantize(checkpoint.params)
         checkpoint = dataclasses.replace(checkpoint, params=params, momentum=None, queue=None)
     elif to != "jax":

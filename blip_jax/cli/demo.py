@@ -1,9 +1,8 @@
 """The verb `demo`: a web page on which models are tried."""
 
-import importlib.util
-
 from blip_jax.cli import Parser
-from blip_jax.runtime.errors import UserError
+from blip_jax.cli.model_flags import add_model_flags, load_models
+from blip_jax.runtime.extras import check_installed
 
 
 def run(argv: list[str]) -> int:
@@ -16,22 +15,17 @@ def run(argv: list[str]) -> int:
     parser = Parser(
         "demo",
         "Runs a web page on which models are tried: captions, matching, answers, attention, many "
-        "images at once, and CapFilt's selection of texts. A tab needs a model that is able.",
+        "images at once, and CapFilt's selection of texts. A tab is shown if a model can do it.",
     )
+    add_model_flags(parser)
     add = parser.add_argument
-    add("--model", action="append", required=True,
-        help="workdir, .pth, Hugging Face folder or id; may be given several times")  # fmt: skip
-    add("--dtype", choices=("float32", "bfloat16"), default="float32", help="[float32]")
     add("--host", default="127.0.0.1", help="0.0.0.0: reachable from other machines [127.0.0.1]")
     add("--port", type=int, default=7860, help="0: any that is free [7860]")
     args = parser.parse_args(argv)
-    if importlib.util.find_spec("gradio") is None:
-        raise UserError('demo needs gradio; run: pip install -e ".[demo]"')
+    check_installed("demo", "gradio")
 
-    from blip_jax import models
     from blip_jax.demo.server import serve
     from blip_jax.demo.work import Demo
 
-    demo = Demo([models.load(name, dtype=args.dtype) for name in args.model])
-    serve(demo, args.host, args.port)
+    serve(Demo(load_models(args)), args.host, args.port)
     return 0

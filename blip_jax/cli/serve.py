@@ -1,10 +1,10 @@
 """The verb `serve`: serves models over HTTP."""
 
-import importlib.util
-
 from blip_jax.cli import Parser
 from blip_jax.cli.field_flags import add_field_flags, flags_in_messages, given_fields
+from blip_jax.cli.model_flags import add_model_flags, load_models
 from blip_jax.runtime.errors import UserError
+from blip_jax.runtime.extras import check_installed
 from blip_jax.serving.config import ServeConfig
 
 LIBRARIES = ("fastapi", "uvicorn", "prometheus_client", "httpx2")
@@ -23,27 +23,19 @@ def run(argv: list[str]) -> int:
         "first model that is able. /docs describes them; /health, /ready and /metrics are for "
         "operation. SIGTERM ends it once accepted requests are answered.",
     )
-    add = parser.add_argument
-    add("--model", action="append", required=True,
-        help="workdir, .pth, Hugging Face folder or id; may be given several times")  # fmt: skip
-    add("--dtype", choices=("float32", "bfloat16"), default="float32", help="[float32]")
-    add("--tokenizer", help="folder or Hugging Face id [the checkpoint's]")
+    add_model_flags(parser)
     add_field_flags(parser, ServeConfig())
     args = parser.parse_args(argv)
     given = given_fields(args, ServeConfig)
     with flags_in_messages(given):
         config = ServeConfig(**given)
     token = _token(config.token_file)
-    missing = [name for name in LIBRARIES if importlib.util.find_spec(name) is None]
-    if missing:
-        raise UserError(f'serve needs {", ".join(missing)}; run: pip install -e ".[serve]"')
+    check_installed("serve", *LIBRARIES)
 
-    from blip_jax import models
     from blip_jax.serving.server import serve
     from blip_jax.serving.service import Service
 
-    loaded = [models.load(name, dtype=args.dtype, tokenizer=args.tokenizer) for name in args.model]
-    serve(Service(loaded, config), token)
+    serve(Service(load_models(args), config), token)
     return 0
 
 

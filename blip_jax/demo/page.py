@@ -45,7 +45,7 @@ def build(demo: Demo) -> gr.Blocks:
     return page.queue(max_size=MAX_WAITING, default_concurrency_limit=2)
 
 
-def told(function: Callable) -> Callable:
+def with_messages(function: Callable) -> Callable:
     """Returns `function` whose UserErrors the page shows, as their one line."""
 
     @functools.wraps(function)
@@ -86,7 +86,7 @@ def _caption(demo: Demo) -> None:
             button = gr.Button("Caption", variant="primary")
         out = gr.HTML(label="captions")
 
-    @told
+    @with_messages
     def run(path, method, count, beams, top_p, prompt, seed):
         found = demo.captions(
             _picture(path), METHODS[method], int(count), int(beams), top_p, prompt, int(seed or 0)
@@ -104,7 +104,7 @@ def _match(demo: Demo) -> None:
             button = gr.Button("Match", variant="primary")
         out = gr.HTML(label="scores")
 
-    @told
+    @with_messages
     def run(path, texts):
         return views.match_table(demo.match(_picture(path), texts))
 
@@ -120,7 +120,7 @@ def _answer(demo: Demo) -> None:
             button = gr.Button("Answer", variant="primary")
         out = gr.HTML(label="answer")
 
-    @told
+    @with_messages
     def run(path, question, candidates):
         return views.answer_text(*demo.answer(_picture(path), question, candidates))
 
@@ -137,7 +137,7 @@ def _attention(demo: Demo) -> None:
             button = gr.Button("Show", variant="primary")
         out = gr.HTML(label="where the model looks")
 
-    @told
+    @with_messages
     def run(path, of, text):
         return demo.attention(_picture(path), of, text)._repr_html_()
 
@@ -191,7 +191,7 @@ def _capfilt(demo: Demo) -> None:
             out = gr.HTML(label="texts")
     scored = gr.State([])
 
-    @told
+    @with_messages
     def run(path, texts, count, threshold):
         rows = demo.capfilt(_picture(path), texts, int(count))
         return rows, views.selection_table(rows, threshold)

@@ -11,7 +11,6 @@ from blip_jax.models import Caption
 CSS = """
 .scores table { border-collapse: collapse; width: 100%; }
 .scores th, .scores td { padding: 0.4em 0.6em; text-align: left; border-bottom: 1px solid #8884; }
-.scores td.number, .scores th.number { text-align: right; font-variant-numeric: tabular-nums; }
 .scores meter { width: 6em; vertical-align: middle; }
 .scores tr.removed td { opacity: 0.55; text-decoration: line-through; }
 .scores { overflow-x: auto; }

@@ -13,11 +13,13 @@ from blip_jax.checkpoints import Checkpoint
 from blip_jax.model_export import onnx_files, stablehlo
 from blip_jax.model_export.parts import Part, parts_of
 from blip_jax.models import Model
+from blip_jax.runtime.extras import check_installed
 from blip_jax.runtime.files import atomic_folder, write_json
 
 SCRIPT = pathlib.Path(__file__).with_name("usage.py")
 FORMATS = {"stablehlo": stablehlo, "onnx": onnx_files}
 TITLES = {"stablehlo": "StableHLO", "onnx": "ONNX"}
+PACKAGES = {"stablehlo": "flatbuffers", "onnx": "onnx"}  # in which programs are stored
 NEEDS = {
     "stablehlo": "NumPy and JAX for CPU, TPU or CUDA (`pip install jax flatbuffers`)",
     "onnx": "NumPy and ONNX Runtime (`pip install numpy onnxruntime`)",
@@ -43,7 +45,7 @@ def write(checkpoint: Checkpoint, path: str | os.PathLike, to: str) -> None:
         missing, or the folder exists and is not empty.
     """
     parts = parts_of(checkpoint)
-    FORMATS[to].check_installed()
+    check_installed(to, PACKAGES[to])
     about = _about(checkpoint, parts, to)
     with atomic_folder(path) as folder:
         _tokenizer(checkpoint).save(str(folder))

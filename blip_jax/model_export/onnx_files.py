@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import pathlib
 from typing import Any
 
@@ -13,15 +12,8 @@ from blip_jax.checkpoints import Checkpoint
 from blip_jax.model_export.onnx_graph import Graph
 from blip_jax.model_export.onnx_primitives import convert_jaxpr
 from blip_jax.model_export.parts import Part, program, symbolic_inputs
-from blip_jax.runtime.errors import UserError
 
 SUFFIX = ".onnx"
-
-
-def check_installed() -> None:
-    """Raises a UserError where the package onnx is missing."""
-    if importlib.util.find_spec("onnx") is None:
-        raise UserError('onnx is not installed; run pip install "blip-jax[onnx]"')
 
 
 def write(checkpoint: Checkpoint, parts: dict[str, Part], folder: pathlib.Path) -> None:

@@ -6,7 +6,6 @@ a program is exported once for all of them. Parameters are arguments, as program
 
 from __future__ import annotations
 
-import importlib.util
 import pathlib
 
 import jax
@@ -15,17 +14,10 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from blip_jax.checkpoints import Checkpoint
 from blip_jax.model_export.parts import Part, program, symbolic_inputs
-from blip_jax.runtime.errors import UserError
 
 PLATFORMS = ("cpu", "tpu", "cuda")
 PARAMS = "params.npz"
 SUFFIX = ".stablehlo"
-
-
-def check_installed() -> None:
-    """Raises a UserError where flatbuffers is missing, in which jax.export stores programs."""
-    if importlib.util.find_spec("flatbuffers") is None:
-        raise UserError('flatbuffers is not installed; run pip install "blip-jax[stablehlo]"')
 
 
 def write(checkpoint: Checkpoint, parts: dict[str, Part], folder: pathlib.Path) -> None:

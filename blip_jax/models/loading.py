@@ -25,8 +25,8 @@ def load(
     Args:
       source: a training's workdir, a checkpoint of the original (`.pth`), or a Hugging Face
         folder, each local or `gs://`; or a Hugging Face id ("Salesforce/blip-itm-base-coco"), which
-        may end with a branch, tag or commit ("ORG/NAME@REVISION"). What is fetched is said on
-        stderr, and kept; with HF_HUB_OFFLINE=1 nothing is fetched.
+        may end with a branch, tag or commit ("ORG/NAME@REVISION"). What is fetched is
+        printed on stderr and cached; with HF_HUB_OFFLINE=1 nothing is fetched.
       image_size: pixels a side, a multiple of the patch; the position embedding is resized. None:
         the checkpoint's.
       dtype: compute dtype; "bfloat16" halves time and activations on TPUs and GPUs, and gives up

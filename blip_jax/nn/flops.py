@@ -40,7 +40,10 @@ class Flops:
         return self.matmul + self.attention + self.outside_layers
 
     def trained(self, remat: str) -> int:
-        """Returns FLOPs of forward, backward and what `remat` repeats: "auto" nothing yet."""
+        """Returns FLOPs of forward and backward pass, and of what `remat` computes again.
+
+        "auto" adds nothing: only a training replaces it by a policy, and only then is it applied.
+        """
         layers = self.matmul + self.attention - self.not_recomputed
         return 3 * self.forward + {"dots": self.attention, "full": layers}.get(remat, 0)
 

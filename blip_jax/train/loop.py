@@ -18,6 +18,7 @@ from blip_jax.data.mixture import load_mixture
 from blip_jax.data.pipeline import SKIP_REASONS
 from blip_jax.models import Model
 from blip_jax.runtime.config import to_json, write_config
+from blip_jax.runtime.extras import check_installed
 from blip_jax.runtime.fingerprint import Resume
 from blip_jax.runtime.lock import folder_lock
 from blip_jax.runtime.processes import all_gather, is_multiprocess, run_on_main
@@ -59,7 +60,7 @@ def train(
     """
     mixture = load_mixture(config.data.mixture)  # first, so that a wrong name fails early
     if config.logger == "wandb":
-        wandb_run.check_installed()
+        check_installed("wandb", "wandb")
     setup = TrainSetup(config, devices)
     config, is_main = setup.config, jax.process_index() == 0
     keep = config.checkpoints

@@ -16,12 +16,13 @@ def resolve_remat(
 ) -> BlipConfig:
     """Returns `model` with "dots" in place of "auto", or "full" if the step then does not fit.
 
-    To keep everything ("none") is never chosen: it needs the most memory, and to write and read
-    what is cheap to compute takes longer than to compute it again (on CPUs 1.14 times a step).
+    "none" is never chosen: it needs the most memory, and storing results that are cheap to compute
+    takes longer than computing them again (a step on CPUs takes 1.14 times as long).
 
     Args:
       device: one of those that train; all have as much memory.
-      compile_step: compiles the training step for a model. Not called on CPUs, which have swap.
+      compile_step: compiles the training step for a model. Not called on CPUs, which do not say how
+        much memory they have.
     """
     if model.remat != "auto":
         return model

@@ -1,6 +1,5 @@
 """A run of Weights & Biases that gets the metrics of a training, where `logger` is "wandb"."""
 
-import importlib.util
 import os
 import tempfile
 from typing import Any
@@ -8,15 +7,10 @@ from typing import Any
 from etils import epath
 
 from blip_jax.runtime.errors import UserError
+from blip_jax.runtime.extras import check_installed
 
 ID_FILE = "wandb_run_id.txt"  # in the workdir: a resumed training continues the run of this id
 PROJECT = "blip_jax"  # unless WANDB_PROJECT names another
-
-
-def check_installed() -> None:
-    """Raises a UserError where the package wandb is missing."""
-    if importlib.util.find_spec("wandb") is None:
-        raise UserError('wandb is not installed; run pip install "blip-jax[wandb]"')
 
 
 class WandbRun:
@@ -31,7 +25,7 @@ class WandbRun:
     """
 
     def __init__(self, workdir: str, config: dict[str, Any]):
-        check_installed()
+        check_installed("wandb", "wandb")
         import wandb
 
         folder = epath.Path(workdir)

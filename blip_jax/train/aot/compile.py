@@ -46,7 +46,7 @@ class CompiledCost:
       program: "step", "captioner" or "matcher".
       chips: number of chips that the program runs on.
       batch_size: pairs or images per run, over all these chips.
-      remat: what the backward pass recomputes; "auto" is replaced by what fits.
+      remat: what the backward pass recomputes; of a step "auto" is replaced by what fits.
       arguments_bytes: HBM that is in use between steps.
       temporaries_bytes: HBM that is in use only during a step.
       peak_bytes: the most HBM in use at any time, the program's code included.
@@ -244,7 +244,7 @@ def compile_program(
       UserError: the config does not fit the topology.
       OutOfMemory: the program needs more memory than a chip has.
     """
-    if config.model.remat == "auto":
+    if name == "step" and config.model.remat == "auto":
         try:
             config = replace(config, **{"model.remat": "dots"})
             return compile_program(name, config, topology_name, machine_code)
