@@ -9,7 +9,8 @@ def check_installed(extra: str, *packages: str) -> None:
     """Raises a UserError that names the packages which are missing, and the extra that has them."""
     missing = [name for name in packages if importlib.util.find_spec(name) is None]
     if missing:
-        verb = "is" if len(missing) == 1 else "are"
+        are = "is" if len(missing) == 1 else "are"
         raise UserError(
-            f'{", ".join(missing)} {verb} not installed; run pip install -e ".[{extra}]"'
+            f'{", ".join(missing)} {are} not installed; run pip install "blip-jax[{extra}]", or '
+            f'in a checkout pip install -e ".[{extra}]"'
         )
