@@ -32,6 +32,7 @@ def get_config(variant: str = "") -> BootstrapConfig | ShapesDatasetConfig:
     pretraining = small(config.pretraining, steps=1100, peak_lr=3e-3, min_lr=1e-6)
     captioner = small(config.captioner, steps=300, peak_lr=2e-3)
     filter = small(config.filter, steps=400, peak_lr=2e-3)
+    both = small(config.captioner_and_filter, steps=400, peak_lr=2e-3)
     group = {"itm": {"group_size": 64}}
     contrast = {"queue_size": 0, "momentum": 0.9, "alpha_warmup_steps": 400}
     return replace(
@@ -39,6 +40,9 @@ def get_config(variant: str = "") -> BootstrapConfig | ShapesDatasetConfig:
         pretraining=replace(pretraining, task={"itc": {**contrast, "positives": "text"}, **group}),
         captioner=replace(captioner, **{"task.max_length": 23}),  # the prompt is three words more
         filter=replace(filter, task={"itc": {**contrast, "positives": "image"}, **group}),
+        captioner_and_filter=replace(
+            both, task={"itc": {**contrast, "positives": "image"}, **group}
+        ),
         capfilt={"decoding": {"max_length": 23}},
     )
 

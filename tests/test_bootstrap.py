@@ -48,6 +48,7 @@ def minute_config(**changes):
         pretraining=replace(usual.pretraining, **training, **contrast),
         captioner=replace(usual.captioner, **training),
         filter=replace(usual.filter, **training, **contrast),
+        captioner_and_filter=replace(usual.captioner_and_filter, **training, **contrast),
         vocab_size=200, arms=tuple(ARMS), gallery_images=5, threshold=THRESHOLD,
         capfilt={"batch_size": 2, "shard_rows": 16},
         **{"evaluation.task": {"gallery_size": TEST, "rerank_k": 3}},

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from blip_jax.capfilt.bootstrap.arms import ARMS
 from blip_jax.capfilt.config import CapFiltConfig, check_number, check_share
 from blip_jax.runtime.arguments import Seed, check_fields
 from blip_jax.runtime.errors import UserError
@@ -9,20 +10,9 @@ from blip_jax.runtime.suggestions import hint
 from blip_jax.tasks.captioning import GREEDY
 from blip_jax.tasks.evaluate import EvaluateConfig
 from blip_jax.tasks.pretraining import PretrainingConfig
+from blip_jax.train import recipes
 from blip_jax.train.config import TrainConfig
-from blip_jax.train.recipes import captioning, pretraining, retrieval
 
-# Web texts that each arm of the comparison trains on, in addition to the human pairs:
-# (origins, whether the filter selects among them).
-ARMS = {
-    "none": (("web",), False),
-    "filter": (("web",), True),
-    "captioner": (("web", "synthetic"), False),
-    "both": (("web", "synthetic"), True),
-    # A random subset of the web texts of the size of "filter": the effect of fewer texts alone.
-    "random": (("web",), False),
-    "human": ((), False),
-}
 FILLED = {"required": False}  # group in which the run sets datasets and models
 
 
@@ -55,8 +45,8 @@ class BootstrapConfig:
 
     title: str = "CapFilt on the Shapes dataset"  # title of the report
     seeds: tuple[Seed, ...] = (0,)  # one run per seed; the table gives mean and spread
-    # What is compared: the web texts of each pre-training, none, filter, captioner, both, random or
-    # human.
+    # What is compared, by the names in blip_jax/capfilt/bootstrap/arms.py: the paper's none,
+    # filter, captioner and both, or further ones such as human, both_beam, both_round2_beam.
     arms: tuple[str, ...] = ("none", "filter", "captioner", "both")
     human_dataset: str = ""  # folder of human pairs, with features.json; "" makes Shapes
     web_dataset: str = ""  # folder of web pairs; "" makes Shapes
@@ -70,9 +60,13 @@ class BootstrapConfig:
     # Share of human pairs in training batches, the same in all arms that have web texts.
     human_fraction: float = 0.25
     threshold: float = 0.5  # least P(match) of a text that the filter keeps
-    pretraining: TrainConfig = dataclasses.field(default=pretraining(), metadata=FILLED)
-    captioner: TrainConfig = dataclasses.field(default=captioning(), metadata=FILLED)
-    filter: TrainConfig = dataclasses.field(default=retrieval(), metadata=FILLED)
+    pretraining: TrainConfig = dataclasses.field(default=recipes.pretraining(), metadata=FILLED)
+    captioner: TrainConfig = dataclasses.field(default=recipes.captioning(), metadata=FILLED)
+    filter: TrainConfig = dataclasses.field(default=recipes.retrieval(), metadata=FILLED)
+    # One model that is both, of the arm both_shared.
+    captioner_and_filter: TrainConfig = dataclasses.field(
+        default=recipes.pretraining(), metadata=FILLED
+    )
     capfilt: CapFiltConfig = dataclasses.field(
         default=CapFiltConfig(batch_size=256), metadata=FILLED
     )
@@ -96,3 +90,8 @@ class BootstrapConfig:
         for arm in self.arms:
             if arm not in ARMS:
                 raise UserError(f"unknown arm {arm!r}; {hint(arm, ARMS)}")
+            if ARMS[arm].perfect and self.web_dataset:
+                raise UserError(
+                    f"arm {arm!r} needs true texts of all web images, which only Shapes has; leave "
+                    "it out, or leave out config.web_dataset"
+                )

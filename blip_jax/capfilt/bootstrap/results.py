@@ -1,6 +1,7 @@
 """Results of a bootstrap run: tables on the terminal, results.json and report.html."""
 
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,7 @@ COLUMNS = {
     "complete %": "caption_completeness",
     "right %": "caption_exact",
 }
+REFERENCE = "filter"  # arm that others are compared with, seed by seed
 TRAINING_IMAGES = "training_images"  # of an arm's evaluation: images that it was trained on
 CURVES = ("loss", "itc", "itm", "lm", "itm_accuracy", "positive_similarity", "negative_similarity")
 
@@ -70,14 +72,18 @@ def rows(config: BootstrapConfig, runs: list) -> list[dict]:
 def write(config: BootstrapConfig, workdir: str, runs: list) -> list[dict]:
     """Prints the tables, writes `results.json` and `report.html` into `workdir`."""
     arms, first = rows(config, runs), runs[0]
-    measured = [run.stages.result("capfilt") for run in runs]
-    quality = _average_rows(measured)
+    quality = _filter_rows(runs)
+    differences = paired_differences(config.arms, runs)
     columns = [name for name in COLUMNS if name in arms[0]]
     print(tables.plain(arms))
+    if differences:
+        print(f"\nDifference from the arm {REFERENCE} of the same seed, mean ± standard error:\n")
+        print(tables.plain(differences))
     if quality:
         print("\nFilter decisions on the training texts against the truth:\n")
         print(tables.plain(quality))
-    write_json(f"{workdir}/results.json", {"arms": arms, "filter": quality})
+    found = {"arms": arms, "differences": differences, "filter": quality}
+    write_json(f"{workdir}/results.json", found)
     marked = max(found.get(TRAINING_IMAGES, 0) for run in runs for found in run.found.values())
     test_images = f"{config.evaluation.split} images that are in no training set"
     if marked:
@@ -98,7 +104,7 @@ def write(config: BootstrapConfig, workdir: str, runs: list) -> list[dict]:
             "best": "max",
             "arms": arms,
             "gallery": gallery(first, config),
-            "filter": {**measured[0], "rows": quality} if quality else {},
+            "filter": {**first.measured[""], "rows": quality} if quality else {},
             "curves": curves(first, config.arms),
             "stages": first.stages.times(),
             "config": public_values(to_json(config)),
@@ -108,15 +114,40 @@ def write(config: BootstrapConfig, workdir: str, runs: list) -> list[dict]:
     return arms
 
 
-def _average_rows(measured: list[dict]) -> list[dict]:
-    """Returns the filter's rows over the seeds: mean, and spread if there are several."""
+def paired_differences(arms: Sequence[str], runs: list) -> list[dict]:
+    """Returns for each other arm its differences from REFERENCE, (mean, standard error) over seeds.
+
+    Arms of one seed share images, tokenizer and initial weights, so that much of the spread between
+    seeds is in both and drops out. [] for a single seed, or without that arm.
+    """
+    if len(runs) < 2 or REFERENCE not in arms:
+        return []
+    table = []
+    for arm in arms:
+        row: dict[str, Any] = {"arm": arm}
+        for column, name in COLUMNS.items():
+            if name in runs[0].found[REFERENCE]:
+                gaps = [run.found[arm][name] - run.found[REFERENCE][name] for run in runs]
+                row[column] = (np.mean(gaps), np.std(gaps, ddof=1) / len(gaps) ** 0.5)
+        if arm != REFERENCE:
+            table.append(row)
+    return table
+
+
+def _filter_rows(runs: list) -> list[dict]:
+    """Returns the filters' rows: mean over the seeds, and spread if there are several."""
     found = []
-    for same in zip(*(m.get("rows", []) for m in measured), strict=True):
-        numbers = {
-            name: tables.spread([row[name] for row in same]) for name in same[0] if name != "origin"
-        }
-        numbers["count"] = same[0]["count"]
-        found.append({"origin": same[0]["origin"], **numbers})
+    for scores in runs[0].measured:
+        of_seeds = [run.measured[scores].get("rows", []) for run in runs]
+        for same in zip(*of_seeds, strict=True):
+            numbers = {
+                name: tables.spread([row[name] for row in same])
+                for name in same[0]
+                if name != "origin"
+            }
+            numbers["count"] = same[0]["count"]
+            origin = " ".join([same[0]["origin"], *filter(None, [scores.strip("-")])])
+            found.append({"origin": origin, **numbers})
     return found
 
 

@@ -9,7 +9,8 @@ from etils import epath
 
 from blip_jax.capfilt import mixture, run, storage
 from blip_jax.capfilt.bootstrap import results
-from blip_jax.capfilt.bootstrap.config import ARMS, BootstrapConfig
+from blip_jax.capfilt.bootstrap.arms import ARMS, Arm
+from blip_jax.capfilt.bootstrap.config import BootstrapConfig
 from blip_jax.capfilt.bootstrap.results import TRAINING_IMAGES
 from blip_jax.data.datasets import open_dataset
 from blip_jax.data.mixture import Component
@@ -116,6 +117,7 @@ class BootstrapRun:
         self.data: dict[str, str] = {}
         self.found: dict[str, dict] = {}  # an arm's evaluation
         self.kept: dict[str, dict] = {}  # an arm's counts of texts
+        self.measured: dict[str, dict] = {}  # a filter's quality, by `Arm.scores`
 
     def path(self, *names: str) -> str:
         return str(epath.Path(self.workdir).joinpath(*names))
@@ -127,19 +129,43 @@ class BootstrapRun:
         datasets = lambda: {k: os.path.relpath(v, self.workdir) for k, v in self.prepare().items()}  # noqa: E731
         built = run_stage("data", datasets, "datasets and tokenizer")
         self.data = {name: self.given(name) or self.path(path) for name, path in built.items()}
-        first_mixture = lambda: self.mixture("none", first=True)  # noqa: E731
-        run_stage("mixture-none", first_mixture, "all human and web pairs")
-        run_stage("pretrain-none", lambda: self.pretrain("none"), "on everything, noise included")
-        for task in ("captioner", "filter"):
-            run_stage(task, lambda task=task: self.fine_tune(task), "fine-tuned on human pairs")
-        run_stage("capfilt", self.capfilt, "caption every web image, score every text")
-        for arm in config.arms:
-            if arm != "none":
-                self.kept[arm] = run_stage(f"mixture-{arm}", lambda arm=arm: self.mixture(arm))
-                run_stage(f"pretrain-{arm}", lambda arm=arm: self.pretrain(arm), "from scratch")
         self.kept["none"] = {"web": len(open_dataset(self.data["web"], "train")), "synthetic": 0}
-        for arm in config.arms:
-            self.found[arm] = run_stage(f"evaluate-{arm}", lambda arm=arm: self.evaluate(arm))
+        run_stage("mixture-none", lambda: self.mixture("none"), "all human and web pairs")
+        run_stage("pretrain-none", lambda: self.pretrain("none"), "on everything, noise included")
+        self.run_capfilt(ARMS["both"])
+        for name in config.arms:
+            self.run_arm(name)
+        for name in config.arms:
+            self.found[name] = run_stage(f"evaluate-{name}", lambda name=name: self.evaluate(name))
+
+    def run_arm(self, name: str) -> None:
+        """Pre-trains an arm, after the arms that it starts from; once."""
+        if name in self.kept:
+            return
+        arm = ARMS[name]
+        if arm.needs_scores:
+            self.run_arm(arm.base)
+            self.run_capfilt(arm)
+        if arm.continues:
+            self.run_arm(arm.continues)
+        start = f"from {arm.continues}" if arm.continues else "from scratch"
+        kept = self.stages.run_stage(f"mixture-{name}", lambda: self.mixture(name))
+        self.stages.run_stage(f"pretrain-{name}", lambda: self.pretrain(name), start)
+        self.kept[name] = kept
+
+    def run_capfilt(self, arm: Arm) -> None:
+        """Fine-tunes the captioner and the filter of an arm, and scores the web dataset; once."""
+        if arm.scores in self.measured:
+            return
+        run_stage = self.stages.run_stage
+        tasks = ("captioner_and_filter",) if arm.shared else ("captioner", "filter")
+        for task in tasks:
+            tune = lambda task=task: self.fine_tune(task, arm)  # noqa: E731
+            run_stage(task + arm.models, tune, "fine-tuned on human pairs")
+        note = "caption every web image, score every text"
+        self.measured[arm.scores] = run_stage(
+            f"capfilt{arm.scores}", lambda: self.capfilt(arm), note
+        )
 
     def given(self, name: str) -> str:
         """Returns the dataset ("human", "web", "test") or "tokenizer" of the config; "": none."""
@@ -178,6 +204,8 @@ class BootstrapRun:
                 "noise_share": world.noise_share,
                 "short_share": world.short_share,
             }
+        elif name == "perfect":  # the images of "web", as these shares are drawn after the scenes
+            shape = {"train": world.web_images, "noise_share": 0.0, "short_share": 0.0}
         elif name == "human":
             shape = {"train": world.human_images, "captions_per_image": world.human_captions}
         else:
@@ -185,41 +213,49 @@ class BootstrapRun:
                 self.config.evaluation.split: world.test_images,
                 "captions_per_image": world.test_captions,
             }
-        kind = "web" if name == "web" else "human"
+        kind = "web" if name in ("web", "perfect") else "human"
         settings = ShapesConfig(kind=kind, world=scenes, seed=self.seed, **{**sizes, **shape})
         return prepare(self.path("data"), settings)
 
-    def mixture(self, arm: str, first: bool = False) -> dict[str, int]:
-        """Writes the mixture that `arm` trains on; returns counts of web texts by origin."""
+    def mixture(self, name: str) -> dict[str, int]:
+        """Writes the mixture that an arm trains on; returns counts of web texts by origin."""
         data, share = self.data, self.config.human_fraction
-        path = self.path("mixtures", f"{arm}.json")
+        path = self.path("mixtures", f"{name}.json")
         human = Component(name="human", dataset=data["human"], split="train")
-        if first:  # there are no scores yet
-            mixture.write_plain_mixture(path, human, Component("web", data["web"], "train"), share)
-            return {}
-        table = storage.read(self.path("scores"), "train")
-        origins, filtered = ARMS[arm]
-        kept = mixture.select_by_threshold(
-            table, origins, self.config.threshold if filtered else None
-        )
-        if arm == "random":
-            chosen = mixture.select_by_threshold(table, origins, self.config.threshold).sum()
+        everything = Component("web", data["web"], "train")
+        arm = ARMS[name]
+        if arm.perfect:
+            web = self.build("perfect")
+            mixture.write_plain_mixture(path, human, Component("web", web, "train"), share)
+            return {"web": 0, "synthetic": 0}
+        if arm.origins and not arm.needs_scores:
+            mixture.write_plain_mixture(path, human, everything, share)
+            return dict(self.kept["none"])
+        scores = self.path(f"scores{arm.scores}")
+        table = storage.read(scores, "train")
+        threshold = self.config.threshold
+        kept = mixture.select_by_threshold(table, arm.origins, threshold if arm.filtered else None)
+        if arm.random_subset:
+            chosen = mixture.select_by_threshold(table, arm.origins, threshold).sum()
             rng = np.random.default_rng(self.seed)
             random_subset = rng.permutation(np.flatnonzero(kept))[:chosen]
             kept = np.isin(np.arange(len(kept)), random_subset)
-        source = mixture.ScoredDataset(data["web"], "train", self.path("scores"))
+        source = mixture.ScoredDataset(data["web"], "train", scores)
         return mixture.write_mixture(path, human, source, table, kept, share)
 
-    def pretrain(self, arm: str) -> None:
-        path = self.path("mixtures", f"{arm}.json")
-        self.train(self.config.pretraining, f"pretrain-{arm}", path)
+    def pretrain(self, name: str) -> None:
+        arm, config = ARMS[name], self.config.pretraining
+        if arm.sharing:
+            config = replace(config, **{"model.med.sharing": arm.sharing})
+        start = self.path(f"pretrain-{arm.continues}") if arm.continues else ""
+        self.train(config, f"pretrain-{name}", self.path("mixtures", f"{name}.json"), start)
 
-    def fine_tune(self, name: str) -> None:
+    def fine_tune(self, task: str, arm: Arm) -> None:
         human_mixture = self.path("mixtures", "human.json")
         human = Component(name="human", dataset=self.data["human"], split="train")
         mixture.write_plain_mixture(human_mixture, human, None, 1.0)
-        config = getattr(self.config, name)
-        self.train(config, name, human_mixture, self.path("pretrain-none"))
+        start = self.path(f"pretrain-{arm.base}")
+        self.train(getattr(self.config, task), task + arm.models, human_mixture, start)
 
     def train(self, config: TrainConfig, name: str, mixture_path: str, init_run: str = "") -> None:
         config = replace(
@@ -230,12 +266,15 @@ class BootstrapRun:
         )
         train(config, self.path(name))
 
-    def capfilt(self) -> dict[str, Any]:
+    def capfilt(self, arm: Arm) -> dict[str, Any]:
         config = replace(self.config.capfilt, dataset=self.data["web"], seed=self.seed)
-        scoring = config.scoring(self.path("scores"))
-        models = [
-            {name: (self.path(name), load(self.path(name)))} for name in ("captioner", "filter")
-        ]
+        if arm.decoding_methods:
+            config = replace(config, decoding_methods=arm.decoding_methods)
+        scoring = config.scoring(self.path(f"scores{arm.scores}"))
+        models = []
+        for role in ("captioner", "filter"):
+            path = self.path(("captioner_and_filter" if arm.shared else role) + arm.models)
+            models.append({role: (path, load(path))})
         run.run(scoring, *models)
         return results.measure_filter(scoring.output, self.data["web"], self.config.threshold)
 

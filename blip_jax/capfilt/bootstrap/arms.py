@@ -1,0 +1,90 @@
+"""The arms of a bootstrap run: what each pre-training of the comparison trains on."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from blip_jax.nn.configs import SHARING
+from blip_jax.runtime.errors import UserError
+
+WEB, BOTH = ("web",), ("web", "synthetic")
+
+
+@dataclasses.dataclass(frozen=True)
+class Arm:
+    """The texts that a pre-training sees in addition to the human pairs, and how it is trained.
+
+    Attributes:
+      origins: of the texts, "web" and "synthetic".
+      filtered: whether only texts that the filter keeps.
+      random_subset: of these origins as many texts as the filter keeps of them, chosen at random.
+      perfect: true and full texts of all web images in place of others; Shapes datasets alone.
+      base: the arm whose pre-training the captioner and the filter start from. "none" is the
+        paper's; an arm that CapFilt gave its texts makes this a second round.
+      decoding_methods: as in CapFiltConfig, how the captioner writes; "": as the config says.
+      shared: whether one model, fine-tuned on all losses, is both captioner and filter.
+      continues: the arm whose weights the training starts from; "": from scratch.
+      sharing: `med.sharing` of the pre-trained model; "": as the config says.
+    """
+
+    origins: tuple[str, ...] = BOTH
+    filtered: bool = True
+    random_subset: bool = False
+    perfect: bool = False
+    base: str = "none"
+    decoding_methods: str = ""
+    shared: bool = False
+    continues: str = ""
+    sharing: str = ""
+
+    def __post_init__(self):
+        if self.sharing and self.sharing not in SHARING:
+            raise UserError(f"sharing is {self.sharing!r}; it must be one of {', '.join(SHARING)}")
+
+    @property
+    def needs_scores(self) -> bool:
+        """Whether a filter's scores decide what it trains on."""
+        return self.filtered or self.random_subset or "synthetic" in self.origins
+
+    @property
+    def models(self) -> str:
+        """The end of the names of its captioner and filter; the same for arms that share them."""
+        base = "" if self.base == "none" else f"-{self.base}"
+        return base + "-shared" * self.shared
+
+    @property
+    def scores(self) -> str:
+        """The end of the name of its scored dataset; the same for arms that share it."""
+        methods = self.decoding_methods.replace("*", "x").replace(",", "+")
+        return self.models + f"-{methods}" * bool(methods)
+
+
+ARMS = {
+    # The paper's comparison.
+    "none": Arm(WEB, filtered=False),
+    "filter": Arm(WEB),
+    "captioner": Arm(BOTH, filtered=False),
+    "both": Arm(BOTH),
+    # The effect of fewer texts alone, and of none.
+    "random": Arm(WEB, filtered=False, random_subset=True),
+    "human": Arm((), filtered=False),
+    # The bound that no captioner and filter can pass.
+    "perfect": Arm((), filtered=False, perfect=True),
+    # The paper's other ablations: beam search, one model for both roles, training continued, and
+    # the sharing of layers between text encoder and decoder.
+    "both_beam": Arm(BOTH, decoding_methods="beam"),
+    "both_shared": Arm(BOTH, shared=True),
+    "both_continued": Arm(BOTH, continues="none"),
+    "share_all": Arm(WEB, filtered=False, sharing="all"),
+    "share_all_but_cross_attention": Arm(
+        WEB, filtered=False, sharing="all_but_cross_attention"
+    ),
+    "share_none": Arm(WEB, filtered=False, sharing="none"),
+    # What the paper leaves for later: several captions an image, and a second round, which starts
+    # from the model that was trained on filtered texts.
+    "both_three": Arm(BOTH, decoding_methods="nucleus*3"),
+    "filter_round2": Arm(WEB, base="filter"),
+    "both_round2": Arm(BOTH, base="filter"),
+    "both_round2_beam": Arm(BOTH, base="filter", decoding_methods="beam"),
+    "both_round3_beam": Arm(BOTH, base="both_round2_beam", decoding_methods="beam"),
+}  # fmt: skip
