@@ -11,15 +11,18 @@ from blip_jax import nn
 from blip_jax.capfilt import bootstrap as boot
 from blip_jax.capfilt import selection, storage
 from blip_jax.capfilt.bootstrap import results, run
-from blip_jax.capfilt.bootstrap.config import ARMS
 from blip_jax.data.datasets import open_dataset
 from blip_jax.data.mixture import load_mixture
+from blip_jax.data.synthetic.grammar import parse_text
+from blip_jax.data.synthetic.oracle import is_true_of
+from blip_jax.data.synthetic.scenes import Scene
 from blip_jax.runtime.config import replace
 from blip_jax.runtime.errors import UserError
 from blip_jax.runtime.signals import SignalHandler
 from blip_jax.train.optimizer import WarmupCosine
 
 WEB, TEST = 40, 8  # images
+SIX = ("none", "filter", "captioner", "both", "random", "human")  # arms of the run `whole`
 THRESHOLD = 0.0  # a filter that has learned next to nothing may judge all alike; all pass
 
 
@@ -49,7 +52,7 @@ def minute_config(**changes):
         captioner=replace(usual.captioner, **training),
         filter=replace(usual.filter, **training, **contrast),
         captioner_and_filter=replace(usual.captioner_and_filter, **training, **contrast),
-        vocab_size=200, arms=tuple(ARMS), gallery_images=5, threshold=THRESHOLD,
+        vocab_size=200, arms=SIX, gallery_images=5, threshold=THRESHOLD,
         capfilt={"batch_size": 2, "shard_rows": 16},
         **{"evaluation.task": {"gallery_size": TEST, "rerank_k": 3}},
     )  # fmt: skip
@@ -79,12 +82,12 @@ def markers(workdir):
 def test_all_arms_are_evaluated_and_reported(whole):
     workdir, table = whole
     assert found(workdir)["arms"] == json.loads(json.dumps(table))
-    assert [row["arm"] for row in table] == list(ARMS)
+    assert [row["arm"] for row in table] == list(SIX)
     for row in table:
         assert all(np.isfinite(row[name]) for name in results.COLUMNS), row
     page = (workdir / "report.html").read_text()
-    assert all(f">evaluate-{arm}<" in page for arm in ARMS)
-    names = [f"{kind}-{arm}" for kind in ("mixture", "pretrain", "evaluate") for arm in ARMS]
+    assert all(f">evaluate-{arm}<" in page for arm in SIX)
+    names = [f"{kind}-{arm}" for kind in ("mixture", "pretrain", "evaluate") for arm in SIX]
     names += ["data", "captioner", "filter", "capfilt"]
     assert set(markers(workdir)) == {f"{name}.json" for name in names}
 
@@ -93,6 +96,7 @@ def test_arms_train_on_the_texts_they_stand_for(tmp_path):
     """Every third text of either origin passes; the last row's image does not decode."""
     bootstrap_run = run.BootstrapRun(minute_config(threshold=0.5), str(tmp_path), 0, {})
     bootstrap_run.data = {name: bootstrap_run.build(name) for name in ("human", "web")}
+    bootstrap_run.kept["none"] = {"web": WEB, "synthetic": 0}
     rows = [
         {"key": f"web-train-{row:07d}", "status": "ok", "texts": [
             {"text": "a", "origin": origin, "model": "", "method": "",
@@ -108,7 +112,7 @@ def test_arms_train_on_the_texts_they_stand_for(tmp_path):
     (tmp_path / "scores").mkdir()
     storage.write_shard(storage.shard_path(str(tmp_path / "scores"), "train", 0, 1), rows)
     storage.finish(str(tmp_path / "scores"), "train", [WEB], "")
-    counts = {arm: bootstrap_run.mixture(arm) for arm in ARMS if arm != "none"}
+    counts = {arm: bootstrap_run.mixture(arm) for arm in SIX if arm != "none"}
     assert counts == {
         "filter": {"web": 13, "synthetic": 0},
         "captioner": {"web": WEB - 1, "synthetic": WEB - 1},
@@ -116,6 +120,7 @@ def test_arms_train_on_the_texts_they_stand_for(tmp_path):
         "random": {"web": 13, "synthetic": 0},
         "human": {"web": 0, "synthetic": 0},
     }
+    assert bootstrap_run.mixture("share_none") == {"web": WEB, "synthetic": 0}
 
     def selected(arm):
         return load_mixture(str(tmp_path / f"mixtures/{arm}.json"))[-1].selected
@@ -152,7 +157,7 @@ def test_the_table_counts_the_texts_of_each_arm(whole):
 def test_each_arm_is_trained_from_scratch_for_as_long(whole):
     workdir, _ = whole
     first = []
-    for arm in ARMS:
+    for arm in SIX:
         rows = [json.loads(row) for row in open(workdir / f"pretrain-{arm}" / "metrics.jsonl")]
         assert [row["step"] for row in rows] == [1, 2, 3]
         first.append(rows[0]["temperature"])
@@ -227,11 +232,74 @@ def test_interrupted_and_called_again_is_uninterrupted(whole, tmp_path, monkeypa
     boot.bootstrap(config, str(tmp_path))
     again = found(tmp_path)
     arms = [row for row in wanted["arms"] if row["arm"] in config.arms]
-    assert again == {"arms": arms, "filter": wanted["filter"]}
+    assert again == {"arms": arms, "differences": [], "filter": wanted["filter"]}
     assert (tmp_path / "report.html").stat().st_size > 10_000
 
 
+@pytest.mark.slow
+def test_further_arms_share_the_stages_that_they_have_in_common(whole, tmp_path):
+    workdir = shutil.copytree(whole[0], tmp_path / "run")
+    before = set(markers(workdir))
+    # A workdir belongs to one config: another list of arms is another run.
+    fingerprint = json.loads((workdir / "fingerprint.json").read_text())
+    arms = ("both_round2_beam", "both_shared", "both_continued", "share_none", "perfect")
+    fingerprint["values"]["config"]["arms"] = list(arms)
+    (workdir / "fingerprint.json").write_text(json.dumps(fingerprint))
+    table = boot.bootstrap(minute_config(arms=arms), str(workdir))
+    models = ["captioner-filter", "filter-filter", "captioner_and_filter-shared"]
+    names = [f"{kind}-{arm}" for kind in ("mixture", "pretrain", "evaluate") for arm in arms]
+    names += [*models, "capfilt-filter-beam", "capfilt-shared"]
+    assert set(markers(workdir)) - before == {f"{name}.json" for name in names}
+
+    def training(folder):
+        return json.loads((workdir / folder / "config.json").read_text())
+
+    starts = {name: training(name)["init"]["run"] for name in (*models, "pretrain-both_continued")}
+    assert {name: pathlib.Path(path).name for name, path in starts.items()} == {
+        "captioner-filter": "pretrain-filter",
+        "filter-filter": "pretrain-filter",
+        "captioner_and_filter-shared": "pretrain-none",
+        "pretrain-both_continued": "pretrain-none",
+    }
+    assert training("pretrain-share_none")["model"]["med"]["sharing"] == "none"
+    scores = storage.read(str(workdir / "scores-filter-beam"), "train")
+    np.testing.assert_array_equal(
+        scores.where("origin", "synthetic"), scores.where("method", "beam")
+    )
+    columns = {row["arm"]: (row["web texts"], row["synthetic texts"]) for row in table}
+    assert columns["share_none"] == (WEB, 0) and columns["perfect"] == (0, 0)
+    assert min(columns["both_round2_beam"]) > 0
+    origins = {row["origin"] for row in found(workdir)["filter"]}
+    assert {"web", "synthetic", "web filter-beam", "synthetic shared"} <= origins
+
+
+def test_perfect_texts_are_of_the_web_images(tmp_path):
+    perfect = run.BootstrapRun(minute_config(), str(tmp_path), 0, {})
+    web, full = (open_dataset(perfect.build(name), "train") for name in ("web", "perfect"))
+    assert len(web) == len(full) == WEB
+    for row in range(WEB):
+        assert web[row]["image"] == full[row]["image"]
+        truth = json.loads(full[row]["truth"])
+        statement = parse_text(full[row]["texts"][0])
+        scene = Scene.from_dict(truth["scene"])
+        assert is_true_of(statement, scene) and len(statement.phrases) == len(scene.objects)
+    with pytest.raises(UserError, match="arm 'perfect' needs true texts of all web images"):
+        minute_config(arms=("perfect",), web_dataset="data/mine")
+
+
 # Several seeds.
+
+
+def test_differences_are_of_the_same_seed():
+    class FakeRun:
+        def __init__(self, base, gain):
+            self.found = {"filter": {"cider": base}, "both": {"cider": base + gain}}
+
+    runs = [FakeRun(10.0, 1.0), FakeRun(30.0, 3.0)]
+    (row,) = results.paired_differences(("filter", "both"), runs)
+    assert row == {"arm": "both", "CIDEr": (pytest.approx(2.0), pytest.approx(1.0))}
+    assert results.paired_differences(("filter", "both"), runs[:1]) == []
+    assert results.paired_differences(("both",), runs) == []
 
 
 @pytest.mark.slow
@@ -242,7 +310,7 @@ def test_two_seeds_give_mean_and_spread(whole, tmp_path):
         fingerprint = json.loads((folder / "fingerprint.json").read_text())
         fingerprint["values"]["config"]["seeds"] = [seed]
         (folder / "fingerprint.json").write_text(json.dumps(fingerprint))
-        for arm in ARMS:
+        for arm in SIX:
             path = folder / "stages" / f"evaluate-{arm}.json"
             marker = json.loads(path.read_text())
             del marker["digest"]  # by which a changed result is refused

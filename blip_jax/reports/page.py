@@ -6,6 +6,7 @@
   diagram   {'pretrain' | 'captioner' | 'filter' | 'capfilt' | 'dataset': short note in the box}
   columns   names of the comparison's columns, in order; best: 'max' | 'min', or one for each column
   arms      [{'arm': 'both', 'ITC R@1': 81.2 or (81.2, 0.6) for mean and spread, ...}]
+  differences  rows as in arms, of differences from the arm `reference`: (mean, standard error)
   gallery   [{'key', 'image': bytes, 'texts': [{'origin', 'text', 'p_match', 'cosine', 'kept',
             'true': bool or None}]}]
   filter    {'rows': [dict], 'threshold': 0.5, and 'curve', 'calibration', 'histogram' as
@@ -63,6 +64,8 @@ def render(results: Mapping[str, object]) -> str:
         command=results.get("command", ""),
         diagram=dict.fromkeys(_BOXES, "") | dict(results.get("diagram", {})),
         comparison=sections.comparison(results),
+        differences=sections.data_table(results.get("differences", ())),
+        reference=results.get("reference", ""),
         gallery=gallery,
         gallery_counts=sections.count_tags(gallery),
         filter=sections.filter_quality(results.get("filter", {})),

@@ -4,7 +4,7 @@
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from blip_jax.data.images import ImageError, decode
 from blip_jax.metrics import filtering
@@ -115,6 +115,17 @@ def count_tags(gallery: list[dict]) -> dict[str, int]:
     return {name: count for name, count in counts.items() if count}
 
 
+def data_table(rows: Sequence[Mapping]) -> dict:
+    """Returns the headings, whether columns are numbers, and the cells of rows, all as text."""
+    names = tables.columns_of(rows)
+    columns = [tables.format_column([row.get(name) for row in rows]) for name in names]
+    return {
+        "columns": [tables.heading(name) for name in names],
+        "numeric": [tables.is_numeric([row.get(name) for row in rows]) for name in names],
+        "rows": [list(row) for row in zip(*columns, strict=True)],
+    }
+
+
 def filter_quality(found: Mapping) -> dict | None:
     if not found:
         return None
@@ -139,12 +150,8 @@ def filter_quality(found: Mapping) -> dict | None:
     has_truth = bool(curve or calibration or rows)
     if not has_truth:  # one histogram for each origin, side by side
         groups = [{"name": "", "charts": [chart for group in groups for chart in group["charts"]]}]
-    names = tables.columns_of(rows)
-    columns = [tables.format_column([row.get(name) for row in rows]) for name in names]
     return {
-        "columns": [tables.heading(name) for name in names],
-        "numeric": [tables.is_numeric([row.get(name) for row in rows]) for name in names],
-        "rows": [list(row) for row in zip(*columns, strict=True)],
+        "table": data_table(rows),
         "groups": groups,
         "has_truth": has_truth,
         "calibrated": bool(calibrated),

@@ -103,6 +103,8 @@ def write(config: BootstrapConfig, workdir: str, runs: list) -> list[dict]:
             "columns": columns,
             "best": "max",
             "arms": arms,
+            "differences": differences,
+            "reference": REFERENCE,
             "gallery": gallery(first, config),
             "filter": {**first.measured[""], "rows": quality} if quality else {},
             "curves": curves(first, config.arms),
