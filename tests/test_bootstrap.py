@@ -11,6 +11,8 @@ from blip_jax import nn
 from blip_jax.capfilt import bootstrap as boot
 from blip_jax.capfilt import selection, storage
 from blip_jax.capfilt.bootstrap import results, run
+from blip_jax.capfilt.bootstrap.arms import ARMS
+from blip_jax.capfilt.bootstrap.paper import ORDERS, compare_orders, verdict
 from blip_jax.data.datasets import open_dataset
 from blip_jax.data.mixture import load_mixture
 from blip_jax.data.synthetic.grammar import parse_text
@@ -232,7 +234,7 @@ def test_interrupted_and_called_again_is_uninterrupted(whole, tmp_path, monkeypa
     boot.bootstrap(config, str(tmp_path))
     again = found(tmp_path)
     arms = [row for row in wanted["arms"] if row["arm"] in config.arms]
-    assert again == {"arms": arms, "differences": [], "filter": wanted["filter"]}
+    assert again == {"arms": arms, "differences": [], "orders": [], "filter": wanted["filter"]}
     assert (tmp_path / "report.html").stat().st_size > 10_000
 
 
@@ -280,7 +282,7 @@ def test_perfect_texts_are_of_the_web_images(tmp_path):
     for row in range(WEB):
         assert web[row]["image"] == full[row]["image"]
         truth = json.loads(full[row]["truth"])
-        statement = parse_text(full[row]["texts"][0])
+        statement = parse_text(full[row]["texts"][0].decode())
         scene = Scene.from_dict(truth["scene"])
         assert is_true_of(statement, scene) and len(statement.phrases) == len(scene.objects)
     with pytest.raises(UserError, match="arm 'perfect' needs true texts of all web images"):
@@ -324,6 +326,25 @@ def test_two_seeds_give_mean_and_spread(whole, tmp_path):
     for entry in found(tmp_path)["filter"]:
         assert entry["precision"][1] == 0 and entry["count"] == WEB
     assert (tmp_path / "report.html").exists()
+
+
+def test_orders_of_the_paper_are_told():
+    def seed(both, filter, beam):
+        arms = {"both": both, "filter": filter, "both_beam": beam}
+        return {arm: {"itc/r@1": value, "cider": 0.0} for arm, value in arms.items()}
+
+    rows = compare_orders([seed(50.0, 40.0, 60.0), seed(52.0, 41.0, 61.0), seed(54.0, 44.0, 47.0)])
+    assert [(row["table"], row["better"], row["worse"]) for row in rows] == [
+        ("1", "both", "filter"),
+        ("2", "both", "both_beam"),
+    ]
+    first, second = rows
+    assert first["ITC R@1"] == (pytest.approx(31 / 3), pytest.approx((1 / 9) ** 0.5))
+    assert first["ITC R@1, paper"] == pytest.approx((80.6 - 79.1 + 63.1 - 61.5) / 2)
+    assert first["ITC R@1, order"] == "reproduced" and second["ITC R@1, order"] == "undecided"
+    assert verdict(-3.0, 1.0) == "reversed" and verdict(0.0, 0.0) == "undecided"
+    assert compare_orders([seed(1.0, 2.0, 3.0)]) == []
+    assert {name for order in ORDERS for name in (order.better, order.worse)} <= set(ARMS)
 
 
 def test_each_seed_draws_its_own_world(tmp_path):

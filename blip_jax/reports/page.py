@@ -7,6 +7,8 @@
   columns   names of the comparison's columns, in order; best: 'max' | 'min', or one for each column
   arms      [{'arm': 'both', 'ITC R@1': 81.2 or (81.2, 0.6) for mean and spread, ...}]
   differences  rows as in arms, of differences from the arm `reference`: (mean, standard error)
+  orders    [{'table', 'better', 'worse', COLUMN: (mean, standard error) of the difference of these
+            arms, 'COLUMN, paper': the paper's, 'COLUMN, order': 'reproduced', ...}]
   gallery   [{'key', 'image': bytes, 'texts': [{'origin', 'text', 'p_match', 'cosine', 'kept',
             'true': bool or None}]}]
   filter    {'rows': [dict], 'threshold': 0.5, and 'curve', 'calibration', 'histogram' as
@@ -65,6 +67,7 @@ def render(results: Mapping[str, object]) -> str:
         diagram=dict.fromkeys(_BOXES, "") | dict(results.get("diagram", {})),
         comparison=sections.comparison(results),
         differences=sections.data_table(results.get("differences", ())),
+        orders=sections.paper_orders(results.get("orders", ())),
         reference=results.get("reference", ""),
         gallery=gallery,
         gallery_counts=sections.count_tags(gallery),

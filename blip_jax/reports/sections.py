@@ -18,6 +18,12 @@ ARM_NAMES = {
     "both": "captioner + filter",
     "random": "random subset of the same size",
     "human": "human captions only",
+    "perfect": "true, full texts of all web images",
+    "both_beam": "captioner + filter, beam search",
+    "both_shared": "one model for both roles",
+    "both_continued": "captioner + filter, training continued",
+    "both_round2": "second round",
+    "both_round2_beam": "second round, beam search",
 }
 
 
@@ -124,6 +130,18 @@ def data_table(rows: Sequence[Mapping]) -> dict:
         "numeric": [tables.is_numeric([row.get(name) for row in rows]) for name in names],
         "rows": [list(row) for row in zip(*columns, strict=True)],
     }
+
+
+def paper_orders(rows: Sequence[Mapping]) -> dict | None:
+    """Returns the table of the paper's orders and a chart for each measured column."""
+    if not rows:
+        return None
+    drawn = []
+    for column in (name for name, value in rows[0].items() if isinstance(value, tuple)):
+        gaps = {f"{row['better']} – {row['worse']}": row[column] for row in rows}
+        title = f"{column}: the arm that the paper has above, less the other one"
+        drawn.append((title, charts.bars(gaps, title)))
+    return {"table": data_table(rows), "charts": drawn}
 
 
 def filter_quality(found: Mapping) -> dict | None:

@@ -8,6 +8,7 @@ import numpy as np
 
 from blip_jax.capfilt import labels, mixture, selection, storage
 from blip_jax.capfilt.bootstrap.config import BootstrapConfig
+from blip_jax.capfilt.bootstrap.paper import compare_orders
 from blip_jax.capfilt.filter_quality import filter_quality_by_origin
 from blip_jax.capfilt.gallery_entries import gallery_entries
 from blip_jax.reports import tables
@@ -74,15 +75,19 @@ def write(config: BootstrapConfig, workdir: str, runs: list) -> list[dict]:
     arms, first = rows(config, runs), runs[0]
     quality = _filter_rows(runs)
     differences = paired_differences(config.arms, runs)
+    orders = compare_orders([run.found for run in runs])
     columns = [name for name in COLUMNS if name in arms[0]]
     print(tables.plain(arms))
     if differences:
         print(f"\nDifference from the arm {REFERENCE} of the same seed, mean ± standard error:\n")
         print(tables.plain(differences))
+    if orders:
+        print("\nOrders of the paper; ours are mean ± standard error of differences in a seed:\n")
+        print(tables.plain(orders))
     if quality:
         print("\nFilter decisions on the training texts against the truth:\n")
         print(tables.plain(quality))
-    found = {"arms": arms, "differences": differences, "filter": quality}
+    found = {"arms": arms, "differences": differences, "orders": orders, "filter": quality}
     write_json(f"{workdir}/results.json", found)
     marked = max(found.get(TRAINING_IMAGES, 0) for run in runs for found in run.found.values())
     test_images = f"{config.evaluation.split} images that are in no training set"
@@ -105,6 +110,7 @@ def write(config: BootstrapConfig, workdir: str, runs: list) -> list[dict]:
             "arms": arms,
             "differences": differences,
             "reference": REFERENCE,
+            "orders": orders,
             "gallery": gallery(first, config),
             "filter": {**first.measured[""], "rows": quality} if quality else {},
             "curves": curves(first, config.arms),
