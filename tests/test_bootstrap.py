@@ -244,13 +244,14 @@ def test_further_arms_share_the_stages_that_they_have_in_common(whole, tmp_path)
     before = set(markers(workdir))
     # A workdir belongs to one config: another list of arms is another run.
     fingerprint = json.loads((workdir / "fingerprint.json").read_text())
-    arms = ("both_round2_beam", "both_shared", "both_continued", "share_none", "perfect")
+    arms = ("both_beam_round2", "both_shared", "both_continued", "share_none", "perfect")
     fingerprint["values"]["config"]["arms"] = list(arms)
     (workdir / "fingerprint.json").write_text(json.dumps(fingerprint))
     table = boot.bootstrap(minute_config(arms=arms), str(workdir))
-    models = ["captioner-filter", "filter-filter", "captioner_and_filter-shared"]
+    models = ["captioner-both_beam", "filter-both_beam", "captioner_and_filter-shared"]
     names = [f"{kind}-{arm}" for kind in ("mixture", "pretrain", "evaluate") for arm in arms]
-    names += [*models, "capfilt-filter-beam", "capfilt-shared"]
+    names += [*models, "capfilt-both_beam-beam", "capfilt-shared", "capfilt-beam"]
+    names += ["mixture-both_beam", "pretrain-both_beam"]  # what the second round starts from
     assert set(markers(workdir)) - before == {f"{name}.json" for name in names}
 
     def training(folder):
@@ -258,21 +259,21 @@ def test_further_arms_share_the_stages_that_they_have_in_common(whole, tmp_path)
 
     starts = {name: training(name)["init"]["run"] for name in (*models, "pretrain-both_continued")}
     assert {name: pathlib.Path(path).name for name, path in starts.items()} == {
-        "captioner-filter": "pretrain-filter",
-        "filter-filter": "pretrain-filter",
+        "captioner-both_beam": "pretrain-both_beam",
+        "filter-both_beam": "pretrain-both_beam",
         "captioner_and_filter-shared": "pretrain-none",
         "pretrain-both_continued": "pretrain-none",
     }
     assert training("pretrain-share_none")["model"]["med"]["sharing"] == "none"
-    scores = storage.read(str(workdir / "scores-filter-beam"), "train")
+    scores = storage.read(str(workdir / "scores-both_beam-beam"), "train")
     np.testing.assert_array_equal(
         scores.where("origin", "synthetic"), scores.where("method", "beam")
     )
     columns = {row["arm"]: (row["web texts"], row["synthetic texts"]) for row in table}
     assert columns["share_none"] == (WEB, 0) and columns["perfect"] == (0, 0)
-    assert min(columns["both_round2_beam"]) > 0
+    assert min(columns["both_beam_round2"]) > 0
     origins = {row["origin"] for row in found(workdir)["filter"]}
-    assert {"web", "synthetic", "web filter-beam", "synthetic shared"} <= origins
+    assert {"web", "synthetic", "web both_beam-beam", "synthetic shared"} <= origins
 
 
 def test_perfect_texts_are_of_the_web_images(tmp_path):

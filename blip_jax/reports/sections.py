@@ -23,7 +23,7 @@ ARM_NAMES = {
     "both_shared": "one model for both roles",
     "both_continued": "captioner + filter, training continued",
     "both_round2": "second round",
-    "both_round2_beam": "second round, beam search",
+    "both_beam_round2": "second round, beam search",
 }
 
 

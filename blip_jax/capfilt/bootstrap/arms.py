@@ -81,10 +81,9 @@ ARMS = {
     ),
     "share_none": Arm(WEB, filtered=False, sharing="none"),
     # What the paper leaves for later: several captions an image, and a second round, which starts
-    # from the model that was trained on filtered texts.
+    # from a model that CapFilt gave its texts.
     "both_three": Arm(BOTH, decoding_methods="nucleus*3"),
     "filter_round2": Arm(WEB, base="filter"),
-    "both_round2": Arm(BOTH, base="filter"),
-    "both_round2_beam": Arm(BOTH, base="filter", decoding_methods="beam"),
-    "both_round3_beam": Arm(BOTH, base="both_round2_beam", decoding_methods="beam"),
+    "both_round2": Arm(BOTH, base="both"),
+    "both_beam_round2": Arm(BOTH, base="both_beam", decoding_methods="beam"),
 }  # fmt: skip

@@ -46,7 +46,7 @@ class BootstrapConfig:
     title: str = "CapFilt on the Shapes dataset"  # title of the report
     seeds: tuple[Seed, ...] = (0,)  # one run per seed; the table gives mean and spread
     # What is compared, by the names in blip_jax/capfilt/bootstrap/arms.py: the paper's none,
-    # filter, captioner and both, or further ones such as human, both_beam, both_round2_beam.
+    # filter, captioner and both, or further ones such as human, both_beam, both_beam_round2.
     arms: tuple[str, ...] = ("none", "filter", "captioner", "both")
     human_dataset: str = ""  # folder of human pairs, with features.json; "" makes Shapes
     web_dataset: str = ""  # folder of web pairs; "" makes Shapes
