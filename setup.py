@@ -49,6 +49,7 @@ VIDEO = ["av>=18.1"]  # PyAV, with FFmpeg in it
 STABLEHLO = ["flatbuffers>=24.3"]  # in which jax.export stores programs
 DOCS = ["pdoc>=15.0"]
 INT8 = ["qwix>=0.1.5"]
+BEAM = ["apache-beam>=2.70"]  # needs Pillow before 13
 WANDB = ["wandb>=0.19"]
 ONNX = ["onnx>=1.19", "onnxruntime>=1.23"]
 METRICS = ["pycocoevalcap>=1.2"]  # brings pycocotools; METEOR and PTB also need Java
@@ -83,6 +84,7 @@ setup(
         "onnx": ONNX,  # convert --to onnx
         "int8": INT8,  # convert --to int8
         "wandb": WANDB,  # train.logger
+        "beam": BEAM,  # prepare and capfilt on a runner of Apache Beam
         "docs": DOCS,  # tests/api_reference.py
         "test": [
             "pytest>=9.0",

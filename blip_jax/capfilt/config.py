@@ -7,6 +7,7 @@ from typing import Literal
 from blip_jax.capfilt.work_queue import LEASE_SECONDS
 from blip_jax.decoding import Decoding
 from blip_jax.runtime.arguments import Seed, check_fields
+from blip_jax.runtime.beam import BeamConfig
 from blip_jax.runtime.config import required
 from blip_jax.runtime.errors import UserError
 
@@ -82,6 +83,7 @@ class CapFiltConfig:
     threshold: float = 0.5  # least P(match) of a text in the mixture; all scores are stored
     human_dataset: str = ""  # folder of the human pairs of the mixture; "" writes no mixture
     human_fraction: float = 0.25  # share of human pairs in training batches
+    beam: BeamConfig = BeamConfig()  # Apache Beam, which then hands out the shards
 
     def __post_init__(self):
         check_fields(self)

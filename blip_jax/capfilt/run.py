@@ -7,6 +7,7 @@ devices, batches or restarts; scores are equal to the last bit for hosts with eq
 devices and equal `batch_size`.
 """
 
+import functools
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -24,19 +25,26 @@ from blip_jax.capfilt.inputs import CapFiltInput
 from blip_jax.capfilt.work_queue import ShardQueue
 from blip_jax.data.images import ImageError, decode, resize
 from blip_jax.models import Model
+from blip_jax.runtime import beam
 from blip_jax.runtime.files import write_json
 from blip_jax.runtime.fingerprint import check_fingerprint
 from blip_jax.runtime.progress import Progress
 from blip_jax.runtime.signals import Interrupted, SignalHandler
 
+NO_BEAM = beam.BeamConfig()
 AHEAD = 4  # batches that are read ahead of the devices
+
+
+Models = Mapping[str, tuple[str, Model]]  # name to (path, model)
 
 
 def run(
     settings: ScoringConfig,
-    captioners: Mapping[str, tuple[str, Model]],
-    filters: Mapping[str, tuple[str, Model]],
+    captioners: Models,
+    filters: Models,
     begin: Callable[[], None] = lambda: None,
+    beam_config: beam.BeamConfig = NO_BEAM,
+    load_models: Callable[[], tuple[Models, Models]] | None = None,
 ) -> str:
     """Captions every image with each captioner and scores all texts with each filter.
 
@@ -44,6 +52,8 @@ def run(
       captioners, filters: name to (path, model). Without captioners only the existing texts are
         scored.
       begin: called when nothing stands against the run, before the first image.
+      beam_config: where shards are processed: by a runner of Apache Beam, or here.
+      load_models: returns captioners and filters in a worker of Beam; it is pickled.
 
     Returns: the folder of the scored dataset, `settings.output`, when all shards are written.
 
@@ -53,44 +63,31 @@ def run(
       Interrupted: a signal came; finished shards are kept, and the same call resumes.
     """
     source = CapFiltInput(settings.dataset, settings.split, len(filters))
-    output, split = epath.Path(settings.output), source.split
     resume.check_models(captioners, filters)
-    models = [{name: model for name, (_, model) in x.items()} for x in (captioners, filters)]
-    size = settings.batch_size * jax.local_device_count()
-    upright = all(m.config.exif_orientation for group in models for m in group.values())
-    scorer = CaptionScorer(*models, settings.decodings, size, settings.seed)
-    starts = range(0, len(source), settings.shard_rows)
-    paths = [storage.shard_path(settings.output, split, i, len(starts)) for i in range(len(starts))]
-    found = {
-        role: [resume.describe(role[:-1], name, *own) for name, own in x.items()]
-        for role, x in (("captioners", captioners), ("filters", filters))
-    }
-    same = resume.fingerprint(settings, source, found, captioners, filters)
-    resume.check_same_run(settings, source, found, same, ShardQueue(paths))
+    paths = shard_paths(settings, source)
+    described, same = _identify(settings, source, captioners, filters)
+    resume.check_same_run(settings, source, described, same, ShardQueue(paths))
     begin()
     with (
         SignalHandler() as signals,
         ShardQueue(paths, settings.lease_seconds) as shards,
         _ImageProgress(shards, settings.shard_rows, len(source)) as progress,
     ):
-        for number in shards.claim_shards(lambda: signals.requested):
-            progress.count_shards()
-            rows = range(len(source))[starts[number] : starts[number] + settings.shard_rows]
-            rows_done, times = [], InputWaitTimer()
-            examples = batches(source, rows, size, scorer.sizes, upright)
-            for batch in scorer.rows(times.track(examples)):
-                rows_done += batch
-                progress.update(len(batch))
-                if signals.requested:
+        if beam_config.runner:
+            left = sorted(set(range(len(paths))) - shards.done())
+            make_work = functools.partial(_beam_work, settings, load_models)
+            folder = str(paths[0].parent / storage.WORK / "beam")
+            stop = lambda: signals.requested  # noqa: E731
+            for _ in beam.run_units(left, make_work, beam_config, folder, stop):
+                progress.count_shards()
+        else:
+            scorer = ShardScorer(settings, captioners, filters, same)
+            for number in shards.claim_shards(lambda: signals.requested):
+                progress.count_shards()
+                record = scorer.score(number, lambda: not signals.requested, progress.update)
+                if record is None:
                     break
-            if signals.requested:
-                break
-            # Another host may have begun with other settings.
-            check_fingerprint(output, "capfilt", same, begun=True, free=resume.FREE)
-            storage.write_shard(paths[number], rows_done, len(filters))
-            shards.finished(
-                number, {"rows": len(rows_done), **times.seconds(), **count_by_status(rows_done)}
-            )
+                shards.finished(number, record)
         progress.count_shards()
         if signals.requested and (done := len(shards.done())) < len(paths):
             raise Interrupted(
@@ -100,6 +97,87 @@ def run(
             )
         _finish(settings, source, paths, shards.records(), len(filters))
     return settings.output
+
+
+def _identify(
+    settings: ScoringConfig, source: CapFiltInput, captioners: Models, filters: Models
+) -> tuple[dict[str, list[dict]], dict]:
+    """Returns what provenance.json says of the models, and the fingerprint of the run."""
+    described = {
+        role: [resume.describe(role[:-1], name, *own) for name, own in x.items()]
+        for role, x in (("captioners", captioners), ("filters", filters))
+    }
+    return described, resume.fingerprint(settings, source, described, captioners, filters)
+
+
+def shard_paths(settings: ScoringConfig, source: CapFiltInput) -> list[epath.Path]:
+    """Returns the paths of all shards of the scored dataset."""
+    count = len(range(0, len(source), settings.shard_rows))
+    return [storage.shard_path(settings.output, source.split, i, count) for i in range(count)]
+
+
+class ShardScorer:
+    """Captions and scores one shard after the other, with models that are in memory."""
+
+    def __init__(
+        self, settings: ScoringConfig, captioners: Models, filters: Models, fingerprint: Mapping
+    ):
+        self._settings = settings
+        self._source = CapFiltInput(settings.dataset, settings.split, len(filters))
+        self._filters = len(filters)
+        self._size = settings.batch_size * jax.local_device_count()
+        models = [{name: model for name, (_, model) in x.items()} for x in (captioners, filters)]
+        self._upright = all(m.config.exif_orientation for x in models for m in x.values())
+        self._scorer = CaptionScorer(*models, settings.decodings, self._size, settings.seed)
+        self._fingerprint = fingerprint
+        self.paths = shard_paths(settings, self._source)
+
+    def score(
+        self,
+        number: int,
+        should_continue: Callable[[], bool],
+        count_images: Callable[[int], None] = lambda count: None,
+    ) -> dict | None:
+        """Writes a shard and returns its record; None, and nothing is written, if told to stop.
+
+        Args:
+          should_continue: asked after each batch.
+          count_images: called with the number of images of each batch.
+        """
+        start = number * self._settings.shard_rows
+        rows = range(len(self._source))[start : start + self._settings.shard_rows]
+        rows_done, times = [], InputWaitTimer()
+        examples = batches(self._source, rows, self._size, self._scorer.sizes, self._upright)
+        for batch in self._scorer.rows(times.track(examples)):
+            rows_done += batch
+            count_images(len(batch))
+            if not should_continue():
+                return None
+        # Another host may have begun with other settings.
+        output = epath.Path(self._settings.output)
+        check_fingerprint(output, "capfilt", self._fingerprint, begun=True, free=resume.FREE)
+        storage.write_shard(self.paths[number], rows_done, self._filters)
+        return {"rows": len(rows_done), **times.seconds(), **count_by_status(rows_done)}
+
+
+def _beam_work(
+    settings: ScoringConfig, load_models: Callable[[], tuple[Models, Models]]
+) -> beam.Work:
+    """Returns what a worker of Beam does with the number of a shard."""
+    models = load_models()
+    source = CapFiltInput(settings.dataset, settings.split, len(models[1]))
+    scorer = ShardScorer(settings, *models, _identify(settings, source, *models)[1])
+    queue = ShardQueue(scorer.paths, settings.lease_seconds)
+
+    def work(number: int, should_continue: Callable[[], bool]) -> None:
+        if number in queue.done():  # by a worker that was given up
+            return
+        record = scorer.score(number, should_continue)
+        if record is None:
+            raise beam.UnitStopped
+        queue.finished(number, record)
+
+    return work
 
 
 class _ImageProgress(Progress):

@@ -1,5 +1,6 @@
 """The verb `capfilt`: captions every image of a dataset and scores all texts."""
 
+import functools
 import shlex
 import sys
 from typing import TYPE_CHECKING
@@ -40,10 +41,11 @@ def work(config: "CapFiltConfig", workdir: str) -> None:
     source = CapFiltInput(config.dataset, config.split, 1)
     if config.human_dataset:
         open_dataset(config.human_dataset, "train")
-    captioners, filters = (load_models(x, config) for x in (config.captioners, config.filters))
+    models = load_roles(config)
     is_main = jax.process_index() == 0
     begin = (lambda: write_config(workdir, config)) if is_main else lambda: None
-    run_scoring(config.scoring(output, command_line()), captioners, filters, begin)
+    load = functools.partial(load_roles, config)
+    run_scoring(config.scoring(output, command_line()), *models, begin, config.beam, load)
     if not is_main:
         return
     table = storage.read(output, source.split)
@@ -61,6 +63,11 @@ def work(config: "CapFiltConfig", workdir: str) -> None:
     else:
         argv = ["blip-jax", "assemble", "--workdir=DIR", f"--config.scores={output}"]
         print(f"to select texts, run: {shlex.join(argv)}")
+
+
+def load_roles(config: "CapFiltConfig") -> "tuple[dict, dict]":
+    """Returns the captioners and the filters, see `load_models`."""
+    return load_models(config.captioners, config), load_models(config.filters, config)
 
 
 def load_models(named: str, config: "CapFiltConfig") -> "dict[str, tuple[str, Model]]":

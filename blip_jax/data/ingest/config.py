@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from typing import Literal
 
 from blip_jax.runtime.arguments import check_fields
+from blip_jax.runtime.beam import BeamConfig
 from blip_jax.runtime.config import required
 from blip_jax.runtime.errors import UserError
 
@@ -90,6 +91,7 @@ class IngestConfig:
     near_duplicate_bits: int = 4
     records_per_unit: int = 10_000  # records per unit of work, if a file can be divided
     workers: int = 0  # processes; 0: one per core
+    beam: BeamConfig = BeamConfig()  # Apache Beam in place of these processes
 
     @property
     def benchmark_folder(self) -> str:

@@ -6,7 +6,6 @@ Every step of `finish` can be repeated, so that a run that was killed within it 
 from __future__ import annotations
 
 import dataclasses
-import json
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -50,10 +49,7 @@ def finish(
       UserError: no record has become a row, or some are of images and others of clips.
     """
     folder = epath.Path(workdir)
-    counts = [
-        json.loads(units.path_of(parts, unit.number, units.COUNTS).read_text())
-        for unit in work_units
-    ]
+    counts = [units.read_counts(parts, unit.number) for unit in work_units]
     totals = {name: sum(count[name] for count in counts) for name in ("records_read", "rows")}
     reasons, warnings = Counter(), Counter()
     for count in counts:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import dataclasses
+import functools
 import json
 import multiprocessing
 import multiprocessing.connection
@@ -13,7 +14,7 @@ import shutil
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from etils import epath
@@ -21,6 +22,7 @@ from etils import epath
 from blip_jax.data.ingest import output, plan, sources, units
 from blip_jax.data.ingest.benchmarks import file_list
 from blip_jax.data.ingest.config import IngestConfig
+from blip_jax.runtime import beam
 from blip_jax.runtime.config import check_required, to_json
 from blip_jax.runtime.errors import UserError
 from blip_jax.runtime.files import read_json, remove_incomplete, write_json
@@ -48,7 +50,7 @@ def run(config: IngestConfig, workdir: str) -> None:
     if "://" in workdir:
         raise UserError(f"prepare writes to a local folder, not to {workdir}; copy it from there")
     settings = to_json(config)
-    del settings["workers"]  # it does not affect the rows
+    del settings["workers"], settings["beam"]  # they do not affect the rows
     found, passed_over = sources.files(config)
     for note in passed_over:
         print_note(f"prepare: {note}")
@@ -136,7 +138,9 @@ def _work(work_units: list[plan.WorkUnit], config: IngestConfig, parts: str, wor
         Progress("prepare", len(work_units), "unit", initial=done) as progress,
     ):
         workers, rows = min(workers, len(left)), 0
-        if workers > 1:
+        if config.beam.runner and left:
+            finished = _run_on_beam(left, config, parts, signals)
+        elif workers > 1:
             finished = _run_parallel(left, config, parts, workers, signals)
         else:
             finished = _run_serial(left, config, parts, signals)
@@ -156,6 +160,36 @@ def _run_serial(left, config: IngestConfig, parts: str, signals) -> Iterator[dic
     """Yields the counts of the units, processed in this process."""
     for unit in left:
         yield units.process_unit(unit, config, parts, lambda: not signals.requested)
+
+
+def _run_on_beam(left, config: IngestConfig, parts: str, signals) -> Iterator[dict]:
+    """Yields the counts of the units, processed by the workers of a Beam pipeline."""
+    waiting = {unit.number for unit in left}
+    for _ in beam.run_units(
+        sorted(waiting),
+        functools.partial(_beam_work, left, config, parts),
+        config.beam,
+        os.path.join(parts, "beam"),
+        lambda: signals.requested,
+    ):
+        done = units.done(parts) & waiting
+        waiting -= done
+        yield from (units.read_counts(parts, number) for number in sorted(done))
+    if waiting:
+        raise units.UnitInterrupted
+
+
+def _beam_work(left: list[plan.WorkUnit], config: IngestConfig, parts: str) -> beam.Work:
+    """Returns what a worker of Beam does with the number of a unit."""
+    by_number = {unit.number: unit for unit in left}
+
+    def work(number: int, should_continue: Callable[[], bool]) -> None:
+        try:
+            units.process_unit(by_number[number], config, parts, should_continue)
+        except units.UnitInterrupted as error:
+            raise beam.UnitStopped from error
+
+    return work
 
 
 def _run_parallel(left, config: IngestConfig, parts: str, workers: int, signals) -> Iterator[dict]:

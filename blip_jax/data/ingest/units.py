@@ -81,6 +81,18 @@ def is_done(folder: str, unit: int) -> bool:
     return path_of(folder, unit, COUNTS).exists()
 
 
+def done(folder: str) -> set[int]:
+    """Returns the numbers of the units that are done."""
+    return {
+        int(path.stem) for path in epath.Path(folder).glob(f"*.{COUNTS}") if path.stem.isdecimal()
+    }
+
+
+def read_counts(folder: str, unit: int) -> dict:
+    """Returns the counts of a unit that is done."""
+    return json.loads(path_of(folder, unit, COUNTS).read_text())
+
+
 def process_unit(
     unit: WorkUnit, settings: IngestConfig, folder: str, should_continue: Callable[[], bool]
 ) -> dict:
@@ -93,7 +105,7 @@ def process_unit(
       UnitInterrupted: `should_continue` returned False. UserError: the input cannot be read.
     """
     if is_done(folder, unit.number):  # by a process that continued after the last run had ended
-        return json.loads(path_of(folder, unit.number, COUNTS).read_text())
+        return read_counts(folder, unit.number)
     names: set[str] = set()
     folders = _folders(unit)
     with _Files(folder, unit.number) as files, warnings.catch_warnings():
