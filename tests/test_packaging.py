@@ -38,7 +38,10 @@ def bash_script(tmp_path_factory):
     [
         (["ca"], {"capfilt", "caption"}),
         (["train", "--config.optimizer.b"], {"--config.optimizer.b1=", "--config.optimizer.b2="}),
-        (["train", "--config", "=", "shapes_"], {"shapes_ablation", "shapes_tasks"}),
+        (
+            ["train", "--config", "=", "shapes_"],
+            {"shapes_ablation", "shapes_gain", "shapes_paper", "shapes_tasks"},
+        ),
         (["train", "--config", "video"], {"video_qa"}),
         (["caption", "--top"], {"--top-p", "--top-k"}),
         (["convert", "runs"], {"runs.pth"}),  # a file
