@@ -1,6 +1,8 @@
 """Hosts that share the shards of a dataset through its folder."""
 
+import argparse
 import json
+import pathlib
 import socket
 import subprocess
 import sys
@@ -12,6 +14,9 @@ from etils import epath
 
 from blip_jax.capfilt.storage import WORK
 from blip_jax.capfilt.work_queue import ShardQueue
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent / "bench"))
+import scale  # noqa: E402
 
 COUNT = 6
 SOON = 1.0  # a lease in seconds
@@ -131,3 +136,25 @@ def test_a_torn_sign_is_waited_for_no_longer_than_others(paths):
     done = []
     work(paths, done, 0)
     assert len(done) == COUNT
+
+
+def test_what_many_hosts_ask_of_the_storage():
+    """Thirty simulated hosts, of which some fail; listings do not grow with the shards of a host."""
+    pages = {}
+    for rows in (60_000, 240_000):
+        found = scale.simulate(
+            argparse.Namespace(
+                rows=rows,
+                hosts=30,
+                shard_rows=200,
+                rows_per_second=10.0,
+                hours_between_failures=1.0,
+            )
+        )
+        assert found["shards"] == rows / 200
+        assert found["failures"] and not found["shards done twice"]
+        assert found["requests: shards written"] == found["shards"]
+        # A claim is read twice and written twice; the rest is of hosts that meet or wait.
+        assert found["requests a shard"] < 60
+        pages[rows] = found["requests: pages of listings"] - found["failures"]
+    assert 30 <= pages[60_000] and pages[240_000] < 4 * 30

@@ -32,6 +32,8 @@ from blip_jax.runtime.progress import Progress
 from blip_jax.runtime.signals import Interrupted, SignalHandler
 
 NO_BEAM = beam.BeamConfig()
+MANIFEST = "manifest.json"
+LISTING_SECONDS = 20.0  # least time between listings of the shards that others have finished
 AHEAD = 4  # batches that are read ahead of the devices
 
 
@@ -66,13 +68,17 @@ def run(
     resume.check_models(captioners, filters)
     paths = shard_paths(settings, source)
     described, same = _identify(settings, source, captioners, filters)
+    scorer = ShardScorer(settings, captioners, filters, same)  # refuses what models cannot do
     resume.check_same_run(settings, source, described, same, ShardQueue(paths))
     begin()
+    manifest = epath.Path(settings.output) / MANIFEST
+    metadata = ShardQueue([manifest], settings.lease_seconds, f"{storage.WORK}/metadata")
     with (
         SignalHandler() as signals,
         ShardQueue(paths, settings.lease_seconds) as shards,
         _ImageProgress(shards, settings.shard_rows, len(source)) as progress,
     ):
+        manifest.unlink(missing_ok=True)  # of a run whose shards were there
         if beam_config.runner:
             left = sorted(set(range(len(paths))) - shards.done())
             make_work = functools.partial(_beam_work, settings, load_models)
@@ -81,21 +87,22 @@ def run(
             for _ in beam.run_units(left, make_work, beam_config, folder, stop):
                 progress.count_shards()
         else:
-            scorer = ShardScorer(settings, captioners, filters, same)
             for number in shards.claim_shards(lambda: signals.requested):
                 progress.count_shards()
                 record = scorer.score(number, lambda: not signals.requested, progress.update)
                 if record is None:
                     break
                 shards.finished(number, record)
-        progress.count_shards()
+        progress.count_shards(exact=True)
         if signals.requested and (done := len(shards.done())) < len(paths):
             raise Interrupted(
                 f"stopped with {done} of {len(paths)} shards done; rerun the same command to "
                 "resume",
                 signals.number,
             )
-        _finish(settings, source, paths, shards.records(), len(filters))
+        with metadata:
+            for _ in metadata.claim_shards(lambda: signals.requested):  # by one of the hosts
+                _finish(settings, source, paths, shards.records(), len(filters))
     return settings.output
 
 
@@ -193,11 +200,13 @@ class _ImageProgress(Progress):
         self._shown += count
         super().update(count, **notes)
 
-    def count_shards(self) -> None:
-        """Adds the shards that other hosts have finished since the last call."""
-        self.update(self._images_done() - self._shown)
+    def count_shards(self, exact: bool = False) -> None:
+        """Adds the shards that other hosts have finished, as of the last LISTING_SECONDS."""
+        if exact or time.monotonic() - self._listed > LISTING_SECONDS:
+            self.update(self._images_done() - self._shown)
 
     def _images_done(self) -> int:
+        self._listed = time.monotonic()
         return min(len(self._shards.done()) * self._shard_rows, self._images)
 
 
@@ -257,13 +266,12 @@ def _finish(
     records: list[dict],
     filters: int,
 ) -> None:
-    """Writes the metadata of a TFDS dataset; every host does, with equal content."""
+    """Writes the metadata of a TFDS dataset, and the manifest last: it tells that all is there."""
     folder = epath.Path(settings.output)
     lengths = [
         min(settings.shard_rows, len(source) - i * settings.shard_rows) for i in range(len(paths))
     ]
     shards = [{"file": x.name, **record} for x, record in zip(paths, records, strict=True)]
-    manifest = {"rows": len(source), "shards": shards}
-    write_json(folder / "manifest.json", manifest)
     description = f"Texts and scores of CapFilt for {source.dataset}, split {source.split}."
     storage.finish(settings.output, source.split, lengths, description, filters)
+    write_json(folder / MANIFEST, {"rows": len(source), "shards": shards})

@@ -5,6 +5,8 @@ the selection happens at assembly. provenance.json names the models and the imag
 `read` returns the texts as columns (table.py).
 """
 
+import concurrent.futures
+
 import numpy as np
 import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
@@ -18,6 +20,7 @@ from blip_jax.runtime.files import atomic_path, remove_incomplete
 NAME = "scores"
 FORMAT = 1  # of the rows: shards of another one cannot be continued
 WORK = "shards"  # folder of claims (work_queue.py)
+READERS = 32  # threads that look at many small files at once
 ORIGINS = ("web", "synthetic")
 
 
@@ -73,19 +76,20 @@ def finish(
       UserError: a shard is missing or damaged.
     """
     paths = [shard_path(directory, split, i, len(lengths)) for i in range(len(lengths))]
-    missing = [path.name for path in paths if not path.exists()]
-    if missing:
-        raise UserError(f"{directory} lacks {missing[0]}; run capfilt on it again")
+    with concurrent.futures.ThreadPoolExecutor(READERS) as threads:  # storage may be far away
+        sizes = list(threads.map(_size, paths))
+    if None in sizes:
+        name = paths[sizes.index(None)].name
+        raise UserError(f"{directory} lacks {name}; run capfilt on it again")
     template = tfds.core.ShardedFileTemplate(
         data_dir=directory, dataset_name=NAME, split=split, filetype_suffix="array_record"
     )
     for folder in (directory, epath.Path(directory) / WORK):
         remove_incomplete(folder)
-    for path, length in zip(paths, lengths, strict=True):
-        _check_rows(path, length)
-    size = sum(path.stat().length for path in paths)
+    with concurrent.futures.ThreadPoolExecutor(READERS) as threads:
+        list(threads.map(_check_rows, paths, lengths))
     info = tfds.core.SplitInfo(
-        name=split, shard_lengths=lengths, num_bytes=size, filename_template=template
+        name=split, shard_lengths=lengths, num_bytes=sum(sizes), filename_template=template
     )
     tfds.folder_dataset.write_metadata(
         data_dir=directory,
@@ -94,6 +98,14 @@ def finish(
         description=description,
         check_data=False,
     )
+
+
+def _size(path: epath.Path) -> int | None:
+    """Returns the bytes of a file; None if there is none."""
+    try:
+        return path.stat().length
+    except FileNotFoundError:
+        return None
 
 
 def has_shards(directory: str) -> bool:

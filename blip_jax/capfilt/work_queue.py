@@ -6,11 +6,17 @@ changed for LEASE_SECONDS, or if it belongs to a process of their own machine th
 Correctness does not depend on claims: a shard is done when its file exists, files are renamed when
 complete, and every host writes the same bytes, so two hosts that work on one shard only waste time.
 The clocks of different hosts are not compared.
+
+A listing of all shards takes long where there are many. So a host lists them when it begins, and
+again after LISTED_AFTER of the shards that it looked for were done by others. While other hosts
+hold all that remain, it looks at WATCHED of these. tests/bench/scale.py counts what this costs.
 """
 
+import concurrent.futures
 import contextlib
 import json
 import os
+import random
 import socket
 import threading
 import time
@@ -21,13 +27,15 @@ from typing import Any
 
 from etils import epath
 
-from blip_jax.capfilt.storage import WORK
+from blip_jax.capfilt.storage import READERS, WORK
 from blip_jax.runtime.errors import UserError
 from blip_jax.runtime.files import atomic_write
 from blip_jax.runtime.host import is_running
 
 LEASE_SECONDS = 60.0  # without a heartbeat for this long, other hosts may claim the shard
 HEARTBEATS_PER_LEASE = 4
+LISTED_AFTER = 64
+WATCHED = 16
 
 
 class ShardQueue:
@@ -36,11 +44,14 @@ class ShardQueue:
     Args:
       paths: of all shards, in order.
       lease_seconds: see LEASE_SECONDS; the same on all hosts.
+      folder: of the claims, in that of the shards.
     """
 
-    def __init__(self, paths: list[epath.Path], lease_seconds: float = LEASE_SECONDS):
+    def __init__(
+        self, paths: list[epath.Path], lease_seconds: float = LEASE_SECONDS, folder: str = WORK
+    ):
         self._paths, self._lease_seconds = paths, lease_seconds
-        self._folder = paths[0].parent / WORK
+        self._folder = paths[0].parent / folder
         self.owner = f"{socket.gethostname()}/{os.getpid()}/{uuid.uuid4().hex[:8]}"
         self._held: int | None = None
         self._heartbeats = 0
@@ -80,15 +91,32 @@ class ShardQueue:
         Args:
           stop: called before each shard and while waiting; True ends the iteration.
         """
-        count = len(self._paths)
-        first = zlib.crc32(self.owner.encode()) % count  # hosts begin at different shards
-        while len(done := self.done()) < count and not stop():
-            order = [(first + i) % count for i in range(count)]
-            claimed = next((n for n in order if n not in done and self._claim(n)), None)
-            if claimed is None:
-                time.sleep(min(self._lease_seconds / 30, 2.0))
+        left = self._left()
+        held: list[int] = []  # by other hosts
+        done_by_others, pause = 0, self._lease_seconds / 30
+        while not stop():
+            number = next(left, None)
+            if number is None:
+                if not held:
+                    return
+                self._sleep(pause * random.uniform(0.5, 1))
+                pause = min(2 * pause, self._lease_seconds / 10)
+                left, held = iter(held[:WATCHED]), held[WATCHED:]
+            elif self._is_done(number):
+                done_by_others += 1
+                if done_by_others == LISTED_AFTER:
+                    left, held, done_by_others = self._left(), [], 0
+            elif self._claim(number):
+                yield number
+                pause = self._lease_seconds / 30
             else:
-                yield claimed
+                held.append(number)
+
+    def _left(self) -> Iterator[int]:
+        """Returns the shards that are not done, in the order in which this host tries them."""
+        done, count = self.done(), len(self._paths)
+        first = zlib.crc32(self.owner.encode()) % count  # hosts begin at different shards
+        return (n for i in range(count) if (n := (first + i) % count) not in done)
 
     def finished(self, number: int, record: dict) -> None:
         """Writes the record of a shard that this host has completed."""
@@ -98,7 +126,8 @@ class ShardQueue:
 
     def records(self) -> list[dict]:
         """Returns the record of each shard; {} if its host was killed before `finished`."""
-        return [self._read(number)[1] for number in range(len(self._paths))]
+        with concurrent.futures.ThreadPoolExecutor(READERS) as threads:
+            return [record for _, record in threads.map(self._read, range(len(self._paths)))]
 
     def _claim(self, number: int) -> bool:
         text, claim = self._read(number)
@@ -107,7 +136,7 @@ class ShardQueue:
         with self._lock:
             self._held = number
             self._write_heartbeat()
-        time.sleep(0.01)  # of several hosts that write at the same time the last keeps it
+        self._sleep(0.01)  # of several hosts that write at the same time the last keeps it
         if self._read(number)[1].get("owner") == self.owner:
             return True
         with self._lock:
@@ -121,9 +150,9 @@ class ShardQueue:
             return False
         before, since = self._last_seen.get(number, (None, 0.0))
         if text != before:
-            self._last_seen[number] = text, time.monotonic()
+            self._last_seen[number] = text, self._now()
             return True
-        return time.monotonic() - since < self._lease_seconds
+        return self._now() - since < self._lease_seconds
 
     def _heartbeat(self) -> None:
         while not self._ended.wait(self._lease_seconds / HEARTBEATS_PER_LEASE):
@@ -137,6 +166,15 @@ class ShardQueue:
     def _write_heartbeat(self) -> None:
         self._heartbeats += 1
         self._write(self._held, {"owner": self.owner, "heartbeats": self._heartbeats})
+
+    def _is_done(self, number: int) -> bool:
+        return self._paths[number].exists()
+
+    def _now(self) -> float:
+        return time.monotonic()
+
+    def _sleep(self, seconds: float) -> None:
+        time.sleep(seconds)
 
     def _file(self, number: int) -> epath.Path:
         return self._folder / f"{number:05d}.json"
