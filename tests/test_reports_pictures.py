@@ -13,10 +13,10 @@ from network_calls import refused
 from PIL import Image
 
 from blip_jax.data.images import decode
+from blip_jax.data.pictures import embedded
 from blip_jax.reports import sections
 from blip_jax.reports.examples import write_examples
 from blip_jax.reports.gallery import write_gallery
-from blip_jax.reports.pictures import embedded
 from blip_jax.tasks.evaluate import EvaluateConfig, evaluate
 from blip_jax.tasks.examples import read_images
 from blip_jax.tasks.vqa import VqaConfig

@@ -2,7 +2,7 @@
 
 import dataclasses
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,8 @@ from blip_jax.capfilt.selection import DECISIONS, SelectionRules, probability, s
 from blip_jax.capfilt.table import TextTable
 from blip_jax.data.datasets import open_dataset
 from blip_jax.data.mixture import Component
+from blip_jax.models import Table
+from blip_jax.models.notebook import MAX_ROWS
 from blip_jax.reports import tables
 from blip_jax.reports.gallery import write_gallery
 from blip_jax.reports.publishing import public_command, public_path, public_values
@@ -41,20 +43,56 @@ def run(config: AssembleConfig, workdir: str) -> None:
     Raises:
       UserError: a field that must be given is empty, names nothing, or is out of range.
     """
-    check_required(config)
-    origin = provenance.read(config.scores)
-    dataset = config.dataset or origin.get("dataset", "")
-    split = config.split or origin.get("split", "train")
-    if not dataset:
-        raise UserError(
-            f"{config.scores} does not say what images it is about; give their folder with "
-            "--config.dataset=FOLDER"
-        )
+    dataset, split = _scored_images(config)
     if config.human_dataset:
         open_dataset(config.human_dataset, "train")
     scored = select(config, dataset, split)
     with folder_lock(workdir, "assemble"):
         _write(config, workdir, mixture.ScoredDataset(dataset, split, config.scores), scored)
+
+
+def gallery(config: AssembleConfig) -> Table:
+    """Returns a table of some images, all their texts, and which are kept: for notebooks.
+
+    They are a random sample of at most `config.gallery_images`, and no more than a table shows.
+
+    Raises:
+      UserError: as `run`.
+    """
+    dataset, split = _scored_images(config)
+    scored = select(config, dataset, split)
+    entries = list(_sample(config, dataset, split, scored, min(config.gallery_images, MAX_ROWS))[1])
+    texts = [entry["texts"] for entry in entries]
+    headings = {"origin": "origin", "text": "text", "p_match": "P(match)", "decision": "decision"}
+    return Table(
+        {title: [[x[name] for x in row] for row in texts] for name, title in headings.items()},
+        [entry["image"] for entry in entries],
+        [[not x["kept"] for x in row] for row in texts],
+    )
+
+
+def _scored_images(config: AssembleConfig) -> tuple[str, str]:
+    """Returns the dataset and the split that the scores are about."""
+    check_required(config)
+    origin = provenance.read(config.scores)
+    dataset = config.dataset or origin.get("dataset", "")
+    if not dataset:
+        raise UserError(
+            f"{config.scores} does not say what images it is about; give their folder with "
+            "--config.dataset=FOLDER"
+        )
+    return dataset, config.split or origin.get("split", "train")
+
+
+def _sample(
+    config: AssembleConfig, dataset: str, split: str, scored: statistics.Scored, most: int
+) -> tuple[int, Iterator[dict]]:
+    """Returns the number of images in a random sample, and these as `gallery_entries`."""
+    rows = labels.sampled_rows(len(scored.table.key))
+    rng = np.random.default_rng(config.seed)
+    chosen = np.sort(rng.permutation(rows)[:most])
+    found = scored.p_match, scored.decision, scored.truth
+    return len(chosen), gallery_entries(dataset, split, scored.table, chosen, *found)
 
 
 def _write(
@@ -187,15 +225,10 @@ def report(
     found: Mapping[str, Any],
 ) -> str:
     """Writes the gallery of a sample of the images and returns the path of its page."""
-    rows = labels.sampled_rows(len(scored.table.key))
-    rng = np.random.default_rng(config.seed)
-    chosen = np.sort(rng.permutation(rows)[: config.gallery_images])
-    shown = gallery_entries(
-        dataset, split, scored.table, chosen, scored.p_match, scored.decision, scored.truth
-    )
+    count, shown = _sample(config, dataset, split, scored, config.gallery_images)
     measured = found.get("truth") or {"histogram": _by_origin(found["scores"]["p_match"])}
     summary = (
-        f"{len(chosen):,} of {len(scored.table.key):,} images of {public_path(dataset)}, with all "
+        f"{count:,} of {len(scored.table.key):,} images of {public_path(dataset)}, with all "
         f"their texts. Of all {len(scored.table.row):,} texts, {int(scored.kept.sum()):,} are kept."
     )
     results = {
@@ -206,7 +239,7 @@ def report(
         "decisions": DECISIONS,
     }
     folder = str(epath.Path(workdir) / "report")
-    return write_gallery(folder, results, shown, len(chosen), progress=True)
+    return write_gallery(folder, results, shown, count, progress=True)
 
 
 def _by_origin(counts: Mapping) -> dict[str, dict]:

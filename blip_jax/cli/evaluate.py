@@ -17,12 +17,12 @@ def work(config: Any, workdir: str) -> None:
     from blip_jax.reports import tables
     from blip_jax.reports.examples import write_examples
     from blip_jax.runtime.config import write_config
-    from blip_jax.tasks.evaluate import PREDICTIONS, SUBMISSION, evaluate, metric_rows
+    from blip_jax.tasks.evaluate import PREDICTIONS, SUBMISSION, evaluate
 
     metrics = evaluate(config, workdir, write_page=write_examples)
     if jax.process_index() == 0:
         write_config(workdir, config)
-        if rows := metric_rows(metrics):
+        if rows := metrics.rows():
             print(tables.plain(rows))
         else:
             print(f"no answers are known; wrote {workdir}/{PREDICTIONS} and {SUBMISSION}")

@@ -1,7 +1,6 @@
 """HTML of results on the page; all texts are escaped."""
 
 import html
-import math
 from collections.abc import Sequence
 
 from blip_jax.demo.work import ScoredText
@@ -19,10 +18,9 @@ CSS = """
 
 def caption_table(captions: Sequence[Caption]) -> str:
     """Returns captions with their probabilities, those of all their tokens multiplied."""
-    rows = [(caption.text, math.exp(float(caption.log_probs.sum()))) for caption in captions]
     return _table(
         ("caption", "probability"),
-        [[html.escape(text), f"{probability:.3g}"] for text, probability in rows],
+        [[html.escape(x.text), f"{x.probability:.3g}"] for x in captions],
     )
 
 

@@ -11,6 +11,7 @@ params = models.init(config, jax.random.key(0))
 from blip_jax.decoding import Decoding
 from blip_jax.models.loading import load
 from blip_jax.models.model import Model
+from blip_jax.models.notebook import Table
 from blip_jax.models.results import Answer, Caption, GradCam, Match, RankedOptions
 from blip_jax.nn import (
     PRESETS,
@@ -40,6 +41,7 @@ __all__ = [
     "Model",
     "Nlvr",
     "RankedOptions",
+    "Table",
     "ViTConfig",
     "Vqa",
     "init",

@@ -27,6 +27,7 @@ from blip_jax.models.inputs import (
     encode_prompts,
     is_sequence,
 )
+from blip_jax.models.notebook import MAX_ROWS, Results, Table
 from blip_jax.models.results import Answer, Caption, Match, captions_of
 from blip_jax.runtime.arguments import RowIndex, Seed
 from blip_jax.runtime.errors import UserError
@@ -73,10 +74,12 @@ class Model(DialogMethods, GradCamMethods):
           UserError: an image cannot be read, options do not go together, or the model cannot
             caption.
         """
+        images = as_images(images)
         rows = self._captions(
             images, _decoding(decoding, options), prompt, seed, batch_size, start_index, on_error
         )
-        return [row and max(row, key=lambda caption: caption.score) for row in rows]
+        best = [row and max(row, key=lambda caption: caption.score) for row in rows]
+        return Results(best, images)
 
     @accepts(Decoding, TRANSFORMERS_OPTIONS)
     def captions(
@@ -95,13 +98,14 @@ class Model(DialogMethods, GradCamMethods):
 
         Arguments are those of `caption`.
         """
-        return self._captions(
+        images = as_images(images)
+        rows = self._captions(
             images, _decoding(decoding, options), prompt, seed, batch_size, start_index, on_error
         )
+        return Results(rows, images)
 
     def _captions(self, images, decoding, prompt, seed, batch_size, start_index, on_error):
         self.require("caption")
-        images = as_images(images)
         check_not_empty(images, "images")
         if prompt is None:  # the model's own prompt has one length, so it is prefilled in one call
             row = functions.prompt_tokens(self)
@@ -142,7 +146,7 @@ class Model(DialogMethods, GradCamMethods):
           clean: clean texts up as training did (lower case, some punctuation removed).
         """
         self.require("match")
-        images = as_images(images)
+        images = given = as_images(images)
         texts = as_list(texts)
         is_nested = any(is_sequence(row) for row in texts)
         if is_nested:
@@ -164,10 +168,14 @@ class Model(DialogMethods, GradCamMethods):
         settings = batch_size, on_error, "match", num_frames
         logits, cosine = self._run(function, images, arrays, *settings)
         probability = np.asarray(jax.nn.softmax(logits, axis=-1))[..., 1]
-        result = Match(probability, cosine, logits)
-        if is_nested:
-            return result
-        return Match(*(getattr(result, f.name)[:, 0] for f in dataclasses.fields(Match)))
+        if not is_nested:
+            probability, cosine, logits = probability[:, 0], cosine[:, 0], logits[:, 0]
+            nested = [text for (text,) in nested]
+        columns = {"text": nested, "P(match)": probability, "cosine": cosine}
+        shown = {name: values[:MAX_ROWS] for name, values in columns.items()}
+        if len(given) < len(images):  # several texts about one image: in one row
+            shown = {name: [values] for name, values in shown.items()}
+        return Match(probability, cosine, logits, Table(shown, given[:MAX_ROWS]))
 
     def answer(
         self,
@@ -201,10 +209,11 @@ class Model(DialogMethods, GradCamMethods):
             arrays += (decoding.params(len(images)),)
             results = self._run(function, images, arrays, *settings)
             written = captions_of(Generated(*results), np.ones(len(images), int), self.tokenizer)
-            return [
+            answers = [
                 Answer(row[0].text, row[0].score) if length[0] else None
                 for row, length in zip(written, results[1], strict=True)
             ]
+            return Results(answers, images, question=questions)
         candidates = as_list(candidates)
         shared = encode_candidates(self.tokenizer, candidates, self.config.med.max_length)
         if k < 1:
@@ -213,7 +222,8 @@ class Model(DialogMethods, GradCamMethods):
         function = self._function(functions.rank_function, k)
         index, score = self._run(function, images, arrays, *settings, shared=shared)
         chosen = zip(index, score, strict=True)
-        return [None if np.isnan(s) else Answer(candidates[i], float(s)) for i, s in chosen]
+        answers = [None if np.isnan(s) else Answer(candidates[i], float(s)) for i, s in chosen]
+        return Results(answers, images, question=questions)
 
     def verify(
         self,

@@ -4,6 +4,7 @@ import base64
 import dataclasses
 import html
 import io
+import math
 
 import cv2
 import numpy as np
@@ -13,6 +14,7 @@ from blip_jax.data.images import ImageError
 from blip_jax.data.tokenizer import Tokenizer
 from blip_jax.decoding import Generated
 from blip_jax.models.inputs import ImageLike, load_image
+from blip_jax.models.notebook import Table
 from blip_jax.runtime.arguments import check_arguments
 from blip_jax.runtime.errors import UserError
 
@@ -36,6 +38,15 @@ class Caption:
     tokens: np.ndarray
     log_probs: np.ndarray
 
+    @property
+    def probability(self) -> float:
+        """Returns the probability of the text given the image: of all tokens, multiplied."""
+        return math.exp(float(self.log_probs.sum()))
+
+    def columns(self) -> dict[str, str | float]:
+        """Returns what a notebook's table shows of it, by heading."""
+        return {"caption": self.text, "probability": self.probability}
+
     def __str__(self) -> str:
         return self.text
 
@@ -47,15 +58,22 @@ class Caption:
 class Match:
     """How well texts describe images; arrays [B], or [B, G] for several texts an image.
 
+    Notebooks show it as a table.
+
     Attributes:
       probability: float32, P(match) of the image-grounded encoder (ITM).
       cosine: float32, of the aligned features (ITC).
       logits: float32 [..., 2], of ITM: no match, match.
+      table: the first images and texts with their scores.
     """
 
     probability: np.ndarray
     cosine: np.ndarray
     logits: np.ndarray
+    table: Table = dataclasses.field(default=Table({}), repr=False)
+
+    def _repr_html_(self) -> str:
+        return self.table._repr_html_()
 
 
 @dataclasses.dataclass(frozen=True, slots=True, repr=False)
@@ -69,6 +87,10 @@ class Answer:
 
     text: str
     score: float
+
+    def columns(self) -> dict[str, str | float]:
+        """Returns what a notebook's table shows of it, by heading."""
+        return {"answer": self.text, "log-probability": self.score}
 
     def __str__(self) -> str:
         return self.text

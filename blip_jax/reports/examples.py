@@ -6,8 +6,8 @@ from typing import Any
 from etils import epath
 
 import blip_jax
+from blip_jax.data.pictures import embedded
 from blip_jax.reports import tables
-from blip_jax.reports.pictures import embedded
 from blip_jax.reports.templates import template
 from blip_jax.runtime.files import atomic_write
 

@@ -7,9 +7,9 @@ import math
 from collections.abc import Mapping, Sequence
 
 from blip_jax.data.images import ImageError, decode
+from blip_jax.data.pictures import embedded
 from blip_jax.metrics import filtering
 from blip_jax.reports import charts, tables
-from blip_jax.reports.pictures import embedded
 
 ARM_NAMES = {
     "none": "no CapFilt",

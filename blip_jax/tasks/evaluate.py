@@ -38,6 +38,7 @@ from blip_jax.tasks.contamination import check_contamination
 from blip_jax.tasks.details import described
 from blip_jax.tasks.eval_dataset import EvalDataset
 from blip_jax.tasks.examples import EXAMPLES, example_page
+from blip_jax.tasks.metric_table import Metrics
 from blip_jax.tasks.pretraining import PretrainingConfig
 from blip_jax.tasks.unfinished import UnfinishedWork
 
@@ -72,7 +73,7 @@ def evaluate(
     workdir: str = "",
     model: Model | None = None,
     write_page: Callable[..., Any] | None = None,
-) -> dict:
+) -> Metrics:
     """Returns metrics by name, most of them in percent; those with a standard error as `Estimate`.
 
     Args:
@@ -115,20 +116,10 @@ def evaluate(
                     f"Examples of {config.task.name}",
                     f"{config.predictions or config.model or model.name}, evaluated on "
                     f"{config.dataset}, split {config.split}.",
-                    metric_rows(metrics),
+                    Metrics(metrics).rows(),
                     sections,
                 )
-    return metrics
-
-
-def metric_rows(metrics: Mapping[str, float]) -> list[dict[str, Any]]:
-    """Returns the rows of a table of metrics: value, number of examples, standard error."""
-    rows = []
-    for name, metric in metrics.items():
-        found = uncertainty.to_json(metric)
-        error = {"± standard error": found.pop("standard_error")}
-        rows.append({"metric": name, **found, **error})
-    return rows
+    return Metrics(metrics)
 
 
 def _measure(
