@@ -83,8 +83,8 @@ else:
 # ## Train a small model
 #
 # The config `shapes` makes the datasets: pictures with true captions (human), and with texts of
-# which half are noise (web). `shapes_tasks` has the settings of its trainings. Here each picture has one
-# object, and the trainings are shorter.
+# which half are noise (web). `shapes_tasks` has the settings of its trainings. Here each picture has
+# one object, and the trainings are shorter.
 #
 # The vocabulary is made of all texts that are trained on, those of the questions and of the ten
 # pictures below included, so all of these are made first.
@@ -133,7 +133,8 @@ CAPTIONED = {  # shapes of PIL, in a square of 64 pixels
         ("ellipse", (24, 6, 46, 28), "midnightblue"),
     ],
     "a mountain with snow": [
-        ("polygon", (2, 60, 32, 8, 62, 60), "dimgray"), ("polygon", (22, 26, 32, 8, 42, 26), "white"),
+        ("polygon", (2, 60, 32, 8, 62, 60), "dimgray"),
+        ("polygon", (22, 26, 32, 8, 42, 26), "white"),
     ],
     "a red balloon": [
         ("line", (32, 36, 32, 62), "black"), ("ellipse", (18, 4, 46, 38), "red"),
@@ -217,8 +218,9 @@ blip
 # %% [markdown]
 # ## Caption
 #
-# Pictures are paths, bytes, PIL images or arrays. Beam search gives the likeliest caption; the last
-# line of a cell shows it with its picture and with its probability, that of all its tokens multiplied.
+# Pictures are paths, bytes, PIL images or arrays. Beam search gives the likeliest caption. As the
+# last line of a cell, captions are shown with their pictures and probabilities, those of all tokens
+# multiplied.
 
 # %%
 test = open_dataset(data["test"], "test")
@@ -325,8 +327,8 @@ models.Table(
 # ## CapFilt over a folder
 #
 # A folder of pictures, each with a text from the web: half of the texts are of something else. The
-# captioner writes another text for each picture, the filter scores both, and nothing is dropped: the
-# scores are stored. Both are the model trained above; the paper fine-tunes each on human captions.
+# captioner writes another text for each picture, the filter scores both, and all scores are stored.
+# Both are the model trained above; the paper fine-tunes each on human captions.
 
 # %%
 from blip_jax.capfilt import assemble
@@ -344,7 +346,7 @@ scores = capfilt(config.scoring(str(runs / "scores")), model, model)
 
 # %% [markdown]
 # The threshold applies when texts are selected, so another one needs no inference. What is struck
-# out is removed. `assemble.run` writes a mixture to train on, a dataset card, and a page of the images.
+# out is removed. `assemble.run` writes a mixture to train on, a dataset card, and a page of images.
 
 # %%
 selection = AssembleConfig(scores=scores, gallery_images=12)
@@ -355,8 +357,8 @@ gallery
 # %% [markdown]
 # ## Convert to PyTorch
 #
-# The captioner as a folder that `transformers` loads; `"original"` in place of `"hf"` writes a `.pth`
-# file for BLIP's own code. The same captions get the same log-probabilities in both.
+# The captioner as a folder that `transformers` loads; `"original"` in place of `"hf"` writes a
+# `.pth` file for BLIP's own code. The same captions get the same log-probabilities in both.
 
 # %%
 from blip_jax.checkpoints import sources
@@ -385,7 +387,7 @@ else:
         of_tokens = log_probs[range(len(caption.tokens)), caption.tokens.tolist()]
         differences.append(np.abs(of_tokens.numpy() - caption.log_probs).max())
     print(
-        f"log-probabilities of {len(differences)} captions differ by at most {max(differences):.1g}"
+        f"{len(differences)} captions: log-probabilities differ by at most {max(differences):.1g}"
     )
 
 # %% [markdown]
