@@ -83,7 +83,7 @@ else:
 # ## Train a small model
 #
 # The config `shapes` makes the datasets: pictures with true captions (human), and with texts of
-# which half are noise (web). `shapes_tasks` has the settings of its trainings. Here each picture has
+# which half are noise (web). `shapes_tasks` has the settings of its trainings. Here a picture has
 # one object, and the trainings are shorter.
 #
 # The vocabulary is made of all texts that are trained on, those of the questions and of the ten
