@@ -52,6 +52,7 @@ INT8 = ["qwix>=0.1.5"]
 BEAM = ["apache-beam>=2.70"]  # needs Pillow before 13
 WANDB = ["wandb>=0.19"]
 ONNX = ["onnx>=1.19", "onnxruntime>=1.23"]
+NOTEBOOK = ["nbclient>=0.10", "ipykernel>=7.0", "jupytext>=1.17"]  # tests/notebook.py
 METRICS = ["pycocoevalcap>=1.2"]  # brings pycocotools; METEOR and PTB also need Java
 
 setup(
@@ -104,6 +105,7 @@ setup(
             *WANDB,
             *INT8,
             *DOCS,
+            *NOTEBOOK,
         ],
     },
 )

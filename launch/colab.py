@@ -253,7 +253,9 @@ match
 
 # %%
 similarity = blip.encode_image(photos) @ blip.encode_text(texts).T
-models.Table({text: similarity[:, column] for column, text in enumerate(texts)}, photos)
+columns = {text: similarity[:, column] for column, text in enumerate(texts)}
+similarities = models.Table(columns, photos)
+similarities
 
 # %% [markdown]
 # ## Where the model looks: GradCAM
@@ -318,10 +320,11 @@ own = fit(
 )
 pictures = list(drawn.values())
 before, after = blip.caption(pictures), own.caption(pictures)
-models.Table(
+learnt = models.Table(
     {"by hand": list(drawn), "before": list(map(str, before)), "after": list(map(str, after))},
     pictures,
 )
+learnt
 
 # %% [markdown]
 # ## CapFilt over a folder
@@ -386,9 +389,7 @@ else:
         log_probs = torch.log_softmax(logits, -1)[0, len(start) - 1 : -1]
         of_tokens = log_probs[range(len(caption.tokens)), caption.tokens.tolist()]
         differences.append(np.abs(of_tokens.numpy() - caption.log_probs).max())
-    print(
-        f"{len(differences)} captions: log-probabilities differ by at most {max(differences):.1g}"
-    )
+    print(f"largest difference of the log-probabilities: {max(differences):.1g}")
 
 # %% [markdown]
 # ## What next
