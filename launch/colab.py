@@ -98,7 +98,7 @@ from blip_jax.data.ingest import run as ingest
 from blip_jax.data.synthetic.dataset import prepare_dataset
 
 runs = pathlib.Path("runs/colab")
-SIDE = 64  # pixels
+SIDE = 32  # pixels
 # fmt: off
 CAPTIONED = {  # shapes of PIL, in a square of 64 pixels
     "a house with a red roof": [
@@ -144,11 +144,11 @@ CAPTIONED = {  # shapes of PIL, in a square of 64 pixels
 
 
 def draw(shapes, background="skyblue"):
-    picture = Image.new("RGB", (SIDE, SIDE), background)
+    picture = Image.new("RGB", (64, 64), background)
     for name, place, colour in shapes:
         arguments = (place[:4], *place[4:]) if name == "chord" else (place,)
         getattr(ImageDraw.Draw(picture), name)(*arguments, fill=colour)
-    return picture
+    return picture.resize((SIDE, SIDE))
 
 
 def write_folder(folder, pictures):
@@ -171,7 +171,7 @@ questions = replace(
     val=0,
     test=100,
     templates=QUESTIONS,
-    **{"world.image_size": SIDE, "world.max_objects": 1},
+    **{"world.max_objects": 1},
 )
 prepare_dataset(questions, str(runs / "data_questions"))
 
@@ -182,7 +182,7 @@ world = replace(
     world={
         "image_size": SIDE,
         "max_objects": 1,
-        "human_images": 3000,
+        "human_images": 2500,
         "web_images": 100,
         "test_images": 200,
     },
@@ -206,13 +206,12 @@ def fit(config, name, dataset, **changes):
     """Trains on a dataset and returns the model."""
     mixture = str(runs / f"{name}.json")
     write_plain_mixture(mixture, Component(name, str(dataset)), None, 1.0)
-    sizes = {"model.vit.image_size": SIDE, "model.vit.patch_size": 16}
-    config = replace(config, tokenizer=data["tokenizer"], log_every=100, **sizes, **changes)
+    config = replace(config, tokenizer=data["tokenizer"], log_every=100, **changes)
     train(replace(config, **{"data.mixture": mixture}), str(runs / name))
     return models.load(str(runs / name))
 
 
-blip = fit(settings.pretraining, "blip", data["human"], steps=600)
+blip = fit(settings.pretraining, "blip", data["human"], steps=500)
 blip
 
 # %% [markdown]
@@ -279,7 +278,7 @@ vqa = fit(
     settings.vqa.train,
     "vqa",
     runs / "data_questions",
-    steps=400,
+    steps=300,
     **{"init.run": str(runs / "blip")},
 )
 
@@ -399,7 +398,7 @@ else:
 # - Your own data: `blip-jax prepare`, then the same cells, or `blip-jax capfilt`.
 # - TPU pods: `launch/README.md`. On a TPU or GPU use `models.load(…, dtype="bfloat16")`.
 #
-# What is shown here is small: pictures of 64 pixels with one object, and a VQA model that knows
+# What is shown here is small: pictures of 32 pixels with one object, and a VQA model that knows
 # three forms of questions, because each model is trained in a minute.
 
 # %%
