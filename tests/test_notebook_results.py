@@ -4,9 +4,12 @@ import re
 import warnings
 
 import numpy as np
+import scored_dataset
 from network_calls import FILES, PIXELS, TEXTS, refused
 from PIL import Image
 
+from blip_jax.capfilt import assemble
+from blip_jax.capfilt.config import AssembleConfig
 from blip_jax.metrics.uncertainty import Estimate
 from blip_jax.models import Table
 from blip_jax.models.notebook import MAX_ROWS
@@ -109,3 +112,17 @@ def test_metrics_with_their_errors():
         ["accuracy", "91.5", "200", "1.25"],
         ["count", "3", "", ""],
     ]
+
+
+def test_a_selection_strikes_out_what_is_removed(tmp_path):
+    scored = scored_dataset.build(tmp_path)
+    table = assemble.gallery(AssembleConfig(scores=scored.scores, dataset=scored.images))
+    shown = table._repr_html_()
+    rows = [row[-4:] for row in cells(shown)[1:]]
+    decisions = [row[3] for row in rows]
+    removed = sum(x != "kept" for x in decisions)
+    assert 0 < removed < len(rows) and {row[0] for row in rows} == {"web", "synthetic"}
+    assert shown.count("line-through") == 4 * removed
+    assert len(table) == min(scored_dataset.ROWS, MAX_ROWS) == shown.count("<td rowspan")
+    few = assemble.gallery(AssembleConfig(scores=scored.scores, gallery_images=2))
+    assert len(few) == 2
