@@ -43,8 +43,8 @@ def write(checkpoint: Checkpoint, path: str | os.PathLike, to: str) -> None:
       to: "stablehlo" or "onnx".
 
     Raises:
-      UserError: the model type has no parts to export, its tokenizer is unknown or not BERT's, a package is
-        missing, or the folder exists and is not empty.
+      UserError: the model type has no parts to export, its tokenizer is unknown or not BERT's, a
+        package is missing, or the folder exists and is not empty.
     """
     parts = parts_of(checkpoint)
     check_installed(to, PACKAGES[to])

@@ -22,6 +22,7 @@ FILLED = {"required": False}  # group in which the run sets datasets and models
 class WorldConfig:
     """The datasets of synthetic images that are made where none are given."""
 
+    language: str = "english"  # of the texts, english or japanese
     image_size: int = 32  # width and height of images in pixels
     cells: int = 2  # the grid of an image is cells x cells, an object in one cell
     max_objects: int = 2  # most objects in an image

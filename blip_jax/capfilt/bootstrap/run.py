@@ -217,6 +217,7 @@ class BootstrapRun:
                 "captions_per_image": world.test_captions,
             }
         kind = "web" if name in ("web", "perfect") else "human"
+        shape |= {"language": world.language}
         settings = ShapesConfig(kind=kind, world=scenes, seed=self.seed, **{**sizes, **shape})
         return prepare(self.path("data"), settings)
 
