@@ -33,10 +33,9 @@ _OTHER_SCRIPT = regex.compile(r"[^\p{Latin}\p{Common}\p{Inherited}]")
 _MARKS = regex.compile(
     r"[[\p{Sentence_Terminal}\p{Quotation_Mark}\p{Ps}\p{Pe}*#:;~〜•।॥]--[?؟՞;'’‘,]]", regex.V1
 )
-# Control characters and unassigned ones; not the marks of direction and the joiners of scripts.
-_UNSEEN = regex.compile(
-    r"[\p{Cc}\p{Cs}\p{Co}\p{Cn}\uFEFF\u200B\u2060]+"
-)  # also direction marks' kin
+# Control characters, private and unassigned ones, and blanks without a width.
+_DIRECTION = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+_UNSEEN = regex.compile(r"[\p{Cc}\p{Cs}\p{Co}\p{Cn}\uFEFF\u200B\u2060]+")
 UNITS_PER_WORD = 2  # graphemes of a script without blanks that count as one word of the limits
 
 
@@ -69,14 +68,17 @@ def unicode_caption(text: str, max_words: int = 30) -> str:
     Japanese, Thai …) count as one word. unicode_caption("「赤い」丸。ＡＢ") is "赤い 丸 AB". May
     return ''.
     """
-    text = _UNSEEN.sub(" ", unicodedata.normalize("NFKC", text))
-    return _cut(" ".join(_MARKS.sub(" ", text).split()), max_words)
+    return _cut(" ".join(_MARKS.sub(" ", _normalize(text)).split()), max_words)
 
 
 def unicode_question(text: str, max_words: int = 50) -> str:
     """Returns a question in NFKC with its case, punctuation *removed*, cut to `max_words`."""
-    text = _UNSEEN.sub(" ", unicodedata.normalize("NFKC", text))
-    return _cut(" ".join(_MARKS.sub("", text).split()), max_words)
+    return _cut(" ".join(_MARKS.sub("", _normalize(text)).split()), max_words)
+
+
+def _normalize(text: str) -> str:
+    text = unicodedata.normalize("NFKC", _DIRECTION.sub("", text))
+    return _UNSEEN.sub(" ", text)
 
 
 def _cut(text: str, max_words: int) -> str:
