@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -9,8 +10,9 @@ from test_bootstrap import minute_config
 
 from blip_jax.capfilt import bootstrap as boot
 from blip_jax.capfilt import labels, storage
+from blip_jax.capfilt.bootstrap import run
 from blip_jax.cli import config_files
-from blip_jax.data.datasets import open_dataset
+from blip_jax.data.datasets import open_dataset, to_text
 from blip_jax.data.synthetic import japanese
 from blip_jax.data.synthetic.config import ShapesConfig
 from blip_jax.data.synthetic.grammar import Phrase, Statement
@@ -19,7 +21,6 @@ from blip_jax.data.synthetic.oracle import assess_texts, check, parse_truth
 from blip_jax.data.synthetic.records import make_record
 from blip_jax.data.synthetic.scenes import Scene, World, describe, sample_scene, sample_statement
 from blip_jax.data.tokenizer import Tokenizer
-from blip_jax.runtime.config import replace
 from blip_jax.runtime.errors import UserError
 
 SCENE = Scene(
@@ -113,28 +114,30 @@ def test_the_variant_is_the_same_pipeline_with_other_texts():
 
 
 @pytest.mark.slow
-def test_the_full_pipeline_runs_in_japanese(tmp_path):
+def test_the_full_pipeline_runs_in_japanese(tmp_path, monkeypatch):
     pytest.importorskip("pycocoevalcap")
-    config = minute_config(arms=("none", "both"), **{
+    config = minute_config(arms=("none",), **{
         "world.language": "japanese", "tokenizer_type": "unigram", "text_cleanup": "unicode",
-        "captioner.task.lm.prompt": "画像 ", "vocab_size": 260,
+        "captioner.task.lm.prompt": "画像 ", "vocab_size": 260, "pretraining.steps": 2,
     })  # fmt: skip
-    steps = {f"{name}.steps": 2 for name in ("pretraining", "captioner", "filter")}
-    table = boot.bootstrap(replace(config, **steps), str(tmp_path))
-    assert [row["arm"] for row in table] == ["none", "both"] and "true %" in table[0]
+    trained = run.train
+
+    def train(config, workdir):  # the model of pre-training takes both roles: one compilation less
+        if workdir.endswith("pretrain-none"):
+            return trained(config, workdir)
+        return shutil.copytree(tmp_path / "pretrain-none", workdir)
+
+    monkeypatch.setattr(run, "train", train)
+    (row,) = boot.bootstrap(config, str(tmp_path))
+    assert row["true %"] == 0 and row["CIDEr"] < 100
     tokenizer = Tokenizer.load(str(tmp_path / "captioner" / "tokenizer"))
     assert tokenizer.cleanup.name == "unicode" and not tokenizer.is_wordpiece
-    made = json.loads((tmp_path / "stages" / "data.json").read_text())
-    assert "shapes" in json.dumps(made)
     scores = storage.read(str(tmp_path / "scores"), "train")
     web = next((tmp_path / "data").glob("shapes/web-*/*/features.json")).parent
     truth = labels.text_labels(str(web), "train", scores)[scores.where("origin", "web")]
-    noise = [json.loads(x["truth"])["noise"] for x in open_dataset(str(web), "train")]
+    noise = [json.loads(to_text(x["truth"]))["noise"] for x in open_dataset(str(web), "train")]
     assert truth.tolist() == [labels.FALSE if kind else labels.TRUE for kind in noise]
-    assert (
-        "黒い" in (tmp_path / "report.html").read_text()
-        or "背景" in (tmp_path / "report.html").read_text()
-    )
+    assert "背景" in (tmp_path / "report.html").read_text()
 
 
 def test_a_true_text_has_no_wrong_claim():

@@ -85,10 +85,14 @@ def _cut(text: str, max_words: int) -> str:
     """Returns the text up to its `max_words`-th word, without breaking a grapheme or a word."""
     room = max_words * UNITS_PER_WORD
     for unit in _UNITS.finditer(text):
-        room -= 1 if is_unspaced(unit[0]) else UNITS_PER_WORD
+        room -= _size(unit[0])
         if room < 0:
             return text[: unit.start()].rstrip()
     return text
+
+
+def _size(unit: str) -> int:
+    return 1 if is_unspaced(unit) else UNITS_PER_WORD
 
 
 def is_unspaced(text: str) -> bool:
