@@ -59,6 +59,7 @@ def pipeline(config: BootstrapConfig) -> BootstrapConfig:
 
 def japanese(config: BootstrapConfig) -> BootstrapConfig:
     """The full pipeline in Japanese; the limits are as many tokens as its longest captions have."""
+    decoder = {"max_length": 27, "lm": {"prompt": "画像 "}}
     return replace(
         config,
         title="CapFilt on the Shapes dataset in Japanese",
@@ -66,8 +67,9 @@ def japanese(config: BootstrapConfig) -> BootstrapConfig:
         tokenizer_type="unigram",
         text_cleanup="unicode",
         pretraining={"task": {"max_length": 24}},
-        captioner={"task": {"max_length": 27, "lm": {"prompt": "画像 "}}},
+        captioner={"task": decoder},
         filter={"task": {"max_length": 24}},
+        captioner_and_filter={"task": decoder},
         capfilt={"decoding": {"max_length": 27}},
     )
 
