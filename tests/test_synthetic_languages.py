@@ -33,7 +33,7 @@ SCENE = Scene(
 WORLD = World(cells=3, max_objects=4, textures=2)
 
 
-@pytest.mark.parametrize("language", LANGUAGES.values(), ids=str)
+@pytest.mark.parametrize("language", LANGUAGES.values(), ids=LANGUAGES)
 def test_what_is_said_can_be_read_back(language):
     rng = np.random.default_rng(0)
     for number in range(500):
