@@ -34,6 +34,18 @@ def execute(folder: str, timeout: int = 900):
         record_timing=False,
     )
     client.execute(env=environment)
+    return without_machine(notebook, folder)
+
+
+def without_machine(notebook, folder: str):
+    """Returns the notebook without paths of this machine and warnings of its packages."""
+    for cell in notebook.cells:
+        if "outputs" not in cell:
+            continue
+        cell.outputs = [x for x in cell.outputs if "site-packages" not in x.get("text", "")]
+        for output in cell.outputs:
+            if "text" in output:
+                output.text = output.text.replace(f"{folder}/", "")
     return notebook
 
 

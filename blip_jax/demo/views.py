@@ -20,7 +20,7 @@ def caption_table(captions: Sequence[Caption]) -> str:
     """Returns captions with their probabilities, those of all their tokens multiplied."""
     return _table(
         ("caption", "probability"),
-        [[html.escape(x.text), f"{x.probability:.3g}"] for x in captions],
+        [[_text(x.text), f"{x.probability:.3g}"] for x in captions],
     )
 
 
@@ -29,7 +29,7 @@ def match_table(rows: Sequence[ScoredText]) -> str:
     ordered = sorted(rows, key=lambda row: -row.probability)
     return _table(
         ("text", "P(match)", "cosine"),
-        [[html.escape(x.text), _meter(x.probability), f"{x.cosine:.3f}"] for x in ordered],
+        [[_text(x.text), _meter(x.probability), f"{x.cosine:.3f}"] for x in ordered],
     )
 
 
@@ -37,7 +37,7 @@ def selection_table(rows: Sequence[ScoredText], threshold: float) -> str:
     """Returns the texts that CapFilt keeps and removes at a threshold of P(match)."""
     kept = [row.probability >= threshold for row in rows]
     cells = [
-        [html.escape(x.text), x.origin, _meter(x.probability), "kept" if keep else "removed"]
+        [_text(x.text), x.origin, _meter(x.probability), "kept" if keep else "removed"]
         for x, keep in zip(rows, kept, strict=True)
     ]
     head = f"<p>{sum(kept)} of {len(rows)} texts are kept.</p>"
@@ -47,7 +47,12 @@ def selection_table(rows: Sequence[ScoredText], threshold: float) -> str:
 
 def answer_text(answer: str, score: float) -> str:
     """Returns an answer and its log-probability."""
-    return f"<p><b>{html.escape(answer)}</b> (log-probability {score:.3f})</p>"
+    return f"<p><b>{_text(answer)}</b> (log-probability {score:.3f})</p>"
+
+
+def _text(text: str) -> str:
+    """Returns a text as HTML, in its own direction of writing."""
+    return f"<bdi>{html.escape(text)}</bdi>"
 
 
 def _meter(value: float) -> str:
