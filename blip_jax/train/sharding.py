@@ -50,10 +50,14 @@ def spec_of(path: str) -> P:
     raise UserError(f"no sharding rule for {path!r}: add one to train/sharding.py")
 
 
-def shardings(state: Any, mesh: Mesh) -> Any:
+def shardings(state: Any, mesh: Mesh, in_use: bool = False) -> Any:
     """Returns the NamedSharding of each array of `state` (arrays or shapes), in the same structure.
 
     An axis of the mesh that does not divide the dimension is left out there.
+
+    Args:
+      in_use: as a step computes with parameters. Between steps what `fsdp` splits is split over
+        `data` too, so that each device updates its part alone.
     """
 
     def place(path: tuple, leaf: Any) -> NamedSharding:
@@ -62,12 +66,29 @@ def shardings(state: Any, mesh: Mesh) -> Any:
         if len(spec) > leaf.ndim:
             raise UserError(f"sharding rule {spec} has more axes than {name!r} {leaf.shape}")
         fitting = [
-            axis if axis is None or size % mesh.shape[axis] == 0 else None
+            _fitting_axes(axis, size, mesh, in_use)
             for axis, size in zip(spec, leaf.shape, strict=False)
         ]
         return NamedSharding(mesh, P(*fitting))
 
     return jax.tree_util.tree_map_with_path(place, state)
+
+
+def _fitting_axes(
+    axis: str | None, size: int, mesh: Mesh, in_use: bool
+) -> tuple[str, ...] | str | None:
+    """Returns the axes of the mesh that split a dimension for which a rule names `axis`."""
+    if axis is None:
+        return None
+    data = mesh.shape.get("data", 1)
+    if axis == "fsdp" and not in_use and data > 1 and size % (mesh.shape[axis] * data) == 0:
+        return ("fsdp", "data")
+    return axis if size % mesh.shape[axis] == 0 else None
+
+
+def place(tree: Any, mesh: Mesh, in_use: bool) -> Any:
+    """Returns the arrays of a part of a state with the placement of `shardings`, within jit."""
+    return jax.lax.with_sharding_constraint(tree, shardings(tree, mesh, in_use))
 
 
 def path_name(path: tuple) -> str:

@@ -2,6 +2,8 @@
 
 from collections.abc import Callable
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -17,6 +19,7 @@ def make_step(
     optimizer: optax.GradientTransformation,
     accumulate_steps: int = 1,
     skip_nonfinite: bool = False,
+    place: Callable[[Any, bool], Any] = lambda tree, in_use: tree,
 ) -> Step:
     """Returns the step of `task`: constrain, prepare, gradients, update (tasks/base.py).
 
@@ -34,26 +37,30 @@ def make_step(
         key = None if key is None else jax.random.fold_in(key, state.step)
         prepare_key, loss_key = (None, None) if key is None else jax.random.split(key)
         params = task.constrain(state.params)
-        constants, extra = task.prepare(params, state.extra, batch, state.step, prepare_key)
+        extra = task.move_momentum(params, state.extra)
+        used = place({"params": params, "extra": extra}, True)
+        constants, extra = task.prepare(used["params"], used["extra"], batch, state.step, prepare_key)
+        extra = place({"extra": extra}, False)["extra"]
         rows = jnp.arange(jax.tree.leaves(batch)[0].shape[0])
         gradient = jax.grad(task.loss, has_aux=True)
 
         def add(total, inputs):
             (part, part_rows), number = inputs
             part_key = None if key is None else jax.random.fold_in(loss_key, number)
-            more = gradient(params, part, constants, part_rows, part_key)
+            more = gradient(used["params"], part, constants, part_rows, part_key)
             return jax.tree.map(jnp.add, total, more), None
 
         if accumulate_steps == 1:
-            grads, metrics = gradient(params, batch, constants, rows, loss_key)
+            grads, metrics = gradient(used["params"], batch, constants, rows, loss_key)
         else:
             parts = jax.tree.map(
                 lambda x: micro_batches(x, accumulate_steps, task.group_size), (batch, rows)
             )
             part, part_rows = jax.tree.map(lambda x: x[0], parts)
-            shapes = jax.eval_shape(gradient, params, part, constants, part_rows, loss_key)
+            shapes = jax.eval_shape(gradient, used["params"], part, constants, part_rows, loss_key)
             zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
             (grads, metrics), _ = jax.lax.scan(add, zeros, (parts, jnp.arange(accumulate_steps)))
+        grads = place({"params": grads}, False)["params"]
         updates, opt_state = optimizer.update(grads, state.opt_state, params)
         metrics["gradient_norm"] = optax.tree.norm(grads)
         new = (optax.apply_updates(params, updates), extra, opt_state)
