@@ -146,8 +146,7 @@ def _functions(
     optimizer = optimizer_config.make(steps)
 
     step_of_task = make_step(
-        task, optimizer, accumulate_steps, skip_nonfinite,
-        place=lambda tree, in_use: place(tree, mesh, in_use),
+        task, optimizer, accumulate_steps, skip_nonfinite, functools.partial(place, mesh)
     )
 
     def step(state: TrainState, batch: Batch, key: jax.Array | None):

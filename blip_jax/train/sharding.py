@@ -57,7 +57,8 @@ def shardings(state: Any, mesh: Mesh, in_use: bool = False) -> Any:
 
     Args:
       in_use: as a step computes with parameters. Between steps what `fsdp` splits is split over
-        `data` too, so that each device updates its part alone.
+        `data` too: each device then updates its part alone, and parameters are gathered once a
+        step, which takes no more communication than a sum of gradients on all devices.
     """
 
     def place(path: tuple, leaf: Any) -> NamedSharding:
@@ -86,8 +87,13 @@ def _fitting_axes(
     return axis if size % mesh.shape[axis] == 0 else None
 
 
-def place(tree: Any, mesh: Mesh, in_use: bool) -> Any:
-    """Returns the arrays of a part of a state with the placement of `shardings`, within jit."""
+def place(mesh: Mesh, tree: Any, in_use: bool) -> Any:
+    """Returns a state's arrays, or some of them, with the placement of `shardings`; within jit.
+
+    Args:
+      tree: paths in it are those in a state, as in {"params": …}.
+      in_use: see `shardings`.
+    """
     return jax.lax.with_sharding_constraint(tree, shardings(tree, mesh, in_use))
 
 
