@@ -36,6 +36,7 @@ LIBRARIES = [
     "opencv-python-headless>=4.11.0.86",
     "tabulate>=0.9",
     "etils[epath]>=1.12",
+    "regex>=2025.10.22",
     "tqdm>=4.67",
     "tensorboardX>=2.6.4",
     "jinja2>=3.1.6",

@@ -6,6 +6,11 @@ Variants are synthetic datasets of downstream tasks, in the same world: `vqa` (q
 (statements about two images), `dialog`, `clips` (video files; they need the extra `video`).
 
     blip-jax prepare --config shapes:vqa --workdir data/vqa
+
+The variant `japanese` is the full pipeline on texts in Japanese: another grammar, no blanks between
+words, a unigram tokenizer as sentencepiece's, and texts whose case and script are kept.
+
+    blip-jax bootstrap --config shapes:japanese --workdir runs/japanese
 """
 
 import dataclasses
@@ -25,10 +30,15 @@ KINDS = ("vqa", "pairs", "dialog", "clips")
 
 
 def get_config(variant: str = "") -> BootstrapConfig | ShapesDatasetConfig:
-    """`variant`: the kind of a dataset; the full pipeline if left out."""
+    """`variant`: the kind of a dataset, or a language; the full pipeline if left out."""
     config = BootstrapConfig()
-    if variant:
-        return dataset(variant, config.world)
+    if variant in VARIANTS:
+        return VARIANTS[variant](pipeline(config))
+    return dataset(variant, config.world) if variant else pipeline(config)
+
+
+def pipeline(config: BootstrapConfig) -> BootstrapConfig:
+    """The full pipeline in English."""
     pretraining = small(config.pretraining, steps=1100, peak_lr=3e-3, min_lr=1e-6)
     captioner = small(config.captioner, steps=300, peak_lr=2e-3)
     filter = small(config.filter, steps=400, peak_lr=2e-3)
@@ -47,6 +57,26 @@ def get_config(variant: str = "") -> BootstrapConfig | ShapesDatasetConfig:
     )
 
 
+def japanese(config: BootstrapConfig) -> BootstrapConfig:
+    """The full pipeline in Japanese; the limits are as many tokens as its longest captions have."""
+    decoder = {"max_length": 27, "lm": {"prompt": "画像 "}}
+    return replace(
+        config,
+        title="CapFilt on the Shapes dataset in Japanese",
+        world={"language": "japanese"},
+        tokenizer_type="unigram",
+        text_cleanup="unicode",
+        pretraining={"task": {"max_length": 24}},
+        captioner={"task": decoder},
+        filter={"task": {"max_length": 24}},
+        captioner_and_filter={"task": decoder},
+        capfilt={"decoding": {"max_length": 27}},
+    )
+
+
+VARIANTS = {"japanese": japanese}
+
+
 def dataset(kind: str, world: WorldConfig) -> ShapesDatasetConfig:
     """The dataset of a downstream task, with scenes as in the pipeline.
 
@@ -54,7 +84,7 @@ def dataset(kind: str, world: WorldConfig) -> ShapesDatasetConfig:
       UserError: there is no such kind.
     """
     if kind not in KINDS:
-        raise UserError(f"config shapes has no variant {kind!r}; {hint(kind, KINDS)}")
+        raise UserError(f"config shapes has no variant {kind!r}; {hint(kind, (*KINDS, *VARIANTS))}")
     names = {field.name for field in dataclasses.fields(World)}
     scenes = {name: x for name, x in dataclasses.asdict(world).items() if name in names}
     return ShapesDatasetConfig(kind=kind, world=World(**scenes))

@@ -170,7 +170,7 @@ def test_each_arm_is_trained_from_scratch_for_as_long(whole):
 def test_a_second_call_does_nothing_again(whole, monkeypatch):
     workdir, table = whole
     before, numbers = markers(workdir), (workdir / "results.json").read_bytes()
-    for name in ("train", "evaluate", "prepare", "train_wordpiece"):
+    for name in ("train", "evaluate", "prepare", "train_tokenizer"):
         monkeypatch.setattr(run, name, lambda *args, **more: pytest.fail("done again"))
     monkeypatch.setattr(run.run, "run", lambda *args: pytest.fail("done again"))
     assert boot.bootstrap(minute_config(), str(workdir)) == table

@@ -206,7 +206,7 @@ def shown(folder, fragment=""):
     page = subprocess.run(argv, capture_output=True, text=True, timeout=120, check=True).stdout
     count = re.search(r'id="count".*?>(.*?)<', page)[1]
     cards = re.findall(r'<figure class="card">(.*?)</figure>', page, re.DOTALL)
-    texts = r'class="decision">\W*(\w+)</span>.*?class="words">(.*?)</p>'
+    texts = r'class="decision">\W*(\w+)</span>.*?class="words" dir="auto">(.*?)</p>'
     return count, [
         [(how, html.unescape(text)) for how, text in re.findall(texts, card, re.DOTALL)]
         for card in cards

@@ -6,14 +6,13 @@ D local devices, b images a device, S pixels a side, G texts an image, T tokens,
 import dataclasses
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
 from blip_jax.data.pipeline import crc32_hash
-from blip_jax.data.text import clean_caption
 from blip_jax.decoding import Decoding
 from blip_jax.models import Model
 from blip_jax.models.functions import captioner, example_keys, match_function, prompt_tokens
@@ -112,15 +111,16 @@ class CaptionScorer:
         for name, write, started in zip(self.captioners, self._write, batch.captions, strict=True):
             for decoding, found in zip(self.decodings, write.collect(started), strict=True):
                 self._add(batch, name, decoding, found.tokens, found.log_probabilities.sum(-1))
-        texts = [[clean_caption(entry["text"]) for entry in x["texts"]] for x in batch.examples]
-        for first in range(0, max(map(len, texts)), TEXTS_PER_CALL):
-            some = batch.pad([row[first : first + TEXTS_PER_CALL] for row in texts])
+        for first in range(0, max(len(x["texts"]) for x in batch.examples), TEXTS_PER_CALL):
+            texts = [x["texts"][first : first + TEXTS_PER_CALL] for x in batch.examples]
             for number, model in enumerate(self.filters.values()):
+                clean = model.tokenizer.cleanup.caption
+                some = batch.pad([[clean(entry["text"]) for entry in row] for row in texts])
                 ids, mask = encode(some, model)
                 started = self._match[number].dispatch(batch.images(model.image_size), ids, mask)
                 batch.scores.append((number, first, started))
                 if number == 0:
-                    count_tokens(batch, first, mask)
+                    count_tokens(batch, first, mask, clean)
 
     def _add(
         self,
@@ -148,12 +148,12 @@ class CaptionScorer:
         Raises:
           UserError: a filter gives no number.
         """
-        names = list(self.filters)
+        names, filters = list(self.filters), list(self.filters.values())
         for number, first, started in batch.scores:
             logits, cosine = self._match[number].collect(started)
             for i, example in batch.decoded():
                 for g, made in enumerate(example["texts"][first : first + TEXTS_PER_CALL]):
-                    if clean_caption(made["text"]):
+                    if filters[number].tokenizer.cleanup.caption(made["text"]):
                         no, yes = logits[i, g].tolist()
                         if not math.isfinite(no - yes + cosine[i, g]):
                             raise UserError(_diverged("filter", names[number], example["key"]))
@@ -177,11 +177,13 @@ def encode(texts: Sequence[Sequence[str]], model: Model) -> tuple[np.ndarray, np
     return ids[:, :length].reshape(shape), mask[:, :length].reshape(shape)
 
 
-def count_tokens(batch: BatchInFlight, first: int, mask: np.ndarray) -> None:
-    """Sets "tokens", the number of tokens, of the texts from index `first` on."""
+def count_tokens(
+    batch: BatchInFlight, first: int, mask: np.ndarray, clean: Callable[[str], str]
+) -> None:
+    """Sets "tokens", the number of tokens, of the texts from index `first` on; 0 of empty ones."""
     for i, example in batch.decoded():
         for g, made in enumerate(example["texts"][first : first + TEXTS_PER_CALL]):
-            made["tokens"] = int(mask[i, g].sum()) if clean_caption(made["text"]) else 0
+            made["tokens"] = int(mask[i, g].sum()) if clean(made["text"]) else 0
 
 
 def entry(text: str, origin: str, filters: int) -> dict:

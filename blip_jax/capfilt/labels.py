@@ -11,8 +11,7 @@ import numpy as np
 
 from blip_jax.capfilt.table import TextTable
 from blip_jax.data.datasets import open_dataset, to_text
-from blip_jax.data.synthetic.oracle import check, parse_scene
-from blip_jax.data.text import clean_caption
+from blip_jax.data.synthetic.oracle import check, parse_truth
 
 UNKNOWN, FALSE, TRUE = -1, 0, 1
 MAX_SAMPLED_ROWS = 20_000  # images, evenly spaced; smaller datasets are read completely
@@ -44,10 +43,12 @@ def text_labels(
         truth = _truth(source, row)
         positions = np.arange(starts[row], starts[row + 1])
         if isinstance(truth, dict) and "scene" in truth:
-            if (scene := parse_scene(json.dumps(truth))) is None:
+            if (known := parse_truth(json.dumps(truth))) is None:
                 continue
+            scene, language = known
+            clean = language.cleanup.caption
             texts = table.text[starts[row] : starts[row + 1]].to_pylist()
-            found[positions] = [check(clean_caption(text), scene).true for text in texts]
+            found[positions] = [check(clean(text), scene, language).true for text in texts]
             continue
         positions = positions[own[positions]]
         if isinstance(truth, bool):

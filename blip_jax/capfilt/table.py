@@ -15,7 +15,7 @@ from tensorflow_datasets.proto import tf_example_pb2
 
 from blip_jax.capfilt import provenance
 from blip_jax.data.datasets import Dataset, open_dataset
-from blip_jax.data.text import clean_caption
+from blip_jax.data.text import CLEANUPS
 from blip_jax.runtime.errors import UserError
 
 MAX_FILTERS = 1000  # of a scored dataset
@@ -119,7 +119,9 @@ def _check_scores(table: TextTable, directory: str) -> None:
     usable = table.where("status", "ok")[table.row]
     missing = np.isnan(table.p_match) & usable[:, None]
     rows = np.flatnonzero(missing.any(axis=1))
-    rows = rows[[bool(clean_caption(table.text[i].as_py())) for i in rows.tolist()]]
+    texts = [table.text[i].as_py() for i in rows.tolist()]
+    # A text without a word has no score; which those are depends on the filter's clean-up.
+    rows = rows[[all(x.caption(text) for x in CLEANUPS.values()) for text in texts]]
     for number, name in enumerate(table.filters):
         if count := int(missing[rows, number].sum()):
             raise UserError(

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from blip_jax.data.fields import dialog_caption, rounds_of
-from blip_jax.data.text import clean_caption, clean_question
+from blip_jax.data.text import BLIP, Cleanup
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,33 +45,36 @@ class DialogRound:
 EMPTY_ROUND = DialogRound("", (), "", ("",))
 
 
-def question_line(text: str) -> str:
+def question_line(text: str, cleanup: Cleanup = BLIP) -> str:
     """Returns a cleaned question in one line."""
-    return " ".join(clean_question(text).split())
+    return " ".join(cleanup.question(text).split())
 
 
-def answer_line(text: str) -> str:
+def answer_line(text: str, cleanup: Cleanup = BLIP) -> str:
     """Returns a cleaned answer or caption in one line."""
-    return " ".join(clean_caption(text).split())
+    return " ".join(cleanup.caption(text).split())
 
 
-def history_line(question: str, answer: str) -> str:
+def history_line(question: str, answer: str, cleanup: Cleanup = BLIP) -> str:
     """Returns a cleaned question and its answer in one line."""
-    return f"{question_line(question)} {answer_line(answer)}"
+    return f"{question_line(question, cleanup)} {answer_line(answer, cleanup)}"
 
 
 def dialog_round(
-    record: Mapping[str, Any], number: int, candidates: Sequence[str] | None = None
+    record: Mapping[str, Any],
+    number: int,
+    candidates: Sequence[str] | None = None,
+    cleanup: Cleanup = BLIP,
 ) -> DialogRound:
     """Returns a record's round `number`, counted from 0, with these candidates or its options."""
     rounds = rounds_of(record)
-    history = [history_line(row["question"], row["answer"]) for row in rounds[:number]]
+    history = [history_line(row["question"], row["answer"], cleanup) for row in rounds[:number]]
     options = rounds[number]["options"] if candidates is None else candidates
     return DialogRound(
-        answer_line(dialog_caption(record)),
+        answer_line(dialog_caption(record), cleanup),
         tuple(history),
-        question_line(rounds[number]["question"]),
-        tuple(answer_line(text) for text in options),
+        question_line(rounds[number]["question"], cleanup),
+        tuple(answer_line(text, cleanup) for text in options),
     )
 
 

@@ -1,4 +1,4 @@
-"""WordPiece with BLIP's two extra tokens, on the raw `tokenizers` library.
+"""Any tokenizer with BLIP's two extra tokens, on the raw `tokenizers` library.
 
 Axes: B texts, L positions, P prompt tokens, T generated tokens.
 """
@@ -8,17 +8,24 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections import Counter
+from collections.abc import Mapping
 
 import numpy as np
 import tokenizers
 from etils import epath
 
+from blip_jax.data.text import BLIP, find_cleanup, is_unspaced
+from blip_jax.data.tokenizer_files import (
+    BERT_SPECIAL,
+    CLEANUP,
+    CONFIG,
+    EXTRA,
+    assign_special_tokens,
+    read_tokenizer,
+)
 from blip_jax.runtime.errors import UserError
-from blip_jax.runtime.files import check_scheme
 
-_SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-_EXTRA = ("[DEC]", "[ENC]")
+_WORD_STARTS = ("\N{LOWER ONE EIGHTH BLOCK}", "Ġ")  # a blank in sentencepiece and byte-level BPE
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,90 +58,121 @@ class TokenIds:
 
 
 class Tokenizer:
-    """Text to ids and back, lower-cased WordPiece.
+    """Text to ids and back: BERT's WordPiece, sentencepiece (unigram) or byte-level BPE.
 
     `[DEC]` and `[ENC]` follow the base vocabulary: 30522 and 30523 for bert-base-uncased, as in
-    the original.
+    the original. Of other vocabularies than BERT's, the start of a text is their [CLS] or <s>, its
+    end [SEP] or </s>; of these and [PAD] those that are missing are added to the base vocabulary.
 
     Attributes:
       ids: the special tokens' ids and the vocabulary's size.
+      is_wordpiece: whether it is BERT's; else it is unigram or BPE.
+      cleanup: how texts are cleaned up before they are encoded; `encode` does not do it.
     """
 
-    def __init__(self, backend: tokenizers.Tokenizer):
-        """Wraps a trained BERT-like tokenizer; `Tokenizer.load` makes one from a name.
+    def __init__(
+        self,
+        backend: tokenizers.Tokenizer,
+        special_tokens: Mapping[str, str] | None = None,
+        cleanup: str = "blip",
+    ):
+        """Wraps a trained tokenizer; `Tokenizer.load` makes one from a name.
+
+        Args:
+          cleanup: its name, of `text.CLEANUPS`.
+          special_tokens: of others than WordPiece, by Hugging Face's names ("pad_token", …); those
+            left out are looked for by their usual names.
 
         Raises:
-          UserError: the vocabulary lacks one of BERT's special tokens.
+          UserError: a WordPiece vocabulary lacks one of BERT's special tokens, unknown words cannot
+            be encoded, or there is no such clean-up.
         """
-        missing = [token for token in _SPECIAL if backend.token_to_id(token) is None]
-        if missing:
-            raise UserError(
-                f"the tokenizer has no {' '.join(missing)}; give one with a BERT vocabulary"
-            )
+        self.cleanup = find_cleanup(cleanup)
         self._backend = backend
+        self.is_wordpiece = isinstance(backend.model, tokenizers.models.WordPiece)
+        if self.is_wordpiece:
+            missing = [token for token in BERT_SPECIAL if backend.token_to_id(token) is None]
+            if missing:
+                raise UserError(
+                    f"the tokenizer has no {' '.join(missing)}; give one with a BERT vocabulary"
+                )
         backend.no_padding()
         backend.no_truncation()
         try:
             backend.encode("\N{SNOWMAN}")  # a word that no vocabulary has
         except Exception as error:  # the library has no types of its own
             raise UserError(f"the tokenizer cannot encode unknown words: {error}") from error
-        pad, _, cls, sep, mask = map(backend.token_to_id, _SPECIAL)
-        base = len(backend.get_vocab(with_added_tokens=True).keys() - set(_EXTRA))
+        if self.is_wordpiece:
+            pad, _, cls, sep, mask = map(backend.token_to_id, BERT_SPECIAL)
+            base = len(self._vocabulary())
+            self._dropped = {pad, cls, mask}
+        else:
+            roles = assign_special_tokens(backend, special_tokens or {})
+            pad, cls, sep = (backend.token_to_id(roles[name]) for name in ("pad", "cls", "sep"))
+            base = 1 + max(self._vocabulary().values())
+            added = backend.get_added_tokens_decoder().items()
+            self._dropped = {i for i, token in added if token.special}
+            if unknown := (special_tokens or {}).get("unk_token"):
+                self._dropped.discard(backend.token_to_id(unknown))
+                roles["unk"] = unknown
+            self._roles = roles
         self.ids = TokenIds(pad, cls, sep, dec=base, enc=base + 1, vocab_size=base + 2)
-        self._dropped = {pad, cls, mask}
 
     @classmethod
-    def load(cls, name_or_dir: str) -> Tokenizer:
+    def load(cls, name_or_dir: str, cleanup: str = "") -> Tokenizer:
         """Returns the tokenizer of a folder, or of a Hugging Face id such as 'bert-base-uncased'.
 
         Args:
           name_or_dir: a folder with vocab.txt (and tokenizer_config.json, if it is not
-            lower-casing), or an id, which is downloaded once.
+            lower-casing) or tokenizer.json, or an id, which is downloaded once.
+          cleanup: of texts; "": the one that the folder names, else BLIP's.
 
         Raises:
-          UserError: there is no such folder or id, or it is not a BERT tokenizer.
+          UserError: there is no such folder or id, or it is no tokenizer.
         """
-        check_scheme(name_or_dir)
-        folder = epath.Path(name_or_dir).expanduser()
-        if (folder / "vocab.txt").is_file():
-            return cls(_from_vocabulary(folder))
-        if folder.is_dir() and not (folder / "tokenizer.json").is_file():
-            raise UserError(f"tokenizer folder {name_or_dir} holds no vocab.txt")
-        if not folder.is_dir() and (folder.is_absolute() or name_or_dir.startswith(("./", "../"))):
-            raise UserError(f"tokenizer folder {name_or_dir} does not exist")
-        import transformers  # slow to import, and only the hub needs it
-
-        try:
-            loaded = transformers.AutoTokenizer.from_pretrained(name_or_dir)
-            backend = loaded.backend_tokenizer
-        except BaseException as error:  # also panics of the library's Rust code
-            if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
-                raise
-            raise UserError(
-                f"tokenizer {name_or_dir!r} is neither a folder with vocab.txt nor an id that "
-                f"Hugging Face could load ({type(error).__name__})"
-            ) from error
-        return cls(backend)
+        files = read_tokenizer(name_or_dir)
+        return cls(files.backend, files.special_tokens, cleanup or files.cleanup)
 
     def save(self, directory: str) -> None:
-        """Writes vocab.txt and tokenizer_config.json, which transformers loads too."""
+        """Writes a folder that `load` and transformers read.
+
+        It holds tokenizer_config.json and the vocabulary: vocab.txt of WordPiece, else
+        tokenizer.json.
+        """
         folder = epath.Path(directory)
         folder.mkdir(parents=True, exist_ok=True)
-        vocabulary = self._backend.get_vocab(with_added_tokens=True)
-        words = sorted(vocabulary.keys() - set(_EXTRA), key=vocabulary.get)
-        (folder / "vocab.txt").write_text("".join(f"{word}\n" for word in words), encoding="utf-8")
-        normalizer = json.loads(self._backend.to_str())["normalizer"] or {}
-        lower = normalizer.get("lowercase", True)
-        config = {"tokenizer_class": "BertTokenizer", "do_lower_case": lower}
-        (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=1) + "\n", "utf-8")
+        if self.is_wordpiece:
+            vocabulary = self._vocabulary()
+            words = sorted(vocabulary, key=vocabulary.get)
+            (folder / "vocab.txt").write_text("".join(f"{x}\n" for x in words), encoding="utf-8")
+            config = {"tokenizer_class": "BertTokenizer", "do_lower_case": self._lower_cases()}
+        else:
+            (folder / "tokenizer.json").write_text(self._backend.to_str(), encoding="utf-8")
+            config = {"tokenizer_class": "PreTrainedTokenizerFast"}
+            config |= {f"{name}_token": token for name, token in self._roles.items()}
+        if self.cleanup is not BLIP:
+            config[CLEANUP] = self.cleanup.name
+        (folder / CONFIG).write_text(json.dumps(config, indent=1) + "\n", "utf-8")
 
     @property
     def digest(self) -> str:
-        """Returns a hash of the vocabulary and of whether texts are lower-cased."""
-        vocabulary = sorted(self._backend.get_vocab(with_added_tokens=True).items())
-        normalizer = json.loads(self._backend.to_str())["normalizer"] or {}
-        values = [vocabulary, normalizer.get("lowercase", True)]
+        """Returns a hash of the vocabulary, the algorithm and the clean-up of texts."""
+        values: list = [json.loads(self._backend.to_str())]
+        if self.is_wordpiece:
+            vocabulary = sorted(self._backend.get_vocab(with_added_tokens=True).items())
+            values = [vocabulary, self._lower_cases()]
+        if self.cleanup is not BLIP:
+            values.append(self.cleanup.name)
         return f"sha256 {hashlib.sha256(json.dumps(values).encode()).hexdigest()[:16]}"
+
+    def _vocabulary(self) -> dict[str, int]:
+        """Returns the base vocabulary: all tokens but [DEC] and [ENC]."""
+        found = self._backend.get_vocab(with_added_tokens=True)
+        return {token: number for token, number in found.items() if token not in EXTRA}
+
+    def _lower_cases(self) -> bool:
+        normalizer = json.loads(self._backend.to_str())["normalizer"] or {}
+        return normalizer.get("lowercase", True)
 
     def encode(self, texts: list[str], max_length: int) -> tuple[np.ndarray, np.ndarray]:
         """Returns ids int32 [B, L] and mask bool [B, L] (True on tokens), L = `max_length`.
@@ -166,55 +204,55 @@ class Tokenizer:
         for row in np.asarray(ids).tolist():
             end = row.index(self.ids.sep) if self.ids.sep in row else len(row)
             rows.append([i for i in row[:end] if 0 <= i < self.ids.dec and i not in self._dropped])
-        return self._backend.decode_batch(rows, skip_special_tokens=False)
+        texts = self._backend.decode_batch(rows, skip_special_tokens=False)
+        return texts if self.is_wordpiece else [text.strip(" ") for text in texts]
 
     def pieces(self, ids) -> list[str]:
-        """Returns the word pieces of ids int [T]; those that continue a word begin with "##"."""
-        extra = {self.ids.dec: _EXTRA[0], self.ids.enc: _EXTRA[1]}
-        return [
-            extra.get(i) or self._backend.id_to_token(i) or "" for i in np.asarray(ids).tolist()
-        ]
+        """Returns the word pieces of ids int [T]; those that continue a word begin with "##".
+
+        Of a character that byte-level BPE splits, the first token has all and the others are "##".
+        In scripts without blanks between words every piece is a word.
+        """
+        ids = np.asarray(ids).tolist()
+        if not self.is_wordpiece:
+            return self._subword_pieces(ids)
+        extra = {self.ids.dec: EXTRA[0], self.ids.enc: EXTRA[1]}
+        return [extra.get(i) or self._backend.id_to_token(i) or "" for i in ids]
+
+    def _subword_pieces(self, ids: list[int]) -> list[str]:
+        extra, found = {self.ids.dec: EXTRA[0], self.ids.enc: EXTRA[1]}, []
+        while len(found) < len(ids):
+            first = len(found)
+            token = extra.get(ids[first]) or self._backend.id_to_token(ids[first]) or ""
+            if ids[first] in self._dropped or ids[first] in extra:
+                found.append(token)
+                continue
+            for end in range(first + 1, min(first + 4, len(ids)) + 1):  # 4 bytes at most
+                text = self._backend.decode(ids[first:end], skip_special_tokens=False).strip()
+                if not text.endswith("\N{REPLACEMENT CHARACTER}"):
+                    break
+            is_new = is_unspaced(text) and found[-1:] != [""]  # "": a blank without its word
+            starts_word = token.startswith(_WORD_STARTS) or is_new
+            found += [text if starts_word else f"##{text}", *["##"] * (end - first - 1)]
+        return found
 
     def prompt(self, text: str) -> np.ndarray:
-        """Returns the ids a generation starts from, int32 [P]: [DEC], then `text`, no [SEP]."""
-        tokens = self._backend.encode(text, add_special_tokens=False).ids
+        """Returns the ids a generation starts from, int32 [P]: [DEC], then `text`, no [SEP].
+
+        A blank at its end belongs to the first generated word.
+        """
+        tokens = self._backend.encode(text.rstrip(" "), add_special_tokens=False).ids
         return np.array([self.ids.dec, *tokens], np.int32)
 
 
-def _from_vocabulary(folder: epath.Path) -> tokenizers.Tokenizer:
-    settings = folder / "tokenizer_config.json"
-    try:
-        config = json.loads(settings.read_text("utf-8-sig")) if settings.is_file() else {}
-        lower = config.get("do_lower_case", True)
-    except (OSError, ValueError, AttributeError, RecursionError) as error:
-        raise UserError(f"{settings} is not a configuration of a tokenizer") from error
-    if not isinstance(lower, bool):
-        raise UserError(f"{settings}: do_lower_case is {lower!r:.80}; expected true or false")
-    try:
-        text = (folder / "vocab.txt").read_text("utf-8-sig")
-    except (OSError, UnicodeError) as error:
-        raise UserError(f"{folder / 'vocab.txt'} is not a vocabulary in UTF-8") from error
-    words = [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")]
-    twice = [word for word, count in Counter(words).items() if count > 1]
-    if twice:
-        raise UserError(
-            f"{folder / 'vocab.txt'} has the token {twice[0]!r:.80} twice; give every token once"
-        )
-    vocabulary = {word: number for number, word in enumerate(words) if word not in _EXTRA}
-    missing = " ".join(token for token in _SPECIAL if token not in vocabulary)
-    if missing:
-        raise UserError(f"{folder / 'vocab.txt'} has no {missing}; give a BERT vocabulary")
-    backend = tokenizers.BertWordPieceTokenizer(vocab=vocabulary, lowercase=lower)
-    return tokenizers.Tokenizer.from_str(backend.to_str())
-
-
-def train_wordpiece(texts, directory: str, vocab_size: int) -> Tokenizer:
+def train_wordpiece(texts, directory: str, vocab_size: int, cleanup: str = "blip") -> Tokenizer:
     """Trains a vocabulary, saves it in `directory`, and returns its tokenizer.
 
     Args:
       texts: iterable of strings; the same texts in any order give the same vocabulary.
       directory: created if missing.
       vocab_size: upper bound of the base vocabulary, including the five special tokens.
+      cleanup: name of the clean-up that the texts had.
     """
     texts = list(texts)
     trainer = tokenizers.BertWordPieceTokenizer(lowercase=True)
@@ -226,10 +264,11 @@ def train_wordpiece(texts, directory: str, vocab_size: int) -> Tokenizer:
         vocab_size=vocab_size,
         min_frequency=1,
         limit_alphabet=len(characters) + 1000,
-        special_tokens=[*_SPECIAL, *(f"##{character}" for character in characters)],
+        special_tokens=[*BERT_SPECIAL, *(f"##{character}" for character in characters)],
         show_progress=False,
     )
-    Tokenizer(tokenizers.Tokenizer.from_str(trainer.to_str())).save(directory)
+    backend = tokenizers.Tokenizer.from_str(trainer.to_str())
+    Tokenizer(backend, cleanup=cleanup).save(directory)
     return Tokenizer.load(directory)
 
 

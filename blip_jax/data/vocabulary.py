@@ -11,29 +11,32 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from blip_jax.data.datasets import open_dataset, to_text
-from blip_jax.data.text import clean_caption, clean_question
+from blip_jax.data.text import find_cleanup
 from blip_jax.runtime.errors import UserError
 
 # Names in the JSON of `fields`, at any depth, that hold a text or a list of texts.
 TEXT_FIELDS = ("question", "answers", "answer", "options", "statement", "caption")
 
 
-def training_texts(directories: Sequence[str], split: str = "train") -> Iterator[str]:
+def training_texts(
+    directories: Sequence[str], split: str = "train", cleanup: str = "blip"
+) -> Iterator[str]:
     """Yields all texts of datasets, cleaned: captions, questions, answers, statements and dialogs.
 
     Args:
       directories: datasets, each the folder of a features.json.
       split: of each of them.
+      cleanup: name of the clean-up, of `text.CLEANUPS`.
 
     Raises:
       UserError: a dataset cannot be read, or the `fields` of a record are not JSON.
     """
     for directory in directories:
         for record in open_dataset(directory, split):
-            yield from record_texts(record)
+            yield from record_texts(record, cleanup)
 
 
-def record_texts(record: Mapping[str, Any]) -> Iterator[str]:
+def record_texts(record: Mapping[str, Any], cleanup: str = "blip") -> Iterator[str]:
     """Yields the texts of a record: its `texts`, and those under TEXT_FIELDS in its `fields`.
 
     An answer comes as often as annotators gave it.
@@ -41,14 +44,15 @@ def record_texts(record: Mapping[str, Any]) -> Iterator[str]:
     Raises:
       UserError: `fields` are not JSON.
     """
-    yield from (clean_caption(to_text(text)) for text in record.get("texts", ()))
+    clean = find_cleanup(cleanup)
+    yield from (clean.caption(to_text(text)) for text in record.get("texts", ()))
     content = to_text(record.get("fields", b""))
     try:
         fields = json.loads(content) if content else {}
     except (ValueError, RecursionError) as error:
         key = to_text(record.get("key", ""))
         raise UserError(f"record {key}: fields is not JSON; make the dataset again") from error
-    yield from map(clean_question, _texts(fields, False))
+    yield from map(clean.question, _texts(fields, False))
 
 
 def _texts(value: Any, is_text: bool) -> Iterator[str]:

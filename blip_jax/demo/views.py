@@ -22,7 +22,7 @@ def caption_table(captions: Sequence[Caption]) -> str:
     rows = [(caption.text, math.exp(float(caption.log_probs.sum()))) for caption in captions]
     return _table(
         ("caption", "probability"),
-        [[html.escape(text), f"{probability:.3g}"] for text, probability in rows],
+        [[_text(text), f"{probability:.3g}"] for text, probability in rows],
     )
 
 
@@ -31,7 +31,7 @@ def match_table(rows: Sequence[ScoredText]) -> str:
     ordered = sorted(rows, key=lambda row: -row.probability)
     return _table(
         ("text", "P(match)", "cosine"),
-        [[html.escape(x.text), _meter(x.probability), f"{x.cosine:.3f}"] for x in ordered],
+        [[_text(x.text), _meter(x.probability), f"{x.cosine:.3f}"] for x in ordered],
     )
 
 
@@ -39,7 +39,7 @@ def selection_table(rows: Sequence[ScoredText], threshold: float) -> str:
     """Returns the texts that CapFilt keeps and removes at a threshold of P(match)."""
     kept = [row.probability >= threshold for row in rows]
     cells = [
-        [html.escape(x.text), x.origin, _meter(x.probability), "kept" if keep else "removed"]
+        [_text(x.text), x.origin, _meter(x.probability), "kept" if keep else "removed"]
         for x, keep in zip(rows, kept, strict=True)
     ]
     head = f"<p>{sum(kept)} of {len(rows)} texts are kept.</p>"
@@ -49,7 +49,12 @@ def selection_table(rows: Sequence[ScoredText], threshold: float) -> str:
 
 def answer_text(answer: str, score: float) -> str:
     """Returns an answer and its log-probability."""
-    return f"<p><b>{html.escape(answer)}</b> (log-probability {score:.3f})</p>"
+    return f"<p><b>{_text(answer)}</b> (log-probability {score:.3f})</p>"
+
+
+def _text(text: str) -> str:
+    """Returns a text as HTML, in its own direction of writing."""
+    return f"<bdi>{html.escape(text)}</bdi>"
 
 
 def _meter(value: float) -> str:

@@ -7,13 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from blip_jax.data.text import clean_caption
+from blip_jax.data.text import clean_caption, has_other_scripts, split_units, unicode_caption
 from blip_jax.metrics import uncertainty
 from blip_jax.metrics.uncertainty import Estimate
 from blip_jax.runtime.errors import UserError
 
 # Punctuation that the COCO challenge's PTB tokenizer drops and the original's clean-up keeps.
 _PUNCTUATION = re.compile(r"[,?`]|(?<!\w)['-]+|['-]+(?!\w)")
+_OTHER_PUNCTUATION = re.compile("[、・،؛؟՞…]")  # the same of other scripts
 _NO_LIMIT = 10_000  # words; so large that captions are not truncated before they are scored
 
 Score = Callable[[list[str], list[list[str]]], dict[str, float]]
@@ -23,7 +24,9 @@ def caption_scores(hypotheses: list[str], references: list[list[str]]) -> dict[s
     """Returns corpus BLEU-4, CIDEr and ROUGE-L in percent, as in papers.
 
     Tokens are the words of the cleaned lower-case text without punctuation. The challenge uses
-    the PTB tokenizer (Java); it differs in contractions, so expect the last digit to move.
+    the PTB tokenizer (Java); it differs in contractions, so expect the last digit to move. In
+    scripts without blanks between words (Chinese, Japanese, Thai …) each grapheme is a word, as in
+    sacreBLEU's tokenizer for Chinese and in papers on Chinese captions.
     CIDEr weights words by how rare they are in the references of all images: it is 0 for one
     image, and values can be compared on the same test set only.
 
@@ -147,6 +150,9 @@ def tokenized(
 
 
 def _words(text: str) -> str:
+    if has_other_scripts(text):
+        text = " ".join(split_units(unicode_caption(text, max_words=_NO_LIMIT)))
+        text = _OTHER_PUNCTUATION.sub(" ", text)
     cleaned = clean_caption(text, max_words=_NO_LIMIT)
     return " ".join(_PUNCTUATION.sub(" ", cleaned).split())
 

@@ -10,9 +10,11 @@ from typing import Any
 import blip_jax
 from blip_jax import nn
 from blip_jax.checkpoints import Checkpoint
+from blip_jax.data.text import BLIP
 from blip_jax.model_export import onnx_files, stablehlo
 from blip_jax.model_export.parts import Part, parts_of
 from blip_jax.models import Model
+from blip_jax.runtime.errors import UserError
 from blip_jax.runtime.extras import check_installed
 from blip_jax.runtime.files import atomic_folder, write_json
 
@@ -41,11 +43,16 @@ def write(checkpoint: Checkpoint, path: str | os.PathLike, to: str) -> None:
       to: "stablehlo" or "onnx".
 
     Raises:
-      UserError: the model type has no parts to export, its tokenizer is unknown, a package is
-        missing, or the folder exists and is not empty.
+      UserError: the model type has no parts to export, its tokenizer is unknown or not BERT's, a
+        package is missing, or the folder exists and is not empty.
     """
     parts = parts_of(checkpoint)
     check_installed(to, PACKAGES[to])
+    if not _tokenizer(checkpoint).is_wordpiece or _tokenizer(checkpoint).cleanup is not BLIP:
+        raise UserError(
+            f"usage.py of a {TITLES[to]} folder reads WordPiece with the clean-up blip alone; "
+            "convert this model to hf or jax"
+        )
     about = _about(checkpoint, parts, to)
     with atomic_folder(path) as folder:
         _tokenizer(checkpoint).save(str(folder))

@@ -218,9 +218,13 @@ class Base:
             timer.cancel()
         self._compiled.add(key)
 
-    def _encode(self, texts: Sequence[str], clean: Callable | None) -> tuple:
+    def _cleaner(self, kind: str) -> Callable[[str], str]:
+        """Returns the clean-up of a "caption" or a "question"; of "" none."""
+        return getattr(self.tokenizer.cleanup, kind) if kind else str
+
+    def _encode(self, texts: Sequence[str], kind: str) -> tuple:
         check_not_empty(texts, "texts")
-        cleaned = [clean(text) for text in texts] if clean else list(texts)
+        cleaned = list(map(self._cleaner(kind), texts))
         return encode_bucketed(self.tokenizer, cleaned, self.max_length)
 
 

@@ -21,6 +21,7 @@ from blip_jax.data.dialog import (
     question_line,
 )
 from blip_jax.data.images import normalize
+from blip_jax.data.text import Cleanup
 from blip_jax.models.base import Base
 from blip_jax.models.inputs import (
     ImageLike,
@@ -76,7 +77,8 @@ class DialogMethods(Base):
             rank dialogs.
         """
         self.require("rank_dialog")
-        rounds = _rounds(as_list(captions), history, questions, options)
+        cleanup = self.tokenizer.cleanup
+        rounds = _rounds(as_list(captions), history, questions, options, cleanup)
         images, rounds = broadcast(as_images(images), rounds, names=("images", "questions"))
         most = max(len(row.candidates) for row in rounds)
         count = -(-most // CANDIDATE_BUCKET) * CANDIDATE_BUCKET
@@ -92,7 +94,9 @@ class DialogMethods(Base):
         ]
 
 
-def _rounds(captions: list[str], history: Any, questions: Any, options: Any) -> list[DialogRound]:
+def _rounds(
+    captions: list[str], history: Any, questions: Any, options: Any, cleanup: Cleanup
+) -> list[DialogRound]:
     """Returns the round of each question; `history` and `options` as in `rank_dialog`."""
     asked = as_list(questions)
     histories = _histories(history, is_sequence(questions))
@@ -101,10 +105,10 @@ def _rounds(captions: list[str], history: Any, questions: Any, options: Any) -> 
     rows = zip(*broadcast(captions, histories, asked, listed, names=names), strict=True)
     return [
         DialogRound(
-            answer_line(caption),
-            tuple(history_line(*pair) for pair in as_list(earlier)),
-            question_line(question),
-            tuple(answer_line(text) for text in own),
+            answer_line(caption, cleanup),
+            tuple(history_line(*pair, cleanup) for pair in as_list(earlier)),
+            question_line(question, cleanup),
+            tuple(answer_line(text, cleanup) for text in own),
         )
         for caption, earlier, question, own in rows
     ]

@@ -13,7 +13,6 @@ from typing import Literal
 import numpy as np
 
 from blip_jax.data.dialog import DialogRound, encode_rounds
-from blip_jax.data.text import clean_caption, clean_question
 from blip_jax.models import functions
 from blip_jax.models.base import Base
 from blip_jax.models.batching import padded_batch_size, run_in_batches
@@ -144,7 +143,8 @@ class GradCamMethods(Base):
         self, target: str, texts: Sequence[str], clean: bool
     ) -> tuple[np.ndarray, np.ndarray, int]:
         """Returns ids and mask [B, T] of texts, and the position of the first word."""
-        cleaner = (clean_question if target == "answer" else clean_caption) if clean else str
+        kind = "question" if target == "answer" else "caption"
+        cleaner = self._cleaner(kind if clean else "")
         given, start = [cleaner(text) for text in texts], 1
         if target == "caption":
             given = [self.prompt + text for text in given]

@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from blip_jax.data.text import clean_caption, clean_question
 from blip_jax.decoding import Decoding, Generated
 from blip_jax.decoding.config import TRANSFORMERS_OPTIONS
 from blip_jax.models import functions
@@ -139,7 +138,7 @@ class Model(DialogMethods, GradCamMethods):
         Args:
           texts: one an image; one for all images; several for one image; or for each image a
             sequence of G texts (then results are [B, G]).
-          clean: clean texts up as training did (lower case, some punctuation removed).
+          clean: clean texts up as in training (BLIP: lower case, some punctuation removed).
         """
         self.require("match")
         images = as_images(images)
@@ -156,7 +155,7 @@ class Model(DialogMethods, GradCamMethods):
             images, flat = broadcast(images, as_list(texts), names=("images", "texts"))
             nested = [[text] for text in flat]
         ids, mask = self._encode(
-            [text for row in nested for text in row], clean_caption if clean else None
+            [text for row in nested for text in row], "caption" if clean else ""
         )
         shape = len(images), -1, ids.shape[-1]
         arrays = ids.reshape(shape), mask.reshape(shape)
@@ -192,7 +191,7 @@ class Model(DialogMethods, GradCamMethods):
         self.require("answer")
         questions = as_list(questions)
         images, questions = broadcast(as_images(images), questions, names=("images", "questions"))
-        arrays = self._encode(questions, clean_question if clean else None)
+        arrays = self._encode(questions, "question" if clean else "")
         settings = batch_size, on_error, "answer", num_frames
         if candidates is None:
             decoding = dataclasses.replace(ANSWER, num_beams=num_beams)
@@ -232,7 +231,7 @@ class Model(DialogMethods, GradCamMethods):
             as_list(statements),
             names=("first images", "second images", "statements"),
         )
-        ids, mask = self._encode(statements, clean_caption if clean else None)
+        ids, mask = self._encode(statements, "caption" if clean else "")
         function, logits = self._function(functions.verify_function), []
         pairs = (
             self._image_batches(images, batch_size, "raise", "verify") for images in (first, second)
@@ -263,7 +262,7 @@ class Model(DialogMethods, GradCamMethods):
         """Returns float32 [B, E] of unit length, aligned with `encode_image`."""
         self.require("encode")
         texts = as_list(texts)
-        arrays = self._encode(texts, clean_caption if clean else None)
+        arrays = self._encode(texts, "caption" if clean else "")
         function = self._function(functions.encode_text_function)
         return self._run_on_texts(function, arrays, batch_size)
 
@@ -288,7 +287,7 @@ class Model(DialogMethods, GradCamMethods):
         given = {"image": images, "text": texts}
         of = tuple(name for name, values in given.items() if values is not None)
         function = self._function(functions.hidden_states_function, of)
-        arrays = () if texts is None else self._encode(as_list(texts), None)
+        arrays = () if texts is None else self._encode(as_list(texts), "")
         if images is None:
             return self._run_on_texts(function, arrays, batch_size)
         title = "hidden states"

@@ -6,6 +6,7 @@ Matplotlib draws with placeholder colours, each of which is replaced by a CSS va
 
 import io
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 
 import matplotlib as mpl
@@ -188,7 +189,12 @@ def _svg(figure: Figure, title: str) -> Markup:
     buffer = io.StringIO()
     nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
     # The salt makes clip-path ids unique within a page and equal from run to run.
-    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": title}):
+    with (
+        mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": title}),
+        warnings.catch_warnings(),
+    ):
+        # The page's own fonts draw the text, of any script; matplotlib's need not have it.
+        warnings.filterwarnings("ignore", "Glyph .* missing from")
         figure.savefig(buffer, format="svg", metadata=nothing)
     drawing = buffer.getvalue()
     head, body = drawing[drawing.index("<svg") :].split(">", 1)

@@ -20,7 +20,7 @@ from blip_jax.reports.templates import template
 from blip_jax.runtime.errors import UserError
 from blip_jax.runtime.files import atomic_folder
 from blip_jax.runtime.progress import track
-from blip_jax.runtime.terminal import printable, printable_lines
+from blip_jax.runtime.terminal import page_text, printable
 
 THUMB = 192  # pixels, the longer side
 PAGE = 48  # images shown at a time
@@ -128,7 +128,7 @@ def _row(number: int, entry: Mapping, size: tuple[int, int] | None, decisions: l
         "size": size or (0, 0),
         "texts": [
             {
-                "text": printable_lines(text["text"]),
+                "text": page_text(text["text"]),
                 "origin": text["origin"],
                 "by": ", ".join(filter(None, (text.get("model"), text.get("method")))),
                 "decision": decisions.index(text["decision"]),

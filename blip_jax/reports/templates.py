@@ -5,7 +5,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from blip_jax.runtime.terminal import printable_lines
+from blip_jax.runtime.terminal import page_text
 
 
 def template(name: str) -> jinja2.Template:
@@ -25,4 +25,4 @@ def template(name: str) -> jinja2.Template:
 
 def _finalized(value: Any) -> Any:
     is_text = isinstance(value, str) and not isinstance(value, Markup)
-    return printable_lines(value) if is_text else value
+    return page_text(value) if is_text else value

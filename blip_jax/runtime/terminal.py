@@ -9,6 +9,8 @@ _CONTROLS = re.compile(
     "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
 )
 
+_DIRECTION_MARKS = re.compile("[\u061c\u200e\u200f]")
+
 
 def printable(text: str) -> str:
     r"""Returns the text on one line, with escapes as `\x1b` for control characters."""
@@ -18,6 +20,15 @@ def printable(text: str) -> str:
 def printable_lines(text: str) -> str:
     """Returns the text as `printable`, but with its line ends and tabs."""
     return "".join(x if x in "\n\t" else printable(x) for x in re.split(r"([\n\t])", text))
+
+
+def page_text(text: str) -> str:
+    """Returns the text as `printable_lines`, for HTML: marks of direction are left out.
+
+    Texts in Arabic or Hebrew have them for places where other scripts follow; in a page each text
+    has a direction of its own.
+    """
+    return printable_lines(_DIRECTION_MARKS.sub("", text))
 
 
 def print_note(text: str) -> None:

@@ -14,7 +14,6 @@ import jax
 import numpy as np
 from scipy.special import softmax
 
-from blip_jax.data.text import clean_caption, clean_question
 from blip_jax.decoding import Decoding, Generated
 from blip_jax.decoding.config import SAMPLING_OPTIONS
 from blip_jax.models import Model, functions
@@ -176,7 +175,7 @@ class MatchEndpoint:
 
     def rows(self, request: Any, images: list[np.ndarray]) -> list[Named]:
         check_count("texts", request.texts, self._most)
-        texts = [clean_caption(text) for text in request.texts]
+        texts = [self._model.tokenizer.cleanup.caption(text) for text in request.texts]
         count = 1 if len(texts) == 1 else self._most
         arrays = encode(self._model, texts + texts[-1:] * (count - len(texts)))
         return [(f"match {count}", (image, *arrays)) for image in images]
@@ -208,7 +207,8 @@ class AnswerEndpoint:
         self.functions = batch_functions(model, config, described)
 
     def rows(self, request: Any, images: list[np.ndarray]) -> list[Named]:
-        question = [x[0] for x in encode(self._model, [clean_question(request.question)])]
+        text = self._model.tokenizer.cleanup.question(request.question)
+        question = [x[0] for x in encode(self._model, [text])]
         if request.candidates is None:
             return [("answer", (image, *question, self._params())) for image in images]
         check_count("candidates", request.candidates, self._most)
@@ -263,8 +263,9 @@ class EmbedEndpoint:
         check_count("texts", request.texts, self._most)
         if not images and not request.texts:
             raise UserError("neither images nor texts; give some")
+        clean = self._model.tokenizer.cleanup.caption
         rows = [("embed image", (image,)) for image in images]
-        return rows + [("embed text", self._text_row(clean_caption(x))) for x in request.texts]
+        return rows + [("embed text", self._text_row(clean(x))) for x in request.texts]
 
     def response(self, request: Any, results: list[Any]) -> Any:
         vectors, count = [x.tolist() for x in results], len(request.images)

@@ -10,7 +10,6 @@ import numpy as np
 
 from blip_jax.data.datasets import open_dataset, plain_value
 from blip_jax.data.fields import questions_of
-from blip_jax.data.text import clean_question
 from blip_jax.decoding import Decoding, Generated
 from blip_jax.models import Model
 from blip_jax.models.answering import answer_by_image, image_tokens_function, rank_by_image
@@ -46,7 +45,7 @@ def predict_answers(
     images, questions = dataset.entries(questions_of)
     if not questions:
         raise UserError(f"no question in {dataset.name}; evaluate on a dataset with questions")
-    texts = [clean_question(question["question"]) for question in questions]
+    texts = [model.tokenizer.cleanup.question(question["question"]) for question in questions]
     ids, mask = model.tokenizer.encode(texts, model.max_length)
     arrays = np.array(images), ids, mask
     if candidates:

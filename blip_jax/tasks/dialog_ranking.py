@@ -91,7 +91,8 @@ class RoundScorer:
         rows, first, inverse = np.unique(rows, return_index=True, return_inverse=True)
         places = [(i, n) for i, row in enumerate(rows) for n in range(len(self._numbers[row]))]
         image, place = np.array(places).T
-        rounds = [dialog_round(self._records[rows[i]], self._numbers[rows[i]][n])
+        rounds = [dialog_round(self._records[rows[i]], self._numbers[rows[i]][n],
+                               cleanup=self._tokenizer.cleanup)
                   for i, n in places]  # fmt: skip
         ids, mask = encode_rounds(self._tokenizer, rounds, self._shape[1], self._max_length)
         scores = np.zeros((len(rows), *self._shape), np.float32)

@@ -17,7 +17,6 @@ from blip_jax.data.augment import swap_sides
 from blip_jax.data.fields import statements_of
 from blip_jax.data.images import ImageError
 from blip_jax.data.pipeline import InvalidRecord
-from blip_jax.data.text import clean_caption
 from blip_jax.metrics import nlvr as nlvr_metrics
 from blip_jax.models import Model
 from blip_jax.models.functions import verify_function
@@ -67,7 +66,7 @@ class Nlvr(Task[NlvrConfig]):
             ]
         except ImageError as error:
             raise InvalidRecord("undecodable image") from error
-        text = clean_caption(statement["statement"])
+        text = self.tokenizer.cleanup.caption(statement["statement"])
         if not text:
             raise InvalidRecord("empty text")
         if self.config.swap_images and rng.random() < 0.5:
@@ -167,7 +166,9 @@ class Nlvr(Task[NlvrConfig]):
                 f"no statement about two images in {dataset.name}; evaluate on a dataset with "
                 "second_image and statements"
             )
-        texts = [clean_caption(statement["statement"]) for statement in statements]
+        texts = [
+            model.tokenizer.cleanup.caption(statement["statement"]) for statement in statements
+        ]
         ids, mask = model.tokenizer.encode(texts, self.config.max_length)
         verify = verify_function(model)
         (logits,) = dataset.share(

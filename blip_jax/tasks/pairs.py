@@ -10,7 +10,6 @@ import numpy as np
 from blip_jax import losses, nn
 from blip_jax.data.images import ImageError
 from blip_jax.data.pipeline import InvalidRecord, crc32_hash
-from blip_jax.data.text import clean_caption
 from blip_jax.nn import flops
 from blip_jax.runtime.errors import UserError
 from blip_jax.tasks.base import Extra, Params
@@ -83,7 +82,7 @@ class PairTask(PairLosses):
         texts = record.get("texts")
         if texts is None:
             raise InvalidRecord("missing field")
-        text = clean_caption(texts[int(rng.integers(len(texts)))]) if texts else ""
+        text = self.tokenizer.cleanup.caption(texts[int(rng.integers(len(texts)))]) if texts else ""
         try:
             image, text = self.transform.pair_of_bytes(
                 record["image"], text, rng, self.model.exif_orientation

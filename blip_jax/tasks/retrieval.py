@@ -9,7 +9,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from blip_jax.data.text import clean_caption
 from blip_jax.metrics import retrieval, uncertainty
 from blip_jax.metrics.uncertainty import Estimate
 from blip_jax.models import Model
@@ -83,7 +82,8 @@ def predict_matches(model: Model, dataset: EvalDataset, config: Any) -> list[Pre
         model.require("match")
     dataset.check_texts()
     records = dataset.records
-    texts = [clean_caption(text) for record in records for text in record["texts"]]
+    clean = model.tokenizer.cleanup.caption
+    texts = [clean(text) for record in records for text in record["texts"]]
     counts = [len(record["texts"]) for record in records]
     owner = np.repeat(np.arange(len(counts)), counts)
     ids, mask = model.tokenizer.encode(texts, model.max_length)

@@ -73,12 +73,14 @@ class Visdial(Task[VisdialConfig]):
             raise InvalidRecord("missing field")
         number = known[int(rng.integers(len(known)))]
         options = rounds[number]["options"]
-        right = answer_line(options[rounds[number]["answer_index"]])
-        wrong = list(dict.fromkeys(x for x in map(answer_line, options) if x and x != right))
+        cleanup = self.tokenizer.cleanup
+        right = answer_line(options[rounds[number]["answer_index"]], cleanup)
+        lines = [answer_line(text, cleanup) for text in options]
+        wrong = list(dict.fromkeys(line for line in lines if line and line != right))
         if not right or not wrong:
             raise InvalidRecord("empty text")
         drawn = rng.permutation(len(wrong))[: self.config.negatives]
-        text = dialog_round(record, number, [right, *(wrong[i] for i in drawn)])
+        text = dialog_round(record, number, [right, *(wrong[i] for i in drawn)], cleanup)
         # In one piece, as a flip that exchanges left and right does so in all texts or in none.
         lines = "\n".join(text.lines)
         try:

@@ -18,7 +18,6 @@ from blip_jax import losses, nn
 from blip_jax.data.fields import questions_of
 from blip_jax.data.images import ImageError
 from blip_jax.data.pipeline import InvalidRecord
-from blip_jax.data.text import clean_question
 from blip_jax.decoding import Decoding
 from blip_jax.metrics import vqa as vqa_metrics
 from blip_jax.models import Model
@@ -75,7 +74,8 @@ class Vqa(Task[VqaConfig]):
         if not questions:
             raise InvalidRecord("missing field")
         question = questions[int(rng.integers(len(questions)))]
-        image, text = self.picture(record, clean_question(question["question"]), rng)
+        text = self.tokenizer.cleanup.question(question["question"])
+        image, text = self.picture(record, text, rng)
         if not text:
             raise InvalidRecord("empty text")
         return {"image": image, "question": text, "answers": answer_weights(question)}

@@ -99,6 +99,11 @@ class TrainConfig:
     task: TaskConfig = PretrainingConfig()  # what is trained; its class is set in the config file
     model: BlipConfig = nn.preset("base")
     tokenizer: str = "bert-base-uncased"  # hub id or folder; its size sets model.med.vocab_size
+    # How captions and questions are cleaned up, wherever the model reads them: "blip" (lower case,
+    # no punctuation, 30 words), "unicode" (for other languages: NFKC, case kept, punctuation of all
+    # scripts, in scripts without blanks two characters count as a word), or "" as the tokenizer's
+    # folder says, else blip.
+    text_cleanup: Literal["", "blip", "unicode"] = ""
     data: DataConfig = DataConfig()
     init: InitConfig = InitConfig()
     batch_size: int = 2880  # pairs per batch, over all devices

@@ -64,7 +64,7 @@ class TrainSetup:
         devices: list | None = None,
         tokenizer: Tokenizer | None = None,
     ):
-        self.tokenizer = tokenizer or Tokenizer.load(config.tokenizer)
+        self.tokenizer = tokenizer or Tokenizer.load(config.tokenizer, config.text_cleanup)
         self.config = replace(config, **{"model.med.vocab_size": self.tokenizer.ids.vocab_size})
         config = self.config
         self.mesh = make_mesh(dataclasses.asdict(config.mesh), devices)

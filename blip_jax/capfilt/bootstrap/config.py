@@ -1,9 +1,11 @@
 """The settings of a bootstrap run."""
 
 import dataclasses
+from typing import Literal
 
 from blip_jax.capfilt.bootstrap.arms import ARMS
 from blip_jax.capfilt.config import CapFiltConfig, check_number, check_share
+from blip_jax.data.tokenizer_training import TokenizerType
 from blip_jax.runtime.arguments import Seed, check_fields
 from blip_jax.runtime.errors import UserError
 from blip_jax.runtime.suggestions import hint
@@ -20,6 +22,7 @@ FILLED = {"required": False}  # group in which the run sets datasets and models
 class WorldConfig:
     """The datasets of synthetic images that are made where none are given."""
 
+    language: str = "english"  # of the texts, english or japanese
     image_size: int = 32  # width and height of images in pixels
     cells: int = 2  # the grid of an image is cells x cells, an object in one cell
     max_objects: int = 2  # most objects in an image
@@ -51,7 +54,12 @@ class BootstrapConfig:
     human_dataset: str = ""  # folder of human pairs, with features.json; "" makes Shapes
     web_dataset: str = ""  # folder of web pairs; "" makes Shapes
     test_dataset: str = ""  # folder of the images to evaluate on; "" makes Shapes
-    tokenizer: str = ""  # hub id or folder; "" trains a WordPiece on the training texts
+    tokenizer: str = ""  # hub id or folder; "" trains one on the training texts
+    # What is trained: BERT's (in lower case, by words between blanks), sentencepiece's or GPT-2's.
+    tokenizer_type: TokenizerType = "wordpiece"
+    # Clean-up of texts in all of the run, blip or unicode, as in a training run; "": as the
+    # tokenizer's folder says, else blip.
+    text_cleanup: Literal["", "blip", "unicode"] = ""
     vocab_size: int = 400  # number of tokens if a tokenizer is trained
     # Folders of datasets of later tasks, whose training texts, questions and answers count too if a
     # tokenizer is trained. A model keeps its vocabulary.

@@ -16,7 +16,8 @@ from blip_jax.data.datasets import open_dataset
 from blip_jax.data.mixture import Component
 from blip_jax.data.synthetic.builder import ShapesConfig, prepare
 from blip_jax.data.synthetic.scenes import World
-from blip_jax.data.tokenizer import Tokenizer, train_wordpiece
+from blip_jax.data.tokenizer import Tokenizer
+from blip_jax.data.tokenizer_training import train_tokenizer
 from blip_jax.data.vocabulary import training_texts
 from blip_jax.models import load
 from blip_jax.runtime.config import replace, to_json
@@ -87,7 +88,7 @@ def digests(config: BootstrapConfig) -> dict[str, str]:
         open_dataset(dataset, "train")
         found[f"vocabulary {number}"] = folder_digest(dataset)
     if config.tokenizer:
-        found["tokenizer"] = Tokenizer.load(config.tokenizer).digest
+        found["tokenizer"] = Tokenizer.load(config.tokenizer, config.text_cleanup).digest
     return found
 
 
@@ -180,10 +181,12 @@ class BootstrapRun:
         if not tokenizer:
             tokenizer = self.path("tokenizer")
             datasets = (found["human"], found["web"], *config.vocabulary_datasets)
-            texts = list(training_texts(datasets))
+            cleanup = config.text_cleanup or "blip"
+            texts = list(training_texts(datasets, cleanup=cleanup))
             # The prompt's words should be tokens even if no text of the data has them.
             texts += [config.captioner.task.lm.prompt] * len(texts)
-            train_wordpiece(texts, tokenizer, config.vocab_size)
+            settings = config.vocab_size, config.tokenizer_type, cleanup
+            train_tokenizer(texts, tokenizer, *settings)
         return {**found, "tokenizer": tokenizer}
 
     def build(self, name: str) -> str:
@@ -214,6 +217,7 @@ class BootstrapRun:
                 "captions_per_image": world.test_captions,
             }
         kind = "web" if name in ("web", "perfect") else "human"
+        shape |= {"language": world.language}
         settings = ShapesConfig(kind=kind, world=scenes, seed=self.seed, **{**sizes, **shape})
         return prepare(self.path("data"), settings)
 
@@ -261,6 +265,7 @@ class BootstrapRun:
         config = replace(
             config,
             tokenizer=self.data["tokenizer"],
+            text_cleanup=self.config.text_cleanup,
             seed=self.seed,
             **{"data.mixture": mixture_path, "init.run": init_run},
         )

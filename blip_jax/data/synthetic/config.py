@@ -9,6 +9,7 @@ import json
 import tensorflow_datasets as tfds
 
 from blip_jax.data.synthetic import clips, dialogs, question_templates, statements
+from blip_jax.data.synthetic.languages import ENGLISH, LANGUAGES
 from blip_jax.data.synthetic.scenes import World
 from blip_jax.runtime.arguments import Seed, check_value
 from blip_jax.runtime.errors import UserError
@@ -77,6 +78,7 @@ class ShapesConfig(tfds.core.BuilderConfig):
       frames: frames of a clip, 2 or more.
       blank_images: whether all pictures are grey, to see what can be learned from texts alone. The
         records do not differ otherwise.
+      language: of the texts, english or japanese (of `human` and `web` alone).
       name: leave it out; it is the kind and a digest of the settings, so that each build has a
         folder of its own.
 
@@ -102,11 +104,21 @@ class ShapesConfig(tfds.core.BuilderConfig):
     motion: str = "partial"
     frames: int = 16
     blank_images: bool = False
+    language: str = "english"
 
     def __post_init__(self):
         check_value("seed", self.seed, Seed)
         if self.kind not in KINDS:
             raise UserError(f"kind is {self.kind!r}; it must be one of {', '.join(KINDS)}")
+        if self.language not in LANGUAGES:
+            raise UserError(
+                f"there is no language {self.language!r:.80}; {hint(self.language, LANGUAGES)}"
+            )
+        if self.language != ENGLISH.name and self.kind not in ("human", "web"):
+            raise UserError(
+                f"datasets of kind {self.kind} are in english alone; leave out language, or set "
+                "kind to human or web"
+            )
         for split, count in zip(SPLITS, DEFAULT_COUNTS[self.kind], strict=True):
             if getattr(self, split) is None:
                 setattr(self, split, count)
@@ -173,6 +185,8 @@ class ShapesConfig(tfds.core.BuilderConfig):
         values = {name: getattr(self, name) for name in names}
         if self.blank_images:
             values["blank_images"] = True
+        if self.language != ENGLISH.name:
+            values["language"] = self.language
         return {**values, "world": dataclasses.asdict(self.world)}
 
     def counts(self) -> dict[str, int]:

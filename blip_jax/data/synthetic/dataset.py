@@ -43,6 +43,7 @@ class ShapesDatasetConfig:
     motion: str = "partial"  # of objects in clips: partial (none) or hop (from cell to cell)
     frames: int = 16  # frames of a clip
     blank_images: bool = False  # make all pictures grey, to see what texts alone say
+    language: str = "english"  # of the texts of human and web; also japanese
     seed: Seed = 0  # another seed gives other records
     workers: int = 1  # processes that draw the pictures; it does not change them
 
@@ -71,7 +72,7 @@ def prepare_dataset(config: ShapesDatasetConfig, workdir: str) -> None:
     if (folder / "features.json").exists():
         settings = to_json(dataclasses.replace(config, workers=1))
         made = read_json(folder / "config.json") if (folder / "config.json").exists() else {}
-        if {"blank_images": False, **made, "workers": 1} != settings:
+        if {"blank_images": False, "language": "english", **made, "workers": 1} != settings:
             raise UserError(f"{workdir} holds another dataset; choose another --workdir")
         return
     with atomic_folder(workdir) as temporary:

@@ -1,4 +1,4 @@
-"""The language of the Shapes dataset: statements about scenes as text, and back.
+"""English texts of the Shapes dataset: statements about scenes as text, and back.
 
 A text is either of
 
@@ -53,6 +53,20 @@ FIELDS = {
     "row": ROWS,
     "column": COLUMNS,
 }
+BOILERPLATE = (
+    "click here to buy now",
+    "click here for more",
+    "stock photo",
+    "stock photo free download",
+    "royalty free stock image",
+    "best price free shipping",
+    "buy now free shipping",
+    "image may contain text",
+    "shop now best price",
+    "download free image here",
+    "home page photo gallery",
+    "view more in the gallery",
+)
 BACKGROUND_NOUNS = ("background", "backdrop")
 PREPOSITIONS = ("on", "over", "against")
 COMMON_WORD_PROBABILITY = 0.6  # probability of a concept's first word

@@ -6,26 +6,12 @@ import dataclasses
 
 import numpy as np
 
-from blip_jax.data.synthetic import grammar
 from blip_jax.data.synthetic.grammar import Statement
+from blip_jax.data.synthetic.languages import ENGLISH, Language
 from blip_jax.data.synthetic.oracle import is_true_of
 from blip_jax.data.synthetic.scenes import Scene, World, pick, sample_scene, sample_statement
 
 NOISE_KINDS = ("mismatch", "boilerplate", "filename", "one_attribute_wrong")
-BOILERPLATE = (
-    "click here to buy now",
-    "click here for more",
-    "stock photo",
-    "stock photo free download",
-    "royalty free stock image",
-    "best price free shipping",
-    "buy now free shipping",
-    "image may contain text",
-    "shop now best price",
-    "download free image here",
-    "home page photo gallery",
-    "view more in the gallery",
-)
 
 
 def _change_one_attribute(
@@ -59,7 +45,12 @@ def _one_attribute_wrong(
 
 
 def make_noise(
-    kind: str, scene: Scene, world: World, rng: np.random.Generator, short: bool = False
+    kind: str,
+    scene: Scene,
+    world: World,
+    rng: np.random.Generator,
+    short: bool = False,
+    language: Language = ENGLISH,
 ) -> str:
     """Returns a web text that does not describe the scene.
 
@@ -76,11 +67,11 @@ def make_noise(
         while True:
             statement = sample_statement(sample_scene(rng, world), rng, short)
             if not is_true_of(statement, scene):
-                return grammar.render_text(statement, rng)
+                return language.render(statement, rng)
     if kind == "one_attribute_wrong":
-        return grammar.render_text(_one_attribute_wrong(scene, world, rng, short), rng)
+        return language.render(_one_attribute_wrong(scene, world, rng, short), rng)
     if kind == "boilerplate":
-        return pick(list(BOILERPLATE), rng)
+        return pick(list(language.boilerplate), rng)
     if kind == "filename":
         stem, ending = pick(["img", "dsc", "photo"], rng), pick(["jpg", "png"], rng)
         return f"{stem} {rng.integers(1000, 10000)} {ending}"

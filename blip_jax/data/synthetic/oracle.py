@@ -8,8 +8,8 @@ import json
 
 import numpy as np
 
-from blip_jax.data.synthetic import grammar
 from blip_jax.data.synthetic.grammar import Phrase, Statement
+from blip_jax.data.synthetic.languages import ENGLISH, LANGUAGES, Language
 from blip_jax.data.synthetic.scenes import Scene
 
 
@@ -43,9 +43,9 @@ def is_true_of(statement: Statement, scene: Scene) -> bool:
     )
 
 
-def check(text: str, scene: Scene) -> Assessment:
+def check(text: str, scene: Scene, language: Language = ENGLISH) -> Assessment:
     """Returns what is known of any text about the scene."""
-    statement = grammar.parse_text(text)
+    statement = language.parse(text)
     if statement is None:
         return Assessment(False, False, 0)
     textured = bool(scene.objects[0].texture)
@@ -68,10 +68,10 @@ def assess_texts(texts: list[str], truths: list[str]) -> dict[str, np.ndarray]:
     Returns:
       `caption_truth`, `caption_completeness` and `caption_exact`, bool [texts] each.
     """
-    scenes = [parse_scene(truth) for truth in truths]
-    if not texts or not all(scenes):
+    known = [parse_truth(truth) for truth in truths]
+    if not texts or not all(known):
         return {}
-    found = [check(text, scene) for text, scene in zip(texts, scenes, strict=True)]
+    found = [check(text, *truth) for text, truth in zip(texts, known, strict=True)]
     return {
         "caption_truth": np.array([x.true for x in found]),
         "caption_completeness": np.array([x.complete for x in found]),
@@ -84,12 +84,16 @@ def scene_of(truth: str) -> Scene:
     return Scene.from_dict(json.loads(truth)["scene"])
 
 
-def parse_scene(truth: str) -> Scene | None:
-    """Returns the scene in the field `truth` of any record; None if it holds something else."""
+def parse_truth(truth: str) -> tuple[Scene, Language] | None:
+    """Returns what the field `truth` of any record says: its scene, and its texts' language.
+
+    None if it holds something else.
+    """
     try:
         scene = scene_of(truth)
+        language = LANGUAGES[json.loads(truth).get("language", ENGLISH.name)]
     except (ValueError, TypeError, KeyError, RecursionError):
         return None
     words = [value for item in scene.objects for value in dataclasses.astuple(item)]
     is_scene = all(isinstance(word, str) for word in (*words, scene.background))
-    return scene if scene.objects and is_scene else None
+    return (scene, language) if scene.objects and is_scene else None

@@ -12,6 +12,7 @@ from PIL import Image
 from blip_jax.data.synthetic import clips
 from blip_jax.data.synthetic.config import KINDS, SPLITS, ShapesConfig
 from blip_jax.data.synthetic.dialogs import sample_dialog
+from blip_jax.data.synthetic.languages import ENGLISH, LANGUAGES
 from blip_jax.data.synthetic.noise import make_noise
 from blip_jax.data.synthetic.questions import sample_questions
 from blip_jax.data.synthetic.scenes import Scene, describe, render, sample_scene
@@ -45,19 +46,22 @@ def make_record(index: int, split: str, config: ShapesConfig) -> dict:
 
 def _caption_record(config: ShapesConfig, rng: np.random.Generator) -> dict:
     scene = sample_scene(rng, config.world)
+    language = LANGUAGES[config.language]
     image = _png(scene, config, rng)
     noise, short = "", False
     if config.kind == "human":
-        texts = [describe(scene, rng) for _ in range(config.captions_per_image)]
+        texts = [describe(scene, rng, language=language) for _ in range(config.captions_per_image)]
     else:
         short = bool(rng.random() < config.short_share)
         if rng.random() < config.noise_share:
             noise = str(rng.choice(list(NOISE_MIX), p=list(NOISE_MIX.values())))
-            texts = [make_noise(noise, scene, config.world, rng, short)]
+            texts = [make_noise(noise, scene, config.world, rng, short, language)]
             short = short and noise in ("mismatch", "one_attribute_wrong")
         else:
-            texts = [describe(scene, rng, short)]
+            texts = [describe(scene, rng, short, language)]
     truth = {"scene": scene.to_dict(), "noise": noise, "short": short}
+    if language is not ENGLISH:
+        truth["language"] = language.name
     return {"image": image, "texts": texts, "truth": json.dumps(truth)}
 
 

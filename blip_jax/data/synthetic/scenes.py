@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw
 from blip_jax.data.synthetic import grammar
 from blip_jax.data.synthetic.drawing import fill_shape, stripe
 from blip_jax.data.synthetic.grammar import Phrase, Statement
+from blip_jax.data.synthetic.languages import ENGLISH, Language
 from blip_jax.runtime.arguments import check_fields
 from blip_jax.runtime.errors import UserError
 
@@ -176,7 +177,9 @@ def sample_statement(scene: Scene, rng: np.random.Generator, short: bool) -> Sta
     return Statement((phrase,), scene.background if extra == "background" else "")
 
 
-def describe(scene: Scene, rng: np.random.Generator, short: bool = False) -> str:
+def describe(
+    scene: Scene, rng: np.random.Generator, short: bool = False, language: Language = ENGLISH
+) -> str:
     """Returns a true text about the scene.
 
     Args:
@@ -184,4 +187,4 @@ def describe(scene: Scene, rng: np.random.Generator, short: bool = False) -> str
         and position, and the background: at most 17 words for two objects without texture.
         True names one object by colour and shape, and at most one more attribute.
     """
-    return grammar.render_text(sample_statement(scene, rng, short), rng)
+    return language.render(sample_statement(scene, rng, short), rng)

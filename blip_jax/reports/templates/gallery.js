@@ -91,7 +91,9 @@ function card(entry, decisions) {
   const list = element("ul");
   for (const text of texts) {
     const item = element("li", `text ${text.decision === 0 ? "kept" : "dropped"}`);
-    item.append(decisionLine(text), element("p", "words", text.text || "(no text)"));
+    const said = element("p", "words", text.text || "(no text)");
+    said.dir = "auto";  // right to left where its first letter is
+    item.append(decisionLine(text), said);
     if (text.decision) item.append(element("p", "reason", decisions[text.decision]));
     if (mistake(text)) item.append(element("p", "mistake", `⚠ ${mistake(text)}`));
     list.append(item);
