@@ -169,10 +169,14 @@ def lm_loss(
     Returns: (float32 [B, T - 1], weight float32 [B, T - 1]): the losses and which of them count.
       Even logits over V words give log V.
     """
-    # Not optax.smooth_labels: that needs a one-hot target of [B, T, V].
-    logp = jax.nn.log_softmax(logits[:, :-1], axis=-1)
-    target = jnp.take_along_axis(logp, ids[:, 1:, None], axis=-1)[..., 0]
-    loss = -(1 - smoothing) * target - smoothing * logp.mean(axis=-1)
+    # Neither a one-hot target nor log-probabilities, of [B, T, V] each, and no part of the logits:
+    # the TPU compiler would store them all. Of the last position, which predicts nothing, the loss
+    # is left out instead.
+    following = jnp.roll(ids, -1, axis=1)
+    target = jnp.take_along_axis(logits, following[..., None], axis=-1)[..., 0]
+    even = logits.mean(axis=-1)
+    loss = jax.nn.logsumexp(logits, axis=-1) - (1 - smoothing) * target - smoothing * even
+    loss = loss[:, :-1]
     return loss, lm_weight(mask, prompt_length)
 
 

@@ -1,6 +1,7 @@
 """A training step on the tiny model, compiled once for a mesh and called as a plain function."""
 
 import dataclasses
+import functools
 
 import jax
 import numpy as np
@@ -12,7 +13,7 @@ from blip_jax.data.tokenizer import TokenIds
 from blip_jax.runtime.config import replace
 from blip_jax.tasks.pretraining import PretrainingConfig
 from blip_jax.train.mesh import batch_sharding, make_mesh, put_batch
-from blip_jax.train.sharding import path_name, shardings
+from blip_jax.train.sharding import path_name, place, shardings
 from blip_jax.train.state import TrainState
 from blip_jax.train.step import make_step
 
@@ -62,7 +63,7 @@ def stepper(sizes, accumulate=1, task=None, optimizer=STILL):
     state = make_state(task, optimizer)
     placed = shardings(state, mesh)
     step = jax.jit(
-        make_step(task, optimizer, accumulate),
+        make_step(task, optimizer, accumulate, place=functools.partial(place, mesh)),
         in_shardings=(placed, batch_sharding(mesh), None),
         out_shardings=(placed, None),
         donate_argnums=0,

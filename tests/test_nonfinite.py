@@ -32,7 +32,10 @@ def prepare(params, extra, batch, step, key):
     return None, {"last": batch["x"]}
 
 
-TASK = types.SimpleNamespace(constrain=lambda x: x, prepare=prepare, loss=loss, group_size=1)
+TASK = types.SimpleNamespace(
+    constrain=lambda params: params, move_momentum=lambda params, extra: extra, prepare=prepare,
+    loss=loss, group_size=1,
+)  # fmt: skip
 
 
 def first_state():

@@ -61,15 +61,23 @@ def test_every_array_has_a_rule(name, mesh):
 
 
 @pytest.mark.parametrize("name", ["base", "large"])
-def test_all_that_is_large_is_cut_by_both_axes(name, mesh):
+@pytest.mark.parametrize(
+    ("sizes", "in_use", "parts"),
+    [
+        ({"data": 2, "fsdp": 2, "tensor": 2}, False, 4),
+        ({"data": 8}, False, 8),
+        ({"data": 8}, True, 1),
+    ],
+)
+def test_all_that_is_large_is_cut(name, sizes, in_use, parts):
     state = state_of(CONFIGS[name])
-    placed = jax.tree.leaves(shardings(state, mesh))
+    placed = jax.tree.leaves(shardings(state, make_mesh(sizes), in_use))
     for (path, leaf), sharding in zip(jax.tree_util.tree_leaves_with_path(state), placed):
         piece = sharding.shard_shape(leaf.shape)
         cut = leaf.size / np.prod(piece, dtype=int)
         if leaf.size > 2**20 and "patch" not in path_name(path):
-            assert cut == 4, path_name(path)
-        assert cut <= 4  # nothing is cut over data
+            assert cut == parts, path_name(path)
+        assert cut <= parts
 
 
 def test_specs_of_the_main_kinds():

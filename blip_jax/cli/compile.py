@@ -165,6 +165,7 @@ def cost_row(
         "images/s, at best": round(cost.images_per_second),
     }
     if cost.program == "step":
+        row["of HBM traffic GB: update of the state, at least"] = cost.update_bytes / UNITS["GB"]
         row["model.remat"] = cost.remat
         row[f"hours for {config.steps:,} steps"] = config.steps * roofline.seconds / 3600
     return row

@@ -231,6 +231,13 @@ class Task(EvaluationTask, Generic[C]):
         """Returns the parameters that a step uses: each within its allowed range."""
         return params
 
+    def move_momentum(self, params: Params, extra: Extra) -> Extra:
+        """Returns `extra` with momentum weights moved towards a step's parameters, if it has any.
+
+        The first thing in a step, and for each number by itself.
+        """
+        return extra
+
     def prepare(
         self,
         params: Params,
@@ -241,7 +248,7 @@ class Task(EvaluationTask, Generic[C]):
     ) -> tuple[Any, Extra]:
         """Returns (constants, extra), once a step, of the whole batch and without gradient.
 
-        Momentum weights move here, and counts to divide by are taken. What all devices need
+        Counts to divide by are taken here. What all devices need
         whole goes through `self.replicate`. `constants` is any pytree.
 
         By default the number of rows that count, for a loss that is a mean over rows.

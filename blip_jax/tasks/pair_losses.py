@@ -64,6 +64,14 @@ class PairLosses(Task):
             return params
         return {**params, "temperature": jnp.clip(params["temperature"], 0.001, 0.5)}
 
+    def move_momentum(self, params: Params, extra: Extra) -> Extra:
+        """Moves the momentum weights towards this step's weights, before they are used."""
+        if not self.itc:
+            return extra
+        online = select(params, extra["momentum"])
+        momentum = optax.incremental_update(online, extra["momentum"], 1 - self.itc.momentum)
+        return {**extra, "momentum": momentum}
+
     def prepare(
         self,
         params: Params,
@@ -72,10 +80,10 @@ class PairLosses(Task):
         step: jax.Array,
         key: jax.Array | None,
     ) -> tuple[BatchConstants, Extra]:
-        """Moves the momentum encoder, computes its features, and enqueues them.
+        """Computes features of the momentum encoder, and enqueues them.
 
-        The order is the original's: the momentum weights move towards this step's weights before
-        they are used, and the queue is read before it is written.
+        The order is the original's: the momentum weights have moved towards this step's weights
+        before they are used, and the queue is read before it is written.
 
         Args:
           key: for dropout in the momentum encoder; None: evaluation mode.
@@ -95,11 +103,7 @@ class PairLosses(Task):
         itc = self.itc
         ramp = jnp.minimum(1.0, step / max(itc.alpha_warmup_steps, 1))
         alpha = itc.alpha * (ramp if itc.alpha_warmup_steps else 1.0)
-        momentum = extra["momentum"]
-        online = select(params, momentum)
-        momentum = optax.incremental_update(online, momentum, 1 - itc.momentum)
-        image, text = self.features(momentum, batch, key if itc.teacher_dropout else None)
-        extra = {**extra, "momentum": momentum}
+        image, text = self.features(extra["momentum"], batch, key if itc.teacher_dropout else None)
         keys = self.replicate((image, text, group, valid))
         if "queue" not in extra:
             return BatchConstants(*keys, alpha, *counts), extra

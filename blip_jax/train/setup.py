@@ -19,7 +19,7 @@ from blip_jax.train.init_params import load_init_params, load_pretrained_encoder
 from blip_jax.train.mesh import batch_sharding, check_batch, local_rows, make_mesh
 from blip_jax.train.optimizer import OptimizerConfig
 from blip_jax.train.remat import resolve_remat
-from blip_jax.train.sharding import shardings
+from blip_jax.train.sharding import place, shardings
 from blip_jax.train.state import TrainState
 from blip_jax.train.step import Step, make_step
 
@@ -145,7 +145,9 @@ def _functions(
     """Returns the jitted functions, cached so that equal settings in a process compile once."""
     optimizer = optimizer_config.make(steps)
 
-    step_of_task = make_step(task, optimizer, accumulate_steps, skip_nonfinite)
+    step_of_task = make_step(
+        task, optimizer, accumulate_steps, skip_nonfinite, functools.partial(place, mesh)
+    )
 
     def step(state: TrainState, batch: Batch, key: jax.Array | None):
         with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):  # for kernels (fused_attention.py)

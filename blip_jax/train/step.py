@@ -1,6 +1,7 @@
 """The training step: one jitted function of (state, batch, key), for any task."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,7 @@ def make_step(
     optimizer: optax.GradientTransformation,
     accumulate_steps: int = 1,
     skip_nonfinite: bool = False,
+    place: Callable[[Any, bool], Any] = lambda tree, in_use: tree,
 ) -> Step:
     """Returns the step of `task`: constrain, prepare, gradients, update (tasks/base.py).
 
@@ -33,8 +35,11 @@ def make_step(
     def step(state: TrainState, batch: Batch, key: jax.Array | None):
         key = None if key is None else jax.random.fold_in(key, state.step)
         prepare_key, loss_key = (None, None) if key is None else jax.random.split(key)
-        params = task.constrain(state.params)
-        constants, extra = task.prepare(params, state.extra, batch, state.step, prepare_key)
+        kept = task.constrain(state.params)
+        extra = task.move_momentum(kept, state.extra)
+        in_use = place({"params": kept, "extra": extra}, True)
+        params = in_use["params"]
+        constants, extra = task.prepare(params, in_use["extra"], batch, state.step, prepare_key)
         rows = jnp.arange(jax.tree.leaves(batch)[0].shape[0])
         gradient = jax.grad(task.loss, has_aux=True)
 
@@ -54,13 +59,14 @@ def make_step(
             shapes = jax.eval_shape(gradient, params, part, constants, part_rows, loss_key)
             zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
             (grads, metrics), _ = jax.lax.scan(add, zeros, (parts, jnp.arange(accumulate_steps)))
-        updates, opt_state = optimizer.update(grads, state.opt_state, params)
-        metrics["gradient_norm"] = optax.tree.norm(grads)
-        new = (optax.apply_updates(params, updates), extra, opt_state)
+        parts = place({"params": grads, "extra": extra}, False)
+        updates, opt_state = optimizer.update(parts["params"], state.opt_state, kept)
+        metrics["gradient_norm"] = optax.tree.norm(parts["params"])
+        new = (optax.apply_updates(kept, updates), parts["extra"], opt_state)
         if skip_nonfinite:
             finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["gradient_norm"])
             # The queue too: one NaN among its features would reach every later step.
-            old = (params, state.extra, state.opt_state)
+            old = (kept, state.extra, state.opt_state)
             new = jax.tree.map(lambda new, old: jnp.where(finite, new, old), new, old)
         return TrainState(state.step + 1, *new), metrics
 

@@ -2,7 +2,7 @@
 # Measures training steps, captions and CapFilt on one GPU, beside PyTorch; prints Markdown tables.
 #
 #   tests/bench/gpu.sh [PART ...]        parts: vit_b, vit_l, captions, capfilt; none: all of them
-#   tests/bench/gpu.sh --rehearse        all parts at tiny sizes, on a CPU
+#   tests/bench/gpu.sh --rehearse        all parts at tiny sizes, on a CPU: some minutes
 #
 # No network is used. Needs JAX with CUDA, what setup.py lists, PyTorch and transformers. A call ends
 # within MINUTES: rows that no time is left for are named; give single parts to measure these.
@@ -32,7 +32,8 @@ capfilt=(--gpu --images 256 --batch 64 --rounds 1)
 parts=("$@")
 if [[ "${1:-}" == --rehearse ]]; then
   parts=("${@:2}")
-  export JAX_PLATFORMS=cpu
+  # On a CPU compiling takes most of the time.
+  export JAX_PLATFORMS=cpu JAX_DISABLE_MOST_OPTIMIZATIONS=1
   args=(--minutes "$MINUTES" --device cpu --rehearse --turns 1)
   capfilt=(--images 8 --batch 4 --rounds 1 --model small --image-size 64)
 fi

@@ -21,7 +21,7 @@ from blip_jax.models import Model, functions
 from blip_jax.nn import flops
 from blip_jax.runtime.config import replace
 from blip_jax.train.aot import hlo, memory_traffic, optimized, topology
-from blip_jax.train.aot.roofline import Roofline, roofline
+from blip_jax.train.aot.roofline import Roofline, roofline, update_bytes
 from blip_jax.train.config import TrainConfig
 from blip_jax.train.recipes import captioning, retrieval
 from blip_jax.train.setup import TrainSetup, abstract_batch
@@ -53,6 +53,7 @@ class CompiledCost:
       flops: by formula (nn/flops.py).
       compiled_flops: of the matrix products in the compiled program.
       hbm_bytes_by_part: read from and written to HBM, by part of the program, most first.
+      update_bytes: of `hbm_bytes`, what a step needs whatever its batch; see `update_bytes`.
       ici_bytes: received from other chips, by kind of collective.
       roofline: of `flops`, the bytes of HBM and `ici_bytes`, for this kind of chip.
     """
@@ -67,6 +68,7 @@ class CompiledCost:
     flops: float
     compiled_flops: float
     hbm_bytes_by_part: dict[str, int]
+    update_bytes: int
     ici_bytes: dict[str, int]
     roofline: Roofline
 
@@ -100,6 +102,7 @@ class Program(NamedTuple):
     Attributes:
       jitted, arguments: the function and its arguments, as shapes with shardings.
       batch_size, flops: over all chips together; FLOPs by formula.
+      update_bytes: see CompiledCost.
       default_trip_count: iterations of loops that end by a condition on data.
     """
 
@@ -108,6 +111,7 @@ class Program(NamedTuple):
     batch_size: int
     flops: int
     default_trip_count: int = 1
+    update_bytes: int = 0
 
 
 def step(config: TrainConfig, topology_name: str) -> Program:
@@ -125,6 +129,7 @@ def step(config: TrainConfig, topology_name: str) -> Program:
         (setup.functions.state, batch, key),
         batch_size=config.batch_size,
         flops=setup.task.flops(config.batch_size),
+        update_bytes=update_bytes(setup.functions.state),
     )
 
 
@@ -277,6 +282,7 @@ def compile_program(
         flops=flops_per_chip,
         compiled_flops=memory_traffic.matrix_flops(module, program.default_trip_count),
         hbm_bytes_by_part=hbm_bytes_by_part,
+        update_bytes=program.update_bytes,
         ici_bytes=ici_bytes,
         roofline=roofline(chip, flops_per_chip, hbm_bytes, sum(ici_bytes.values())),
     )
