@@ -24,9 +24,11 @@ TRAIN = {
     "optimizer.clip_norm": 1.0, "optimizer.schedule.peak_lr": 0.5, "checkpoints.keep": 2,
     "eval.split": "test", "nonfinite.action": "skip",
 }  # fmt: skip
+BEAM = {"beam.runner": "FlinkRunner"}
 OVERRIDES = {
-    "prepare": {"source": "x", "columns.image": "photo", "opt_out_fields": ("a", "b")},
-    "capfilt": {"dataset": "x", "dtype": "bfloat16", **DECODING},
+    "prepare": {"source": "x", "columns.image": "photo", "opt_out_fields": ("a", "b"),
+                **BEAM},
+    "capfilt": {"dataset": "x", "dtype": "bfloat16", **DECODING, **BEAM},
     "assemble": {
         "origins": ("web",), "threshold_sweep": (0.3, 0.7), "selection.duplicates": "near",
         "selection.thresholds.web": 0.6,
@@ -42,11 +44,11 @@ OVERRIDES = {
     "bootstrap": {
         "seeds": (1, 2), "arms": ("none", "human"), "world.cells": 3, "capfilt.seed": 3,
         "evaluation.split": "val",
-        **{f"capfilt.{name}": value for name, value in DECODING.items()},
+        **{f"capfilt.{name}": value for name, value in (DECODING | BEAM).items()},
         **{f"evaluation.{name}": value for name, value in TASK.items()},
         **{
             f"{run}.{name}": value
-            for run in ("pretraining", "captioner", "filter")
+            for run in ("pretraining", "captioner", "filter", "captioner_and_filter")
             for name, value in (TRAIN | TASK).items()
             if not (run == "captioner" and name.startswith("task.it"))
             and not (run == "filter" and name.startswith(("task.lm", "task.dec")))

@@ -1,5 +1,6 @@
 """The stages of a bootstrap run, one after the other."""
 
+import functools
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -276,11 +277,12 @@ class BootstrapRun:
         if arm.decoding_methods:
             config = replace(config, decoding_methods=arm.decoding_methods)
         scoring = config.scoring(self.path(f"scores{arm.scores}"))
-        models = []
-        for role in ("captioner", "filter"):
-            path = self.path(("captioner_and_filter" if arm.shared else role) + arm.models)
-            models.append({role: (path, load(path))})
-        run.run(scoring, *models)
+        paths = {
+            role: self.path(("captioner_and_filter" if arm.shared else role) + arm.models)
+            for role in ("captioner", "filter")
+        }
+        models = functools.partial(load_models, paths)
+        run.run(scoring, *models(), beam_config=config.beam, load_models=models)
         return results.measure_filter(scoring.output, self.data["web"], self.config.threshold)
 
     def evaluate(self, arm: str) -> dict[str, float]:
@@ -292,3 +294,8 @@ class BootstrapRun:
         metrics = evaluate(config)
         marks = {getattr(value, TRAINING_IMAGES, 0) for value in metrics.values()}
         return metrics | {TRAINING_IMAGES: max(marks)} if any(marks) else metrics
+
+
+def load_models(paths: Mapping[str, str]) -> list[dict]:
+    """Returns for each role its model by name, as `capfilt.run` takes them."""
+    return [{role: (path, load(path))} for role, path in paths.items()]
