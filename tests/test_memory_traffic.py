@@ -37,13 +37,19 @@ def step():
     return setup, HloModule(lowered.compile().as_text())
 
 
-def test_of_the_batch_momentum_features_alone_are_gathered(step):
+def test_momentum_features_and_divided_weights_alone_are_gathered(step):
     """Once, whatever the queue's length; each device receives those of the seven others."""
     setup, compiled = step
     a_pair = 2 * 4 * setup.config.model.embed_dim + 1  # two features, and whether it counts
     others = PAIRS // DEVICES * (DEVICES - 1)
     found = compiled.collectives()
-    assert found.pop("all-gather") == others * a_pair
+    state = setup.functions.state
+    divided = [
+        leaf.size * leaf.dtype.itemsize * (DEVICES - 1) // DEVICES
+        for leaf in jax.tree.leaves((state.params, state.extra))
+        if not leaf.sharding.is_fully_replicated
+    ]
+    assert found.pop("all-gather") == others * a_pair + sum(divided)
     assert set(found) == {"all-reduce"}
 
 
