@@ -4,6 +4,7 @@ import dataclasses
 import os
 import shutil
 import signal
+import threading
 
 import jax
 import numpy as np
@@ -213,6 +214,23 @@ def test_interrupted_and_run_again_is_uninterrupted(
     for name in ("features.json", "dataset_info.json"):
         found = (tmp_path / name).read_text()
         assert found == open(os.path.join(scored, name)).read()
+
+
+def test_interrupted_while_another_host_writes_the_metadata(settings, models, scored, tmp_path):
+    """There may be no dataset yet; the same call writes it when that host has ended."""
+    again = dataclasses.replace(settings, output=str(tmp_path / "scores"), lease_seconds=2.0)
+    shutil.copytree(scored, again.output)
+    (tmp_path / "scores" / run.MANIFEST).unlink()
+    claim = tmp_path / "scores" / storage.WORK / "metadata" / "00000.json"
+    claim.parent.mkdir(exist_ok=True)
+    claim.write_text('{"owner": "elsewhere/1/abc", "heartbeats": 1}')
+    timer = threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT))
+    timer.start()
+    with pytest.raises(Interrupted, match="stopped with 4 of 4 shards done; rerun the same"):
+        run.run(dataclasses.replace(again, lease_seconds=100.0), *models)
+    assert not (tmp_path / "scores" / run.MANIFEST).exists()
+    assert run.run(again, *models) == again.output
+    assert (tmp_path / "scores" / run.MANIFEST).exists() and not claim.exists()
 
 
 def test_what_is_done_is_not_done_again(settings, models, scored, monkeypatch):

@@ -2,11 +2,15 @@
 
 import textwrap
 
+import jax
 import pytest
 
 from blip_jax.train.aot import hlo, memory_traffic
-from blip_jax.train.aot.roofline import roofline
+from blip_jax.train.aot.roofline import roofline, update_bytes
 from blip_jax.train.chips import CHIPS
+from blip_jax.train.mesh import make_mesh
+from blip_jax.train.sharding import shardings
+from blip_jax.train.state import TrainState
 
 
 def test_the_roofline_is_the_longest_of_three():
@@ -281,3 +285,17 @@ def test_types_are_read_with_their_memory():
     first, second = hlo.arrays("(bf16[2,3]{1,0:T(8,128)(2,1)S(1)}, pred[]{:T(512)})")
     assert (first.shape, first.bytes, first.space) == ((2, 3), 12, 1)
     assert (second.shape, second.bytes, second.space) == ((), 1, 0)
+
+
+def test_a_chip_moves_its_part_of_the_state_and_all_gradients():
+    mesh = make_mesh({"data": 8})
+    kernel = jax.ShapeDtypeStruct((2, 16, 8), "float32")  # 1,024 bytes
+    params = {"mlp_in": {"kernel": kernel}}
+    moments = {"mu": params, "nu": params}
+    step = jax.ShapeDtypeStruct((), "int32")
+    state = TrainState(step, params, {"momentum": params}, moments)
+    placed = jax.tree.map(
+        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+        state, shardings(state, mesh),
+    )  # fmt: skip
+    assert update_bytes(placed) == 2 * (4 * 1024 / 8 + 1024)

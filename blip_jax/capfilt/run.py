@@ -78,7 +78,7 @@ def run(
         ShardQueue(paths, settings.lease_seconds) as shards,
         _ImageProgress(shards, settings.shard_rows, len(source)) as progress,
     ):
-        manifest.unlink(missing_ok=True)  # of a run whose shards were there
+        manifest.unlink(missing_ok=True)  # an old one would say that the metadata is written
         if beam_config.runner:
             left = sorted(set(range(len(paths))) - shards.done())
             make_work = functools.partial(_beam_work, settings, load_models)
@@ -94,15 +94,17 @@ def run(
                     break
                 shards.finished(number, record)
         progress.count_shards(exact=True)
-        if signals.requested and (done := len(shards.done())) < len(paths):
+        done = len(shards.done())
+        if done == len(paths):
+            with metadata:
+                for _ in metadata.claim_shards(lambda: signals.requested):  # by one of the hosts
+                    _finish(settings, source, paths, shards.records(), len(filters))
+        if not manifest.exists():  # only a signal ends the loops above before it is written
             raise Interrupted(
                 f"stopped with {done} of {len(paths)} shards done; rerun the same command to "
                 "resume",
                 signals.number,
             )
-        with metadata:
-            for _ in metadata.claim_shards(lambda: signals.requested):  # by one of the hosts
-                _finish(settings, source, paths, shards.records(), len(filters))
     return settings.output
 
 
@@ -177,7 +179,7 @@ def _beam_work(
     queue = ShardQueue(scorer.paths, settings.lease_seconds)
 
     def work(number: int, should_continue: Callable[[], bool]) -> None:
-        if number in queue.done():  # by a worker that was given up
+        if scorer.paths[number].exists():  # by a worker that was given up
             return
         record = scorer.score(number, should_continue)
         if record is None:

@@ -117,6 +117,7 @@ class Tokenizer:
                 roles["unk"] = unknown
             self._roles = roles
         self.ids = TokenIds(pad, cls, sep, dec=base, enc=base + 1, vocab_size=base + 2)
+        self._extra = dict(zip((base, base + 1), EXTRA, strict=True))
 
     @classmethod
     def load(cls, name_or_dir: str, cleanup: str = "") -> Tokenizer:
@@ -216,15 +217,17 @@ class Tokenizer:
         ids = np.asarray(ids).tolist()
         if not self.is_wordpiece:
             return self._subword_pieces(ids)
-        extra = {self.ids.dec: EXTRA[0], self.ids.enc: EXTRA[1]}
-        return [extra.get(i) or self._backend.id_to_token(i) or "" for i in ids]
+        return list(map(self._token, ids))
+
+    def _token(self, number: int) -> str:
+        return self._extra.get(number) or self._backend.id_to_token(number) or ""
 
     def _subword_pieces(self, ids: list[int]) -> list[str]:
-        extra, found = {self.ids.dec: EXTRA[0], self.ids.enc: EXTRA[1]}, []
+        found: list[str] = []
         while len(found) < len(ids):
             first = len(found)
-            token = extra.get(ids[first]) or self._backend.id_to_token(ids[first]) or ""
-            if ids[first] in self._dropped or ids[first] in extra:
+            token = self._token(ids[first])
+            if ids[first] in self._dropped or ids[first] in self._extra:
                 found.append(token)
                 continue
             for end in range(first + 1, min(first + 4, len(ids)) + 1):  # 4 bytes at most

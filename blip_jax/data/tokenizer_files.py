@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import tokenizers
@@ -72,7 +73,11 @@ def read_tokenizer(name_or_dir: str) -> TokenizerFiles:
 def _from_transformers(name: str) -> TokenizerFiles:
     import transformers  # slow to import, and only its own classes need it
 
-    try:
+    message = (
+        f"tokenizer {name!r} is neither a folder with vocab.txt or tokenizer.json nor an id that "
+        "Hugging Face could load"
+    )
+    with _failing_as(message):
         loaded = transformers.AutoTokenizer.from_pretrained(name)
         special = {
             key: getattr(loaded, key)
@@ -80,30 +85,30 @@ def _from_transformers(name: str) -> TokenizerFiles:
             for key in (*names, "unk_token")
         }
         backend, values = loaded.backend_tokenizer, loaded.init_kwargs
-    except BaseException as error:  # also panics of the library's Rust code
-        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
-            raise
-        raise UserError(
-            f"tokenizer {name!r} is neither a folder with vocab.txt or tokenizer.json nor an id "
-            f"that Hugging Face could load ({type(error).__name__})"
-        ) from error
     return TokenizerFiles(backend, {k: v for k, v in special.items() if v}, _cleanup(values))
 
 
 def _from_json(folder: epath.Path, config: Mapping[str, Any]) -> TokenizerFiles:
     file = folder / "tokenizer.json"
-    try:
+    with _failing_as(f"{file} is not a tokenizer"):
         backend = tokenizers.Tokenizer.from_str(file.read_text("utf-8"))
-    except BaseException as error:  # also panics of the library's Rust code
-        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
-            raise
-        raise UserError(f"{file} is not a tokenizer ({type(error).__name__})") from error
     special = {}
     for key, value in config.items():
         value = value.get("content") if isinstance(value, dict) else value  # an AddedToken
         if key.endswith("_token") and isinstance(value, str):
             special[key] = value
     return TokenizerFiles(backend, special, _cleanup(config))
+
+
+@contextlib.contextmanager
+def _failing_as(message: str) -> Iterator[None]:
+    """Turns what the tokenizers library raises, panics of its Rust code too, into a UserError."""
+    try:
+        yield
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise UserError(f"{message} ({type(error).__name__})") from error
 
 
 def _config(folder: epath.Path) -> dict[str, Any]:

@@ -248,8 +248,8 @@ class Task(EvaluationTask, Generic[C]):
     ) -> tuple[Any, Extra]:
         """Returns (constants, extra), once a step, of the whole batch and without gradient.
 
-        Counts to divide by are taken here. What all devices need
-        whole goes through `self.replicate`. `constants` is any pytree.
+        Counts to divide by are taken here. What all devices need whole goes through
+        `self.replicate`. `constants` is any pytree.
 
         By default the number of rows that count, for a loss that is a mean over rows.
         """

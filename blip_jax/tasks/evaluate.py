@@ -116,10 +116,10 @@ def evaluate(
                     f"Examples of {config.task.name}",
                     f"{config.predictions or config.model or model.name}, evaluated on "
                     f"{config.dataset}, split {config.split}.",
-                    Metrics(metrics).rows(),
+                    metrics.rows(),
                     sections,
                 )
-    return Metrics(metrics)
+    return metrics
 
 
 def _measure(
@@ -160,7 +160,7 @@ def _measure(
             f"a {config.task.name} task measures nothing of a {model.model_type} model; give "
             "another model or another --config"
         )
-    metrics = uncertainty.marked(task.evaluate(predictions, records), training_images)
+    metrics = Metrics(uncertainty.marked(task.evaluate(predictions, records), training_images))
     if not metrics and task.submission(predictions) is None:
         raise UserError(nothing)
     return task, predictions, records, metrics

@@ -59,7 +59,7 @@ def shardings(state: Any, mesh: Mesh, in_use: bool = False) -> Any:
       in_use: as a step computes with parameters; see `place`.
     """
 
-    def place(path: tuple, leaf: Any) -> NamedSharding:
+    def sharding_of(path: tuple, leaf: Any) -> NamedSharding:
         name = path_name(path)
         spec = spec_of(name)
         if len(spec) > leaf.ndim:
@@ -70,7 +70,7 @@ def shardings(state: Any, mesh: Mesh, in_use: bool = False) -> Any:
         ]
         return NamedSharding(mesh, P(*fitting))
 
-    return jax.tree_util.tree_map_with_path(place, state)
+    return jax.tree_util.tree_map_with_path(sharding_of, state)
 
 
 def _fitting_axes(axis: str | None, size: int, mesh: Mesh, in_use: bool) -> str | None:

@@ -59,10 +59,11 @@ def make_step(
             shapes = jax.eval_shape(gradient, params, part, constants, part_rows, loss_key)
             zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
             (grads, metrics), _ = jax.lax.scan(add, zeros, (parts, jnp.arange(accumulate_steps)))
-        parts = place({"params": grads, "extra": extra}, False)
-        updates, opt_state = optimizer.update(parts["params"], state.opt_state, kept)
-        metrics["gradient_norm"] = optax.tree.norm(parts["params"])
-        new = (optax.apply_updates(kept, updates), parts["extra"], opt_state)
+        placed = place({"params": grads, "extra": extra}, False)
+        grads, extra = placed["params"], placed["extra"]
+        updates, opt_state = optimizer.update(grads, state.opt_state, kept)
+        metrics["gradient_norm"] = optax.tree.norm(grads)
+        new = (optax.apply_updates(kept, updates), extra, opt_state)
         if skip_nonfinite:
             finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["gradient_norm"])
             # The queue too: one NaN among its features would reach every later step.

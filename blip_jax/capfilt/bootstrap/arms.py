@@ -47,16 +47,16 @@ class Arm:
         return self.filtered or self.random_subset or "synthetic" in self.origins
 
     @property
-    def models(self) -> str:
-        """The end of the names of its captioner and filter; the same for arms that share them."""
+    def models_suffix(self) -> str:
+        """The suffix of the captioner's and the filter's folder; arms that share them have one."""
         base = "" if self.base == "none" else f"-{self.base}"
         return base + "-shared" * self.shared
 
     @property
-    def scores(self) -> str:
-        """The end of the name of its scored dataset; the same for arms that share it."""
+    def scores_suffix(self) -> str:
+        """The suffix of the scored dataset's folder; arms that share it have one."""
         methods = self.decoding_methods.replace("*", "x").replace(",", "+")
-        return self.models + f"-{methods}" * bool(methods)
+        return self.models_suffix + f"-{methods}" * bool(methods)
 
 
 ARMS = {

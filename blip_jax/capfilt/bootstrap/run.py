@@ -13,10 +13,10 @@ from blip_jax.capfilt.bootstrap import results
 from blip_jax.capfilt.bootstrap.arms import ARMS, Arm
 from blip_jax.capfilt.bootstrap.config import BootstrapConfig
 from blip_jax.capfilt.bootstrap.results import TRAINING_IMAGES
+from blip_jax.capfilt.bootstrap.shapes import shapes_settings
 from blip_jax.data.datasets import open_dataset
 from blip_jax.data.mixture import Component
-from blip_jax.data.synthetic.builder import ShapesConfig, prepare
-from blip_jax.data.synthetic.scenes import World
+from blip_jax.data.synthetic.builder import prepare
 from blip_jax.data.tokenizer import Tokenizer
 from blip_jax.data.tokenizer_training import train_tokenizer
 from blip_jax.data.vocabulary import training_texts
@@ -119,7 +119,7 @@ class BootstrapRun:
         self.data: dict[str, str] = {}
         self.found: dict[str, dict] = {}  # an arm's evaluation
         self.kept: dict[str, dict] = {}  # an arm's counts of texts
-        self.measured: dict[str, dict] = {}  # a filter's quality, by `Arm.scores`
+        self.measured: dict[str, dict] = {}  # a filter's quality, by `Arm.scores_suffix`
 
     def path(self, *names: str) -> str:
         return str(epath.Path(self.workdir).joinpath(*names))
@@ -157,16 +157,16 @@ class BootstrapRun:
 
     def run_capfilt(self, arm: Arm) -> None:
         """Fine-tunes the captioner and the filter of an arm, and scores the web dataset; once."""
-        if arm.scores in self.measured:
+        if arm.scores_suffix in self.measured:
             return
         run_stage = self.stages.run_stage
         tasks = ("captioner_and_filter",) if arm.shared else ("captioner", "filter")
         for task in tasks:
             tune = lambda task=task: self.fine_tune(task, arm)  # noqa: E731
-            run_stage(task + arm.models, tune, "fine-tuned on human pairs")
+            run_stage(task + arm.models_suffix, tune, "fine-tuned on human pairs")
         note = "caption every web image, score every text"
-        self.measured[arm.scores] = run_stage(
-            f"capfilt{arm.scores}", lambda: self.capfilt(arm), note
+        self.measured[arm.scores_suffix] = run_stage(
+            f"capfilt{arm.scores_suffix}", lambda: self.capfilt(arm), note
         )
 
     def given(self, name: str) -> str:
@@ -191,52 +191,25 @@ class BootstrapRun:
         return {**found, "tokenizer": tokenizer}
 
     def build(self, name: str) -> str:
-        """Makes a Shapes dataset; no two splits share the seed of a scene."""
-        world = self.config.world
-        scenes = World(
-            image_size=world.image_size,
-            cells=world.cells,
-            max_objects=world.max_objects,
-            shapes=world.shapes,
-            colours=world.colours,
-            jitter=world.jitter,
-        )
-        sizes = {"train": 0, "val": 0, "test": 0}
-        if name == "web":
-            shape = {
-                "train": world.web_images,
-                "noise_share": world.noise_share,
-                "short_share": world.short_share,
-            }
-        elif name == "perfect":  # the images of "web", as these shares are drawn after the scenes
-            shape = {"train": world.web_images, "noise_share": 0.0, "short_share": 0.0}
-        elif name == "human":
-            shape = {"train": world.human_images, "captions_per_image": world.human_captions}
-        else:
-            shape = {
-                self.config.evaluation.split: world.test_images,
-                "captions_per_image": world.test_captions,
-            }
-        kind = "web" if name in ("web", "perfect") else "human"
-        shape |= {"language": world.language}
-        settings = ShapesConfig(kind=kind, world=scenes, seed=self.seed, **{**sizes, **shape})
+        """Makes a Shapes dataset and returns its folder."""
+        settings = shapes_settings(self.config, name, self.seed)
         return prepare(self.path("data"), settings)
 
     def mixture(self, name: str) -> dict[str, int]:
-        """Writes the mixture that an arm trains on; returns counts of web texts by origin."""
+        """Writes the mixture that an arm trains on; returns its counts of texts by origin."""
         data, share = self.data, self.config.human_fraction
         path = self.path("mixtures", f"{name}.json")
         human = Component(name="human", dataset=data["human"], split="train")
-        everything = Component("web", data["web"], "train")
         arm = ARMS[name]
         if arm.perfect:
-            web = self.build("perfect")
-            mixture.write_plain_mixture(path, human, Component("web", web, "train"), share)
+            web = Component("web", self.build("perfect"), "train")
+            mixture.write_plain_mixture(path, human, web, share)
             return {"web": 0, "synthetic": 0}
         if arm.origins and not arm.needs_scores:
-            mixture.write_plain_mixture(path, human, everything, share)
+            web = Component("web", data["web"], "train")
+            mixture.write_plain_mixture(path, human, web, share)
             return dict(self.kept["none"])
-        scores = self.path(f"scores{arm.scores}")
+        scores = self.path(f"scores{arm.scores_suffix}")
         table = storage.read(scores, "train")
         threshold = self.config.threshold
         kept = mixture.select_by_threshold(table, arm.origins, threshold if arm.filtered else None)
@@ -260,7 +233,7 @@ class BootstrapRun:
         human = Component(name="human", dataset=self.data["human"], split="train")
         mixture.write_plain_mixture(human_mixture, human, None, 1.0)
         start = self.path(f"pretrain-{arm.base}")
-        self.train(getattr(self.config, task), task + arm.models, human_mixture, start)
+        self.train(getattr(self.config, task), task + arm.models_suffix, human_mixture, start)
 
     def train(self, config: TrainConfig, name: str, mixture_path: str, init_run: str = "") -> None:
         config = replace(
@@ -276,9 +249,9 @@ class BootstrapRun:
         config = replace(self.config.capfilt, dataset=self.data["web"], seed=self.seed)
         if arm.decoding_methods:
             config = replace(config, decoding_methods=arm.decoding_methods)
-        scoring = config.scoring(self.path(f"scores{arm.scores}"))
+        scoring = config.scoring(self.path(f"scores{arm.scores_suffix}"))
         paths = {
-            role: self.path(("captioner_and_filter" if arm.shared else role) + arm.models)
+            role: self.path(("captioner_and_filter" if arm.shared else role) + arm.models_suffix)
             for role in ("captioner", "filter")
         }
         models = functools.partial(load_models, paths)
