@@ -188,15 +188,13 @@ def test_interrupted_and_called_again_is_uninterrupted(whole, tmp_path, monkeypa
 def test_further_arms_share_the_stages_that_they_have_in_common(whole, tmp_path):
     workdir = shutil.copytree(whole[0], tmp_path / "run")
     before = set(markers(workdir))
-    # A workdir belongs to one config: another list of arms is another run.
-    fingerprint = json.loads((workdir / "fingerprint.json").read_text())
-    arms = ("both_beam_round2", "both_shared", "both_continued", "share_none", "perfect")
-    fingerprint["values"]["config"]["arms"] = list(arms)
-    (workdir / "fingerprint.json").write_text(json.dumps(fingerprint))
+    arms = ("both_beam_round2", "both_shared", "both_continued", "share_none", "perfect",
+            "both_perturbed")  # fmt: skip
     table = boot.bootstrap(minute_config(arms=arms), str(workdir))
-    models = ["captioner-both_beam", "filter-both_beam", "captioner_and_filter-shared"]
+    models = ["captioner-both_beam", "filter-both_beam", "captioner_and_filter", "filter-perturbed"]
     names = [f"{kind}-{arm}" for kind in ("mixture", "pretrain", "evaluate") for arm in arms]
     names += [*models, "capfilt-both_beam-beam", "capfilt-shared", "capfilt-beam"]
+    names += ["capfilt-perturbed"]
     names += ["mixture-both_beam", "pretrain-both_beam"]  # what the second round starts from
     assert set(markers(workdir)) - before == {f"{name}.json" for name in names}
 
@@ -207,10 +205,15 @@ def test_further_arms_share_the_stages_that_they_have_in_common(whole, tmp_path)
     assert {name: pathlib.Path(path).name for name, path in starts.items()} == {
         "captioner-both_beam": "pretrain-both_beam",
         "filter-both_beam": "pretrain-both_beam",
-        "captioner_and_filter-shared": "pretrain-none",
+        "captioner_and_filter": "pretrain-none",
+        "filter-perturbed": "pretrain-none",
         "pretrain-both_continued": "pretrain-none",
     }
     assert training("pretrain-share_none")["model"]["med"]["sharing"] == "none"
+    shares = [
+        training(name)["task"]["itm"]["perturbed_share"] for name in ("filter", "filter-perturbed")
+    ]
+    assert shares == [0.0, 0.5]
     scores = storage.read(str(workdir / "scores-both_beam-beam"), "train")
     np.testing.assert_array_equal(
         scores.where("origin", "synthetic"), scores.where("method", "beam")

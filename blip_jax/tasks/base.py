@@ -28,6 +28,7 @@ from blip_jax.runtime.errors import UserError
 from blip_jax.tasks.starting_params import resized_positions, select
 
 if TYPE_CHECKING:
+    from blip_jax.data.mixture import Component
     from blip_jax.models import Model
     from blip_jax.tasks.details import Details
     from blip_jax.tasks.eval_dataset import EvalDataset
@@ -176,6 +177,13 @@ class Task(EvaluationTask, Generic[C]):
         return hash(self.program_key)
 
     # On the host: NumPy, in grain's threads
+
+    def read_training_data(self, components: "Sequence[Component]") -> None:
+        """Reads what examples need to know of all training data, before the first; by default none.
+
+        Args:
+          components: of the mixture that the run trains on.
+        """
 
     @abc.abstractmethod
     def example(self, record: Mapping[str, Any], rng: np.random.Generator) -> dict[str, Any]:

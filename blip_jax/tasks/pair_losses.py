@@ -92,7 +92,8 @@ class PairLosses(Task):
         num_itm_decisions = valid.sum()
         if self.itm:
             negatives = self.valid_negatives(group, valid)
-            num_itm_decisions += negatives.any(-1).sum() + negatives.any(-2).sum()
+            num_itm_decisions += self.has_negative_text(batch, negatives).sum()
+            num_itm_decisions += negatives.any(-2).sum()
         tokens = lm_weight(batch["mask"], self.prompt_length) * valid[:, None]
         counts = valid.sum(), tokens.sum(), num_itm_decisions, jnp.float32(len(valid))
         if not self.itc:
@@ -238,10 +239,18 @@ class PairLosses(Task):
         # The three rows of a pair are neighbours, so that no row is sent to another device. The
         # last one reads the negative image; for the others, no keys and values are copied.
         three = lambda x: jnp.stack(x, axis=2)  # noqa: E731
-        ids = three([ids, pick(ids, negative_text), ids])
-        mask = three([mask, pick(mask, negative_text), mask])
+        other_ids, other_mask = pick(ids, negative_text), pick(mask, negative_text)
+        if "perturbed_ids" in batch:
+            perturbed_ids, perturbed_mask = (
+                regroup(batch[name]) for name in ("perturbed_ids", "perturbed_mask")
+            )
+            given = perturbed_mask.any(-1, keepdims=True)
+            other_ids = jnp.where(given, perturbed_ids, other_ids)
+            other_mask = jnp.where(given, perturbed_mask, other_mask)
+        ids, mask = three([ids, other_ids, ids]), three([mask, other_mask, mask])
         valid = regroup(self.valid(batch))
-        weight = three([valid, valid_negatives.any(-1), valid_negatives.any(-2)]).reshape(-1)
+        has_negative_text = self.has_negative_text(batch, valid_negatives)
+        weight = three([valid, has_negative_text, valid_negatives.any(-2)]).reshape(-1)
         label = jnp.tile(jnp.array([1, 0, 0]), groups * size)
         length = ids.shape[-1]
         flat = ids.reshape(-1, length), mask.reshape(-1, length)
@@ -251,6 +260,17 @@ class PairLosses(Task):
             "itm": (weight * losses.itm_loss(logits, label)).sum(),
             "itm_accuracy": (weight * (logits.argmax(-1) == label)).sum(),
         }
+
+    def has_negative_text(self, batch: Batch, valid_negatives: jax.Array) -> jax.Array:
+        """Returns bool [G, b]: which images have a text that does not belong to them.
+
+        Args:
+          valid_negatives: bool [G, b, b], as `valid_negatives` returns them.
+        """
+        drawn = valid_negatives.any(-1)
+        if "perturbed_mask" not in batch:
+            return drawn
+        return drawn | batch["perturbed_mask"].any(-1).reshape(drawn.shape)
 
     def lm_loss(self, params, context, batch, constants, key) -> jax.Array:
         """Returns the LM loss of the texts given the images."""

@@ -1,7 +1,7 @@
 """Tasks on image-text pairs: the fields of their losses, their data, and the state they keep."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import jax
@@ -9,11 +9,15 @@ import numpy as np
 
 from blip_jax import losses, nn
 from blip_jax.data.images import ImageError
+from blip_jax.data.mixture import Component, RecordSource
+from blip_jax.data.perturbed_texts import WordClasses
 from blip_jax.data.pipeline import InvalidRecord, crc32_hash
 from blip_jax.nn import flops
 from blip_jax.runtime.errors import UserError
 from blip_jax.tasks.base import Extra, Params
 from blip_jax.tasks.pair_losses import PairLosses
+
+IMAGES_OF_WORD_CLASSES = 20_000  # read of each dataset, about 2 GB of JPEGs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +43,9 @@ class ItmConfig:
     # the pairs of one GPU); it divides the batch and every micro-batch.
     group_size: int = 90
     floor: float = 1e-4  # added to each weight; the retrieval recipe has 0
+    # Share of the images whose negative text is their own with a word exchanged for another of its
+    # class (data/perturbed_texts.py), and not that of another image. Not in the paper, which has 0.
+    perturbed_share: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,6 +76,12 @@ class PairTask(PairLosses):
         if self.itm and not self.itc:
             raise UserError("task.itm needs task.itc: its negatives come from ITC's features")
         self.group_size = self.itm.group_size if self.itm else 1
+        self.perturbed_share = self.itm.perturbed_share if self.itm else 0.0
+        if not 0 <= self.perturbed_share <= 1:
+            raise UserError(
+                f"task.itm.perturbed_share is {self.perturbed_share}; it must be between 0 and 1"
+            )
+        self.word_classes = WordClasses({})
         prompt = self.lm.prompt if self.lm else ""
         self.prompt_length = len(tokenizer.prompt(prompt)) if prompt else 0
 
@@ -77,6 +90,31 @@ class PairTask(PairLosses):
         return *super().program_key, self.prompt_length
 
     # Data
+
+    def read_training_data(self, components: Sequence[Component]) -> None:
+        """Learns the word classes of the texts, if negative texts are to be made by them.
+
+        Raises:
+          UserError: no image has several texts, by which synonyms are told from other words.
+        """
+        if not self.perturbed_share:
+            return
+        found = [texts for texts in self._texts_by_image(components) if len(texts) > 1]
+        if not found:
+            raise UserError(
+                "task.itm.perturbed_share needs images with several texts, to learn which words "
+                "say the same; the mixture has none; set it to 0 or train on other data"
+            )
+        self.word_classes = WordClasses.learn(found)
+
+    def _texts_by_image(self, components: Sequence[Component]) -> Iterator[list[str]]:
+        """Yields the cleaned texts of at most IMAGES_OF_WORD_CLASSES images of each component."""
+        for component in components:
+            if component.weight:
+                source = RecordSource(component, self.record_fields)
+                stride = max(1, len(source) // IMAGES_OF_WORD_CLASSES)
+                for index in range(0, len(source), stride):
+                    yield [self.tokenizer.cleanup.caption(t) for t in source[index]["texts"] or ()]
 
     def example(self, record: Mapping[str, Any], rng: np.random.Generator) -> dict[str, Any]:
         texts = record.get("texts")
@@ -91,7 +129,11 @@ class PairTask(PairLosses):
             raise InvalidRecord("undecodable image") from error
         if not text:
             raise InvalidRecord("empty text")
-        return {"image": image, "text": text, "group": crc32_hash(record["key"])}
+        example = {"image": image, "text": text, "group": crc32_hash(record["key"])}
+        if self.perturbed_share:
+            chosen = rng.random() < self.perturbed_share
+            example["perturbed"] = self.word_classes.perturb(text, rng) if chosen else ""
+        return example
 
     def empty_example(self) -> dict[str, Any]:
         size = self.model.vit.image_size
@@ -101,20 +143,32 @@ class PairTask(PairLosses):
         prompt = self.lm.prompt if self.lm else ""
         texts = [prompt + e["text"] if e["text"] else "" for e in examples]
         ids, mask = self.tokenizer.encode(texts, self.config.max_length)
-        return {
+        batch = {
             "image": np.stack([e["image"] for e in examples]),
             "ids": ids,
             "mask": mask,
             "group": np.array([e["group"] for e in examples], np.int32),
             "text_group": np.array([crc32_hash(e["text"]) for e in examples], np.int32),
         }
+        if self.perturbed_share:
+            perturbed = [e.get("perturbed", "") for e in examples]
+            ids, mask = self.tokenizer.encode(
+                [prompt + text if text else "" for text in perturbed], self.config.max_length
+            )
+            given = np.array([bool(text) for text in perturbed])
+            batch |= {"perturbed_ids": ids, "perturbed_mask": mask & given[:, None]}
+        return batch
 
     def batch_spec(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
         size, length = self.model.vit.image_size, self.config.max_length
+        ids = jax.ShapeDtypeStruct((batch_size, length), np.int32)
+        mask = jax.ShapeDtypeStruct((batch_size, length), bool)
+        perturbed = {"perturbed_ids": ids, "perturbed_mask": mask} if self.perturbed_share else {}
         return {
             "image": jax.ShapeDtypeStruct((batch_size, size, size, 3), np.uint8),
-            "ids": jax.ShapeDtypeStruct((batch_size, length), np.int32),
-            "mask": jax.ShapeDtypeStruct((batch_size, length), bool),
+            "ids": ids,
+            "mask": mask,
+            **perturbed,
             "group": jax.ShapeDtypeStruct((batch_size,), np.int32),
             "text_group": jax.ShapeDtypeStruct((batch_size,), np.int32),
             "valid": jax.ShapeDtypeStruct((batch_size,), bool),

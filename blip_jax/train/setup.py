@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from blip_jax.data.mixture import load_mixture
 from blip_jax.data.pipeline import train_batches
 from blip_jax.data.tokenizer import Tokenizer
 from blip_jax.nn.configs import BlipConfig
@@ -112,8 +113,10 @@ class TrainSetup:
     def batches(self, start: int):
         """Returns this process's rows of the batches from number `start` on."""
         config = self.config
+        components = load_mixture(config.data.mixture)
+        self.task.read_training_data(components)
         return train_batches(
-            config.data.mixture,
+            components,
             self.task,
             config.batch_size,
             rows=self.rows,

@@ -22,6 +22,8 @@ class Arm:
       base: the arm whose pre-training the captioner and the filter start from. "none" is the
         paper's; an arm that CapFilt gave its texts makes this a second round.
       decoding_methods: as in CapFiltConfig, how the captioner writes; "": as the config says.
+      perturbed_share: `task.itm.perturbed_share` of the filter: texts with a word exchanged are its
+        negatives too. Not in the paper.
       shared: whether one model, fine-tuned on all losses, is both captioner and filter.
       continues: the arm whose weights the training starts from; "": from scratch.
       sharing: `med.sharing` of the pre-trained model; "": as the config says.
@@ -33,6 +35,7 @@ class Arm:
     perfect: bool = False
     base: str = "none"
     decoding_methods: str = ""
+    perturbed_share: float = 0.0
     shared: bool = False
     continues: str = ""
     sharing: str = ""
@@ -46,17 +49,24 @@ class Arm:
         """Whether a filter's scores decide what it trains on."""
         return self.filtered or self.random_subset or "synthetic" in self.origins
 
-    @property
-    def models_suffix(self) -> str:
-        """The suffix of the captioner's and the filter's folder; arms that share them have one."""
-        base = "" if self.base == "none" else f"-{self.base}"
-        return base + "-shared" * self.shared
+    def model_folder(self, role: str) -> str:
+        """Returns the name of the folder of the "captioner" or "filter"; arms may share them."""
+        name = "captioner_and_filter" if self.shared else role
+        return name + (self._base_suffix if name == "captioner" else self._filter_suffix)
 
     @property
     def scores_suffix(self) -> str:
         """The suffix of the scored dataset's folder; arms that share it have one."""
         methods = self.decoding_methods.replace("*", "x").replace(",", "+")
-        return self.models_suffix + f"-{methods}" * bool(methods)
+        return self._filter_suffix + "-shared" * self.shared + f"-{methods}" * bool(methods)
+
+    @property
+    def _base_suffix(self) -> str:
+        return "" if self.base == "none" else f"-{self.base}"
+
+    @property
+    def _filter_suffix(self) -> str:
+        return self._base_suffix + "-perturbed" * bool(self.perturbed_share)
 
 
 ARMS = {
@@ -86,4 +96,12 @@ ARMS = {
     "filter_round2": Arm(WEB, base="filter"),
     "both_round2": Arm(BOTH, base="both"),
     "both_beam_round2": Arm(BOTH, base="both_beam", decoding_methods="beam"),
+    # A filter that learned from texts with a word exchanged.
+    "filter_perturbed": Arm(WEB, perturbed_share=0.5),
+    "both_perturbed": Arm(BOTH, perturbed_share=0.5),
+    "both_beam_perturbed": Arm(BOTH, decoding_methods="beam", perturbed_share=0.5),
+    "both_three_perturbed": Arm(BOTH, decoding_methods="nucleus*3", perturbed_share=0.5),
+    "both_beam_perturbed_round2": Arm(
+        BOTH, base="both_beam_perturbed", decoding_methods="beam", perturbed_share=0.5
+    ),
 }  # fmt: skip

@@ -31,9 +31,9 @@ from blip_jax.train.config import TrainConfig
 from blip_jax.train.loop import train
 from blip_jax.train.training_data import training_dataset
 
-# Fields that do not decide the results; paths are left out because contents are compared.
-FREE = ("config.human_dataset", "config.web_dataset", "config.test_dataset", "config.tokenizer",
-        "config.title", "config.gallery_images", "config.*.rerank_memory_gib",
+# Fields that do not decide a stage's results; paths are left out because contents are compared.
+FREE = ("config.arms", "config.human_dataset", "config.web_dataset", "config.test_dataset",
+        "config.tokenizer", "config.title", "config.gallery_images", "config.*.rerank_memory_gib",
         "config.evaluation.allow_training_images")  # fmt: skip
 
 
@@ -41,7 +41,8 @@ def bootstrap(config: BootstrapConfig, workdir: str) -> list[dict]:
     """Runs all stages for each seed and writes `workdir/report.html`.
 
     The same call resumes after the last finished stage, and within a training from its newest
-    checkpoint.
+    checkpoint. A call with further arms or, where there are several, further seeds does what is
+    missing.
 
     Returns: the rows of the comparison, one for each arm.
 
@@ -55,7 +56,7 @@ def bootstrap(config: BootstrapConfig, workdir: str) -> list[dict]:
     with folder_lock(workdir, "bootstrap"):
         runs = []
         if len(config.seeds) > 1:
-            Stages(workdir, "bootstrap", to_json(config), inputs, FREE)
+            Stages(workdir, "bootstrap", to_json(config), inputs, (*FREE, "config.seeds"))
         for seed in config.seeds:
             folder = workdir if len(config.seeds) == 1 else f"{workdir}/seed-{seed}"
             runs.append(BootstrapRun(config, folder, seed, inputs))
@@ -163,7 +164,7 @@ class BootstrapRun:
         tasks = ("captioner_and_filter",) if arm.shared else ("captioner", "filter")
         for task in tasks:
             tune = lambda task=task: self.fine_tune(task, arm)  # noqa: E731
-            run_stage(task + arm.models_suffix, tune, "fine-tuned on human pairs")
+            run_stage(arm.model_folder(task), tune, "fine-tuned on human pairs")
         note = "caption every web image, score every text"
         self.measured[arm.scores_suffix] = run_stage(
             f"capfilt{arm.scores_suffix}", lambda: self.capfilt(arm), note
@@ -232,8 +233,10 @@ class BootstrapRun:
         human_mixture = self.path("mixtures", "human.json")
         human = Component(name="human", dataset=self.data["human"], split="train")
         mixture.write_plain_mixture(human_mixture, human, None, 1.0)
-        start = self.path(f"pretrain-{arm.base}")
-        self.train(getattr(self.config, task), task + arm.models_suffix, human_mixture, start)
+        start, config = self.path(f"pretrain-{arm.base}"), getattr(self.config, task)
+        if arm.perturbed_share and task != "captioner":
+            config = replace(config, **{"task.itm.perturbed_share": arm.perturbed_share})
+        self.train(config, arm.model_folder(task), human_mixture, start)
 
     def train(self, config: TrainConfig, name: str, mixture_path: str, init_run: str = "") -> None:
         config = replace(
@@ -250,10 +253,7 @@ class BootstrapRun:
         if arm.decoding_methods:
             config = replace(config, decoding_methods=arm.decoding_methods)
         scoring = config.scoring(self.path(f"scores{arm.scores_suffix}"))
-        paths = {
-            role: self.path(("captioner_and_filter" if arm.shared else role) + arm.models_suffix)
-            for role in ("captioner", "filter")
-        }
+        paths = {role: self.path(arm.model_folder(role)) for role in ("captioner", "filter")}
         models = functools.partial(load_models, paths)
         run.run(scoring, *models(), beam_config=config.beam, load_models=models)
         return results.measure_filter(scoring.output, self.data["web"], self.config.threshold)
