@@ -3,6 +3,7 @@
 import itertools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
@@ -22,7 +23,6 @@ from blip_jax.data.tokenizer_training import train_tokenizer
 from blip_jax.runtime.errors import UserError
 from blip_jax.tasks.pairs import ItmConfig
 from blip_jax.tasks.pretraining import PretrainingConfig
-from blip_jax.train.step import make_step
 
 COLOURS = {"red": "scarlet", "blue": "navy", "green": "emerald"}
 THINGS = {"dog": "hound", "cat": "kitten", "cow": "ox"}
@@ -89,9 +89,16 @@ def perturbed_task(**changes):
     return make_task(itm={"group_size": GROUP, "perturbed_share": 0.5}, **changes)
 
 
-def metrics_of(task, batch):
-    state = make_state(task, STILL)
-    return jax.device_get(jax.jit(make_step(task, STILL))(state, batch, None))[1]
+def metrics_of(task):
+    """A function of a batch to the metrics of the losses, compiled once."""
+    state = jax.tree.map(jnp.asarray, make_state(task, STILL))
+
+    @jax.jit
+    def metrics(batch):
+        constants, _ = task.prepare(state.params, state.extra, batch, state.step, None)
+        return task.loss(state.params, batch, constants, jnp.arange(PAIRS), None)[1]
+
+    return lambda batch: jax.device_get(metrics(batch))
 
 
 def with_perturbed(batch, rows, ids, mask):
@@ -101,8 +108,8 @@ def with_perturbed(batch, rows, ids, mask):
 
 
 def test_a_perturbed_text_takes_the_place_of_a_drawn_one():
-    batch, task = make_batch(), perturbed_task()
-    wanted = metrics_of(make_task(), batch)
+    batch, metrics = make_batch(), metrics_of(perturbed_task())
+    wanted = metrics_of(make_task())(batch)
     ids, mask = tiny.texts(PAIRS, seed=9)
     # Where no text is perturbed, and where it is the text that would be drawn, nothing changes.
     place = np.arange(PAIRS) // GROUP * GROUP + batch["negative_text"]
@@ -112,9 +119,9 @@ def test_a_perturbed_text_takes_the_place_of_a_drawn_one():
         with_perturbed(batch, [], ids, mask),
         with_perturbed(batch, usable, *drawn),
     ):
-        found = metrics_of(task, same)
+        found = metrics(same)
         assert {k: pytest.approx(v, abs=1e-6) for k, v in wanted.items()} == found
-    found = metrics_of(task, with_perturbed(batch, usable, ids, mask))
+    found = metrics(with_perturbed(batch, usable, ids, mask))
     assert found["itm"] != pytest.approx(wanted["itm"], abs=1e-4)
     assert found["itc"] == pytest.approx(wanted["itc"], abs=1e-6)
     assert found["lm"] == pytest.approx(wanted["lm"], abs=1e-6)
@@ -122,17 +129,17 @@ def test_a_perturbed_text_takes_the_place_of_a_drawn_one():
 
 def test_a_perturbed_text_counts_where_no_other_can_be_drawn():
     """Groups of one pair have no negatives but these; the mean is over two decisions a pair."""
-    task = make_task(itm={"group_size": 1, "perturbed_share": 1.0}, lm=None)
+    metrics = metrics_of(make_task(itm={"group_size": 1, "perturbed_share": 1.0}, lm=None))
     batch = make_batch() | {
         "valid": np.ones(PAIRS, bool),
         "group": np.arange(PAIRS, dtype=np.int32),
     }
     own = batch["ids"], batch["mask"]
     # The pair's own text, called a negative: of two decisions on the same logits one is right.
-    all_own = metrics_of(task, with_perturbed(batch, range(PAIRS), *own))
+    all_own = metrics(with_perturbed(batch, range(PAIRS), *own))
     assert all_own["itm_accuracy"] == pytest.approx(0.5, abs=1e-6)
-    half = metrics_of(task, with_perturbed(batch, range(PAIRS // 2), *own))
-    none = metrics_of(task, with_perturbed(batch, [], *own))
+    half = metrics(with_perturbed(batch, range(PAIRS // 2), *own))
+    none = metrics(with_perturbed(batch, [], *own))
     assert min(all_own["itm"], none["itm"]) < half["itm"] < max(all_own["itm"], none["itm"])
 
 
