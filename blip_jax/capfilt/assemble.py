@@ -20,7 +20,7 @@ from blip_jax.capfilt import (
 )
 from blip_jax.capfilt.config import AssembleConfig
 from blip_jax.capfilt.gallery_entries import gallery_entries
-from blip_jax.capfilt.selection import DECISIONS, SelectionRules, probability, select_texts
+from blip_jax.capfilt.selection import SelectionRules, probability, select_texts
 from blip_jax.capfilt.table import TextTable
 from blip_jax.data.datasets import open_dataset
 from blip_jax.data.mixture import Component
@@ -91,7 +91,7 @@ def _sample(
     rows = labels.sampled_rows(len(scored.table.key))
     rng = np.random.default_rng(config.seed)
     chosen = np.sort(rng.permutation(rows)[:most])
-    found = scored.p_match, scored.decision, scored.truth
+    found = scored.p_match, scored.decision, scored.truth, scored.config.decisions
     return len(chosen), gallery_entries(dataset, split, scored.table, chosen, *found)
 
 
@@ -165,7 +165,9 @@ def selection_rules(config: AssembleConfig) -> SelectionRules:
         min_cosine=None if selection.min_cosine <= -1 else selection.min_cosine,
         filter_reduction=selection.filter_reduction,
         duplicates=selection.duplicates,
-        source_weights=selection.weights(),
+        source_weights=selection.numbers("source_weights"),
+        minimums=selection.numbers("minimums"),
+        maximums=selection.numbers("maximums"),
     )
 
 
@@ -236,7 +238,7 @@ def report(
         "summary": summary,
         "command": (found["commands"] or [""])[-1],
         "filter": {**measured, "threshold": dict(scored.config.thresholds)},
-        "decisions": DECISIONS,
+        "decisions": scored.config.decisions,
     }
     folder = str(epath.Path(workdir) / "report")
     return write_gallery(folder, results, shown, count, progress=True)

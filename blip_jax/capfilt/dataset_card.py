@@ -64,9 +64,10 @@ def render(title: str, found: Mapping[str, Any], licence: str = "") -> str:
         provenance=provenance,
         decoding=json.dumps(provenance.get("decoding"), indent=1),
         models=[
-            {"role": role[:-1], "name": model["name"], "path": model["path"],
-             "SHA-256 of the weights": model["sha256"]}
-            for role in ("captioners", "filters") for model in provenance.get(role, ())
+            {"role": role[:-1].replace("_", " "), "name": model["name"], "path": model["path"],
+             "SHA-256 of the weights, or of a plug-in's code": model["sha256"]}
+            for role in ("captioners", "filters", "extra_scores")
+            for model in provenance.get(role, ())
         ],
         commands=[printable(command) for command in found["commands"]],
     )  # fmt: skip

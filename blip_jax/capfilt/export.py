@@ -188,7 +188,7 @@ class _Stored:
             name: getattr(table, name)[i].as_py() for name in ("text", "origin", "model", "method")
         }
         found["p_match"] = float32_number(table.p_match[i].mean())
-        found["cosine"] = float32_number(table.cosine[i].mean())
+        found["cosine"] = float32_number(table.mean_cosine(i))
         found["log_probability"] = float32_number(table.log_probability[i])
         if len(table.filters) > 1:
             names = table.filters

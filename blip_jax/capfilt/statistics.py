@@ -15,7 +15,6 @@ from blip_jax.capfilt.filter_quality import filter_quality_by_origin
 from blip_jax.capfilt.image_index import Images
 from blip_jax.capfilt.labels import TRUE, UNKNOWN
 from blip_jax.capfilt.selection import (
-    DECISIONS,
     KEPT,
     SelectionRules,
     probability,
@@ -39,7 +38,7 @@ class Scored:
     Attributes:
       table: its texts.
       config: the rules of the selection.
-      decision: int8 [M], of `selection.select_texts`.
+      decision: int16 [M], of `selection.select_texts`.
       truth: int8 [M] (labels.py).
       images: the index of its images; None if there is none.
     """
@@ -71,7 +70,7 @@ def gather(scored: Scored) -> dict[str, Any]:
                 origin: int((table.where("origin", origin) & (scored.decision == code)).sum())
                 for origin in ORIGINS
             }
-            for code, name in enumerate(DECISIONS)
+            for code, name in enumerate(scored.config.decisions)
             if (scored.decision == code).any()
         ],
         "captioners": _counts(scored, _captioners(table), "captioner"),
