@@ -131,7 +131,10 @@ def test_limits_of_scores_select(scored, table, folder):
 @pytest.mark.parametrize(
     ("option", "message"),
     [
-        ("minimums=lout=1", "there is no filter or extra score 'lout'; did you mean 'loud'?"),
+        (
+            "minimums=lout=1",
+            "no filter, extra score or measure 'lout'; did you mean 'loud'?",
+        ),
         ("maximums=light", "maximums has 'light'; expected NAME=NUMBER, as in clip=0.28"),
         ("minimums=light=nan", "minimums has 'light=nan'; expected NAME=NUMBER"),
         ("min_cosine=0", "min_cosine needs a filter that is a model; plug-ins give no cosine"),

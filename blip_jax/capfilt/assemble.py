@@ -119,7 +119,7 @@ def _write(
         config.human_fraction,
         None if index is None else index.weights(scored.config.source_weights),
     )
-    found = statistics.gather(scored)
+    found = statistics.gather(scored, config.identify_languages)
     if config.threshold_sweep:
         found["sweep"] = statistics.sweep(scored, config.threshold_sweep)
     if "records_read" in prepared:
@@ -168,6 +168,7 @@ def selection_rules(config: AssembleConfig) -> SelectionRules:
         source_weights=selection.numbers("source_weights"),
         minimums=selection.numbers("minimums"),
         maximums=selection.numbers("maximums"),
+        languages=selection.languages,
     )
 
 
@@ -239,6 +240,7 @@ def report(
         "command": (found["commands"] or [""])[-1],
         "filter": {**measured, "threshold": dict(scored.config.thresholds)},
         "decisions": scored.config.decisions,
+        "distributions": statistics.distributions_of(found, scored.config),
     }
     folder = str(epath.Path(workdir) / "report")
     return write_gallery(folder, results, shown, count, progress=True)

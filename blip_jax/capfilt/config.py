@@ -159,10 +159,13 @@ class SelectionConfig:
     max_texts_per_image: int = 0  # keeps those with the highest P(match); 0: all
     min_cosine: float = -1.0  # least cosine of the image's and text's ITC features; -1: any
     filter_reduction: str = "mean"  # over several filters: "mean", "min", or one's name
-    # Least value of filters (their P(match) or score) and of extra scores, by name:
-    # "clip=0.28,aesthetic=5".
+    # Least value by name: of a filter its P(match) or score, of an extra score, of the text's
+    # number of words, and of its repetition, the share of repeated pairs of words:
+    # "clip=0.28,aesthetic=5,words=3".
     minimums: str = ""
-    maximums: str = ""  # highest value, given as minimums are: "nsfw=0.2,watermark=0.5"
+    # Highest value, given as minimums are: "nsfw=0.2,words=60,repetition=0.3".
+    maximums: str = ""
+    languages: tuple[str, ...] = ()  # ISO 639 codes that are kept, as in en,de; (): all
     # Which images to keep: all ("keep"), the first of those with the same bytes ("exact"), or the
     # first of those with the same bytes or nearly the same look ("near").
     duplicates: Literal["keep", "exact", "near"] = "keep"
@@ -209,6 +212,8 @@ class AssembleConfig:
     human_fraction: float = 0.25  # share of human pairs in training batches
     origins: tuple[str, ...] = ("web", "synthetic")  # texts to select from
     selection: SelectionConfig = SelectionConfig()
+    # Count texts by language, by py3langid (extra "language"); implied by selection.languages.
+    identify_languages: bool = False
     threshold_sweep: tuple[float, ...] = ()  # other thresholds to report counts for, as in 0.3,0.7
     gallery_images: int = 2000  # images in report/index.html; 0: no report
     seed: Seed = 0  # seed of the choice of these images

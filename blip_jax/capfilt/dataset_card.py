@@ -59,7 +59,11 @@ def render(title: str, found: Mapping[str, Any], licence: str = "") -> str:
         found=found,
         kept=texts,
         dropped=[row for row in found["decisions"] if row["decision"] != DECISIONS[KEPT]],
-        scores={name: score_rows(counts) for name, counts in found["scores"].items()},
+        scores={
+            name: score_rows(counts)
+            for part in ("scores", "measures", "extra_scores")
+            for name, counts in found[part].items()
+        },
         selection=json.dumps(found["selection"], indent=1),
         provenance=provenance,
         decoding=json.dumps(provenance.get("decoding"), indent=1),

@@ -5,12 +5,13 @@ Legend: N images, M texts, F filters (table.py).
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from blip_jax.capfilt import text_measures
 from blip_jax.capfilt.image_index import DUPLICATES, Images
 from blip_jax.capfilt.storage import ORIGINS
 from blip_jax.capfilt.table import TextTable
@@ -27,6 +28,7 @@ DECISIONS = (
     "empty text",
     "origin left out",
     "source left out",
+    "language left out",
     "duplicate image",
     "P(match) below the threshold",
     "cosine below the minimum",
@@ -49,6 +51,7 @@ class SelectionRules:
       minimums, maximums: limits of columns (`column`) by name.
       filter_reduction: the P(match) and cosine of several filters: the name of one filter, or
         "mean" or "min" over all.
+      languages: codes of languages (`TextTable.language`) that are kept; (): all.
       duplicates: "keep" all images; keep only the first of images with equal bytes ("exact"), or
         also of images that look the same ("near").
       source_weights: how often a text of a source is sampled relative to texts of other sources,
@@ -65,6 +68,7 @@ class SelectionRules:
     filter_reduction: str = "mean"
     minimums: Mapping[str, float] = dataclasses.field(default_factory=dict)
     maximums: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    languages: Sequence[str] = ()
     duplicates: str = "keep"
     source_weights: Mapping[str, float] = dataclasses.field(default_factory=dict)
     calibration: Mapping[str, Mapping] = dataclasses.field(default_factory=dict)
@@ -150,6 +154,9 @@ def select_texts(
         weights = images.weights(config.source_weights)
         drop((weights == 0)[table.row], "source left out")
         drop(images.duplicates(config.duplicates)[table.row], "duplicate image")
+    if config.languages:
+        found = [table.where("language", code) for code in config.languages]
+        drop(~np.any(found, axis=0), "language left out")
     drop(~(p_match >= minimum), "P(match) below the threshold")
     if config.min_cosine is not None:
         if table.scored.any() and not table.gives_cosine.any():
@@ -168,7 +175,9 @@ def select_texts(
 
 
 def column(table: TextTable, name: str) -> np.ndarray:
-    """Returns float [M]: the score of a filter, or the extra score of the text's image.
+    """Returns float [M]: a filter's score, the extra score of the text's image, or a measure.
+
+    Measures are those of `text_measures.RANGES`.
 
     Raises:
       UserError: there is no such column.
@@ -177,8 +186,10 @@ def column(table: TextTable, name: str) -> np.ndarray:
         return table.p_match[:, table.filters.index(name)]
     if name in table.extra_names:
         return table.extra_scores[table.row, table.extra_names.index(name)]
-    known = (*table.filters, *table.extra_names)
-    raise UserError(f"there is no filter or extra score {name!r}; {hint(name, known)}")
+    if name in text_measures.RANGES:
+        return getattr(table, name)
+    known = (*table.filters, *table.extra_names, *text_measures.RANGES)
+    raise UserError(f"there is no filter, extra score or measure {name!r}; {hint(name, known)}")
 
 
 def probability(table: TextTable, config: SelectionRules) -> np.ndarray:

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from tensorflow_datasets.proto import tf_example_pb2
 
-from blip_jax.capfilt import provenance
+from blip_jax.capfilt import provenance, text_measures
 from blip_jax.data.datasets import Dataset, open_dataset
 from blip_jax.data.text import has_words
 from blip_jax.runtime.errors import UserError
@@ -75,6 +75,25 @@ class TextTable:
     def gives_cosine(self) -> np.ndarray:
         """Returns bool [F]: whether the filter gives cosines; plug-ins do not."""
         return ~np.isnan(self.cosine).all(axis=0)
+
+    @functools.cached_property
+    def words(self) -> np.ndarray:
+        """Returns float32 [M]: `text_measures.words`."""
+        return text_measures.of_numbers(self.text, text_measures.words)
+
+    @functools.cached_property
+    def repetition(self) -> np.ndarray:
+        """Returns float32 [M]: `text_measures.repetition`."""
+        return text_measures.of_numbers(self.text, text_measures.repetition)
+
+    @functools.cached_property
+    def language(self) -> pa.DictionaryArray:
+        """Returns a dictionary of strings [M]: `text_measures.language_classifier`.
+
+        Raises:
+          UserError: py3langid is not installed.
+        """
+        return text_measures.of_strings(self.text, text_measures.language_classifier())
 
     def mean_cosine(self, text: int) -> float:
         """Returns the mean cosine of a text over the filters that give one; NaN if none does."""

@@ -73,6 +73,8 @@ def load_roles(config: "CapFiltConfig") -> "tuple[dict, dict, dict]":
     Raises:
       UserError: one cannot be loaded, or two columns would have one name.
     """
+    from blip_jax.capfilt.text_measures import RANGES
+
     extra = load_models(config.extra_scores, config, "extra score")
     captioners = load_models(config.captioners, config, "captioner")
     filters = load_models(config.filters, config, "filter")
@@ -80,6 +82,8 @@ def load_roles(config: "CapFiltConfig") -> "tuple[dict, dict, dict]":
         raise UserError(
             f"a filter and an extra score are called {both[0]!r}; name them: A=MODULE:FUNCTION"
         )
+    if taken := sorted((filters.keys() | extra.keys()) & RANGES.keys()):
+        raise UserError(f"{taken[0]!r} is the name of a measure of texts; give another: A=MODEL")
     return captioners, filters, extra
 
 
