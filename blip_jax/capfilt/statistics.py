@@ -87,9 +87,11 @@ def gather(scored: Scored, identify_languages: bool = False) -> dict[str, Any]:
         "extra_scores": _extra_scores(table),
         "selection": dataclasses.asdict(scored.config),
     }
-    for name in ("source", "license"):
+    for name in ("source", "license", "opt_out"):
         if scored.images is not None:
             codes, values = scored.images.strings(name)
+            if name == "opt_out" and not any(values):
+                continue
             found[f"{name}s"] = _counts(scored, _most_common(codes[table.row], values), name)
     if identify_languages or scored.config.languages:
         codes, names = table.language.indices.to_numpy(), table.language.dictionary.to_pylist()

@@ -77,7 +77,7 @@ def run(argv: list[str]) -> int:
     ]
     try:
         with atomic_folder(args.out) as folder:
-            writer = make(folder, place, args.shard)
+            writer = make(folder, place, args.shard, export.opt_out_names(components))
             rows = export.rows(components, place != "none")
             writer.write(track(rows, "export", export.count(components), "image"))
             for name in CARD:
