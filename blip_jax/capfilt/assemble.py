@@ -9,6 +9,7 @@ import numpy as np
 from etils import epath
 
 from blip_jax.capfilt import (
+    croissant,
     dataset_card,
     filter_quality,
     image_index,
@@ -38,7 +39,7 @@ from blip_jax.runtime.terminal import printable
 
 
 def run(config: AssembleConfig, workdir: str) -> None:
-    """Writes `workdir/mixture.json` with its lists, statistics.json, README.md, and report/.
+    """Writes into `workdir`: the mixture with its lists, statistics, card, Croissant, report.
 
     Raises:
       UserError: a field that must be given is empty, names nothing, or is out of range.
@@ -132,6 +133,8 @@ def _write(
     write_json(folder / "statistics.json", found)
     with atomic_write(folder / "README.md") as file:
         file.write(dataset_card.render(config.title, found, config.license))
+    with atomic_write(folder / croissant.FILE) as file:
+        file.write(croissant.text_of(croissant.assembled(config, found, folder)))
     _tell(found)
     if config.gallery_images:
         print(f"\nreport: {report(config, workdir, dataset, split, scored, found)}")

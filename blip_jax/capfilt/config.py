@@ -219,6 +219,8 @@ class AssembleConfig:
     seed: Seed = 0  # seed of the choice of these images
     title: str = "Image-text pairs by CapFilt"  # title of the dataset card and the report
     license: str = ""  # Hugging Face's name of it; "": as the images' index says
+    url: str = ""  # address where the dataset is published, for croissant.json
+    creator: str = ""  # person or organization that publishes it, for croissant.json
 
     def __post_init__(self):
         check_fields(self)
