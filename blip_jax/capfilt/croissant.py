@@ -101,8 +101,20 @@ def assembled(config: AssembleConfig, found: Mapping[str, Any], folder: Path) ->
     }
 
 
+def read(folder: Path) -> dict[str, Any]:
+    """Returns the metadata of an assembled dataset without its files and records; {} if none.
+
+    Raises:
+      UserError: the file is damaged.
+    """
+    known: Any = read_json(folder / FILE) if (folder / FILE).is_file() else {}
+    if not isinstance(known, dict):
+        raise UserError(f"{folder / FILE} is damaged (expected an object); assemble again")
+    return {name: value for name, value in known.items() if name not in _OWN}
+
+
 def exported(
-    to: str, place: str, folder: Path, opt_out_names: Iterable[str], source: Path
+    to: str, place: str, folder: Path, opt_out_names: Iterable[str], known: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Returns the metadata of a folder that `export` writes.
 
@@ -111,15 +123,8 @@ def exported(
       place: where the images are ("files", "bytes", "none").
       folder: what was written.
       opt_out_names: the opt-out fields that rows have.
-      source: the folder of the mixture; its croissant.json, if any, has title and licence.
-
-    Raises:
-      UserError: that file is damaged.
+      known: what `read` returns of the mixture's folder: title, licence and so on.
     """
-    known: Any = read_json(source / FILE) if (source / FILE).is_file() else {}
-    if not isinstance(known, dict):
-        raise UserError(f"{source / FILE} is damaged (expected an object); assemble again")
-    known = {name: value for name, value in known.items() if name not in _OWN}
     files, description, fields = _FORMATS[to](folder, place, opt_out_names)
     if place == "files":
         files = [*files, _file_set("image-files", "images/**", "image/*")]

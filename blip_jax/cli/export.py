@@ -75,6 +75,7 @@ def run(argv: list[str]) -> int:
     components = [
         entry for entry in components if not args.component or entry.name in args.component
     ]
+    known = croissant.read(Path(args.mixture).parent)
     try:
         with atomic_folder(args.out) as folder:
             opt_out_names = export.opt_out_names(components)
@@ -84,8 +85,8 @@ def run(argv: list[str]) -> int:
             for name in CARD:
                 if (found := Path(args.mixture).parent / name).is_file():
                     shutil.copy(found, folder)
-            described = (args.to, place, folder, opt_out_names, Path(args.mixture).parent)
-            text = croissant.text_of(croissant.exported(*described))
+            metadata = croissant.exported(args.to, place, folder, opt_out_names, known)
+            text = croissant.text_of(metadata)
             (folder / croissant.FILE).write_text(text, encoding="utf-8")
     except OSError as error:
         raise UserError(f"{args.out} cannot be written ({reason(error)})") from error
