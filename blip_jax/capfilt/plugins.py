@@ -9,9 +9,10 @@ options as keyword arguments, and returns what is then called with each batch of
 | filter | images, texts: for each image a list | for each image a list: a score 0..1 a text |
 | extra score | images | for each image a number, of any range |
 
-`images` is a list of B pictures, uint8 [H, W, 3] in RGB, upright, of different sizes. Images that
-cannot be decoded and texts without a word are left out. Numbers may be Python's, NumPy's or
-PyTorch's; none may be NaN or infinite.
+`images` is a list of B pictures, uint8 [H, W, 3] in RGB, of different sizes. They are upright,
+unless a model of the same run reads images as they are stored. Images that cannot be decoded and
+texts without a word are left out. Numbers may be Python's, NumPy's or PyTorch's; none may be NaN or
+infinite.
 """
 
 import dataclasses
