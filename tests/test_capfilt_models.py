@@ -210,7 +210,7 @@ def test_models_have_names(world, tmp_path):
         tiny_dataset.save(tiny_dataset.trained(world), str(tmp_path / name / "run"))
     config = CapFiltConfig()
     one, two = (str(tmp_path / name / "run") for name in ("one", "two"))
-    assert list(capfilt.load_models(f"{one}", config)) == ["run"]
-    assert list(capfilt.load_models(f"a={one}, b={two}", config)) == ["a", "b"]
+    assert list(capfilt.load_models(f"{one}", config, "filter")) == ["run"]
+    assert list(capfilt.load_models(f"a={one}, b={two}", config, "filter")) == ["a", "b"]
     with pytest.raises(UserError, match="two models are called 'run'"):
-        capfilt.load_models(f"{one},{two}", config)
+        capfilt.load_models(f"{one},{two}", config, "filter")

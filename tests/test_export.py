@@ -169,7 +169,8 @@ def test_without_images_nothing_but_the_list_is_written(mixture, wanted, tmp_pat
     assert all(set(entry) == {"url", "caption"} for entry in entries)
     odd = [texts for key, texts in wanted[0].items() if int(key[-1]) % 2]
     assert sorted(entry["caption"] for entry in entries) == sorted(sum(odd, []))
-    assert sorted(os.listdir(out)) == ["README.md", "captions.json", "statistics.json"]
+    names = ["README.md", "captions.json", "croissant.json", "statistics.json"]
+    assert sorted(os.listdir(out)) == names
 
 
 def test_a_part_without_scores_has_texts_alone(web, tmp_path):

@@ -114,7 +114,7 @@ def test_of_two_exports_to_one_folder_the_second_is_refused(twins, tmp_path, mon
     assert main(["export", twins, str(out), "--to=jsonl"]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and "was made by another process in the meantime" in error
-    assert sorted(os.listdir(out)) == ["captions.json", "images"]
+    assert sorted(os.listdir(out)) == ["captions.json", "croissant.json", "images"]
     assert os.listdir(tmp_path) == ["out"]
 
 

@@ -84,7 +84,7 @@ def test_pictures_are_small_files(folder):
     page = (folder / "index.html").read_text()
     assert not re.findall(r"(?:src|href)=\"(?:https?:|/)", page)
     assert {name for name in re.findall(r'<script src="(.*?)"', page)} == {"data/00000.js"}
-    assert page.count('class="chart"') == 6  # of both origins: curve, reliability, histogram
+    assert page.count('class="chart"') == 10  # of both origins: curve, reliability, 3 histograms
 
 
 def entry(text="a", size=(300, 100), **changes):

@@ -9,6 +9,7 @@ import numpy as np
 from etils import epath
 
 from blip_jax.capfilt import (
+    croissant,
     dataset_card,
     filter_quality,
     image_index,
@@ -20,7 +21,7 @@ from blip_jax.capfilt import (
 )
 from blip_jax.capfilt.config import AssembleConfig
 from blip_jax.capfilt.gallery_entries import gallery_entries
-from blip_jax.capfilt.selection import DECISIONS, SelectionRules, probability, select_texts
+from blip_jax.capfilt.selection import SelectionRules, probability, select_texts
 from blip_jax.capfilt.table import TextTable
 from blip_jax.data.datasets import open_dataset
 from blip_jax.data.mixture import Component
@@ -38,7 +39,7 @@ from blip_jax.runtime.terminal import printable
 
 
 def run(config: AssembleConfig, workdir: str) -> None:
-    """Writes `workdir/mixture.json` with its lists, statistics.json, README.md, and report/.
+    """Writes into `workdir`: the mixture with its lists, statistics, card, Croissant, report.
 
     Raises:
       UserError: a field that must be given is empty, names nothing, or is out of range.
@@ -91,7 +92,7 @@ def _sample(
     rows = labels.sampled_rows(len(scored.table.key))
     rng = np.random.default_rng(config.seed)
     chosen = np.sort(rng.permutation(rows)[:most])
-    found = scored.p_match, scored.decision, scored.truth
+    found = scored.p_match, scored.decision, scored.truth, scored.config.decisions
     return len(chosen), gallery_entries(dataset, split, scored.table, chosen, *found)
 
 
@@ -119,7 +120,7 @@ def _write(
         config.human_fraction,
         None if index is None else index.weights(scored.config.source_weights),
     )
-    found = statistics.gather(scored)
+    found = statistics.gather(scored, config.identify_languages)
     if config.threshold_sweep:
         found["sweep"] = statistics.sweep(scored, config.threshold_sweep)
     if "records_read" in prepared:
@@ -132,6 +133,8 @@ def _write(
     write_json(folder / "statistics.json", found)
     with atomic_write(folder / "README.md") as file:
         file.write(dataset_card.render(config.title, found, config.license))
+    with atomic_write(folder / croissant.FILE) as file:
+        file.write(croissant.text_of(croissant.assembled(config, found, folder)))
     _tell(found)
     if config.gallery_images:
         print(f"\nreport: {report(config, workdir, dataset, split, scored, found)}")
@@ -165,7 +168,10 @@ def selection_rules(config: AssembleConfig) -> SelectionRules:
         min_cosine=None if selection.min_cosine <= -1 else selection.min_cosine,
         filter_reduction=selection.filter_reduction,
         duplicates=selection.duplicates,
-        source_weights=selection.weights(),
+        source_weights=selection.numbers("source_weights"),
+        minimums=selection.numbers("minimums"),
+        maximums=selection.numbers("maximums"),
+        languages=selection.languages,
     )
 
 
@@ -236,7 +242,8 @@ def report(
         "summary": summary,
         "command": (found["commands"] or [""])[-1],
         "filter": {**measured, "threshold": dict(scored.config.thresholds)},
-        "decisions": DECISIONS,
+        "decisions": scored.config.decisions,
+        "distributions": statistics.distributions_of(found, scored.config),
     }
     folder = str(epath.Path(workdir) / "report")
     return write_gallery(folder, results, shown, count, progress=True)

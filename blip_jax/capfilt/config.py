@@ -37,6 +37,7 @@ class ScoringConfig:
       decodings: how each captioner generates; each gives `num_captions` texts.
       batch_size: images on each device at a time.
       shard_rows: rows of the input in a shard.
+      plugin_image_size: shorter side, in pixels, of plug-ins' pictures at most; 0: any.
       seed: of sampling.
       command: the command line, for the dataset card.
       lease_seconds: seconds after which other hosts take over the shard of a silent host.
@@ -49,6 +50,7 @@ class ScoringConfig:
     batch_size: int = 64
     shard_rows: int = 1024
     seed: Seed = 0
+    plugin_image_size: int = 512
     command: str = ""
     lease_seconds: float = LEASE_SECONDS
 
@@ -67,10 +69,15 @@ class CapFiltConfig:
     # The dataset to clean: its folder, with features.json, or the mixture file of an earlier round.
     dataset: str = required("FOLDER")
     split: str = "train"  # split of the dataset
-    # Models that write captions, comma-separated: workdirs, checkpoints or hub ids, each optionally
-    # named as NAME=MODEL; "" writes no captions and scores the existing texts.
+    # Models that write captions, comma-separated: workdirs, checkpoints or hub ids, or plug-ins
+    # PACKAGE.MODULE:FUNCTION?OPTION=VALUE&…, each optionally named as NAME=MODEL; "" writes no
+    # captions and scores the existing texts.
     captioners: str = ""
-    filters: str = required("MODEL")  # models that score texts, given as captioners are
+    filters: str = required("MODEL")  # models and plug-ins that score texts, given as captioners
+    # Plug-ins that give each image a further score (aesthetics, NSFW, watermarks), comma-separated.
+    extra_scores: str = ""
+    # Shorter side, in pixels, of the pictures that plug-ins get, at most; 0: as they are stored.
+    plugin_image_size: int = 512
     # How each captioner writes, comma-separated: METHOD or METHOD*NUMBER, as nucleus*2,top_k,beam;
     # replaces decoding.method and decoding.num_captions.
     decoding_methods: str = "nucleus"
@@ -88,9 +95,9 @@ class CapFiltConfig:
     def __post_init__(self):
         check_fields(self)
         self.decodings()
-        for name in ("batch_size", "shard_rows"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} is {getattr(self, name)}; it must be 1 or more")
+        for name, least in (("batch_size", 1), ("shard_rows", 1), ("plugin_image_size", 0)):
+            if getattr(self, name) < least:
+                raise UserError(f"{name} is {getattr(self, name)}; it must be {least} or more")
         check_number("threshold", self.threshold)
         check_share("human_fraction", self.human_fraction)
 
@@ -126,6 +133,7 @@ class CapFiltConfig:
             batch_size=self.batch_size,
             shard_rows=self.shard_rows,
             seed=self.seed,
+            plugin_image_size=self.plugin_image_size,
             command=command,
         )
 
@@ -151,6 +159,13 @@ class SelectionConfig:
     max_texts_per_image: int = 0  # keeps those with the highest P(match); 0: all
     min_cosine: float = -1.0  # least cosine of the image's and text's ITC features; -1: any
     filter_reduction: str = "mean"  # over several filters: "mean", "min", or one's name
+    # Least value by name: of a filter its P(match) or score, of an extra score, of the text's
+    # number of words, and of its repetition, the share of repeated pairs of words:
+    # "clip=0.28,aesthetic=5,words=3".
+    minimums: str = ""
+    # Highest value, given as minimums are: "nsfw=0.2,words=60,repetition=0.3".
+    maximums: str = ""
+    languages: tuple[str, ...] = ()  # ISO 639 codes that are kept, as in en,de; (): all
     # Which images to keep: all ("keep"), the first of those with the same bytes ("exact"), or the
     # first of those with the same bytes or nearly the same look ("near").
     duplicates: Literal["keep", "exact", "near"] = "keep"
@@ -163,25 +178,27 @@ class SelectionConfig:
     def __post_init__(self):
         check_fields(self)
         check_number("min_cosine", self.min_cosine)
-        self.weights()
+        for name in ("source_weights", "minimums", "maximums"):
+            self.numbers(name)
 
-    def weights(self) -> dict[str, float]:
-        """Returns `source_weights` by source.
+    def numbers(self, field: str) -> dict[str, float]:
+        """Returns the numbers of `source_weights`, `minimums` or `maximums` by name.
 
         Raises:
           UserError: they are malformed.
         """
-        weights = {}
-        for entry in filter(None, self.source_weights.split(",")):
-            source, _, weight = entry.rpartition("=")
+        what = "SOURCE=NUMBER, as in laion=0.5"
+        if field != "source_weights":
+            what = "NAME=NUMBER, as in clip=0.28"
+        numbers = {}
+        for entry in filter(None, getattr(self, field).split(",")):
+            name, _, number = entry.rpartition("=")
             try:
-                weights[source.strip()] = float(weight)
-                check_number("source_weights", float(weight))
+                numbers[name.strip()] = float(number)
+                check_number(field, float(number))
             except ValueError:
-                raise UserError(
-                    f"source_weights has {entry!r}; expected SOURCE=NUMBER, as in laion=0.5"
-                ) from None
-        return weights
+                raise UserError(f"{field} has {entry!r}; expected {what}") from None
+        return numbers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -195,11 +212,15 @@ class AssembleConfig:
     human_fraction: float = 0.25  # share of human pairs in training batches
     origins: tuple[str, ...] = ("web", "synthetic")  # texts to select from
     selection: SelectionConfig = SelectionConfig()
+    # Count texts by language, by py3langid (extra "language"); implied by selection.languages.
+    identify_languages: bool = False
     threshold_sweep: tuple[float, ...] = ()  # other thresholds to report counts for, as in 0.3,0.7
     gallery_images: int = 2000  # images in report/index.html; 0: no report
     seed: Seed = 0  # seed of the choice of these images
     title: str = "Image-text pairs by CapFilt"  # title of the dataset card and the report
     license: str = ""  # Hugging Face's name of it; "": as the images' index says
+    url: str = ""  # address where the dataset is published, for croissant.json
+    creator: str = ""  # person or organization that publishes it, for croissant.json
 
     def __post_init__(self):
         check_fields(self)

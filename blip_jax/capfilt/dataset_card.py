@@ -59,14 +59,19 @@ def render(title: str, found: Mapping[str, Any], licence: str = "") -> str:
         found=found,
         kept=texts,
         dropped=[row for row in found["decisions"] if row["decision"] != DECISIONS[KEPT]],
-        scores={name: score_rows(counts) for name, counts in found["scores"].items()},
+        scores={
+            name: score_rows(counts)
+            for part in ("scores", "measures", "extra_scores")
+            for name, counts in found[part].items()
+        },
         selection=json.dumps(found["selection"], indent=1),
         provenance=provenance,
         decoding=json.dumps(provenance.get("decoding"), indent=1),
         models=[
-            {"role": role[:-1], "name": model["name"], "path": model["path"],
-             "SHA-256 of the weights": model["sha256"]}
-            for role in ("captioners", "filters") for model in provenance.get(role, ())
+            {"role": role[:-1].replace("_", " "), "name": model["name"], "path": model["path"],
+             "SHA-256 of the weights, or of a plug-in's code": model["sha256"]}
+            for role in ("captioners", "filters", "extra_scores")
+            for model in provenance.get(role, ())
         ],
         commands=[printable(command) for command in found["commands"]],
     )  # fmt: skip

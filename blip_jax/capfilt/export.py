@@ -18,7 +18,7 @@ from blip_jax.runtime.files import float32_number
 
 # File suffixes of PIL's formats whose name is not the suffix.
 SUFFIXES = {"jpeg": "jpg", "mpo": "jpg", "tiff": "tif", "jpeg2000": "jp2"}
-ABOUT = ("source", "license", "sha256", "width", "height")  # columns of the index
+ABOUT = ("source", "license", "sha256", "phash", "width", "height")  # columns of the index
 MAX_NAME = 96  # characters of `file_name`
 NUMBERS = ("p_match", "cosine", "log_probability")
 
@@ -50,6 +50,8 @@ class Row:
       texts: [{'text', 'origin', 'model', 'method', 'p_match', 'cosine', 'log_probability'}]; of
         several filters the means, and 'filters' with the scores of each. None if not scored.
       about: other fields of the image (ABOUT).
+      opt_out: opt-out fields of the image, as they were given.
+      extra_scores: [{'name', 'score'}], of plug-ins.
     """
 
     component: str
@@ -59,6 +61,8 @@ class Row:
     image: bytes | None
     texts: list[dict]
     about: dict
+    opt_out: dict[str, str]
+    extra_scores: list[dict]
 
     @property
     def name(self) -> str:
@@ -92,6 +96,15 @@ def count(components: list[Component]) -> int:
             images = len(np.unique(load_selected(component, images)[:, 0]))
         total += images
     return total
+
+
+def opt_out_names(components: list[Component]) -> list[str]:
+    """Returns the names of the opt-out fields that images of the components have."""
+    names: set[str] = set()
+    for dataset, split in {(x.dataset, x.split) for x in components if "[" not in x.split}:
+        index = image_index.read(dataset, len(open_dataset(dataset, split)))
+        names.update(index.opt_out_names() if index else ())
+    return sorted(names)
 
 
 def rows(components: list[Component], with_images: bool) -> Iterator[Row]:
@@ -134,6 +147,8 @@ def _rows(component: Component, with_images: bool) -> Iterator[Row]:
             record["image"] if with_images else None,
             texts,
             {name: about[name] for name in ABOUT if about.get(name) not in (None, "")},
+            {} if index is None else index.opt_out(row),
+            [] if stored is None else stored.extra_scores(row),
         )
 
 
@@ -182,13 +197,20 @@ class _Stored:
         check_selected_texts(component, row, indices, stop - start)
         return [self._text(start + index) for index in indices]
 
+    def extra_scores(self, row: int) -> list[dict]:
+        """Returns the extra scores of an image."""
+        if not self.table.extra_names:
+            return []
+        pairs = zip(self.table.extra_names, self.table.extra_scores[row], strict=True)
+        return [{"name": name, "score": float32_number(score)} for name, score in pairs]
+
     def _text(self, i: int) -> dict:
         table = self.table
         found = {
             name: getattr(table, name)[i].as_py() for name in ("text", "origin", "model", "method")
         }
         found["p_match"] = float32_number(table.p_match[i].mean())
-        found["cosine"] = float32_number(table.cosine[i].mean())
+        found["cosine"] = float32_number(table.mean_cosine(i))
         found["log_probability"] = float32_number(table.log_probability[i])
         if len(table.filters) > 1:
             names = table.filters

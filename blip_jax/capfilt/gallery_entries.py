@@ -1,6 +1,6 @@
 """Images with all their texts, scores and decisions, as galleries show them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -18,6 +18,7 @@ def gallery_entries(
     p_match: np.ndarray,
     decision: np.ndarray,
     truth: np.ndarray,
+    decisions: Sequence[str] = DECISIONS,
 ) -> Iterator[dict]:
     """Yields {'key', 'url', 'image': bytes, 'texts': [{'text', 'origin', 'model', 'method',
     'p_match', 'cosine', 'kept', 'decision', 'true'}]} of some rows.
@@ -27,8 +28,9 @@ def gallery_entries(
       table: M scored texts.
       rows: which images, increasing.
       p_match: float [M], of the filter that decides.
-      decision: int8 [M], of `selection.select_texts`.
+      decision: int16 [M], of `selection.select_texts`.
       truth: int8 [M] (labels.py); 'true' is None where it is unknown.
+      decisions: names of the decisions (`SelectionRules.decisions`).
     """
     source = open_dataset(dataset, split)
     starts = np.searchsorted(table.row, rows)
@@ -42,9 +44,9 @@ def gallery_entries(
                 "model": table.model[i].as_py(),
                 "method": table.method[i].as_py(),
                 "p_match": float(p_match[i]),
-                "cosine": float(table.cosine[i].mean()),
+                "cosine": table.mean_cosine(i),
                 "kept": bool(decision[i] == KEPT),
-                "decision": DECISIONS[decision[i]],
+                "decision": decisions[decision[i]],
                 "true": None if truth[i] == UNKNOWN else bool(truth[i] == TRUE),
             }
             for i in range(start, end)

@@ -1,18 +1,23 @@
 """Captions and scores batches of decoded images; three batches are in flight at any time.
 
 D local devices, b images a device, S pixels a side, G texts an image, T tokens, F filters.
+
+Plug-ins run on the host, while the devices work on what was dispatched before.
 """
 
 import dataclasses
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
+from blip_jax.capfilt.plugins import Plugin
 from blip_jax.data.pipeline import crc32_hash
+from blip_jax.data.text import has_words
 from blip_jax.decoding import Decoding
 from blip_jax.models import Model
 from blip_jax.models.functions import captioner, example_keys, match_function, prompt_tokens
@@ -27,15 +32,18 @@ class BatchInFlight:
     """Images and the results that the devices are computing for them.
 
     Attributes:
-      examples: {'key', 'status', 'texts': entries, 'image': {S: uint8 [S, S, 3]}}.
+      examples: {'key', 'status', 'texts': entries, 'image': {S: uint8 [S, S, 3]}}, and for
+        plug-ins 'picture': uint8 [H, W, 3]. Rows get 'extra_scores': float32 [E].
       size: D * b; fewer examples are padded with copies of the last one.
-      captions: for each captioner, the result of its dispatched call.
+      captions: for each model that captions, the result of its dispatched call.
+      plugin_captions: for each plug-in that captions, the captions of each decoded image.
       scores: (index of the filter, index of the first text, result of the dispatched call).
     """
 
     examples: list[dict]
     size: int
     captions: list[Any] = dataclasses.field(default_factory=list)
+    plugin_captions: dict[str, list[list[str]]] = dataclasses.field(default_factory=dict)
     scores: list[tuple[int, int, Any]] = dataclasses.field(default_factory=list)
 
     def pad(self, values: Sequence) -> list:
@@ -50,31 +58,48 @@ class BatchInFlight:
         """Yields index and example of the images that could be decoded."""
         return ((i, x) for i, x in enumerate(self.examples) if x["status"] == "ok")
 
+    def pictures(self) -> tuple[list[str], list[np.ndarray]]:
+        """Returns the keys of the images that could be decoded, and their pictures."""
+        found = [example for _, example in self.decoded()]
+        return [x["key"] for x in found], [x["picture"] for x in found]
+
 
 class CaptionScorer:
     """Captions images with every captioner and scores all their texts with every filter.
 
     Args:
-      captioners, filters: models by name.
+      captioners, filters: models and plug-ins by name.
       decodings: how each captioner generates; each gives `num_captions` texts.
       size: D * b, images in a batch.
       seed: of sampling.
+      extra_scores: plug-ins by name.
+
+    Attributes:
+      sizes: sides S of the images that the models need.
+      needs_pictures: whether there are plug-ins.
     """
 
     def __init__(
         self,
-        captioners: Mapping[str, Model],
-        filters: Mapping[str, Model],
+        captioners: Mapping[str, Model | Plugin],
+        filters: Mapping[str, Model | Plugin],
         decodings: Sequence[Decoding],
         size: int,
         seed: int,
+        extra_scores: Mapping[str, Plugin] = MappingProxyType({}),
     ):
-        self.captioners, self.filters = captioners, filters
+        self.captioners, self._caption_plugins = _models_and_plugins(captioners)
+        matching, self._filter_plugins = _models_and_plugins(filters)
+        self.filters, self.extra_scores = list(filters), extra_scores
         self.decodings, self.size, self.seed = decodings, size, seed
-        self._write = [captioner(model, decodings) for model in captioners.values()]
-        self._match = [match_function(model) for model in filters.values()]
-        models = [*captioners.values(), *filters.values()]
-        self.sizes = {model.image_size for model in models}
+        self._write = [captioner(model, decodings) for model in self.captioners.values()]
+        self._match = {
+            self.filters.index(name): (model, match_function(model))
+            for name, model in matching.items()
+        }
+        self.sizes = {x.image_size for x in (*self.captioners.values(), *matching.values())}
+        plugins = self._caption_plugins, self._filter_plugins, extra_scores
+        self.needs_pictures = any(plugins)
 
     def rows(self, batches: Iterable[list[dict]]) -> Iterator[list[dict]]:
         """Yields the finished rows of each batch of at most `size` examples (`BatchInFlight`).
@@ -104,23 +129,58 @@ class CaptionScorer:
                 keys.append(jnp.stack([example_keys(self.seed, hashes, n) for n in numbers], 1))
                 number += decoding.num_captions
             batch.captions.append(write.dispatch(batch.images(model.image_size), keys))
+        self._run_plugins(batch)
         return batch
+
+    def _run_plugins(self, batch: BatchInFlight) -> None:
+        """Keeps the captions of plug-ins, and adds the extra scores to the examples."""
+        for example in batch.examples:
+            example["extra_scores"] = np.full(len(self.extra_scores), np.nan, np.float32)
+        if not self.needs_pictures:
+            return
+        keys, pictures = batch.pictures()
+        if not keys:
+            return
+        for name, plugin in self._caption_plugins.items():
+            batch.plugin_captions[name] = plugin.captions(keys, pictures)
+        for number, plugin in enumerate(self.extra_scores.values()):
+            scores = plugin.image_scores(keys, pictures)
+            for (_, example), score in zip(batch.decoded(), scores, strict=True):
+                example["extra_scores"][number] = score
 
     def _dispatch_scores(self, batch: BatchInFlight) -> None:
         """Adds the captions to the examples, and starts scoring all their texts."""
         for name, write, started in zip(self.captioners, self._write, batch.captions, strict=True):
             for decoding, found in zip(self.decodings, write.collect(started), strict=True):
                 self._add(batch, name, decoding, found.tokens, found.log_probabilities.sum(-1))
+        for name, captions in batch.plugin_captions.items():
+            for (_, example), texts in zip(batch.decoded(), captions, strict=True):
+                made = [entry(text, "synthetic", len(self.filters)) for text in texts]
+                example["texts"] += [x | {"model": name} for x in made]
         for first in range(0, max(len(x["texts"]) for x in batch.examples), TEXTS_PER_CALL):
             texts = [x["texts"][first : first + TEXTS_PER_CALL] for x in batch.examples]
-            for number, model in enumerate(self.filters.values()):
+            for number, (model, match) in self._match.items():
                 clean = model.tokenizer.cleanup.caption
                 some = batch.pad([[clean(entry["text"]) for entry in row] for row in texts])
                 ids, mask = encode(some, model)
-                started = self._match[number].dispatch(batch.images(model.image_size), ids, mask)
+                started = match.dispatch(batch.images(model.image_size), ids, mask)
                 batch.scores.append((number, first, started))
-                if number == 0:
+                if number == min(self._match):
                     count_tokens(batch, first, mask, clean)
+        for name, plugin in self._filter_plugins.items():
+            self._score(batch, plugin, self.filters.index(name))
+
+    def _score(self, batch: BatchInFlight, plugin: Plugin, number: int) -> None:
+        """Sets the scores of a plug-in, which is filter `number`, of all texts with a word."""
+        scored = [(x, [y for y in x["texts"] if has_words(y["text"])]) for _, x in batch.decoded()]
+        scored = [(example, texts) for example, texts in scored if texts]
+        if not scored:
+            return
+        texts = [[x["text"] for x in own] for _, own in scored]
+        keys, pictures = zip(*((x["key"], x["picture"]) for x, _ in scored), strict=True)
+        for (_, own), scores in zip(scored, plugin.scores(keys, pictures, texts), strict=True):
+            for made, score in zip(own, scores, strict=True):
+                made["p_match"][number] = score
 
     def _add(
         self,
@@ -148,19 +208,27 @@ class CaptionScorer:
         Raises:
           UserError: a filter gives no number.
         """
-        names, filters = list(self.filters), list(self.filters.values())
+        columns = ("key", "status", "texts", *["extra_scores"] * bool(self.extra_scores))
         for number, first, started in batch.scores:
-            logits, cosine = self._match[number].collect(started)
+            model, match = self._match[number]
+            logits, cosine = match.collect(started)
             for i, example in batch.decoded():
                 for g, made in enumerate(example["texts"][first : first + TEXTS_PER_CALL]):
-                    if filters[number].tokenizer.cleanup.caption(made["text"]):
+                    if model.tokenizer.cleanup.caption(made["text"]):
                         no, yes = logits[i, g].tolist()
                         if not math.isfinite(no - yes + cosine[i, g]):
-                            raise UserError(_diverged("filter", names[number], example["key"]))
+                            name = self.filters[number]
+                            raise UserError(_diverged("filter", name, example["key"]))
                         made["itm_logits"][number] = logits[i, g]
                         made["p_match"][number] = 1 / (1 + math.exp(min(no - yes, 700)))
                         made["cosine"][number] = cosine[i, g]
-        return [{name: x[name] for name in ("key", "status", "texts")} for x in batch.examples]
+        return [{name: x[name] for name in columns} for x in batch.examples]
+
+
+def _models_and_plugins(found: Mapping[str, Any]) -> tuple[dict[str, Model], dict[str, Plugin]]:
+    """Returns the models and the plug-ins among both, by name."""
+    plugins = {name: x for name, x in found.items() if isinstance(x, Plugin)}
+    return {name: x for name, x in found.items() if name not in plugins}, plugins
 
 
 def encode(texts: Sequence[Sequence[str]], model: Model) -> tuple[np.ndarray, np.ndarray]:

@@ -4,6 +4,7 @@ Legend: N images, in the order of the dataset's rows.
 """
 
 import dataclasses
+import json
 from collections.abc import Mapping
 
 import numpy as np
@@ -32,8 +33,17 @@ class Images:
         """Returns the values of one image by column."""
         return {name: self.table[name][number].as_py() for name in COLUMNS}
 
+    def opt_out(self, number: int) -> dict[str, str]:
+        """Returns the opt-out fields of one image, as they were given."""
+        return _opt_out(self.table["opt_out"][number].as_py())
+
+    def opt_out_names(self) -> list[str]:
+        """Returns the names of the opt-out fields that any image has."""
+        values = self.table["opt_out"].unique().to_pylist()
+        return sorted({name for value in values for name in _opt_out(value)})
+
     def strings(self, name: str) -> tuple[np.ndarray, list[str]]:
-        """Returns codes, int32 [N], and their values, of "source" or "license"; "" if unknown."""
+        """Returns codes, int32 [N], and their values, of a column of strings; "" if unknown."""
         column = self.table[name].combine_chunks().fill_null("").dictionary_encode()
         return column.indices.to_numpy(), column.dictionary.to_pylist()
 
@@ -58,11 +68,19 @@ class Images:
         return (distance == 0) if kind == "exact" else np.zeros(len(distance), bool)
 
 
-COLUMNS = ("key", "url", "source", "license", "sha256", "width", "height", "duplicate_of",
-           "distance")  # fmt: skip
-_SCHEMA = pa.schema(
-    [(name, pa.string()) for name in COLUMNS[:5]] + [(name, pa.int64()) for name in COLUMNS[5:]]
-)
+_STRINGS = ("key", "url", "source", "license", "sha256", "phash", "opt_out")
+COLUMNS = (*_STRINGS, "width", "height", "duplicate_of", "distance")
+_OPTIONAL = ("phash", "opt_out")  # an index of an earlier version has none
+_SCHEMA = pa.schema([(name, pa.string() if name in _STRINGS else pa.int64()) for name in COLUMNS])
+
+
+def _opt_out(value: str | None) -> dict[str, str]:
+    """Returns the opt-out fields of a cell of the index; {} if it has none."""
+    try:
+        found = json.loads(value or "{}")
+    except ValueError:
+        return {}
+    return {str(k): str(v) for k, v in found.items()} if isinstance(found, dict) else {}
 
 
 def read(dataset: str, rows: int) -> Images | None:
@@ -77,7 +95,9 @@ def read(dataset: str, rows: int) -> Images | None:
     check_regular(path)
     try:
         with path.open("rb") as file:
-            table = pa.parquet.read_table(file, columns=list(COLUMNS))
+            parquet = pa.parquet.ParquetFile(file)
+            stored = set(parquet.schema_arrow.names)
+            table = parquet.read([x for x in COLUMNS if x in stored or x not in _OPTIONAL])
     except (pa.ArrowException, KeyError, OSError) as error:
         raise UserError(
             f"{path} cannot be read ({str(error).splitlines()[0]}); prepare the dataset again"
@@ -87,6 +107,8 @@ def read(dataset: str, rows: int) -> Images | None:
             f"{path} has {table.num_rows} rows, but the scores have {rows}; score the dataset "
             "that this index belongs to"
         )
+    for name in set(_OPTIONAL) - set(table.column_names):
+        table = table.append_column(name, pa.nulls(table.num_rows, pa.string()))
     missing = sorted(set(COLUMNS) - set(table.column_names))
     if missing:
         raise UserError(f"{path} has no column {missing[0]!r}; prepare the dataset again")

@@ -1,9 +1,9 @@
 """Where a scored dataset comes from: `provenance.json`, the manifest of its images, and commands.
 
 `provenance.json` in the folder of the shards holds {"dataset", "split", "captioners": [{"name",
-"path", "sha256"}], "filters": [the same], "decoding": [the fields of each Decoding], "seed",
-"version", "command"}; the path of the dataset is relative to the folder if possible, so that both
-can be moved together.
+"path", "sha256"}], "filters" and "extra_scores": [the same], "decoding": [the fields of each
+Decoding], "seed", "version", "command"}; the path of the dataset is relative to the folder if
+possible, so that both can be moved together.
 """
 
 import contextlib
@@ -48,7 +48,7 @@ def _fault(found: Any) -> str:
     for name, value in {**texts, "dataset": found.get("dataset")}.items():
         if not isinstance(value, str):
             return f"{name} is {value!r}"
-    for role in ("captioners", "filters"):
+    for role in ("captioners", "filters", "extra_scores"):
         models = found.get(role, [])
         if not isinstance(models, list):
             return f"{role} is {models!r}"

@@ -13,6 +13,7 @@ import blip_jax
 from blip_jax.capfilt import provenance, storage
 from blip_jax.capfilt.config import ScoringConfig
 from blip_jax.capfilt.inputs import CapFiltInput
+from blip_jax.capfilt.plugins import Plugin
 from blip_jax.capfilt.work_queue import ShardQueue
 from blip_jax.models import Model
 from blip_jax.runtime.config import to_json
@@ -30,6 +31,8 @@ def check_models(captioners: Mapping, filters: Mapping) -> None:
     works = (("captioner", "caption", captioners), ("filter", "match", filters))
     for role, capability, models in works:
         for name, (_, model) in models.items():
+            if isinstance(model, Plugin):
+                continue
             try:
                 model.require(capability)
             except UserError as error:
@@ -40,13 +43,15 @@ def fingerprint(
     settings: ScoringConfig,
     source: CapFiltInput,
     described: Mapping[str, list[dict]],
-    captioners: Mapping,
-    filters: Mapping,
+    models: Mapping[str, Mapping],
 ) -> dict[str, Any]:
     """Returns all that decides the output; see `check_fingerprint`.
 
+    A plug-in counts by how it is named, with its options: its code may be corrected in between.
+
     Args:
-      described: "captioners" and "filters": `describe` of each.
+      described: "captioners", "filters" and, if there are any, "extra_scores": `describe` of each.
+      models: of the same roles, name to (path, model or plug-in).
     """
     found = {
         "format": storage.FORMAT,
@@ -56,9 +61,13 @@ def fingerprint(
         "seed": settings.seed,
         "shard_rows": settings.shard_rows,
     }
-    for role, models in (("captioners", captioners), ("filters", filters)):
-        found[role] = {"names": list(models)}
-        for entry, (_, model) in zip(described[role], models.values(), strict=True):
+    for role in described:
+        found[role] = {"names": list(models[role])}
+        for entry, (_, model) in zip(described[role], models[role].values(), strict=True):
+            if isinstance(model, Plugin):
+                found["plugin_image_size"] = settings.plugin_image_size
+                found[role][entry["name"]] = {"plugin": model.text}
+                continue
             found[role][entry["name"]] = {
                 "sha256": entry["sha256"],
                 "model": to_json(model.config),
@@ -101,12 +110,14 @@ def check_same_run(
     provenance.write(settings.output, found)
 
 
-def describe(role: str, name: str, path: str, model: Model) -> dict[str, str]:
-    """Returns a model's name, its path and the SHA-256 of its parameters.
+def describe(role: str, name: str, path: str, model: Model | Plugin) -> dict[str, str]:
+    """Returns a model's name, its path and the SHA-256 of its parameters; of a plug-in of its code.
 
     Raises:
       UserError: parameters are not finite.
     """
+    if isinstance(model, Plugin):
+        return {"name": name, "path": model.text, "sha256": model.sha256}
     digest = hashlib.sha256()
     for place, leaf in jax.tree_util.tree_leaves_with_path(model.params):
         values = np.ascontiguousarray(jax.device_get(leaf))

@@ -8,12 +8,11 @@ devices and equal `batch_size`.
 """
 
 import functools
-import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
-import grain
 import jax
 import numpy as np
 from etils import epath
@@ -21,9 +20,10 @@ from etils import epath
 from blip_jax.capfilt import resume, storage
 from blip_jax.capfilt.config import ScoringConfig
 from blip_jax.capfilt.generate import CaptionScorer
+from blip_jax.capfilt.image_batches import InputWaitTimer, batches
 from blip_jax.capfilt.inputs import CapFiltInput
+from blip_jax.capfilt.plugins import Plugin
 from blip_jax.capfilt.work_queue import ShardQueue
-from blip_jax.data.images import ImageError, decode, resize
 from blip_jax.models import Model
 from blip_jax.runtime import beam
 from blip_jax.runtime.files import write_json
@@ -34,10 +34,11 @@ from blip_jax.runtime.signals import Interrupted, SignalHandler
 NO_BEAM = beam.BeamConfig()
 MANIFEST = "manifest.json"
 LISTING_SECONDS = 20.0  # least time between listings of the shards that others have finished
-AHEAD = 4  # batches that are read ahead of the devices
 
 
-Models = Mapping[str, tuple[str, Model]]  # name to (path, model)
+# Name to (path, model), or to (its text, plug-in).
+Models = Mapping[str, tuple[str, Model | Plugin]]
+NO_MODELS: Models = MappingProxyType({})
 
 
 def run(
@@ -46,16 +47,19 @@ def run(
     filters: Models,
     begin: Callable[[], None] = lambda: None,
     beam_config: beam.BeamConfig = NO_BEAM,
-    load_models: Callable[[], tuple[Models, Models]] | None = None,
+    load_models: Callable[[], Sequence[Models]] | None = None,
+    extra_scores: Models = NO_MODELS,
 ) -> str:
     """Captions every image with each captioner and scores all texts with each filter.
 
     Args:
-      captioners, filters: name to (path, model). Without captioners only the existing texts are
-        scored.
+      captioners, filters: name to (path, model or plug-in). Without captioners only the existing
+        texts are scored.
       begin: called when nothing stands against the run, before the first image.
       beam_config: where shards are processed: by a runner of Apache Beam, or here.
-      load_models: returns captioners and filters in a worker of Beam; it is pickled.
+      load_models: returns captioners, filters and, if there are any, extra scores in a worker of
+        Beam; it is pickled.
+      extra_scores: plug-ins, as captioners.
 
     Returns: the folder of the scored dataset, `settings.output`, when all shards are written.
 
@@ -67,8 +71,9 @@ def run(
     source = CapFiltInput(settings.dataset, settings.split, len(filters))
     resume.check_models(captioners, filters)
     paths = shard_paths(settings, source)
-    described, same = _identify(settings, source, captioners, filters)
-    scorer = ShardScorer(settings, captioners, filters, same)  # refuses what models cannot do
+    models = captioners, filters, extra_scores
+    described, same = _identify(settings, source, *models)
+    scorer = ShardScorer(settings, same, *models)  # refuses what models cannot do
     resume.check_same_run(settings, source, described, same, ShardQueue(paths))
     begin()
     manifest = epath.Path(settings.output) / MANIFEST
@@ -98,7 +103,8 @@ def run(
         if done == len(paths):
             with metadata:
                 for _ in metadata.claim_shards(lambda: signals.requested):  # by one of the hosts
-                    _finish(settings, source, paths, shards.records(), len(filters))
+                    counts = len(filters), len(extra_scores)
+                    _finish(settings, source, paths, shards.records(), *counts)
         if not manifest.exists():  # only a signal ends the loops above before it is written
             raise Interrupted(
                 f"stopped with {done} of {len(paths)} shards done; rerun the same command to "
@@ -109,14 +115,20 @@ def run(
 
 
 def _identify(
-    settings: ScoringConfig, source: CapFiltInput, captioners: Models, filters: Models
+    settings: ScoringConfig,
+    source: CapFiltInput,
+    captioners: Models,
+    filters: Models,
+    extra_scores: Models = NO_MODELS,
 ) -> tuple[dict[str, list[dict]], dict]:
     """Returns what provenance.json says of the models, and the fingerprint of the run."""
+    models = {"captioners": captioners, "filters": filters}
+    models |= {"extra_scores": extra_scores} if extra_scores else {}
     described = {
         role: [resume.describe(role[:-1], name, *own) for name, own in x.items()]
-        for role, x in (("captioners", captioners), ("filters", filters))
+        for role, x in models.items()
     }
-    return described, resume.fingerprint(settings, source, described, captioners, filters)
+    return described, resume.fingerprint(settings, source, described, models)
 
 
 def shard_paths(settings: ScoringConfig, source: CapFiltInput) -> list[epath.Path]:
@@ -129,15 +141,29 @@ class ShardScorer:
     """Captions and scores one shard after the other, with models that are in memory."""
 
     def __init__(
-        self, settings: ScoringConfig, captioners: Models, filters: Models, fingerprint: Mapping
+        self,
+        settings: ScoringConfig,
+        fingerprint: Mapping,
+        captioners: Models,
+        filters: Models,
+        extra_scores: Models = NO_MODELS,
     ):
         self._settings = settings
         self._source = CapFiltInput(settings.dataset, settings.split, len(filters))
-        self._filters = len(filters)
+        self._columns = len(filters), len(extra_scores)
         self._size = settings.batch_size * jax.local_device_count()
-        models = [{name: model for name, (_, model) in x.items()} for x in (captioners, filters)]
-        self._upright = all(m.config.exif_orientation for x in models for m in x.values())
-        self._scorer = CaptionScorer(*models, settings.decodings, self._size, settings.seed)
+        models = [
+            {name: model for name, (_, model) in x.items()}
+            for x in (captioners, filters, extra_scores)
+        ]
+        self._upright = all(
+            m.config.exif_orientation
+            for x in models
+            for m in x.values()
+            if not isinstance(m, Plugin)
+        )
+        how = settings.decodings, self._size, settings.seed
+        self._scorer = CaptionScorer(*models[:2], *how, models[2])
         self._fingerprint = fingerprint
         self.paths = shard_paths(settings, self._source)
 
@@ -156,7 +182,8 @@ class ShardScorer:
         start = number * self._settings.shard_rows
         rows = range(len(self._source))[start : start + self._settings.shard_rows]
         rows_done, times = [], InputWaitTimer()
-        examples = batches(self._source, rows, self._size, self._scorer.sizes, self._upright)
+        side = self._settings.plugin_image_size if self._scorer.needs_pictures else None
+        examples = batches(self._source, rows, self._size, self._scorer.sizes, self._upright, side)
         for batch in self._scorer.rows(times.track(examples)):
             rows_done += batch
             count_images(len(batch))
@@ -165,17 +192,15 @@ class ShardScorer:
         # Another host may have begun with other settings.
         output = epath.Path(self._settings.output)
         check_fingerprint(output, "capfilt", self._fingerprint, begun=True, free=resume.FREE)
-        storage.write_shard(self.paths[number], rows_done, self._filters)
+        storage.write_shard(self.paths[number], rows_done, *self._columns)
         return {"rows": len(rows_done), **times.seconds(), **count_by_status(rows_done)}
 
 
-def _beam_work(
-    settings: ScoringConfig, load_models: Callable[[], tuple[Models, Models]]
-) -> beam.Work:
+def _beam_work(settings: ScoringConfig, load_models: Callable[[], Sequence[Models]]) -> beam.Work:
     """Returns what a worker of Beam does with the number of a shard."""
     models = load_models()
     source = CapFiltInput(settings.dataset, settings.split, len(models[1]))
-    scorer = ShardScorer(settings, *models, _identify(settings, source, *models)[1])
+    scorer = ShardScorer(settings, _identify(settings, source, *models)[1], *models)
     queue = ShardQueue(scorer.paths, settings.lease_seconds)
 
     def work(number: int, should_continue: Callable[[], bool]) -> None:
@@ -212,49 +237,6 @@ class _ImageProgress(Progress):
         return min(len(self._shards.done()) * self._shard_rows, self._images)
 
 
-def batches(
-    source: CapFiltInput, rows: range, size: int, sides: set[int], exif_orientation: bool
-) -> Iterator[list[dict]]:
-    """Yields batches of examples (`generate.BatchInFlight`) of the rows, read ahead by threads."""
-
-    def load(row: int) -> dict:
-        record = source[row]
-        try:
-            image = decode(record["image"], exif_orientation)
-            pixels = {side: resize(image, side) for side in sides}
-            return {**record, "image": pixels, "status": "ok"}
-        except ImageError as error:
-            blank = {side: np.zeros((side, side, 3), np.uint8) for side in sides}
-            return {**record, "image": blank, "status": f"undecodable image: {error}"}
-
-    threads = max(2, (os.cpu_count() or 2) - 1)
-    loaded = grain.MapDataset.source(rows).map(load)
-    # Reads ahead by example instead of by batch, so that several threads work on one batch.
-    examples = iter(loaded.to_iter_dataset(grain.ReadOptions(threads, AHEAD * size)))
-    for start in range(0, len(rows), size):
-        yield [next(examples) for _ in range(min(size, len(rows) - start))]
-
-
-class InputWaitTimer:
-    """Measures seconds in all and seconds spent waiting for the next batch."""
-
-    def __init__(self, now: Callable[[], float] = time.monotonic):
-        self._now, self._started, self._waited = now, now(), 0.0
-
-    def track(self, batches: Iterator[list[dict]]) -> Iterator[list[dict]]:
-        while True:
-            started = self._now()
-            batch = next(batches, None)
-            self._waited += self._now() - started
-            if batch is None:
-                return
-            yield batch
-
-    def seconds(self) -> dict[str, float]:
-        seconds = self._now() - self._started
-        return {"seconds": round(seconds, 2), "input_wait_seconds": round(self._waited, 2)}
-
-
 def count_by_status(rows: list[dict]) -> dict[str, dict[str, int]]:
     """Returns {'status': {status: number of images}}."""
     names, counts = np.unique([row["status"] for row in rows], return_counts=True)
@@ -267,6 +249,7 @@ def _finish(
     paths: list[epath.Path],
     records: list[dict],
     filters: int,
+    extra_scores: int,
 ) -> None:
     """Writes the metadata of a TFDS dataset, and the manifest last: it tells that all is there."""
     folder = epath.Path(settings.output)
@@ -275,5 +258,5 @@ def _finish(
     ]
     shards = [{"file": x.name, **record} for x, record in zip(paths, records, strict=True)]
     description = f"Texts and scores of CapFilt for {source.dataset}, split {source.split}."
-    storage.finish(settings.output, source.split, lengths, description, filters)
+    storage.finish(settings.output, source.split, lengths, description, filters, extra_scores)
     write_json(folder / MANIFEST, {"rows": len(source), "shards": shards})

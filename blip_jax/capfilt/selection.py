@@ -5,26 +5,30 @@ Legend: N images, M texts, F filters (table.py).
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from blip_jax.capfilt import text_measures
 from blip_jax.capfilt.image_index import DUPLICATES, Images
 from blip_jax.capfilt.storage import ORIGINS
 from blip_jax.capfilt.table import TextTable
 from blip_jax.metrics import filtering
 from blip_jax.runtime.errors import UserError
+from blip_jax.runtime.suggestions import hint
 
 THRESHOLD = 0.5
-# The decisions of `select_texts` in the order of the tests; the first that applies is taken.
+# The decisions of `select_texts` in the order of the tests; the first that applies is taken. Those
+# of `minimums` and `maximums` follow, but are tested before the last one here.
 DECISIONS = (
     "kept",
     "image cannot be used",
     "empty text",
     "origin left out",
     "source left out",
+    "language left out",
     "duplicate image",
     "P(match) below the threshold",
     "cosine below the minimum",
@@ -44,8 +48,10 @@ class SelectionRules:
       max_texts_per_image: keep at most this number of texts of an image, those of the highest
         P(match); equal texts count once. 0: all.
       min_cosine: minimum cosine of the ITC features; None: any.
+      minimums, maximums: limits of columns (`column`) by name.
       filter_reduction: the P(match) and cosine of several filters: the name of one filter, or
         "mean" or "min" over all.
+      languages: codes of languages (`TextTable.language`) that are kept; (): all.
       duplicates: "keep" all images; keep only the first of images with equal bytes ("exact"), or
         also of images that look the same ("near").
       source_weights: how often a text of a source is sampled relative to texts of other sources,
@@ -60,6 +66,9 @@ class SelectionRules:
     max_texts_per_image: int = 0
     min_cosine: float | None = None
     filter_reduction: str = "mean"
+    minimums: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    maximums: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    languages: Sequence[str] = ()
     duplicates: str = "keep"
     source_weights: Mapping[str, float] = dataclasses.field(default_factory=dict)
     calibration: Mapping[str, Mapping] = dataclasses.field(default_factory=dict)
@@ -91,6 +100,15 @@ class SelectionRules:
             if not 0 <= weight < np.inf:
                 raise UserError(f"the weight of source {source!r} is {weight}; expected 0 or more")
 
+    @property
+    def decisions(self) -> tuple[str, ...]:
+        """Returns the names of the decisions of `select_texts`."""
+        return (
+            *DECISIONS,
+            *(f"{name} below its minimum" for name in self.minimums),
+            *(f"{name} above its maximum" for name in self.maximums),
+        )
+
 
 def _is_fit(fit: Any) -> bool:
     """Returns whether a value is what `filtering.fit_calibration` returns."""
@@ -106,19 +124,19 @@ def _is_fit(fit: Any) -> bool:
 def select_texts(
     table: TextTable, config: SelectionRules, images: Images | None = None
 ) -> np.ndarray:
-    """Returns the decision on each text: int8 [M], an index into DECISIONS.
+    """Returns the decision on each text: int16 [M], an index into `config.decisions`.
 
     Args:
       images: the index of the images, which rules about duplicates and sources need.
 
     Raises:
-      UserError: the rules name an unknown filter or source, or need `images`.
+      UserError: the rules name an unknown filter, column or source, or need `images` or cosines.
     """
     p_match = probability(table, config)
-    decision = np.zeros(len(p_match), np.int8)
+    decision = np.zeros(len(p_match), np.int16)
 
     def drop(which: np.ndarray, reason: str) -> None:
-        decision[which & (decision == KEPT)] = DECISIONS.index(reason)
+        decision[which & (decision == KEPT)] = config.decisions.index(reason)
 
     drop(~table.where("status", "ok")[table.row], "image cannot be used")
     drop(np.isnan(p_match), "empty text")
@@ -136,15 +154,42 @@ def select_texts(
         weights = images.weights(config.source_weights)
         drop((weights == 0)[table.row], "source left out")
         drop(images.duplicates(config.duplicates)[table.row], "duplicate image")
+    if config.languages:
+        found = [table.where("language", code) for code in config.languages]
+        drop(~np.any(found, axis=0), "language left out")
     drop(~(p_match >= minimum), "P(match) below the threshold")
     if config.min_cosine is not None:
+        if table.scored.any() and not table.gives_cosine.any():
+            raise UserError("min_cosine needs a filter that is a model; plug-ins give no cosine")
         cosine = reduce_filters(table, "cosine", config.filter_reduction)
         drop(~(cosine >= config.min_cosine), "cosine below the minimum")
+    for name, least in config.minimums.items():
+        drop(~(column(table, name) >= least), f"{name} below its minimum")
+    for name, most in config.maximums.items():
+        drop(~(column(table, name) <= most), f"{name} above its maximum")
     if config.max_texts_per_image:
         left = np.flatnonzero(decision == KEPT)
         chosen = _highest_scored(table, left, p_match, config.max_texts_per_image)
         decision[left[~chosen]] = DECISIONS.index("more than max_texts_per_image")
     return decision
+
+
+def column(table: TextTable, name: str) -> np.ndarray:
+    """Returns float [M]: a filter's score, the extra score of the text's image, or a measure.
+
+    Measures are those of `text_measures.RANGES`.
+
+    Raises:
+      UserError: there is no such column.
+    """
+    if name in table.filters:
+        return table.p_match[:, table.filters.index(name)]
+    if name in table.extra_names:
+        return table.extra_scores[table.row, table.extra_names.index(name)]
+    if name in text_measures.RANGES:
+        return getattr(table, name)
+    known = (*table.filters, *table.extra_names, *text_measures.RANGES)
+    raise UserError(f"there is no filter, extra score or measure {name!r}; {hint(name, known)}")
 
 
 def probability(table: TextTable, config: SelectionRules) -> np.ndarray:
@@ -166,6 +211,10 @@ def reduce_filters(table: TextTable, score: str, reduction: str) -> np.ndarray:
       UserError: there is no such filter.
     """
     values = getattr(table, score)
+    if score == "cosine" and reduction in REDUCTIONS:
+        values = values[:, table.gives_cosine]
+        if not values.shape[1]:
+            return np.full(len(values), np.nan)
     if reduction in table.filters:
         return values[:, table.filters.index(reduction)].astype(np.float64)
     if reduction not in REDUCTIONS:

@@ -5,19 +5,19 @@ Legend: N images, M texts, F filters (table.py).
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import pyarrow.compute as pc
 
+from blip_jax.capfilt import text_measures
 from blip_jax.capfilt.filter_quality import filter_quality_by_origin
 from blip_jax.capfilt.image_index import Images
 from blip_jax.capfilt.labels import TRUE, UNKNOWN
 from blip_jax.capfilt.selection import (
-    DECISIONS,
     KEPT,
     SelectionRules,
+    column,
     probability,
     reduce_filters,
     select_texts,
@@ -39,7 +39,7 @@ class Scored:
     Attributes:
       table: its texts.
       config: the rules of the selection.
-      decision: int8 [M], of `selection.select_texts`.
+      decision: int16 [M], of `selection.select_texts`.
       truth: int8 [M] (labels.py).
       images: the index of its images; None if there is none.
     """
@@ -59,8 +59,15 @@ class Scored:
         return probability(self.table, self.config)
 
 
-def gather(scored: Scored) -> dict[str, Any]:
-    """Returns the content of statistics.json except where it comes from; JSON values."""
+def gather(scored: Scored, identify_languages: bool = False) -> dict[str, Any]:
+    """Returns the content of statistics.json except where it comes from; JSON values.
+
+    Args:
+      identify_languages: count texts by language even if no rule needs it.
+
+    Raises:
+      UserError: languages cannot be identified.
+    """
     table, kept = scored.table, scored.kept
     found = {
         "images": _images(scored),
@@ -71,17 +78,24 @@ def gather(scored: Scored) -> dict[str, Any]:
                 origin: int((table.where("origin", origin) & (scored.decision == code)).sum())
                 for origin in ORIGINS
             }
-            for code, name in enumerate(DECISIONS)
+            for code, name in enumerate(scored.config.decisions)
             if (scored.decision == code).any()
         ],
         "captioners": _counts(scored, _captioners(table), "captioner"),
         "scores": {name: _histogram(scored, name) for name in SCORES},
+        "measures": {name: _histogram(scored, name) for name in text_measures.RANGES},
+        "extra_scores": _extra_scores(table),
         "selection": dataclasses.asdict(scored.config),
     }
-    for name in ("source", "license"):
+    for name in ("source", "license", "opt_out"):
         if scored.images is not None:
             codes, values = scored.images.strings(name)
+            if name == "opt_out" and not any(values):
+                continue
             found[f"{name}s"] = _counts(scored, _most_common(codes[table.row], values), name)
+    if identify_languages or scored.config.languages:
+        codes, names = table.language.indices.to_numpy(), table.language.dictionary.to_pylist()
+        found["languages"] = _counts(scored, _most_common(codes, names), "language")
     if len(table.filters) > 1:
         found["filters"] = [
             {"filter": name, "mean_p_match": _mean(table.p_match[:, i][table.scored])}
@@ -107,7 +121,7 @@ def _images(scored: Scored) -> dict[str, Any]:
 
 def _counts(scored: Scored, groups: dict[str, np.ndarray], label: str) -> list[dict]:
     """Returns one row for each group (bool [M]) that has texts; `label` names its first field."""
-    words = pc.add(pc.count_substring(scored.table.text, " "), 1).to_numpy()
+    words = scored.table.words
     rows = []
     for name, own in groups.items():
         if not own.any():
@@ -151,15 +165,37 @@ def _most_common(codes: np.ndarray, values: list[str]) -> dict[str, np.ndarray]:
 
 
 def _histogram(scored: Scored, name: str, bins: int = 20) -> dict[str, Any]:
-    """Returns counts by origin in bins of equal width over the score's range."""
+    """Returns counts by origin in bins of equal width over the range of a score or measure."""
     table, reduction = scored.table, scored.config.filter_reduction
-    values = scored.p_match if name == "p_match" else reduce_filters(table, name, reduction)
-    edges = np.linspace(*SCORES[name], bins + 1)
+    low, high = (SCORES | text_measures.RANGES)[name]
+    if name in text_measures.RANGES:
+        values = np.minimum(column(table, name), high)
+    else:
+        values = scored.p_match if name == "p_match" else reduce_filters(table, name, reduction)
+    edges = np.linspace(low, high, bins + 1)
     found: dict[str, Any] = {"edges": edges.round(6).tolist()}
     for origin in ORIGINS:
         own = values[table.where("origin", origin)]
         found[origin] = np.histogram(own[~np.isnan(own)], edges)[0].tolist()
     return found
+
+
+def _extra_scores(table: TextTable, bins: int = 20) -> dict[str, dict]:
+    """Returns counts of images in bins of equal width over the values of each extra score."""
+    found = {}
+    for number, name in enumerate(table.extra_names):
+        values = table.extra_scores[:, number]
+        counts, edges = np.histogram(values[~np.isnan(values)], bins)
+        found[name] = {"edges": edges.round(6).tolist(), "images": counts.tolist()}
+    return found
+
+
+def distributions_of(found: Mapping[str, Any], rules: SelectionRules) -> dict[str, Any]:
+    """Returns what the report shows of the statistics beside the filter's scores (page.py)."""
+    shown = found["measures"] | found["extra_scores"]
+    given = rules.minimums, rules.maximums
+    limits = {name: [x[name] for x in given if name in x] for name in shown}
+    return {"histograms": shown, "limits": limits, "languages": found.get("languages", ())}
 
 
 def sweep(scored: Scored, thresholds: Sequence[float]) -> list[dict]:

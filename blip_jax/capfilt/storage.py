@@ -24,10 +24,12 @@ READERS = 32  # threads that look at many small files at once
 ORIGINS = ("web", "synthetic")
 
 
-def features(filters: int = 1) -> tfds.features.FeaturesDict:
-    """Returns the features of a row that `filters` filters have scored."""
+def features(filters: int = 1, extra_scores: int = 0) -> tfds.features.FeaturesDict:
+    """Returns the features of a row with scores of `filters` filters and further scores."""
     kinds = tfds.features
     each = kinds.Tensor(shape=(filters,), dtype=np.float32)
+    # One value per extra score, in the order of the provenance; NaN of an undecodable image.
+    extra = kinds.Tensor(shape=(extra_scores,), dtype=np.float32)
     return kinds.FeaturesDict({
         "key": kinds.Text(),
         "status": kinds.Text(),  # "ok", or why the image could not be used
@@ -35,14 +37,18 @@ def features(filters: int = 1) -> tfds.features.FeaturesDict:
             "text": kinds.Text(),
             "origin": kinds.Text(),  # one of ORIGINS
             "model": kinds.Text(),  # name of the captioner; "" for web
-            "method": kinds.Text(),  # decoding method: "nucleus", "beam", …; "" for web
-            # One value per filter, in the order of the provenance; NaN if not scored.
+            # Decoding method: "nucleus", "beam", …; "" for web and for plug-ins.
+            "method": kinds.Text(),
+            # One value per filter, in the order of the provenance; NaN if not scored. Plug-ins give
+            # no logits and no cosine.
             "itm_logits": kinds.Tensor(shape=(filters, 2), dtype=np.float32),  # no match, match
-            "p_match": each,  # softmax of the logits
+            "p_match": each,  # softmax of the logits; a plug-in's score
             "cosine": each,  # cosine of the ITC features
-            "log_probability": kinds.Scalar(np.float32),  # summed over tokens; NaN for web
+            # Summed over tokens; NaN for web and for plug-ins.
+            "log_probability": kinds.Scalar(np.float32),
             "tokens": kinds.Scalar(np.int32),  # including [CLS] and [SEP]
         }),
+        **({"extra_scores": extra} if extra_scores else {}),
     })  # fmt: skip
 
 
@@ -50,9 +56,11 @@ def shard_path(directory: str, split: str, shard: int, shards: int) -> epath.Pat
     return epath.Path(directory) / f"{NAME}-{split}.array_record-{shard:05d}-of-{shards:05d}"
 
 
-def write_shard(path: epath.Path, rows: list[dict], filters: int = 1) -> None:
+def write_shard(
+    path: epath.Path, rows: list[dict], filters: int = 1, extra_scores: int = 0
+) -> None:
     """Writes a shard, whole or not at all."""
-    serialize = serializer(features(filters))
+    serialize = serializer(features(filters, extra_scores))
     try:
         with atomic_path(path) as temporary:
             writer = ArrayRecordWriter(str(temporary), "group_size:1")
@@ -65,12 +73,18 @@ def write_shard(path: epath.Path, rows: list[dict], filters: int = 1) -> None:
 
 
 def finish(
-    directory: str, split: str, lengths: list[int], description: str, filters: int = 1
+    directory: str,
+    split: str,
+    lengths: list[int],
+    description: str,
+    filters: int = 1,
+    extra_scores: int = 0,
 ) -> None:
     """Writes the metadata that TFDS needs, when all shards are written.
 
     Args:
       lengths: rows of each shard.
+      filters, extra_scores: their numbers.
 
     Raises:
       UserError: a shard is missing or damaged.
@@ -93,7 +107,7 @@ def finish(
     )
     tfds.folder_dataset.write_metadata(
         data_dir=directory,
-        features=features(filters),
+        features=features(filters, extra_scores),
         split_infos=[info],
         description=description,
         check_data=False,

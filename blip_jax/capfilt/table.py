@@ -1,11 +1,13 @@
 """The scored texts of a dataset as columns, compact enough for tens of millions of texts.
 
-Legend: N rows (images), M texts over all rows, F filters.
+Legend: N rows (images), M texts over all rows, F filters, E extra scores.
 """
 
 import array
 import collections
 import dataclasses
+import functools
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -13,12 +15,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from tensorflow_datasets.proto import tf_example_pb2
 
-from blip_jax.capfilt import provenance
+from blip_jax.capfilt import provenance, text_measures
 from blip_jax.data.datasets import Dataset, open_dataset
-from blip_jax.data.text import CLEANUPS
+from blip_jax.data.text import has_words
 from blip_jax.runtime.errors import UserError
 
-MAX_FILTERS = 1000  # of a scored dataset
+MAX_SCORES = 1000  # filters, and extra scores, of a scored dataset
 _CHUNK = 16_384  # rows that are parsed at a time
 RANGES = {"p_match": (0.0, 1.0), "cosine": (-1.01, 1.01)}  # in bfloat16 a cosine exceeds 1
 _NUMBERS = {"p_match": "f", "cosine": "f", "log_probability": "f", "tokens": "i"}
@@ -32,12 +34,14 @@ class TextTable:
       row, index: int32 [M], number of the row and of the text within it.
       text: pyarrow's large_string [M].
       origin, model, method: pyarrow's dictionary of strings [M]; see `where`.
-      p_match, cosine: float32 [M, F]; NaN where not scored.
+      p_match, cosine: float32 [M, F]; NaN where not scored; plug-ins give no cosine.
       log_probability: float32 [M]; NaN for web texts.
       tokens: int32 [M].
       key: large_string [N].
       status: dictionary of strings [N]; "ok", or why the image could not be used.
       filters: names of the F filters.
+      extra_scores: float32 [N, E]; NaN of images that could not be used.
+      extra_names: names of the E extra scores.
     """
 
     row: np.ndarray
@@ -53,6 +57,8 @@ class TextTable:
     key: pa.LargeStringArray
     status: pa.DictionaryArray
     filters: tuple[str, ...]
+    extra_scores: np.ndarray | None = None
+    extra_names: tuple[str, ...] = ()
 
     def where(self, column: str, value: str) -> np.ndarray:
         """Returns bool [M], or [N] for "status": where the column has this value."""
@@ -64,6 +70,35 @@ class TextTable:
     def scored(self) -> np.ndarray:
         """Returns bool [M]: whether all filters scored the text."""
         return ~np.isnan(self.p_match).any(axis=1)
+
+    @functools.cached_property
+    def gives_cosine(self) -> np.ndarray:
+        """Returns bool [F]: whether the filter gives cosines; plug-ins do not."""
+        return ~np.isnan(self.cosine).all(axis=0)
+
+    @functools.cached_property
+    def words(self) -> np.ndarray:
+        """Returns float32 [M]: `text_measures.words`."""
+        return text_measures.of_numbers(self.text, text_measures.words)
+
+    @functools.cached_property
+    def repetition(self) -> np.ndarray:
+        """Returns float32 [M]: `text_measures.repetition`."""
+        return text_measures.of_numbers(self.text, text_measures.repetition)
+
+    @functools.cached_property
+    def language(self) -> pa.DictionaryArray:
+        """Returns a dictionary of strings [M]: `text_measures.language_classifier`.
+
+        Raises:
+          UserError: py3langid is not installed.
+        """
+        return text_measures.of_strings(self.text, text_measures.language_classifier())
+
+    def mean_cosine(self, text: int) -> float:
+        """Returns the mean cosine of a text over the filters that give one; NaN if none does."""
+        values = self.cosine[text][self.gives_cosine]
+        return float(values.mean()) if values.size else math.nan
 
 
 def skipped(table: TextTable) -> dict[str, int]:
@@ -89,13 +124,21 @@ def read(directory: str, split: str) -> TextTable:
         raise UserError(
             f"{directory} holds no scores of this version of capfilt; run capfilt on the images"
         ) from None
-    if not 1 <= filters <= MAX_FILTERS:
-        raise UserError(f"{directory} claims scores of {filters} filters; its files are damaged")
-    names = [entry["name"] for entry in provenance.read(directory).get("filters", [])]
+    extra = kinds["extra_scores"].shape[0] if "extra_scores" in kinds else 0
+    if not (1 <= filters <= MAX_SCORES and extra <= MAX_SCORES):
+        raise UserError(
+            f"{directory} claims scores of {filters} filters and {extra} extra scores; its files "
+            "are damaged"
+        )
+    known = provenance.read(directory)
+    names = [entry["name"] for entry in known.get("filters", [])]
     if len(names) != filters:
         names = ["filter"] if filters == 1 else [f"filter-{i}" for i in range(filters)]
+    extra_names = [entry["name"] for entry in known.get("extra_scores", [])]
+    if len(extra_names) != extra:
+        extra_names = [f"extra-{i}" for i in range(extra)]
     try:
-        table = _Builder(filters).build(_examples(source), tuple(names))
+        table = _Builder(tuple(names), tuple(extra_names)).build(_examples(source))
     except (ValueError, pa.ArrowException) as error:  # columns of unequal lengths
         if isinstance(error, UserError):
             raise
@@ -121,7 +164,7 @@ def _check_scores(table: TextTable, directory: str) -> None:
     rows = np.flatnonzero(missing.any(axis=1))
     texts = [table.text[i].as_py() for i in rows.tolist()]
     # A text without a word has no score; which those are depends on the filter's clean-up.
-    rows = rows[[all(x.caption(text) for x in CLEANUPS.values()) for text in texts]]
+    rows = rows[[has_words(text) for text in texts]]
     for number, name in enumerate(table.filters):
         if count := int(missing[rows, number].sum()):
             raise UserError(
@@ -149,14 +192,15 @@ def _examples(source: Dataset) -> Iterator[dict]:
 class _Builder:
     """Collects columns row by row in little more memory than the result takes."""
 
-    def __init__(self, filters: int):
-        self.filters = filters
+    def __init__(self, filters: tuple[str, ...], extra_names: tuple[str, ...]):
+        self.filters, self.extra_names = filters, extra_names
+        self.extra_scores = array.array("f")
         self.numbers = {name: array.array(code) for name, code in _NUMBERS.items()}
         self.coded = {name: _Codes() for name in ("origin", "model", "method", "status")}
         self.strings = {name: _Strings() for name in ("text", "key")}
         self.count = array.array("i")  # texts of each row
 
-    def build(self, examples: Iterator[dict], filters: tuple[str, ...]) -> TextTable:
+    def build(self, examples: Iterator[dict]) -> TextTable:
         for example in examples:
             self._add(example)
         count = np.frombuffer(self.count, np.int32)
@@ -165,9 +209,10 @@ class _Builder:
             (np.cumsum(count, dtype=np.int64) - count).astype(np.int32), count
         )
         sizes = {"key": len(count), "status": len(count)}
-        columns = self.numbers | self.coded | self.strings
+        columns = self.numbers | self.coded | self.strings | {"extra_scores": self.extra_scores}
+        sizes["extra_scores"] = len(count) * len(self.extra_names)
         for name, values in columns.items():
-            wide = self.filters if name in ("p_match", "cosine") else 1
+            wide = len(self.filters) if name in ("p_match", "cosine") else 1
             size = sizes.get(name, len(row) * wide)
             if len(values) != size:
                 raise ValueError(f"{name} has {len(values)} values, expected {size}")
@@ -176,10 +221,12 @@ class _Builder:
             for name, values in self.numbers.items()
         }
         for name in ("p_match", "cosine"):
-            numbers[name] = numbers[name].reshape(len(row), self.filters)
+            numbers[name] = numbers[name].reshape(len(row), len(self.filters))
         strings = {name: values.array() for name, values in self.strings.items()}
         coded = {name: values.array() for name, values in self.coded.items()}
-        return TextTable(row, index, **numbers, **strings, **coded, filters=filters)
+        extra = np.frombuffer(self.extra_scores, np.float32).reshape(len(count), -1)
+        names = {"filters": self.filters, "extra_names": self.extra_names}
+        return TextTable(row, index, **numbers, **strings, **coded, **names, extra_scores=extra)
 
     def _add(self, example: dict) -> None:
         texts = example["texts/text"].bytes_list.value
@@ -193,6 +240,8 @@ class _Builder:
             feature = example[f"texts/{name}"]
             found = feature.float_list if values.typecode == "f" else feature.int64_list
             values.extend(found.value)
+        if self.extra_names:
+            self.extra_scores.extend(example["extra_scores"].float_list.value)
 
 
 class _Codes:

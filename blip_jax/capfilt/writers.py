@@ -6,7 +6,7 @@ import io
 import itertools
 import json
 import tarfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -26,6 +26,7 @@ class Writer(abc.ABC):
       folder: to write into; it exists.
       place: one of PLACES.
       shard: images per file, for formats that write several files.
+      opt_out_names: the opt-out fields that any row has.
 
     Attributes:
       PLACES: where images can be written, the default first: "files" in a folder of their own,
@@ -36,8 +37,9 @@ class Writer(abc.ABC):
 
     PLACES: tuple[str, ...]
 
-    def __init__(self, folder: Path, place: str, shard: int):
+    def __init__(self, folder: Path, place: str, shard: int, opt_out_names: Sequence[str] = ()):
         self.folder, self.place, self.shard = folder, place, shard
+        self.opt_out_names = opt_out_names
         self.images = self.texts = 0
         self.skipped: list[str] = []
         self._files: dict[str, int] = {}  # number of image files, by component
@@ -82,12 +84,11 @@ class Writer(abc.ABC):
         fields: dict = {"key": row.key, "url": row.url}
         if self.place == "files":
             fields["image"] = self.image_file(row, suffix)
-        about = {name: row.about.get(name) for name in ABOUT}
-        return (
-            fields
-            | {"caption": row.caption, "texts": row.texts, "component": row.component}
-            | about
-        )
+        fields |= {"caption": row.caption, "texts": row.texts, "component": row.component}
+        fields |= {name: row.about.get(name) for name in ABOUT}
+        fields["extra_scores"] = row.extra_scores
+        # Under their own names, so that whoever reads the rows finds them as in the source.
+        return {name: row.opt_out.get(name) for name in self.opt_out_names} | fields
 
 
 class Jsonl(Writer):
@@ -135,8 +136,10 @@ class Parquet(Writer):
         as_bytes = pa.struct({"bytes": pa.binary(), "path": pa.string()})
         image = {"bytes": {"image": as_bytes}, "files": {"image": pa.string()}, "none": {}}
         about = {name: pa.int32() if name in ("width", "height") else pa.string() for name in ABOUT}
+        about["extra_scores"] = pa.list_(pa.struct({"name": pa.string(), "score": pa.float32()}))
         return pa.schema(
-            {"key": pa.string(), "url": pa.string(), **image[self.place], "caption": pa.string()}
+            dict.fromkeys(self.opt_out_names, pa.string())
+            | {"key": pa.string(), "url": pa.string(), **image[self.place], "caption": pa.string()}
             | {"texts": pa.list_(text), "component": pa.string(), **about}
         )
 

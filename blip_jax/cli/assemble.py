@@ -6,7 +6,8 @@ from blip_jax.cli import config_verb
 
 DESCRIPTION = """\
 Selects the texts to train on from the scores that `capfilt` stored; no model is run, and no image
-is copied. Writes DIR/mixture.json, the dataset card README.md, statistics.json and report/."""
+is copied. Writes DIR/mixture.json, the dataset card README.md, croissant.json, statistics.json and
+report/."""
 
 
 def work(config: Any, workdir: str) -> None:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from blip_jax.capfilt.config import CapFiltConfig
+    from blip_jax.capfilt.plugins import Plugin
     from blip_jax.capfilt.storage import TextTable
     from blip_jax.models import Model
 
@@ -41,11 +42,12 @@ def work(config: "CapFiltConfig", workdir: str) -> None:
     source = CapFiltInput(config.dataset, config.split, 1)
     if config.human_dataset:
         open_dataset(config.human_dataset, "train")
-    models = load_roles(config)
+    captioners, filters, extra_scores = load_roles(config)
     is_main = jax.process_index() == 0
     begin = (lambda: write_config(workdir, config)) if is_main else lambda: None
     load = functools.partial(load_roles, config)
-    run_scoring(config.scoring(output, command_line()), *models, begin, config.beam, load)
+    scoring = config.scoring(output, command_line())
+    run_scoring(scoring, captioners, filters, begin, config.beam, load, extra_scores)
     if not is_main:
         return
     table = storage.read(output, source.split)
@@ -65,23 +67,55 @@ def work(config: "CapFiltConfig", workdir: str) -> None:
         print(f"to select texts, run: {shlex.join(argv)}")
 
 
-def load_roles(config: "CapFiltConfig") -> "tuple[dict, dict]":
-    """Returns the captioners and the filters, see `load_models`."""
-    return load_models(config.captioners, config), load_models(config.filters, config)
+def load_roles(config: "CapFiltConfig") -> "tuple[dict, dict, dict]":
+    """Returns the captioners, the filters and the extra scores, see `load_models`.
+
+    Raises:
+      UserError: one cannot be loaded, or two columns would have one name.
+    """
+    from blip_jax.capfilt.text_measures import RANGES
+
+    extra = load_models(config.extra_scores, config, "extra score")
+    captioners = load_models(config.captioners, config, "captioner")
+    filters = load_models(config.filters, config, "filter")
+    if both := sorted(filters.keys() & extra.keys()):
+        raise UserError(
+            f"a filter and an extra score are called {both[0]!r}; name them: A=MODULE:FUNCTION"
+        )
+    if taken := sorted((filters.keys() | extra.keys()) & RANGES.keys()):
+        raise UserError(f"{taken[0]!r} is the name of a measure of texts; give another: A=MODEL")
+    return captioners, filters, extra
 
 
-def load_models(named: str, config: "CapFiltConfig") -> "dict[str, tuple[str, Model]]":
-    """Returns the models of a list by name: the given name, else the path's last component.
+def load_models(
+    named: str, config: "CapFiltConfig", role: str
+) -> "dict[str, tuple[str, Model | Plugin]]":
+    """Returns the models and plug-ins of a list by name: the given one, else the path's last part.
+
+    Args:
+      role: "captioner", "filter" or "extra score".
 
     Raises:
       UserError: one cannot be loaded, or two have one name.
     """
     from etils import epath
 
+    from blip_jax.capfilt import plugins
     from blip_jax.models import load
 
     found = {}
     for part in filter(None, (part.strip() for part in named.split(","))):
+        if spec := plugins.parse(part):
+            if spec.name in found:
+                raise UserError(
+                    f"two {role}s are called {spec.name!r}; name them: A={spec.text},B=…"
+                )
+            found[spec.name] = spec.text, plugins.load(role, spec)
+            continue
+        if role == "extra score":
+            raise UserError(
+                f"extra_scores has {part!r}; expected a plug-in, PACKAGE.MODULE:FUNCTION"
+            )
         name, _, path = part.rpartition("=")
         name = name or epath.Path(path).name
         if name in found:

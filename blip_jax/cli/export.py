@@ -54,7 +54,7 @@ def run(argv: list[str]) -> int:
     """
     args = parser().parse_args(argv)
 
-    from blip_jax.capfilt import export
+    from blip_jax.capfilt import croissant, export
     from blip_jax.capfilt.writers import FORMATS as WRITERS
     from blip_jax.data.mixture import load_mixture
     from blip_jax.runtime.files import atomic_folder
@@ -75,14 +75,19 @@ def run(argv: list[str]) -> int:
     components = [
         entry for entry in components if not args.component or entry.name in args.component
     ]
+    known = croissant.read(Path(args.mixture).parent)
     try:
         with atomic_folder(args.out) as folder:
-            writer = make(folder, place, args.shard)
+            opt_out_names = export.opt_out_names(components)
+            writer = make(folder, place, args.shard, opt_out_names)
             rows = export.rows(components, place != "none")
             writer.write(track(rows, "export", export.count(components), "image"))
             for name in CARD:
                 if (found := Path(args.mixture).parent / name).is_file():
                     shutil.copy(found, folder)
+            metadata = croissant.exported(args.to, place, folder, opt_out_names, known)
+            text = croissant.text_of(metadata)
+            (folder / croissant.FILE).write_text(text, encoding="utf-8")
     except OSError as error:
         raise UserError(f"{args.out} cannot be written ({reason(error)})") from error
     print(f"{args.out}: {writer.images:,} images, {writer.texts:,} texts ({args.to})")

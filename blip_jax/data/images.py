@@ -222,6 +222,19 @@ def resize(image: np.ndarray, size: int) -> np.ndarray:
     return np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BICUBIC))
 
 
+def limit_shorter_side(image: np.ndarray, side: int) -> np.ndarray:
+    """Returns the image, uint8 [H, W, 3], with its shorter side reduced to at most `side` pixels.
+
+    Its shape stays, as nearly as whole pixels allow. Filtered as in `resize`.
+    """
+    height, width = image.shape[:2]
+    if min(height, width) <= side:
+        return image
+    scale = side / min(height, width)
+    size = max(side, round(width * scale)), max(side, round(height * scale))
+    return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
+
+
 def normalize(images):
     """Returns float32 [..., 3]: scaled to 0..1, less MEAN, by STD.
 

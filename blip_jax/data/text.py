@@ -132,6 +132,11 @@ UNICODE = Cleanup("unicode", unicode_caption, unicode_question)
 CLEANUPS = {x.name: x for x in (BLIP, UNICODE)}
 
 
+def has_words(text: str) -> bool:
+    """Returns whether all clean-ups leave something of a caption."""
+    return all(x.caption(text) for x in CLEANUPS.values())
+
+
 def find_cleanup(name: str) -> Cleanup:
     """Returns a clean-up by its name.
 

@@ -110,16 +110,28 @@ def bars(values: Mapping[str, float | tuple[float, float] | None], title: str) -
     return _svg(figure, title)
 
 
-def counts(histogram: Mapping[str, Sequence], chosen: float | None, title: str) -> Markup:
-    """Draws counts of texts of unknown truth in bins of P(match): {"edges", "texts"}."""
+def counts(
+    histogram: Mapping[str, Sequence],
+    chosen: float | None | Sequence[float],
+    title: str,
+    label: str = "P(match)",
+) -> Markup:
+    """Draws counts in bins of a value: {"edges", "texts" or "images"}.
+
+    Args:
+      chosen: thresholds to mark.
+      label: name of the value.
+    """
+    unit = next(name for name in histogram if name != "edges")
     figure, axes = _axes()
     edges = _floats(histogram["edges"])
     middles = (edges[:-1] + edges[1:]) / 2
-    axes.bar(middles, _floats(histogram["texts"]), np.diff(edges) * 0.88, color=_SERIES[0])
-    _mark(axes, chosen)
+    axes.bar(middles, _floats(histogram[unit]), np.diff(edges) * 0.88, color=_SERIES[0])
+    for limit in chosen if isinstance(chosen, Sequence) else [chosen]:
+        _mark(axes, limit)
     axes.yaxis.set_major_formatter(EngFormatter(sep=""))
-    axes.set_xlabel("P(match)")
-    axes.set_ylabel("texts")
+    axes.set_xlabel(label)
+    axes.set_ylabel(unit)
     return _svg(figure, title)
 
 

@@ -36,8 +36,9 @@ def write_gallery(
 
     Args:
       folder: local.
-      results: 'title'; optional 'summary', 'command', 'decisions' (all names, "kept" first) and
-        'filter' (see page.py).
+      results: 'title'; optional 'summary', 'command', 'decisions' (all names, "kept" first),
+        'filter' (see page.py) and 'distributions': {'histograms': {name: {'edges', and counts by
+        origin or of 'images'}}, 'limits': {name: [value]}, 'languages': rows}.
       images: the entries, as `capfilt.gallery_entries` yields them: {'key', 'url', 'image': bytes,
         'texts': [{'text', 'origin', 'model', 'method', 'p_match', 'cosine', 'decision', 'true'}]}.
       count: the number of images.
@@ -68,6 +69,7 @@ def _page(results: Mapping, files: list[str], count: int) -> str:
         summary=results.get("summary", ""),
         command=results.get("command", ""),
         filter=sections.filter_quality(results.get("filter", {})),
+        distributions=sections.distributions(results.get("distributions", {})),
         files=files,
         count=count,
         page=PAGE,

@@ -177,6 +177,22 @@ def filter_quality(found: Mapping) -> dict | None:
     }
 
 
+def distributions(found: Mapping) -> dict | None:
+    """Returns a chart for each histogram and its origin, and the table of languages."""
+    if not found:
+        return None
+    drawn = []
+    for name, counted in found["histograms"].items():
+        parts = {key: values for key, values in counted.items() if key != "edges" and any(values)}
+        for part, values in parts.items():
+            unit = "images" if part == "images" else "texts"
+            title = f"{part} by {name}" if part == "images" else f"{part} texts by {name}"
+            histogram = {"edges": counted["edges"], unit: values}
+            svg = charts.counts(histogram, found["limits"].get(name, ()), title, name)
+            drawn.append({"title": title.capitalize(), "svg": svg})
+    return {"charts": drawn, "languages": data_table(found["languages"])}
+
+
 def _thresholds(chosen: float | Mapping[str, float | None]) -> str:
     if not isinstance(chosen, Mapping):
         return f"{chosen}"

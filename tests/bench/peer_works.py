@@ -125,8 +125,8 @@ def ours_capfilt(task: Task):
 
     from blip_jax.capfilt import storage
     from blip_jax.capfilt.generate import CaptionScorer
+    from blip_jax.capfilt.image_batches import batches
     from blip_jax.capfilt.inputs import CapFiltInput
-    from blip_jax.capfilt.run import batches
     from blip_jax.decoding import Decoding
 
     captioner = load_ours(task, "captioner")

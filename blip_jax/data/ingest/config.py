@@ -58,6 +58,11 @@ def _by_source(text: str) -> dict[str, str]:
     return {source.strip(): name.strip() for source, _, name in parts}
 
 
+OPT_OUT_FIELDS = (
+    "optout", "opt_out", "opted_out", "noai", "noimageai", "noindex", "noimageindex",
+)  # fmt: skip
+
+
 @dataclasses.dataclass(frozen=True)
 class IngestConfig:
     """What is imported and how.
@@ -83,9 +88,7 @@ class IngestConfig:
     resize: int = 0  # pixels; a longer shorter side is scaled down to it; 0 keeps the bytes
     allow_no_text: bool = False  # keep images without any text
     # Fields that reject a record if true; the text of X-Robots-Tag is searched for these names.
-    opt_out_fields: tuple[str, ...] = (
-        "optout", "opt_out", "opted_out", "noai", "noimageai", "noindex", "noimageindex",
-    )  # fmt: skip
+    opt_out_fields: tuple[str, ...] = OPT_OUT_FIELDS
     # Images whose perceptual hashes differ in at most this many bits are marked as near duplicates;
     # -1: none.
     near_duplicate_bits: int = 4

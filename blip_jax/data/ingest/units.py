@@ -65,6 +65,7 @@ BATCH, BATCH_BYTES = 32, 1 << 23
 COLUMNS = pyarrow.schema(
     [(name, pyarrow.string()) for name in ("key", "url", "source", "sha256", "phash")]
     + [("width", pyarrow.int32()), ("height", pyarrow.int32()), ("license", pyarrow.string())]
+    + [("opt_out", pyarrow.string())]  # JSON: the opt-out fields of the input; null if none
 )
 
 
@@ -115,7 +116,10 @@ def process_unit(
                 raise UnitInterrupted
             try:
                 values, row_warnings = validation.row(raw, folders, settings)
-                licence = validation.licence(raw.fields)
+                about = {
+                    "license": validation.licence(raw.fields),
+                    "opt_out": validation.opt_out(raw, settings.opt_out_fields),
+                }
             except RejectedRecord as rejection:
                 files.skipped(unit, raw, rejection)
                 continue
@@ -130,7 +134,7 @@ def process_unit(
                 continue
             key = f"{unit.label}--{unique(as_name(raw.name), names)}"
             values |= {"key": key, "source": clean(unit.source)}
-            files.add(values, licence, raw.records, row_warnings)
+            files.add(values, about, raw.records, row_warnings)
         return files.finish()
 
 
@@ -195,8 +199,8 @@ class _Files:
     def _path(self, kind: str) -> epath.Path:
         return path_of(self._folder, self._unit, kind)
 
-    def add(self, values: dict, licence: str | None, records: int, row_warnings: Counter) -> None:
-        """Writes a row that represents `records` input records."""
+    def add(self, values: dict, about: dict, records: int, row_warnings: Counter) -> None:
+        """Writes a row that represents `records` input records; `about` goes to the index alone."""
         content = "pairs" if "second_image" in values else "images"
         content = "clips" if "video" in values else content
         self._unwritten.append((content, values))
@@ -209,7 +213,7 @@ class _Files:
         if records > 1:
             self._reasons[MERGED] += records - 1
         known = {name: values[name] for name in COLUMNS.names if name in values}
-        self._index.append(known | {"license": licence})
+        self._index.append(known | about)
         if len(self._index) == GROUP:
             self._flush()
 

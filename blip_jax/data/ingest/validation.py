@@ -13,7 +13,7 @@ from PIL import Image
 
 from blip_jax.data.fields import problems_of
 from blip_jax.data.images import ImageError, decode
-from blip_jax.data.ingest.config import IngestConfig
+from blip_jax.data.ingest.config import OPT_OUT_FIELDS, IngestConfig
 from blip_jax.data.ingest.readers import image_files
 from blip_jax.data.ingest.records import RawRecord, RejectedRecord, clean, is_unicode
 from blip_jax.data.ingest.text import plain
@@ -168,6 +168,26 @@ def licence(fields: dict[str, Any]) -> str | None:
     lower = {str(name).lower(): value for name, value in fields.items()}
     found = (lower.get(name) for name in LICENCES)
     return next((clean(str(value)) for value in found if value not in (None, "")), None)
+
+
+def opt_out(raw: RawRecord, names: tuple[str, ...]) -> str | None:
+    """Returns the opt-out fields of a record that is kept, JSON of {field: text}; None if none.
+
+    A field counts if it has a value, one that does not opt out ("false") too.
+
+    Args:
+      names: as given; the usual ones (`IngestConfig.opt_out_fields`) count as well.
+    """
+    known = {*names, *OPT_OUT_FIELDS, *ROBOTS}
+    found: dict[str, str] = {}
+    for fields in (raw.fields, *raw.merged_fields):
+        for field, value in fields.items():
+            said = clean(str(value)).strip()
+            if str(field).lower().replace("-", "_") not in known or value is None or not said:
+                continue
+            if found.get(field, "").lower() in FALSE_VALUES:  # of several that which opts out
+                found[field] = said
+    return json.dumps(found, sort_keys=True) if found else None
 
 
 def downscale(picture: np.ndarray, side: int, data: bytes) -> bytes:

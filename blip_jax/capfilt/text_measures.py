@@ -1,0 +1,60 @@
+"""What is measured of a text itself: its length, its repetition, its language."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pyarrow as pa
+
+from blip_jax.data.text import split_units
+from blip_jax.runtime.extras import check_installed
+
+NGRAM = 2  # words of an n-gram
+# Measures that are numbers: the range of their histogram, whose last bin has higher values too.
+RANGES = {"words": (0.0, 60.0), "repetition": (0.0, 1.0)}
+
+
+def words(text: str) -> int:
+    """Returns the number of words; in scripts without blanks between words, of graphemes."""
+    return len(split_units(text))
+
+
+def repetition(text: str) -> float:
+    """Returns the share, 0..1, of the pairs of neighbouring words that are not the first such pair.
+
+    repetition("a dog and a dog") is 0.25: of four pairs the last one repeats the first. Case does
+    not count. 0 of fewer than two words.
+    """
+    units = split_units(text.lower())
+    pairs = list(zip(*(units[n:] for n in range(NGRAM)), strict=False))
+    return 1 - len(set(pairs)) / len(pairs) if pairs else 0.0
+
+
+def language_classifier() -> Callable[[str], str]:
+    """Returns a function that gives the ISO 639 code of a text, as "en"; "" if it has no letters.
+
+    Of few words the language is often wrong.
+
+    Raises:
+      UserError: py3langid is not installed.
+    """
+    check_installed("language", "py3langid")
+    import py3langid
+
+    def identify(text: str) -> str:
+        return py3langid.classify(text)[0] if any(map(str.isalpha, text)) else ""
+
+    return identify
+
+
+def of_numbers(text: pa.LargeStringArray, measure: Callable[[str], float]) -> np.ndarray:
+    """Returns float32 [M]: a measure of M texts; equal ones are measured once."""
+    coded = text.dictionary_encode()
+    found = [measure(x.as_py()) for x in coded.dictionary]
+    return np.array(found, np.float32)[coded.indices.to_numpy()]
+
+
+def of_strings(text: pa.LargeStringArray, measure: Callable[[str], str]) -> pa.DictionaryArray:
+    """Returns a dictionary of strings [M]: a measure of M texts; equal ones are measured once."""
+    coded = text.dictionary_encode()
+    names = pa.array([measure(x.as_py()) for x in coded.dictionary], pa.string())
+    return names.take(coded.indices).dictionary_encode()
