@@ -179,11 +179,7 @@ class Task(EvaluationTask, Generic[C]):
     # On the host: NumPy, in grain's threads
 
     def read_training_data(self, components: "Sequence[Component]") -> None:
-        """Reads what examples need to know of all training data, before the first; by default none.
-
-        Args:
-          components: of the mixture that the run trains on.
-        """
+        """Reads what examples need to know of all of a training mixture; by default nothing."""
 
     @abc.abstractmethod
     def example(self, record: Mapping[str, Any], rng: np.random.Generator) -> dict[str, Any]:

@@ -241,12 +241,10 @@ class PairLosses(Task):
         three = lambda x: jnp.stack(x, axis=2)  # noqa: E731
         other_ids, other_mask = pick(ids, negative_text), pick(mask, negative_text)
         if "perturbed_ids" in batch:
-            perturbed_ids, perturbed_mask = (
-                regroup(batch[name]) for name in ("perturbed_ids", "perturbed_mask")
-            )
-            given = perturbed_mask.any(-1, keepdims=True)
-            other_ids = jnp.where(given, perturbed_ids, other_ids)
-            other_mask = jnp.where(given, perturbed_mask, other_mask)
+            own_ids, own_mask = regroup(batch["perturbed_ids"]), regroup(batch["perturbed_mask"])
+            given = own_mask.any(-1, keepdims=True)
+            other_ids = jnp.where(given, own_ids, other_ids)
+            other_mask = jnp.where(given, own_mask, other_mask)
         ids, mask = three([ids, other_ids, ids]), three([mask, other_mask, mask])
         valid = regroup(self.valid(batch))
         has_negative_text = self.has_negative_text(batch, valid_negatives)
@@ -262,11 +260,7 @@ class PairLosses(Task):
         }
 
     def has_negative_text(self, batch: Batch, valid_negatives: jax.Array) -> jax.Array:
-        """Returns bool [G, b]: which images have a text that does not belong to them.
-
-        Args:
-          valid_negatives: bool [G, b, b], as `valid_negatives` returns them.
-        """
+        """Returns bool [G, b]: which images have a negative text, drawn or perturbed."""
         drawn = valid_negatives.any(-1)
         if "perturbed_mask" not in batch:
             return drawn
