@@ -44,7 +44,7 @@ LIBRARIES = [
     "pyarrow>=18.0",
 ]
 GCS = ["gcsfs>=2025.3", "etils[epath-gcs]>=1.12"]
-DEMO = ["gradio>=6.31"]
+DEMO = ["gradio>=6.31"]  # needs Pillow before 13
 SERVE = ["fastapi>=0.115", "uvicorn>=0.34", "prometheus_client>=0.21", "httpx2>=2.0"]  # serve
 VIDEO = ["av>=18.1"]  # PyAV, with FFmpeg in it
 STABLEHLO = ["flatbuffers>=24.3"]  # in which jax.export stores programs
@@ -111,6 +111,9 @@ setup(
             *LANGUAGE,
             *DOCS,
             *NOTEBOOK,
+            *DEMO,
+            "playwright>=1.55",  # drives Debian's chromium
+            *BEAM,
         ],
     },
 )
