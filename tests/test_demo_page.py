@@ -1,8 +1,10 @@
 """The page of the web demo in a headless Chromium.
 
-With BLIP_JAX_SCREENSHOTS=FOLDER it leaves a picture of each tab there, wide and as on a phone.
+With BLIP_JAX_SCREENSHOTS=FOLDER it leaves pictures there: of each tab, wide and as on a phone, of
+a wrong file, and of what two visitors see.
 """
 
+import json
 import os
 import pathlib
 import shutil
@@ -27,6 +29,15 @@ pytestmark = [
 WAIT = 120_000  # ms, of a result: the first call of each kind compiles
 BUTTONS = {"Caption": "Caption", "Match": "Match", "Answer": "Answer", "Attention": "Show",
            "Batch": "Run", "CapFilt": "Score"}  # fmt: skip
+# Of each tab a text, and what is there once results are.
+TABS = {
+    "Caption": ("", ".scores tr >> nth=3"),
+    "Match": ("a red\na dog", ".scores tr >> nth=2"),
+    "Answer": ("what is it?", ".prose p b"),
+    "Attention": ("a red square", "figure >> nth=3"),
+    "Batch": ("", "[data-testid=cell-0-1]"),
+    "CapFilt": ("a red\na dog", ".scores tr >> nth=4"),
+}
 SCREENSHOTS = os.environ.get("BLIP_JAX_SCREENSHOTS", "")
 
 
@@ -73,8 +84,8 @@ def files(tmp_path_factory):
     return folder
 
 
-def open_tab(browser, address: str, tab: str, width: int = 1200):
-    """Returns the page and the panel of a tab; asking another host fails the test."""
+def open_page(browser, address: str, width: int = 1200):
+    """Returns the page; asking another host fails the test."""
     page = browser.new_page(viewport={"width": width, "height": 900})
     page.set_default_timeout(WAIT)
 
@@ -85,62 +96,87 @@ def open_tab(browser, address: str, tab: str, width: int = 1200):
     page.route(lambda url: url.startswith("http"), only_here)
     page.goto(address)
     page.get_by_role("tab").first.wait_for()
+    return page
+
+
+def select_tab(page, tab: str):
+    """Returns the panel of a tab."""
     if not page.get_by_role("tab", name=tab, exact=True).count():  # in the menu of a narrow page
         page.locator(".overflow-menu > button").click()
         page.locator(".overflow-dropdown").get_by_text(tab, exact=True).click()
     else:
         page.get_by_role("tab", name=tab, exact=True).click()
-    return page, page.locator("[role=tabpanel]:visible")
+    return page.locator("[role=tabpanel]:visible")
 
 
-def send(panel, tab: str, picture: pathlib.Path, text: str = "a red square\na <b>dog</b>") -> None:
+def send(panel, tab: str, picture: pathlib.Path, text: str) -> None:
+    """Uploads a picture, writes a text where the tab takes one, and presses the button."""
     panel.locator("input[type=file]").first.set_input_files(str(picture))
+    # Gradio shows the name of a file, and of an image the image, once it has come.
     panel.get_by_text(picture.name).or_(panel.locator("img")).first.wait_for()
     if tab in ("Match", "Answer", "Attention", "CapFilt"):
         panel.locator("textarea, input[type=text]").first.fill(text)
     panel.get_by_role("button", name=BUTTONS[tab], exact=True).click()
 
 
-@pytest.mark.parametrize("width", [1200, 390])
-@pytest.mark.parametrize("tab", BUTTONS)
-def test_each_tab_shows_results(browser, address, files, tab, width):
-    page, panel = open_tab(browser, address, tab, width)
-    send(panel, tab, files / "small.png", "a red square" if tab == "Attention" else "a red\na dog")
-    shown = {
-        "Caption": ".scores tr >> nth=1", "Match": ".scores tr >> nth=2", "Answer": ".prose p b",
-        "Attention": "figure >> nth=3", "Batch": "text=small.png >> nth=-1",
-        "CapFilt": ".scores tr >> nth=3",
-    }  # fmt: skip
-    panel.locator(shown[tab]).wait_for()
-    if tab == "CapFilt":
-        threshold = panel.get_by_label("threshold", exact=False).first
-        threshold.fill("1")
-        threshold.press("Enter")
-        panel.get_by_text("0 of", exact=False).wait_for()
-    if SCREENSHOTS:
-        page.screenshot(path=f"{SCREENSHOTS}/{tab}-{width}.png", full_page=True)
+def check_and_picture(page, name: str) -> None:
+    """Checks that nothing is wider than the window; leaves a picture of the whole page."""
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+    if SCREENSHOTS:
+        page.screenshot(path=f"{SCREENSHOTS}/{name}.png", full_page=True)
+
+
+@pytest.mark.parametrize("width", [1200, 390])
+def test_each_tab_shows_results(browser, address, files, width):
+    page = open_page(browser, address, width)
+    for tab, (text, shown) in TABS.items():
+        panel = select_tab(page, tab)
+        send(panel, tab, files / "small.png", text)
+        panel.locator(shown).first.wait_for()
+        if tab == "Batch":
+            with page.expect_download() as download:
+                panel.locator("tr:has-text('results')").last.locator("a").last.click()
+            row = json.loads(pathlib.Path(download.value.path()).read_text("utf-8"))
+            assert row["image"] == "small.png" and row["caption"]
+        if tab == "CapFilt":
+            threshold = panel.get_by_label("threshold", exact=False).first
+            threshold.fill("1")
+            threshold.press("Enter")
+            panel.get_by_text("0 of 4 texts are kept").wait_for()
+            decision = panel.locator(".scores tr >> nth=1").locator("td").last.bounding_box()
+            assert decision["x"] + decision["width"] <= width  # not to be scrolled to
+        page.wait_for_function("!document.querySelector('.translucent')")  # as results come
+        check_and_picture(page, f"{tab}-{width}")
     page.close()
 
 
-def test_a_wrong_file_is_an_error_on_the_page(browser, address, files):
-    page, panel = open_tab(browser, address, "Caption")
-    panel.locator("input[type=file]").first.set_input_files(str(files / "wrong.png"))
-    page.wait_for_timeout(1000)
-    panel.get_by_role("button", name="Caption", exact=True).click()
-    toast = page.locator(".toast-body.error")
-    toast.wait_for()
-    assert "wrong.png" in toast.inner_text()
+def test_a_wrong_file_is_an_error_on_each_tab(browser, address, files):
+    page = open_page(browser, address)
+    for tab, (text, _) in TABS.items():
+        panel = select_tab(page, tab)
+        send(panel, tab, files / "wrong.png", text)
+        if tab == "Batch":  # a row says it; other rows have results
+            panel.get_by_test_id("cell-0-1").get_by_text("wrong.png: not an image").first.wait_for()
+        else:
+            toast = page.locator(".toast-body.error")
+            toast.wait_for()
+            assert "wrong.png" in toast.inner_text() and "Traceback" not in toast.inner_text()
+        check_and_picture(page, f"wrong-file-{tab}")
+        if tab != "Batch":
+            page.locator(".toast-close").click()
+            toast.wait_for(state="detached")
     page.close()
 
 
 def test_a_picture_of_50_megapixels_and_two_visitors_at_once(browser, address, files):
-    tabs = [open_tab(browser, address, "Match") for _ in range(2)]
-    for (_, panel), name in zip(tabs, ("large.png", "small.png"), strict=True):
-        send(panel, "Match", files / name)
+    pages = [open_page(browser, address) for _ in range(2)]
+    panels = [select_tab(page, "Match") for page in pages]
+    for panel, name in zip(panels, ("large.png", "small.png"), strict=True):
+        send(panel, "Match", files / name, "a red square\na <b>dog</b>")
     found = []
-    for page, panel in tabs:
+    for number, (page, panel) in enumerate(zip(pages, panels, strict=True)):
         panel.locator(".scores tr >> nth=2").wait_for()
         found.append(panel.locator(".scores").inner_text())
+        check_and_picture(page, f"visitor-{number}")
         page.close()
     assert "a <b>dog</b>" in found[0] and found[0] != found[1]
