@@ -45,7 +45,13 @@ LIBRARIES = [
 ]
 GCS = ["gcsfs>=2025.3", "etils[epath-gcs]>=1.12"]
 DEMO = ["gradio>=6.31"]  # needs Pillow before 13
-SERVE = ["fastapi>=0.115", "uvicorn>=0.34", "prometheus_client>=0.21", "httpx2>=2.0"]  # serve
+SERVE = [
+    "fastapi>=0.115",
+    "fastapi-offline>=1.7",  # the scripts of /docs, else loaded from another host
+    "uvicorn>=0.34",
+    "prometheus_client>=0.21",
+    "httpx2>=2.0",
+]
 VIDEO = ["av>=18.1"]  # PyAV, with FFmpeg in it
 STABLEHLO = ["flatbuffers>=24.3"]  # in which jax.export stores programs
 DOCS = ["pdoc>=15.0"]

@@ -5,9 +5,7 @@ a wrong file, and of what two visitors see.
 """
 
 import json
-import os
 import pathlib
-import shutil
 import socket
 import subprocess
 import sys
@@ -17,16 +15,15 @@ import urllib.request
 import numpy as np
 import pytest
 import tiny_dataset
+from browser import CHROMIUM, check_and_picture, chromium, open_page
 from PIL import Image
 
 pytest.importorskip("gradio", reason="needs the extra demo")
-playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
+pytest.importorskip("playwright", reason="needs playwright")
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(CHROMIUM is None, reason="needs chromium"),
 ]
-WAIT = 120_000  # ms, of a result: the first call of each kind compiles
 BUTTONS = {"Caption": "Caption", "Match": "Match", "Answer": "Answer", "Attention": "Show",
            "Batch": "Run", "CapFilt": "Score"}  # fmt: skip
 # Of each tab a text, and what is there once results are.
@@ -38,7 +35,6 @@ TABS = {
     "Batch": ("", "[data-testid=cell-0-1]"),
     "CapFilt": ("a red\na dog", ".scores tr >> nth=4"),
 }
-SCREENSHOTS = os.environ.get("BLIP_JAX_SCREENSHOTS", "")
 
 
 @pytest.fixture(scope="module")
@@ -70,8 +66,8 @@ def address(world, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def browser():
-    with playwright.sync_playwright() as running:
-        yield running.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+    with chromium() as found:
+        yield found
 
 
 @pytest.fixture(scope="module")
@@ -84,17 +80,9 @@ def files(tmp_path_factory):
     return folder
 
 
-def open_page(browser, address: str, width: int = 1200):
-    """Returns the page; asking another host fails the test."""
-    page = browser.new_page(viewport={"width": width, "height": 900})
-    page.set_default_timeout(WAIT)
-
-    def only_here(route):
-        assert route.request.url.startswith(address), route.request.url
-        route.continue_()
-
-    page.route(lambda url: url.startswith("http"), only_here)
-    page.goto(address)
+def open_demo(browser, address: str, width: int = 1200):
+    """Returns the page, once its tabs are there."""
+    page = open_page(browser, address, width=width)
     page.get_by_role("tab").first.wait_for()
     return page
 
@@ -119,16 +107,9 @@ def send(panel, tab: str, picture: pathlib.Path, text: str) -> None:
     panel.get_by_role("button", name=BUTTONS[tab], exact=True).click()
 
 
-def check_and_picture(page, name: str) -> None:
-    """Checks that nothing is wider than the window; leaves a picture of the whole page."""
-    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
-    if SCREENSHOTS:
-        page.screenshot(path=f"{SCREENSHOTS}/{name}.png", full_page=True)
-
-
 @pytest.mark.parametrize("width", [1200, 390])
 def test_each_tab_shows_results(browser, address, files, width):
-    page = open_page(browser, address, width)
+    page = open_demo(browser, address, width)
     for tab, (text, shown) in TABS.items():
         panel = select_tab(page, tab)
         send(panel, tab, files / "small.png", text)
@@ -151,7 +132,7 @@ def test_each_tab_shows_results(browser, address, files, width):
 
 
 def test_a_wrong_file_is_an_error_on_each_tab(browser, address, files):
-    page = open_page(browser, address)
+    page = open_demo(browser, address)
     for tab, (text, _) in TABS.items():
         panel = select_tab(page, tab)
         send(panel, tab, files / "wrong.png", text)
@@ -169,7 +150,7 @@ def test_a_wrong_file_is_an_error_on_each_tab(browser, address, files):
 
 
 def test_a_picture_of_50_megapixels_and_two_visitors_at_once(browser, address, files):
-    pages = [open_page(browser, address) for _ in range(2)]
+    pages = [open_demo(browser, address) for _ in range(2)]
     panels = [select_tab(page, "Match") for page in pages]
     for panel, name in zip(panels, ("large.png", "small.png"), strict=True):
         send(panel, "Match", files / name, "a red square\na <b>dog</b>")

@@ -5,6 +5,8 @@ import pytest
 pytest.importorskip("fastapi")
 pytest.importorskip("uvicorn")
 
+import re
+
 import jax
 import numpy as np
 from network_calls import FILES
@@ -146,7 +148,7 @@ def test_data_urls_are_images(server):
 
 def test_a_batch_runs_on_all_devices(server):
     assert jax.local_device_count() == 8
-    assert {function.max_rows for function in server.service.functions.values()} == {8}
+    assert {function.batch_sizes.largest for function in server.service.functions.values()} == {8}
     for leaf in jax.tree.leaves(server.service.models["/v1/caption"].params):
         assert len(leaf.devices()) == 8
 
@@ -158,12 +160,18 @@ def test_operation(server):
     assert {"/v1/caption", "/v1/match", "/v1/answer", "/v1/embed"} < set(schema["paths"])
     fields = schema["components"]["schemas"]["CaptionRequest"]["properties"]
     assert "probability" in fields["top_p"]["description"]  # the comment of Decoding's field
-    assert "swagger" in server.get("/docs").text
     server.post("/v1/embed", {"texts": ["a"]})
     lines = server.get("/metrics").text.splitlines()
     assert "blip_ready 1.0" in lines
     assert any(x.startswith('blip_requests_total{path="/v1/embed",status="200"}') for x in lines)
     assert any(x.startswith('blip_row_wait_seconds_bucket{function="embed text"') for x in lines)
+
+
+@pytest.mark.parametrize("path", ["/docs", "/redoc"])
+def test_pages_of_the_api_load_nothing_from_other_hosts(server, path):
+    parts = re.findall(r'(?:src|href)="([^"]*)"', server.get(path).text)
+    assert any(part.endswith(".js") for part in parts)
+    assert [server.get(part).status_code for part in parts] == [200] * len(parts)
 
 
 def test_an_endpoint_has_the_first_model_that_is_able(model):

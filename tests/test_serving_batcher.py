@@ -6,14 +6,16 @@ from concurrent.futures import wait
 
 import pytest
 
+from blip_jax.serving.batch_sizes import BatchSizes
 from blip_jax.serving.batcher import Batcher, QueueFull
 
 
 class Recorder:
     """Doubles rows; notes its batches; waits for `gate` before each."""
 
-    def __init__(self, max_rows, open_gate=True):
-        self.max_rows, self.batches, self.gate = max_rows, [], threading.Event()
+    def __init__(self, *sizes, open_gate=True):
+        self.batch_sizes = BatchSizes(sizes)
+        self.batches, self.gate = [], threading.Event()
         self.entered = threading.Event()
         if open_gate:
             self.gate.set()
@@ -133,3 +135,31 @@ def test_close_computes_what_waits():
     start = time.monotonic()
     made.close()
     assert [future.result(0) for future in futures] == [2, 4] and time.monotonic() - start < 600
+
+
+def test_a_batch_takes_what_computes_more_rows_a_second():
+    sizes = BatchSizes([1, 4, 16])
+    assert [sizes.rows(n) for n in (1, 3, 5, 16, 40)] == [1, 3, 5, 16, 16]  # nothing is known yet
+    for rows, seconds in ((1, 1.0), (4, 2.0), (13, 6.0)):  # 1, 2 and, of 16 rows, 2.7 rows/s
+        sizes.record(rows, seconds)
+    expected = {1: 1, 2: 2, 3: 3, 4: 4, 5: 4, 11: 4, 12: 12, 13: 13, 16: 16}
+    assert {n: sizes.rows(n) for n in expected} == expected
+
+
+def test_padding_costs_nothing_where_batches_of_all_sizes_take_as_long():
+    sizes = BatchSizes([1, 4, 16])
+    for rows in (1, 4, 16):
+        sizes.record(rows, 1.0)
+    assert [sizes.rows(n) for n in (2, 5, 9)] == [2, 5, 9]
+
+
+def test_the_size_of_a_batch_follows_from_those_before():
+    double = Recorder(1, 4)
+    for rows, seconds in ((1, 0.001), (4, 100.0)):
+        double.batch_sizes.record(rows, seconds)
+    made = Batcher({"double": double}, 0.0, 100)
+    futures = made.submit([("double", n) for n in range(3)])
+    made.start()
+    wait(futures)
+    made.close()
+    assert double.batches == [[0], [1], [2]]

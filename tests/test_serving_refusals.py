@@ -20,6 +20,7 @@ from PIL import Image
 from serving_fixture import IMAGES, SMALL, running, wait_until
 
 from blip_jax.runtime.errors import UserError
+from blip_jax.serving.batch_sizes import BatchSizes
 from blip_jax.serving.config import ServeConfig
 from blip_jax.serving.server import listen
 from blip_jax.serving.service import Service
@@ -29,7 +30,7 @@ class Gate:
     """In place of a function of rows: waits until it is opened, then gives unit vectors."""
 
     def __init__(self, max_rows=1):
-        self.max_rows, self.sizes = max_rows, [max_rows]
+        self.batch_sizes, self.sizes = BatchSizes([max_rows]), [max_rows]
         self.opened, self.entered, self.computed = threading.Event(), threading.Event(), 0
 
     def __call__(self, rows):

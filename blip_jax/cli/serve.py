@@ -7,7 +7,7 @@ from blip_jax.runtime.errors import UserError
 from blip_jax.runtime.extras import check_installed
 from blip_jax.serving.config import ServeConfig
 
-LIBRARIES = ("fastapi", "uvicorn", "prometheus_client", "httpx2")
+LIBRARIES = ("fastapi", "fastapi_offline", "uvicorn", "prometheus_client", "httpx2")
 
 
 def run(argv: list[str]) -> int:

@@ -5,6 +5,7 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
@@ -31,7 +32,7 @@ def create_app(service: Service, token: str = "") -> Guard:
     Args:
       token: the bearer token that clients must send; "": none.
     """
-    api = FastAPI(
+    api = FastAPIOffline(
         title="blip-jax",
         version=blip_jax.__version__,
         description="Captions, matches, answers and embeddings of images.",

@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any, NamedTuple, Protocol
 
+from blip_jax.serving.batch_sizes import BatchSizes
+
 
 class QueueFull(Exception):
     """More rows would wait than may."""
@@ -15,7 +17,7 @@ class QueueFull(Exception):
 class Function(Protocol):
     """What a batcher calls with rows: see `programs.BatchFunction`."""
 
-    max_rows: int
+    batch_sizes: BatchSizes
 
     def __call__(self, rows: Sequence[Any]) -> list[Any]: ...
 
@@ -45,7 +47,8 @@ class Batcher:
 
     A batch begins when the device is free and either a function has as many rows as a batch may
     have, or its oldest row has waited for `max_wait`. If several are due, the one whose row is the
-    oldest begins. Rows of a function begin in the order in which they came.
+    oldest begins. Rows of a function begin in the order in which they came; how many of them a
+    batch takes says `BatchSizes`.
 
     Args:
       functions: by name.
@@ -120,9 +123,10 @@ class Batcher:
                     return None
                 now = time.monotonic()
                 for since, name in heads:
-                    queue, most = self._queues[name], self._functions[name].max_rows
-                    if self._closed or len(queue) >= most or now - since >= self._max_wait:
-                        return name, [queue.popleft() for _ in range(min(most, len(queue)))]
+                    queue, sizes = self._queues[name], self._functions[name].batch_sizes
+                    is_full = len(queue) >= sizes.largest
+                    if self._closed or is_full or now - since >= self._max_wait:
+                        return name, [queue.popleft() for _ in range(sizes.rows(len(queue)))]
                 self._changed.wait(heads[0][0] + self._max_wait - now if heads else None)
 
     def _compute(self, name: str, batch: list[_Waiting]) -> None:
@@ -134,6 +138,7 @@ class Batcher:
                 x.future.set_exception(error)
             return
         duration = time.monotonic() - start
+        self._functions[name].batch_sizes.record(len(batch), duration)
         self._report(BatchReport(name, [start - x.since for x in batch], duration))
         for x, result in zip(batch, results, strict=True):
             x.future.set_result(result)

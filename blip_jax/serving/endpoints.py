@@ -31,7 +31,9 @@ from blip_jax.serving.programs import (
 )
 
 CANDIDATE_TOKENS = 16  # of an answer to choose from, [CLS] and [SEP] counted
-FEW_CANDIDATES = 8  # padded to this many, or else to as many as may be given
+# One text is not padded; up to these many candidates or texts are padded to them, and more to as
+# many as may be given.
+FEW_CANDIDATES, FEW_TEXTS = 8, 4
 
 Named = tuple[str, Row]  # a row, and the name of its function
 
@@ -160,15 +162,16 @@ class CaptionEndpoint:
 
 
 class MatchEndpoint:
-    """Scores texts against images: one text, or up to `max_texts`, are two programs."""
+    """Scores texts against images: one text, a few, or up to `max_texts`, are three programs."""
 
     path, capability = "/v1/match", "match"
     Request, Response = requests.MatchRequest, requests.MatchResponse
 
     def __init__(self, model: Model, config: ServeConfig):
         self._model, self._most = model, config.max_texts
+        self._counts = sorted({1, min(FEW_TEXTS, self._most), self._most})
         function, described = functions.match_function(model), {}
-        for count in sorted({1, config.max_texts}):
+        for count in self._counts:
             example = (black(model), *encode(model, ["a"] * count))
             described[f"match {count}"] = function, example
         self.functions = batch_functions(model, config, described)
@@ -176,7 +179,7 @@ class MatchEndpoint:
     def rows(self, request: Any, images: list[np.ndarray]) -> list[Named]:
         check_count("texts", request.texts, self._most)
         texts = [self._model.tokenizer.cleanup.caption(text) for text in request.texts]
-        count = 1 if len(texts) == 1 else self._most
+        count = next(count for count in self._counts if count >= len(texts))
         arrays = encode(self._model, texts + texts[-1:] * (count - len(texts)))
         return [(f"match {count}", (image, *arrays)) for image in images]
 
@@ -203,7 +206,7 @@ class AnswerEndpoint:
         described = {"answer": (functions.answer_function(model, shape), (*row, self._params()))}
         for count in sorted({min(FEW_CANDIDATES, self._most), self._most}):
             example = (*row, *self._candidates(["a"], count))
-            described[f"answer {count}"] = rank_function(model, count), example
+            described[f"answer {count}"] = rank_function(model, count, self._most // count), example
         self.functions = batch_functions(model, config, described)
 
     def rows(self, request: Any, images: list[np.ndarray]) -> list[Named]:

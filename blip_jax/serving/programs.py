@@ -19,6 +19,7 @@ from blip_jax.models import Model, functions
 from blip_jax.models.image_tokens import image_tokens, image_tokens_and_features
 from blip_jax.models.pmapped import PmappedFunction
 from blip_jax.runtime.errors import DIVERGED, UserError
+from blip_jax.serving.batch_sizes import BatchSizes
 
 Row = tuple[Any, ...]
 
@@ -33,7 +34,7 @@ class BatchFunction:
 
     Attributes:
       name: for metrics and messages.
-      max_rows: of a batch.
+      batch_sizes: how many rows a batch takes.
     """
 
     def __init__(
@@ -41,11 +42,11 @@ class BatchFunction:
     ):
         self.name = name
         self.sizes = sorted(set(sizes))
-        self.max_rows = self.sizes[-1]
+        self.batch_sizes = BatchSizes(self.sizes)
         self._model, self._function, self._example = model, function, example
 
     def __call__(self, rows: Sequence[Row]) -> list[Any]:
-        """Returns the result of each row, a tree of NumPy arrays; at most `max_rows`."""
+        """Returns the result of each row, a tree of NumPy arrays; no more than a batch may have."""
         size = next(size for size in self.sizes if size >= len(rows))
         arrays = self._stacked([*rows, *[rows[-1]] * (size - len(rows))])
         leaves, structure = jax.tree.flatten(self._function(*arrays))
@@ -107,8 +108,10 @@ def caption_function(model: Model, num_beams: int, length: int) -> Callable:
     return caption
 
 
-def rank_function(model: Model, count: int) -> PmappedFunction:
+def rank_function(model: Model, count: int, rows: int = 1) -> PmappedFunction:
     """Returns a function of images, questions and their candidates to the likeliest candidate.
+
+    So many `rows` are scored at a time, as their candidates have logits over the whole vocabulary.
 
     It takes ids and mask [b, T] of the questions, ids and mask [b, C, T] of the candidates and
     which of them are no padding, bool [b, C]; see `functions.rank_answers`, with k = C.
@@ -124,9 +127,9 @@ def rank_function(model: Model, count: int) -> PmappedFunction:
             best = functions.rank_answers(apply, known, state[None], read[None], own, count)
             return jax.tree.map(lambda x: x[0], best)
 
-        return jax.lax.map(one, (states, mask, candidates))
+        return jax.lax.map(one, (states, mask, candidates), batch_size=rows)
 
-    return PmappedFunction(rank, model, ("rank_own_candidates", count))
+    return PmappedFunction(rank, model, ("rank_own_candidates", count, rows))
 
 
 def image_features_function(model: Model) -> PmappedFunction:

@@ -1,20 +1,17 @@
 """The server under load, on loopback: throughput, waiting, compilations, bad requests, its end.
 
-    python tests/bench/serve.py [--model small] [--image-size 64] [--turns 3] [--requests 320]
+    python tests/bench/serve.py [--model small] [--image-size 64] [--mix all] [--turns 3]
 
-Serves a captioner with random weights twice: `batched`, where rows wait up to --wait-ms, and
-`alone`, which computes one row at a time and waits for none. In turns, a client that sends one
-request after another loads `alone`, and 16 clients that do so load `batched`; their requests have
-different temperatures, top-p, penalties, lengths, seeds and prompts. Then come malformed requests,
-and SIGTERM while the 16 clients go on.
+Serves models with random weights twice: `batched`, where rows wait up to --wait-ms, and `alone`,
+which computes one row at a time and waits for none. In turns, a client that sends one request after
+another loads `alone`, and 16 clients that do so load `batched`; serve_load.py has their requests.
+Then come malformed requests, and SIGTERM while the 16 clients go on.
 """
 
 import argparse
 import asyncio
-import base64
 import collections
 import contextlib
-import io
 import itertools
 import os
 import pathlib
@@ -28,33 +25,10 @@ import time
 
 import httpx2
 import numpy as np
-from PIL import Image
+from serve_load import SIZES, build_models, load, post, requests
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 CLIENTS, PATH = 16, "/v1/caption"
-# By model: words of the vocabulary, and what is unlike ViT-B.
-SMALL = {"width": 128, "depth": 2, "heads": 4}
-SIZES = {"small": (1000, SMALL, SMALL | {"mlp_dim": 512}), "base": (30_000, {}, {})}
-
-
-def build_model(folder: pathlib.Path, size: str, image_size: int) -> None:
-    """Saves a captioner with random weights, as a Hugging Face folder."""
-    import jax
-
-    from blip_jax import checkpoints, nn
-    from blip_jax.data.tokenizer import Tokenizer
-
-    words, (count, vit, med) = folder / "words", SIZES[size]
-    words.mkdir()
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    (words / "vocab.txt").write_text("\n".join([*special, *(f"w{n}" for n in range(count))]))
-    tokenizer = Tokenizer.load(str(words))
-    vit = {"image_size": image_size, **vit}
-    med = {"vocab_size": tokenizer.ids.vocab_size, **med}
-    config = nn.preset("base", vit=vit, med=med)
-    params = jax.tree.map(np.asarray, nn.init(config, jax.random.key(0), "captioner"))
-    checkpoint = checkpoints.Checkpoint("captioner", config, params, tokenizer=tokenizer)
-    checkpoints.write(checkpoint, str(folder / "captioner"), "hf")
 
 
 class Process:
@@ -64,8 +38,9 @@ class Process:
       url: where it listens.
     """
 
-    def __init__(self, model: pathlib.Path, *flags: str):
-        argv = [sys.executable, "-m", "blip_jax", "serve", "--model", str(model), "--port", "0"]
+    def __init__(self, models: list[pathlib.Path], *flags: str):
+        argv = [sys.executable, "-m", "blip_jax", "serve", "--port", "0"]
+        argv += [x for model in models for x in ("--model", str(model))]
         self.process = subprocess.Popen([*argv, *flags], stderr=subprocess.PIPE, text=True)
         lines = iter(self.process.stderr.readline, "")
         self.url = next(filter(None, (re.search(r"http://\S+", x) for x in lines)))[0]
@@ -78,9 +53,13 @@ class Process:
 
     def metric(self, name: str) -> float:
         """Returns the sum of a metric over its labels."""
+        return sum(self.labelled(name).values())
+
+    def labelled(self, name: str) -> dict[str, float]:
+        """Returns a metric by its labels."""
         text = httpx2.get(f"{self.url}/metrics", trust_env=False, timeout=60).text
-        found = re.findall(rf"^{name}(?:{{[^}}]*}})? (\S+)$", text, re.MULTILINE)
-        return sum(map(float, found))
+        found = re.findall(rf"^{name}({{[^}}]*}})? (\S+)$", text, re.MULTILINE)
+        return {labels: float(value) for labels, value in found}
 
     def cpu(self) -> float:
         """Returns the CPU seconds that it has used."""
@@ -88,64 +67,34 @@ class Process:
         return (int(fields[13]) + int(fields[14])) / os.sysconf("SC_CLK_TCK")
 
 
-def bodies(image_size: int):
-    """Yields requests of different images and options, without end."""
-    rng = np.random.default_rng(0)
-    images = []
-    for _ in range(8):
-        file = io.BytesIO()
-        pixels = rng.integers(0, 256, (image_size, image_size, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(file, "jpeg", quality=90)
-        images.append(base64.b64encode(file.getvalue()).decode())
-    for number in itertools.count():
-        yield {
-            "images": [images[number % 8]],
-            "seed": number,
-            "temperature": 0.5 + number % 10 / 10,
-            "top_p": 0.5 + number % 7 / 14,
-            "repetition_penalty": 1 + number % 5 / 10,
-            "max_length": 16 + number % 5,
-            "prompt": " ".join(f"w{n}" for n in range(number % 4)),
-        }
-
-
-async def load(url: str, clients: int, requests: int, source) -> tuple[float, list[float]]:
-    """Returns the seconds that requests took in all, and each by itself."""
-    latencies: list[float] = []
-    left = itertools.count()
-
-    async def client_loop(client: httpx2.AsyncClient) -> None:
-        while next(left) < requests:
-            body, start = next(source), time.perf_counter()
-            response = await client.post(url + PATH, json=body)
-            assert response.status_code == 200, response.text
-            latencies.append(time.perf_counter() - start)
-
-    async with httpx2.AsyncClient(timeout=600, trust_env=False) as client:
-        start = time.perf_counter()
-        await asyncio.gather(*(client_loop(client) for _ in range(clients)))
-        return time.perf_counter() - start, latencies
-
-
-def compare(alone: Process, batched: Process, turns: int, requests: int, source) -> None:
+def compare(servers: dict[str, Process], args: argparse.Namespace, source) -> None:
     """Prints a table of the turns of both servers."""
-    print("| turn | | requests/s | CPU s a request | p50 s | p99 s | mean batch s | rows of it |")
-    print("|---|---|---|---|---|---|---|---|")
+    print(
+        "| turn | | requests/s | CPU s a request | p50 s | p99 s | wait + a batch of each s | "
+        "rows a batch |\n|---|---|---|---|---|---|---|---|"
+    )
     ratios = []
-    for turn in range(1, turns + 1):
+    for turn in range(1, args.turns + 1):
         rates = []
-        for name, server, clients, share in (("alone", alone, 1, 4), ("batched", batched, 16, 1)):
-            count = max(requests // share, 1)
+        for (name, server), clients, share in zip(servers.items(), (1, CLIENTS), (4, 1)):
+            count = max(args.requests // share, 1)
             names = ("blip_batch_seconds_sum", "blip_batch_seconds_count", "blip_batch_rows_sum")
-            before, cpu = [server.metric(x) for x in names], server.cpu()
-            seconds, latencies = asyncio.run(load(server.url, clients, count, source))
+            before, cpu = [server.labelled(x) for x in names], server.cpu()
+            *latencies, seconds = asyncio.run(load(server.url, clients, count, source))
             cpu = (server.cpu() - cpu) / count
-            spent, batches, rows = (server.metric(x) - y for x, y in zip(names, before))
+            spent, batches, rows = (
+                {k: v - y.get(k, 0) for k, v in server.labelled(x).items()}
+                for x, y in zip(names, before, strict=True)
+            )
+            # A row waits behind at most one batch of each other function, as the oldest comes next.
+            bound = sum(spent[k] / batches[k] for k in spent if batches[k])
+            bound += args.wait_ms / 1000 if clients > 1 else 0
             rates.append(count / seconds)
             p50, p99 = np.percentile(latencies, [50, 99])
             print(
                 f"| {turn} | {name}, {clients} | {rates[-1]:.1f} | {cpu:.4f} | {p50:.3f} | "
-                f"{p99:.3f} | {spent / batches:.3f} | {rows / batches:.1f} |", flush=True,
+                f"{p99:.3f} | {bound:.3f} | {sum(rows.values()) / sum(batches.values()):.1f} |",
+                flush=True,
             )  # fmt: skip
         ratios.append(rates[1] / rates[0])
     middle = statistics.median(ratios)
@@ -182,21 +131,25 @@ async def malformed(server: Process, count: int) -> None:
 async def end_under_load(server: Process, source, seconds: float) -> None:
     """Prints how the requests of 16 clients end when SIGTERM comes."""
     outcomes: collections.Counter[str] = collections.Counter()
+    host, port = server.url.removeprefix("http://").split(":")
 
     async def client_loop() -> None:
-        async with httpx2.AsyncClient(timeout=120, trust_env=False) as client:
-            while True:
-                try:
-                    response = await client.post(server.url + PATH, json=next(source))
-                    outcomes[str(response.status_code)] += 1
-                    if response.status_code == 503:
-                        await asyncio.sleep(0.02)
-                except httpx2.ConnectError:
-                    outcomes["connection refused"] += 1
-                    return
-                except httpx2.HTTPError as error:  # sent, and not answered
-                    outcomes[f"lost ({type(error).__name__})"] += 1
-                    return
+        while True:
+            try:
+                streams = await asyncio.open_connection(host, int(port))
+            except ConnectionError:
+                outcomes["connection refused"] += 1
+                return
+            try:
+                status = 200
+                while status == 200:
+                    status, _ = await post(streams, next(source))
+                    outcomes[str(status)] += 1
+                streams[1].close()
+                await asyncio.sleep(0.02)
+            except (ConnectionError, asyncio.IncompleteReadError) as error:  # and not answered
+                outcomes[f"lost ({type(error).__name__})"] += 1
+                return
 
     tasks = [asyncio.create_task(client_loop()) for _ in range(CLIENTS)]
     await asyncio.sleep(seconds)
@@ -212,26 +165,30 @@ async def end_under_load(server: Process, source, seconds: float) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", choices=("small", "base"), default="small")
+    parser.add_argument("--model", choices=SIZES, default="small")
     parser.add_argument("--image-size", type=int, default=64)
+    parser.add_argument("--mix", choices=("all", "captions"), default="all")
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--requests", type=int, default=320, help="of a turn of 16 clients")
     parser.add_argument("--wait-ms", type=float, default=100.0, help="that 16 clients need to come")
     args = parser.parse_args()
     sys.path.insert(0, str(ROOT))
     os.environ["PYTHONPATH"] = f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
-    source = bodies(args.image_size)
+    source = requests(args.image_size, args.mix)
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
-        build_model(pathlib.Path(folder), args.model, args.image_size)
-        model = pathlib.Path(folder) / "captioner"
-        flags = ["--num-beams", "1", "--max-tokens", "24"]
-        alone = Process(model, *flags, "--batch-sizes", "1", "--max-wait-ms", "0")
-        stack.callback(alone.process.kill)
-        batched = Process(model, *flags, "--max-wait-ms", str(args.wait_ms))
-        stack.callback(batched.process.kill)
-        print(alone.ready, batched.ready, sep="\n")
+        types = ("captioner", "retrieval", "vqa")[: 1 if args.mix == "captions" else 3]
+        models = build_models(pathlib.Path(folder), args.model, args.image_size, types)
+        flags = ["--num-beams", "1" if args.mix == "captions" else "3", "--max-tokens", "24"]
+        named = {"alone": ["--batch-sizes", "1", "--max-wait-ms", "0"],
+                 "batched": ["--max-wait-ms", str(args.wait_ms)]}  # fmt: skip
+        servers = {}
+        for name, own in named.items():
+            servers[name] = Process(models, *flags, *own)
+            stack.callback(servers[name].process.kill)
+            print(servers[name].ready, flush=True)
+        batched = servers["batched"]
         compiled = batched.metric("blip_compilations_total")
-        compare(alone, batched, args.turns, args.requests, source)
+        compare(servers, args, source)
         after = batched.metric("blip_compilations_total")
         print(f"programs compiled before the load: {compiled:.0f}, after it: {after:.0f}")
         asyncio.run(malformed(batched, 500))
