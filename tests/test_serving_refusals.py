@@ -7,7 +7,6 @@ pytest.importorskip("uvicorn")
 
 import base64
 import contextlib
-import dataclasses
 import http.server
 import io
 import signal
@@ -15,50 +14,21 @@ import socket
 import threading
 import time
 
-import numpy as np
 from PIL import Image
-from serving_fixture import IMAGES, SMALL, running, wait_until
+from serving_fixture import IMAGES, SMALL, gated, running, wait_until
 
 from blip_jax.runtime.errors import UserError
-from blip_jax.serving.batch_sizes import BatchSizes
 from blip_jax.serving.config import ServeConfig
 from blip_jax.serving.server import listen
 from blip_jax.serving.service import Service
-
-
-class Gate:
-    """In place of a function of rows: waits until it is opened, then gives unit vectors."""
-
-    def __init__(self, max_rows=1):
-        self.batch_sizes, self.sizes = BatchSizes([max_rows]), [max_rows]
-        self.opened, self.entered, self.computed = threading.Event(), threading.Event(), 0
-
-    def __call__(self, rows):
-        self.entered.set()
-        assert self.opened.wait(60)
-        self.computed += len(rows)
-        return [np.array([0.6, 0.8], np.float32)] * len(rows)
-
-    def warm_up(self, size):
-        """Compiles nothing."""
 
 
 @pytest.fixture
 def serve(model):
     """A function that runs a server whose texts are embedded by a Gate."""
     with contextlib.ExitStack() as stack:
-
-        def run(token="", **changes):
-            config = dataclasses.replace(SMALL, **changes)
-            service = Service([model("captioner"), model("retrieval")], config)
-            for name in service.functions:
-                service.functions[name] = Gate()
-            found = stack.enter_context(running(service, token))
-            found.gate = service.functions["embed text"]
-            stack.callback(lambda: [gate.opened.set() for gate in service.functions.values()])
-            return found
-
-        yield run
+        models = [model("captioner"), model("retrieval")]
+        yield lambda token="", **changes: stack.enter_context(gated(models, token, **changes))
 
 
 def png(width, height) -> str:
