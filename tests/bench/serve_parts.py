@@ -1,6 +1,6 @@
 """What each function of the server costs by rows of a batch, and a request outside of the device.
 
-    python tests/bench/serve_parts.py [--model small] [--image-size 64] [--seconds 2]
+    python tests/bench/serve_parts.py [--model small] [--image-size 64] [--functions "match 4"]
 
 Models with random weights; CPU seconds are of this process, of all its threads. A function gains
 by batching what its CPU seconds a row become less; cores are how many it keeps busy.
@@ -30,11 +30,13 @@ def measured(call: Callable[[], object], seconds: float) -> tuple[float, float]:
     return (time.perf_counter() - start) / count, (time.process_time() - cpu) / count
 
 
-def print_functions(service, seconds: float) -> None:
-    """Prints a line of each function and batch size."""
+def print_functions(service, names: list[str], seconds: float) -> None:
+    """Prints a line of each function and batch size; no names: of all."""
     print("| function | rows | s | CPU s a row | cores | gain in CPU s |")
     print("|---|---|---|---|---|---|")
     for name, function in service.functions.items():
+        if names and name not in names:
+            continue
         alone = 0.0
         for size in function.sizes:
             function.warm_up(size)
@@ -74,6 +76,7 @@ def main() -> None:
     parser.add_argument("--model", choices=("small", "base"), default="small")
     parser.add_argument("--image-size", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=2.0, help="of each measurement")
+    parser.add_argument("--functions", nargs="*", default=[], help='as "match 4"; none: all')
     args = parser.parse_args()
     sys.path[:0] = [str(ROOT), str(pathlib.Path(__file__).parent)]
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -87,7 +90,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         paths = serve_load.build_models(pathlib.Path(folder), args.model, args.image_size)
         service = Service([models.load(str(path)) for path in paths], ServeConfig(max_tokens=24))
-        print_functions(service, args.seconds)
+        print_functions(service, args.functions, args.seconds)
         seen = set()
         for sent in itertools.islice(serve_load.requests(args.image_size, "all"), 7):
             if sent.path not in seen:
