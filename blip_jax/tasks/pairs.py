@@ -14,6 +14,7 @@ from blip_jax.data.perturbed_texts import WordClasses
 from blip_jax.data.pipeline import InvalidRecord, crc32_hash
 from blip_jax.nn import flops
 from blip_jax.runtime.errors import UserError
+from blip_jax.runtime.progress import track
 from blip_jax.tasks.base import Extra, Params
 from blip_jax.tasks.pair_losses import PairLosses
 
@@ -108,13 +109,15 @@ class PairTask(PairLosses):
         self.word_classes = WordClasses.learn(found)
 
     def _texts_by_image(self, components: Sequence[Component]) -> Iterator[list[str]]:
-        """Yields the cleaned texts of at most IMAGES_OF_WORD_CLASSES images of each component."""
+        """Yields the cleaned texts of about IMAGES_OF_WORD_CLASSES images of each component."""
         for component in components:
             if component.weight:
                 source = RecordSource(component, self.record_fields)
-                stride = max(1, len(source) // IMAGES_OF_WORD_CLASSES)
-                for index in range(0, len(source), stride):
-                    yield [self.tokenizer.cleanup.caption(t) for t in source[index]["texts"] or ()]
+                rows = range(0, len(source), max(1, len(source) // IMAGES_OF_WORD_CLASSES))
+                title = f"word classes of {component.name}"
+                for row in track(rows, title, len(rows), "image"):
+                    texts = source[row].get("texts") or ()
+                    yield [self.tokenizer.cleanup.caption(text) for text in texts]
 
     def example(self, record: Mapping[str, Any], rng: np.random.Generator) -> dict[str, Any]:
         texts = record.get("texts")
