@@ -1,5 +1,6 @@
 """What is measured of a text itself: its length, its repetition, its language."""
 
+import itertools
 from collections.abc import Callable
 
 import numpy as np
@@ -8,7 +9,6 @@ import pyarrow as pa
 from blip_jax.data.text import split_units
 from blip_jax.runtime.extras import check_installed
 
-NGRAM = 2  # words of an n-gram
 # Measures that are numbers: the range of their histogram, whose last bin has higher values too.
 RANGES = {"words": (0.0, 60.0), "repetition": (0.0, 1.0)}
 
@@ -25,7 +25,7 @@ def repetition(text: str) -> float:
     not count. 0 of fewer than two words.
     """
     units = split_units(text.lower())
-    pairs = list(zip(*(units[n:] for n in range(NGRAM)), strict=False))
+    pairs = list(itertools.pairwise(units))
     return 1 - len(set(pairs)) / len(pairs) if pairs else 0.0
 
 
@@ -49,12 +49,12 @@ def language_classifier() -> Callable[[str], str]:
 def of_numbers(text: pa.LargeStringArray, measure: Callable[[str], float]) -> np.ndarray:
     """Returns float32 [M]: a measure of M texts; equal ones are measured once."""
     coded = text.dictionary_encode()
-    found = [measure(x.as_py()) for x in coded.dictionary]
+    found = [measure(x) for x in coded.dictionary.to_pylist()]
     return np.array(found, np.float32)[coded.indices.to_numpy()]
 
 
 def of_strings(text: pa.LargeStringArray, measure: Callable[[str], str]) -> pa.DictionaryArray:
     """Returns a dictionary of strings [M]: a measure of M texts; equal ones are measured once."""
     coded = text.dictionary_encode()
-    names = pa.array([measure(x.as_py()) for x in coded.dictionary], pa.string())
+    names = pa.array([measure(x) for x in coded.dictionary.to_pylist()], pa.string())
     return names.take(coded.indices).dictionary_encode()

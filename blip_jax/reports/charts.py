@@ -112,14 +112,14 @@ def bars(values: Mapping[str, float | tuple[float, float] | None], title: str) -
 
 def counts(
     histogram: Mapping[str, Sequence],
-    chosen: float | None | Sequence[float],
+    limits: Sequence[float],
     title: str,
     label: str = "P(match)",
 ) -> Markup:
     """Draws counts in bins of a value: {"edges", "texts" or "images"}.
 
     Args:
-      chosen: thresholds to mark.
+      limits: values to mark.
       label: name of the value.
     """
     unit = next(name for name in histogram if name != "edges")
@@ -127,7 +127,7 @@ def counts(
     edges = _floats(histogram["edges"])
     middles = (edges[:-1] + edges[1:]) / 2
     axes.bar(middles, _floats(histogram[unit]), np.diff(edges) * 0.88, color=_SERIES[0])
-    for limit in chosen if isinstance(chosen, Sequence) else [chosen]:
+    for limit in limits:
         _mark(axes, limit)
     axes.yaxis.set_major_formatter(EngFormatter(sep=""))
     axes.set_xlabel(label)

@@ -220,7 +220,7 @@ def _filter_charts(measured: list, threshold: float | None, origin: str) -> list
         drawn.append({"title": title, "svg": svg, "legend": legend})
     if histogram and "texts" in histogram:
         title = f"{origin.capitalize()} texts by P(match)".strip()
-        svg = charts.counts(histogram, threshold, title)
+        svg = charts.counts(histogram, [] if threshold is None else [threshold], title)
         drawn.append({"title": title, "svg": svg, "legend": []})
     elif histogram:
         title = "Scores of true texts and of noise"
