@@ -151,10 +151,10 @@ def test_interrupted_and_called_again_is_uninterrupted(whole, tmp_path, monkeypa
     wanted, config = found(whole[0]), minute_config(arms=("none", "both"))
     write, shards = storage.write_shard, []
 
-    def after_one(path, rows, filters):
+    def after_one(path, rows, *columns):
         if shards:
             raise KeyboardInterrupt
-        shards.append(write(path, rows, filters))
+        shards.append(write(path, rows, *columns))
 
     def stop(*args, **more):
         raise KeyboardInterrupt

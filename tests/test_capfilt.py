@@ -187,12 +187,12 @@ def test_interrupted_and_run_again_is_uninterrupted(
     again = dataclasses.replace(settings, output=str(tmp_path))
     write, written = storage.write_shard, []
 
-    def once(path, rows, filters):
+    def once(path, rows, *columns):
         if len(written) == 2 and how == "error":
             temporary = path.parent / storage.WORK / ".incomplete-1"
             temporary.write_bytes(b"half a shard")
             raise OSError("the disk is full")
-        write(path, rows, filters)
+        write(path, rows, *columns)
         written.append(path.name)
         if len(written) == 2 and how == "signal":
             os.kill(os.getpid(), signal.SIGINT)
