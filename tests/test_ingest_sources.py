@@ -173,6 +173,16 @@ def test_lists_of_other_names_are_named(tmp_path):
     assert ": ?[2J?.csv, metadata1000.jsonl;" in passed_over[0]
 
 
+@pytest.mark.parametrize("name", ["croissant.json", "dataset_infos.json", "features.json"])
+def test_files_that_describe_a_dataset_are_no_lists(tmp_path, name):
+    pictures(tmp_path)
+    (tmp_path / name).write_text('{"description": "four pictures"}')
+    lines(tmp_path / "data.json", ["0.jpg", "1.jpg"])
+    assert paths(tmp_path, format="json") == (["data.json"], [])
+    (tmp_path / "data.json").unlink()
+    assert paths(with_texts(tmp_path)) == ([""], [])
+
+
 @pytest.mark.parametrize("name", ["export.parquet", "backup.tar", "OLD.TAR"])
 def test_an_old_file_beside_images_with_texts(tmp_path, name):
     source = with_texts(pictures(tmp_path))

@@ -16,6 +16,8 @@ from blip_jax.runtime.errors import UserError
 TABLES = (".tar", ".tar.gz", ".tgz", ".parquet", "metadata.jsonl", "metadata.csv")
 EXPORTED = ("data.jsonl", "captions.json")  # lists that `blip-jax export` writes
 STATISTICS = "_stats.json"  # img2dataset's
+# Files that describe a dataset and hold no records: Croissant's, Hugging Face's and TFDS's.
+DESCRIPTIONS = ("croissant.json", "dataset_info.json", "dataset_infos.json", "features.json")
 SHOWN = 3  # names in a message
 
 
@@ -97,8 +99,9 @@ def _of_format(folder: str, format: str) -> list[str]:
     found: dict[str, list[str]] = {}
     for depth, (here, _, names) in enumerate(walk(folder)):
         for name in names:
-            ending = next((ending for ending in endings if name.lower().endswith(ending)), None)
-            if ending:
+            lower = name.lower()
+            ending = next((ending for ending in endings if lower.endswith(ending)), None)
+            if ending and not _is_description(lower):
                 found.setdefault(ending, []).append(os.path.join(here, name))
         if found and depth == 0:
             break
@@ -137,8 +140,13 @@ def _add(survey: _Survey, here: str, names: list[str], folders: set[str]) -> Non
         if ending:
             survey.tables.setdefault(ending, []).append(path)
         elif lower.endswith(tuple(SUFFIXES)) and name not in beside:
-            if not lower.endswith(STATISTICS):
+            if not _is_description(lower):
                 survey.lists.append(path)
+
+
+def _is_description(name: str) -> bool:
+    """Returns whether a lower-case file name is that of a file about a dataset, without records."""
+    return name in DESCRIPTIONS or name.endswith(STATISTICS)
 
 
 def _kind(path: str) -> str:
