@@ -56,7 +56,7 @@ VIDEO = ["av>=18.1"]  # PyAV, with FFmpeg in it
 STABLEHLO = ["flatbuffers>=24.3"]  # in which jax.export stores programs
 DOCS = ["pdoc>=15.0"]
 INT8 = ["qwix>=0.1.5"]
-BEAM = ["apache-beam>=2.70"]  # needs Pillow before 13
+BEAM = ["apache-beam[dask]>=2.70"]  # needs Pillow before 13
 WANDB = ["wandb>=0.19"]
 LANGUAGE = ["py3langid>=0.3"]  # 5 MB, its model in it
 ONNX = ["onnx>=1.19", "onnxruntime>=1.23"]

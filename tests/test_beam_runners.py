@@ -25,6 +25,7 @@ DIRECT = BeamConfig(runner="DirectRunner")
 TWO_PROCESSES = BeamConfig(
     "DirectRunner", "--direct_running_mode=multi_processing --direct_num_workers=2"
 )
+DASK = BeamConfig("DaskRunner")  # a scheduler and processes of its own on this machine
 needs_beam = pytest.mark.skipif(
     importlib.util.find_spec("apache_beam") is None, reason="needs the extra `beam`"
 )
@@ -104,13 +105,14 @@ def tars(tmp_path_factory):
 
 
 @needs_beam
-def test_an_import_is_the_same_and_resumes_after_a_kill(tars, tmp_path):
+@pytest.mark.parametrize("config", [TWO_PROCESSES, DASK], ids=["DirectRunner", "DaskRunner"])
+def test_an_import_is_the_same_and_resumes_after_a_kill(tars, tmp_path, config):
     ingest.run(ingest.IngestConfig(source=str(tars), workers=1), str(tmp_path / "own"))
     command = [
         sys.executable, "-m", "blip_jax", "prepare", "--config=prepare",
         f"--workdir={tmp_path / 'beam'}", f"--config.source={tars}",
-        f"--config.beam.runner={TWO_PROCESSES.runner}",
-        f"--config.beam.options={TWO_PROCESSES.options}",
+        f"--config.beam.runner={config.runner}",
+        f"--config.beam.options={config.options}",
     ]  # fmt: skip
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True)
     units = tmp_path / "beam" / "units"
@@ -132,13 +134,13 @@ def test_capfilt_writes_the_same_rows(world, tmp_path):
         world.web, "train", "", (Decoding(max_length=16),), batch_size=1, shard_rows=16
     )
     found = []
-    for name, config in (("own", None), ("beam", DIRECT)):
+    for name, config in (("own", None), ("direct", DIRECT), ("dask", DASK)):
         scoring = settings.__class__(**{**vars(settings), "output": str(tmp_path / name)})
         more = (config, functools.partial(load_models, paths)) if config else ()
         capfilt.run(scoring, *load_models(paths), lambda: None, *more)
         rows = {k: v for k, v in content(tmp_path / name).items() if "array_record" in k}
         found.append(rows)
-    assert found[0] == found[1] and len(found[0]) > 1
+    assert found[0] == found[1] == found[2] and len(found[0]) > 1
 
 
 def load_models(paths):

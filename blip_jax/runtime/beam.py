@@ -21,6 +21,8 @@ from blip_jax.runtime.errors import UserError
 from blip_jax.runtime.extras import check_installed
 
 POLL_SECONDS = 0.5
+# Runners that Beam knows by their full names only.
+FULL_NAMES = {"DaskRunner": "apache_beam.runners.dask.dask_runner.DaskRunner"}
 STOP, ERROR = "stop", "error.txt"  # files by which the workers and this process speak
 # Work on one unit: its number, and a function that tells whether to continue.
 Work = Callable[[int, Callable[[], bool]], Any]
@@ -30,8 +32,8 @@ Work = Callable[[int, Callable[[], bool]], Any]
 class BeamConfig:
     """Where the units of work run."""
 
-    # Apache Beam's runner, as DirectRunner, FlinkRunner, SparkRunner, DataflowRunner; "": no Beam.
-    # All its workers must see the input and the workdir.
+    # Apache Beam's runner, as DirectRunner, DaskRunner, FlinkRunner, SparkRunner, DataflowRunner;
+    # "": no Beam. All its workers must see the input and the workdir.
     runner: str = ""
     # The runner's options, as on its command line.
     options: str = ""
@@ -75,7 +77,7 @@ def run_units(
         try:
             options = beam.options.pipeline_options.PipelineOptions(
                 ["--default_sdk_harness_log_level=WARNING", *shlex.split(config.options)],
-                runner=config.runner,
+                runner=FULL_NAMES.get(config.runner, config.runner),
             )
             with beam.Pipeline(options=options) as pipeline:
                 (

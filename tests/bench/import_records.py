@@ -6,6 +6,11 @@ Writes img2dataset's tars (tests/found_data.py: 48 x 40 JPEGs, 2 % of the record
 ways), and imports them with the command line. With --kill it is killed once half of the units are
 done, called again, and what comes out is compared with an import that was left alone.
 
+    python tests/bench/import_records.py --runner DirectRunner \\
+        --options "--direct_num_workers=2 --direct_running_mode=multi_processing"
+
+does so on Apache Beam, beside the import without it; --kill kills the one on Beam.
+
     python tests/bench/import_records.py --beside OTHER [--records 5000] [--width 256 --height 192]
 
 imports tars of whole JPEGs in turns with another checkout of the repository, with one process, and
@@ -30,6 +35,7 @@ import sys
 import tarfile
 import tempfile
 import time
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -44,6 +50,8 @@ def main() -> None:
     parser.add_argument("--shards", type=int, default=40)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--kill", action="store_true")
+    parser.add_argument("--runner", default="", help="of Apache Beam")
+    parser.add_argument("--options", default="", help="of the runner")
     parser.add_argument("--rows", type=int, default=0)
     parser.add_argument("--beside", type=pathlib.Path)
     parser.add_argument("--width", type=int, default=256)
@@ -59,19 +67,32 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
         count = found.write_shards(folder / "in", args.shards, args.records // args.shards)
-        seconds, peak = measured(folder / "in", folder / "out", args.workers)
+        seconds, peak, cpu = measured(folder / "in", folder / "out", args.workers)
         manifest = json.loads((folder / "out" / "manifest.json").read_text())
         aside = sum(manifest["skipped"].values())
         assert manifest["records_read"] == count == manifest["rows"] + aside
         print(
             f"{count:,} records, {manifest['rows']:,} rows, {aside:,} set aside: {seconds:.1f} s, "
-            f"{count / seconds:,.0f} records/s with {args.workers} processes, peak {peak:,.0f} MiB"
+            f"{count / seconds:,.0f} records/s with {args.workers} processes, {cpu:.1f} s of CPU "
+            f"time, peak {peak:,.0f} MiB",
+            flush=True,
         )
+        beam = (f"--config.beam.runner={args.runner}", f"--config.beam.options={args.options}")
+        beam = beam if args.runner else ()
+        if beam:
+            seconds, peak, cpu = measured(folder / "in", folder / "beam", args.workers, beam)
+            same = content(folder / "out") == content(folder / "beam")
+            print(
+                f"{args.runner} {args.options}: {seconds:.1f} s, {count / seconds:,.0f} records/s, "
+                f"{cpu:.1f} s of CPU time, peak {peak:,.0f} MiB, the same bytes: {same}",
+                flush=True,
+            )
         if args.kill:
-            _, peak = measured(folder / "in", folder / "killed", args.workers, args.shards // 2)
-            left = len(list((folder / "killed" / "units").glob("0*.json")))
-            seconds, again = measured(folder / "in", folder / "killed", args.workers)
-            same = content(folder / "out") == content(folder / "killed")
+            killed = folder / "killed"
+            _, peak, _ = measured(folder / "in", killed, args.workers, beam, args.shards // 2)
+            left = len(list((killed / "units").glob("0*.json")))
+            seconds, again, _ = measured(folder / "in", killed, args.workers, beam)
+            same = content(folder / "out") == content(killed)
             print(
                 f"killed with {left} of {args.shards} units done, called again: {seconds:.1f} s, "
                 f"peak {max(peak, again):,.0f} MiB, the same bytes: {same}"
@@ -130,22 +151,25 @@ def cpu_seconds(source, out, root: pathlib.Path) -> float:
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
-def measured(source, out, workers: int, kill_at: int | None = None) -> tuple[float, float]:
-    """(seconds, MiB at the peak over all processes) of one import."""
+def measured(
+    source, out, workers: int, options: Sequence[str] = (), kill_at: int | None = None
+) -> tuple[float, float, float]:
+    """(seconds, MiB at the peak over all processes, CPU seconds of them) of one import."""
     argv = [sys.executable, "-m", "blip_jax", "prepare", f"--workdir={out}"]
     argv += [f"--config={ROOT / 'configs/prepare.py'}", f"--config.source={source}"]
-    argv += [f"--config.workers={workers}"]
-    start, peak = time.perf_counter(), 0.0
+    argv += [f"--config.workers={workers}", *options]
+    start, before, peak = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN), 0.0
     process = subprocess.Popen(argv, cwd=ROOT)
     while process.poll() is None:
         peak = max(peak, memory(process.pid))
         if kill_at is not None and len(list(out.glob("units/0*.json"))) >= kill_at:
             process.kill()
             process.wait()
-            return time.perf_counter() - start, peak
+            break
         time.sleep(0.1)
-    assert process.returncode == 0
-    return time.perf_counter() - start, peak
+    assert kill_at is not None or process.returncode == 0
+    seconds, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
+    return seconds, peak, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def memory(pid: int) -> float:
