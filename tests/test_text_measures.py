@@ -95,6 +95,20 @@ def test_limits_select(table):
     assert names.count("words below its minimum") == (usable & (words < 4)).sum()
 
 
+def test_perplexity_is_that_of_captions_alone(table):
+    synthetic = table.where("origin", "synthetic")
+    expected = np.exp(-table.log_probability / np.maximum(table.tokens - 1, 1))
+    np.testing.assert_allclose(table.perplexity[synthetic], expected[synthetic], rtol=1e-5)
+    assert np.isnan(table.perplexity[~synthetic]).all() and (table.perplexity[synthetic] > 1).all()
+    limit = float(np.median(table.perplexity[synthetic]))
+    rules = SelectionRules(dict.fromkeys(storage.ORIGINS), maximums={"perplexity": limit})
+    decision = select_texts(table, rules)
+    dropped = decision == rules.decisions.index("perplexity above its maximum")
+    assert (dropped == (table.scored & (table.perplexity > limit))).all()
+    assert dropped.sum() > 80
+    assert (decision[~synthetic] == KEPT).sum() > 200
+
+
 def test_texts_of_other_languages_are_left_out(table):
     pytest.importorskip("py3langid")
     rules = SelectionRules(dict.fromkeys(storage.ORIGINS), languages=("en", "de"))
@@ -119,7 +133,9 @@ def test_statistics_card_and_report_show_them(web, table, tmp_path):
     card = (tmp_path / "README.md").read_text()
     assert "Texts by number of words" in card and "### By language" in card
     page = (tmp_path / "report" / "index.html").read_text()
-    for title in ("Web texts by words", "Synthetic texts by repetition", "By language"):
+    assert "Captions by their perplexity" in card and "Web texts by perplexity" not in page
+    titles = "Web texts by words", "Synthetic texts by repetition", "Synthetic texts by perplexity"
+    for title in (*titles, "By language"):
         assert title in page, title
 
 
@@ -138,4 +154,6 @@ def test_long_texts_are_in_the_last_bin(tmp_path):
     assert main(argv) == 0
     found = json.loads((tmp_path / "out" / "statistics.json").read_text())
     assert found["measures"]["words"]["web"] == [1, *[0] * 18, 2]
+    assert "perplexity" not in found["measures"]  # there is no caption
+    assert "perplexity" not in (tmp_path / "out" / "README.md").read_text()
     assert found["measures"]["repetition"]["web"][-1] == 2

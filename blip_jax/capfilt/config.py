@@ -160,10 +160,10 @@ class SelectionConfig:
     min_cosine: float = -1.0  # least cosine of the image's and text's ITC features; -1: any
     filter_reduction: str = "mean"  # over several filters: "mean", "min", or one's name
     # Least value by name: of a filter its P(match) or score, of an extra score, of the text's
-    # number of words, and of its repetition, the share of repeated pairs of words:
-    # "clip=0.28,aesthetic=5,words=3".
+    # number of words, of its repetition, the share of repeated pairs of words, and of its
+    # perplexity under the captioner that wrote it: "clip=0.28,aesthetic=5,words=3".
     minimums: str = ""
-    # Highest value, given as minimums are: "nsfw=0.2,words=60,repetition=0.3".
+    # Highest value, given as minimums are: "nsfw=0.2,words=60,repetition=0.3,perplexity=1.5".
     maximums: str = ""
     languages: tuple[str, ...] = ()  # ISO 639 codes that are kept, as in en,de; (): all
     # Which images to keep: all ("keep"), the first of those with the same bytes ("exact"), or the

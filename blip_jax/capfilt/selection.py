@@ -48,7 +48,7 @@ class SelectionRules:
       max_texts_per_image: keep at most this number of texts of an image, those of the highest
         P(match); equal texts count once. 0: all.
       min_cosine: minimum cosine of the ITC features; None: any.
-      minimums, maximums: limits of columns (`column`) by name.
+      minimums, maximums: limits of columns (`column`) by name; texts without a value pass.
       filter_reduction: the P(match) and cosine of several filters: the name of one filter, or
         "mean" or "min" over all.
       languages: codes of languages (`TextTable.language`) that are kept; (): all.
@@ -164,9 +164,9 @@ def select_texts(
         cosine = reduce_filters(table, "cosine", config.filter_reduction)
         drop(~(cosine >= config.min_cosine), "cosine below the minimum")
     for name, least in config.minimums.items():
-        drop(~(column(table, name) >= least), f"{name} below its minimum")
+        drop(column(table, name) < least, f"{name} below its minimum")
     for name, most in config.maximums.items():
-        drop(~(column(table, name) <= most), f"{name} above its maximum")
+        drop(column(table, name) > most, f"{name} above its maximum")
     if config.max_texts_per_image:
         left = np.flatnonzero(decision == KEPT)
         chosen = _highest_scored(table, left, p_match, config.max_texts_per_image)

@@ -83,7 +83,7 @@ def gather(scored: Scored, identify_languages: bool = False) -> dict[str, Any]:
         ],
         "captioners": _counts(scored, _captioners(table), "captioner"),
         "scores": {name: _histogram(scored, name) for name in SCORES},
-        "measures": {name: _histogram(scored, name) for name in text_measures.RANGES},
+        "measures": _measures(scored),
         "extra_scores": _extra_scores(table),
         "selection": dataclasses.asdict(scored.config),
     }
@@ -178,6 +178,12 @@ def _histogram(scored: Scored, name: str, bins: int = 20) -> dict[str, Any]:
         own = values[table.where("origin", origin)]
         found[origin] = np.histogram(own[~np.isnan(own)], edges)[0].tolist()
     return found
+
+
+def _measures(scored: Scored) -> dict[str, dict]:
+    """Returns the histogram of each measure that any text has."""
+    found = {name: _histogram(scored, name) for name in text_measures.RANGES}
+    return {name: x for name, x in found.items() if any(map(any, (x[o] for o in ORIGINS)))}
 
 
 def _extra_scores(table: TextTable, bins: int = 20) -> dict[str, dict]:

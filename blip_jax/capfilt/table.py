@@ -87,6 +87,16 @@ class TextTable:
         return text_measures.of_numbers(self.text, text_measures.repetition)
 
     @functools.cached_property
+    def perplexity(self) -> np.ndarray:
+        """Returns float32 [M]: the captioner's of its text; NaN of texts that no model here wrote.
+
+        It is exp of the mean negative log-probability of the text's tokens and its end.
+        """
+        predicted = np.where(self.tokens > 1, self.tokens - 1, np.nan)  # all but [CLS]
+        with np.errstate(over="ignore"):
+            return np.exp(-self.log_probability / predicted).astype(np.float32)
+
+    @functools.cached_property
     def language(self) -> pa.DictionaryArray:
         """Returns a dictionary of strings [M]: `text_measures.language_classifier`.
 

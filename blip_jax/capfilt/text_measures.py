@@ -10,7 +10,7 @@ from blip_jax.data.text import split_units
 from blip_jax.runtime.extras import check_installed
 
 # Measures that are numbers: the range of their histogram, whose last bin has higher values too.
-RANGES = {"words": (0.0, 60.0), "repetition": (0.0, 1.0)}
+RANGES = {"words": (0.0, 60.0), "repetition": (0.0, 1.0), "perplexity": (1.0, 6.0)}
 
 
 def words(text: str) -> int:
