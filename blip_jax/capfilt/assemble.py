@@ -36,6 +36,7 @@ from blip_jax.runtime.files import atomic_write, read_json, write_json
 from blip_jax.runtime.fingerprint import check_fingerprint, path_digest
 from blip_jax.runtime.lock import folder_lock
 from blip_jax.runtime.terminal import printable
+from blip_jax.runtime.worker_pool import num_workers
 
 
 def run(config: AssembleConfig, workdir: str) -> None:
@@ -143,7 +144,7 @@ def _write(
 
 def select(config: AssembleConfig, dataset: str, split: str) -> statistics.Scored:
     """Reads the scores and decides on each text."""
-    table = storage.read(config.scores, split)
+    table = storage.read(config.scores, split, num_workers(config.workers))
     truth = labels.text_labels(dataset, split, table)
     rules = selection_rules(config)
     if config.selection.calibration:

@@ -217,6 +217,7 @@ class AssembleConfig:
     threshold_sweep: tuple[float, ...] = ()  # other thresholds to report counts for, as in 0.3,0.7
     gallery_images: int = 2000  # images in report/index.html; 0: no report
     seed: Seed = 0  # seed of the choice of these images
+    workers: int = 0  # processes that read more than 100,000 rows of scores; 0: one per core
     title: str = "Image-text pairs by CapFilt"  # title of the dataset card and the report
     license: str = ""  # Hugging Face's name of it; "": as the images' index says
     url: str = ""  # address where the dataset is published, for croissant.json
@@ -227,5 +228,6 @@ class AssembleConfig:
         check_share("human_fraction", self.human_fraction)
         for threshold in self.threshold_sweep:
             check_number("threshold_sweep", threshold)
-        if self.gallery_images < 0:
-            raise UserError(f"gallery_images is {self.gallery_images}; it must be 0 or more")
+        for name in ("gallery_images", "workers"):
+            if getattr(self, name) < 0:
+                raise UserError(f"{name} is {getattr(self, name)}; it must be 0 or more")

@@ -12,7 +12,8 @@ import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 from etils import epath
 
-from blip_jax.capfilt.table import TextTable, read, skipped  # noqa: F401
+from blip_jax.capfilt.score_reader import read  # noqa: F401
+from blip_jax.capfilt.table import TextTable, skipped  # noqa: F401
 from blip_jax.data.serialization import serializer
 from blip_jax.runtime.errors import UserError
 from blip_jax.runtime.files import atomic_path, remove_incomplete

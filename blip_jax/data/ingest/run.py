@@ -8,12 +8,9 @@ import dataclasses
 import functools
 import json
 import multiprocessing
-import multiprocessing.connection
 import os
 import shutil
-import signal
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -31,6 +28,7 @@ from blip_jax.runtime.lock import folder_lock
 from blip_jax.runtime.progress import Progress, track
 from blip_jax.runtime.signals import Interrupted, SignalHandler
 from blip_jax.runtime.terminal import print_note
+from blip_jax.runtime.worker_pool import BrokenPool, num_workers, worker_pool
 
 PARTS, PLAN, BENCHMARK = "units", "plan.json", "benchmark.json"
 
@@ -75,8 +73,7 @@ def _import(
         else:
             work_units = _planned(parts, config, found)
         remove_incomplete(parts)
-        workers = config.workers or len(os.sched_getaffinity(0))
-        _work(work_units, config, os.fspath(parts), workers)
+        _work(work_units, config, os.fspath(parts), num_workers(config.workers))
         files = [to_json(file) for file in found]
         asked = {"settings": settings, "files": files, "passed_over": passed_over}
         if config.benchmark:
@@ -194,13 +191,10 @@ def _beam_work(left: list[plan.WorkUnit], config: IngestConfig, parts: str) -> b
 
 def _run_parallel(left, config: IngestConfig, parts: str, workers: int, signals) -> Iterator[dict]:
     """Yields the counts of the units, processed by several processes, as they are finished."""
-    context = multiprocessing.get_context("spawn")
-    stop = context.RawValue("b", 0)  # has no lock, which a killed process would keep
+    stop = multiprocessing.RawValue("b", 0)  # has no lock, which a killed process would keep
     waiting = iter(left)
     running: set[concurrent.futures.Future] = set()
-    with concurrent.futures.ProcessPoolExecutor(
-        workers, context, _start, (stop, config, parts)
-    ) as pool:
+    with worker_pool(workers, _start, stop, config, parts) as pool:
         try:
             while True:
                 while len(running) < 2 * workers and (unit := next(waiting, None)):
@@ -214,7 +208,7 @@ def _run_parallel(left, config: IngestConfig, parts: str, workers: int, signals)
                     yield future.result()
                 if signals.requested:
                     raise units.UnitInterrupted
-        except concurrent.futures.process.BrokenProcessPool as error:
+        except BrokenPool as error:
             raise UserError(
                 "a worker process was killed, perhaps for lack of memory; rerun the same command "
                 "to resume, with a smaller --config.workers if memory is short"
@@ -227,17 +221,9 @@ _own: dict[str, Any] = {}  # a worker's stop, config and folder
 
 
 def _start(stop, config: IngestConfig, parts: str) -> None:
-    """Starts a worker: it leaves Ctrl-C to the parent, and ends when the parent does."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     # C libraries write a line to stderr for every slightly damaged image.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
     _own.update(stop=stop, config=config, parts=parts)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    multiprocessing.connection.wait([multiprocessing.parent_process().sentinel])
-    os._exit(1)
 
 
 def _run_in_worker(unit: plan.WorkUnit) -> dict:

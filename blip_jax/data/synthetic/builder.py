@@ -6,17 +6,16 @@ order of their index, so row i is record i, and each depends only on its own see
 
 from __future__ import annotations
 
-import concurrent.futures
 import contextlib
 import functools
 import io
-import multiprocessing
 
 import tensorflow_datasets as tfds
 from etils import epath
 
 from blip_jax.data.synthetic.config import KINDS, ShapesConfig
 from blip_jax.data.synthetic.records import make_record
+from blip_jax.runtime.worker_pool import worker_pool
 
 _F = tfds.features
 
@@ -71,9 +70,7 @@ class Shapes(tfds.core.GeneratorBasedBuilder):
         if self._workers == 1 or count < 20_000:
             yield from enumerate(map(make, range(count)))
             return
-        # Not fork: this process may hold threads of JAX.
-        context = multiprocessing.get_context("spawn")
-        with concurrent.futures.ProcessPoolExecutor(self._workers, context) as pool:
+        with worker_pool(self._workers) as pool:
             yield from enumerate(pool.map(make, range(count), chunksize=256))
 
 

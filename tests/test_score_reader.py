@@ -1,0 +1,89 @@
+"""Scores that several processes read: the table of one process, and its errors."""
+
+import dataclasses
+import os
+import shutil
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import scored_dataset
+
+from blip_jax.capfilt import score_reader, storage
+from blip_jax.cli.main import main
+from blip_jax.runtime.errors import UserError
+from blip_jax.runtime.worker_pool import num_workers, worker_pool
+
+
+@pytest.fixture(scope="module")
+def web(tmp_path_factory):
+    return scored_dataset.build(tmp_path_factory.mktemp("reader"), ("judge", "other"))
+
+
+@pytest.fixture(autouse=True)
+def small_parts(monkeypatch):
+    monkeypatch.setattr(score_reader, "PART", 70)  # of 240 rows: four parts over three shards
+
+
+def test_the_table_is_that_of_one_process(web):
+    one, two = (storage.read(web.scores, "train", workers) for workers in (1, 2))
+    for field in dataclasses.fields(one):
+        own, other = getattr(one, field.name), getattr(two, field.name)
+        if isinstance(own, np.ndarray):
+            assert own.dtype == other.dtype
+            np.testing.assert_array_equal(own, other)
+        elif isinstance(own, pa.DictionaryArray):
+            assert own.dictionary.equals(other.dictionary) and own.indices.equals(other.indices)
+        else:
+            assert own == other, field.name
+
+
+def test_assembling_writes_the_same_files(web, tmp_path):
+    files = {}
+    for workers in (1, 2):
+        out = tmp_path / "out"
+        options = f"--config.workers={workers}", "--config.gallery_images=20"
+        assert (
+            main(["assemble", f"--workdir={out}", f"--config.scores={web.scores}", *options]) == 0
+        )
+        paths = [*out.glob("*.npy"), out / "mixture.json", out / "statistics.json"]
+        option = f"workers={workers}".encode()  # which statistics.json has in its command
+        found = {path.name: path.read_bytes().replace(option, b"") for path in paths}
+        files[workers] = found
+        shutil.rmtree(out)
+    assert files[1] == files[2] and len(files[1]) == 3
+
+
+def test_a_damaged_shard_is_told(web, tmp_path):
+    folder = tmp_path / "scores"
+    shutil.copytree(web.scores, folder)
+    path = sorted(folder.glob("*.array_record-*"))[1]
+    path.write_bytes(path.read_bytes()[:-40_000])
+    for workers in (1, 2):
+        with pytest.raises(UserError, match="row .* cannot be read .*its file is damaged"):
+            storage.read(str(folder), "train", workers)
+
+
+def test_a_killed_worker_is_told(web, monkeypatch):
+    monkeypatch.setattr(score_reader, "_read_part", _kill)
+    with pytest.raises(UserError, match="killed, perhaps for lack of memory.*--config.workers"):
+        storage.read(web.scores, "train", 2)
+
+
+def _kill(*arguments):
+    os.kill(os.getpid(), 9)
+
+
+def test_a_number_of_workers():
+    assert num_workers(3) == 3
+    assert num_workers(0) == len(os.sched_getaffinity(0))
+    with worker_pool(1, _remember, "given") as pool:
+        assert pool.submit(_remembered).result() == "given"
+
+
+def _remember(value):
+    os.environ["BLIP_JAX_TEST"] = value
+
+
+def _remembered():
+    return os.environ["BLIP_JAX_TEST"]
