@@ -107,22 +107,25 @@ def opt_out_names(components: list[Component]) -> list[str]:
     return sorted(names)
 
 
-def rows(components: list[Component], with_images: bool) -> Iterator[Row]:
+def rows(components: list[Component], with_images: bool, workers: int = 1) -> Iterator[Row]:
     """Yields the rows of the components in order, without images that have no text.
+
+    Args:
+      workers: processes that read scores; see `score_reader.read`.
 
     Raises:
       UserError: a dataset, its scores or its selection is missing, or they do not match.
     """
     for component in components:
-        yield from _rows(component, with_images)
+        yield from _rows(component, with_images, workers)
 
 
-def _rows(component: Component, with_images: bool) -> Iterator[Row]:
+def _rows(component: Component, with_images: bool, workers: int) -> Iterator[Row]:
     needed = ["key", *["image"] * with_images, *["texts"] * (not component.scores)]
     source = open_dataset(component.dataset, component.split, needed)
     # The index is of a whole split.
     index = None if "[" in component.split else image_index.read(component.dataset, len(source))
-    stored = _Stored(component, len(source)) if component.scores else None
+    stored = _Stored(component, len(source), workers) if component.scores else None
     selected = None if component.selected is None else load_selected(component, len(source))
     for row, indices in _selected_texts(selected, len(source)):
         about = {} if index is None else index.row(row)
@@ -173,9 +176,9 @@ def _unscored(text: str) -> dict:
 class _Stored:
     """The scored texts of a component by row."""
 
-    def __init__(self, component: Component, rows: int):
+    def __init__(self, component: Component, rows: int, workers: int):
         self.component = component
-        self.table = storage.read(component.scores, component.split)
+        self.table = storage.read(component.scores, component.split, workers)
         if len(self.table.key) != rows:
             raise UserError(
                 f"component {component.name!r}: scores {component.scores} have "

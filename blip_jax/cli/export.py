@@ -60,6 +60,7 @@ def run(argv: list[str]) -> int:
     from blip_jax.runtime.files import atomic_folder
     from blip_jax.runtime.progress import track
     from blip_jax.runtime.terminal import printable
+    from blip_jax.runtime.worker_pool import num_workers
 
     make = WRITERS[args.to]
     place = args.images or make.PLACES[0]
@@ -80,7 +81,7 @@ def run(argv: list[str]) -> int:
         with atomic_folder(args.out) as folder:
             opt_out_names = export.opt_out_names(components)
             writer = make(folder, place, args.shard, opt_out_names)
-            rows = export.rows(components, place != "none")
+            rows = export.rows(components, place != "none", num_workers(0))
             writer.write(track(rows, "export", export.count(components), "image"))
             for name in CARD:
                 if (found := Path(args.mixture).parent / name).is_file():
