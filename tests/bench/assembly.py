@@ -1,8 +1,9 @@
 """How long assembling a scored dataset takes, and how much memory its columns.
 
-    python tests/bench/assembly.py [--rows 1000000]
+    python tests/bench/assembly.py [--rows 1000000] [--workers 2]
 
-Writes rows of two texts each, then reads them, applies rules, counts, and sweeps thresholds.
+Writes rows of two texts each, then reads them with one process and with several, applies rules,
+counts, and sweeps thresholds. Seconds of CPU are of this process alone.
 """
 
 import argparse
@@ -56,12 +57,15 @@ def write(folder: str, rows: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=1_000_000)
-    rows = parser.parse_args().rows
+    parser.add_argument("--workers", type=int, default=2)
+    arguments = parser.parse_args()
+    rows, workers = arguments.rows, arguments.workers
     with tempfile.TemporaryDirectory() as folder:
         write(folder, rows)
         size = sum(path.stat().st_size for path in pathlib.Path(folder).iterdir()) / 1e6
         print(f"{rows:,} rows, {size:,.0f} MB of shards; memory {memory():,.0f} MB")
         columns = timed("read", lambda: storage.read(folder, "train"))
+        timed(f"read, {workers} proc.", lambda: storage.read(folder, "train", workers))
     own = sum(getattr(getattr(columns, f.name), "nbytes", 0) for f in dataclasses.fields(columns))
     print(f"{len(columns.row):,} texts in columns of {own / 1e6:,.0f} MB")
     for title, asked in (
