@@ -222,6 +222,8 @@ class AssembleConfig:
     license: str = ""  # Hugging Face's name of it; "": as the images' index says
     url: str = ""  # address where the dataset is published, for croissant.json
     creator: str = ""  # person or organization that publishes it, for croissant.json
+    version: str = "1.0.0"  # of the dataset as it is published, for croissant.json
+    citation: str = ""  # how to cite it, as in BibTeX, for croissant.json
 
     def __post_init__(self):
         check_fields(self)

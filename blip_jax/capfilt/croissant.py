@@ -83,15 +83,13 @@ def assembled(config: AssembleConfig, found: Mapping[str, Any], folder: Path) ->
         _field("texts", name, kind, "statistics.json", {"jsonPath": f"$.texts[*].{name}"})
         for name, kind in (("origin", TEXT), ("count", INTEGER), ("kept", INTEGER))
     ]
+    creator = {"@type": "sc:Organization", "name": config.creator}
+    about = {"url": config.url, "creator": creator if config.creator else None}
+    about |= {"version": config.version, "citeAs": config.citation}
     return {
         **_head(config.title, description),
         "license": known,
-        **({"url": config.url} if config.url else {}),
-        **(
-            {"creator": {"@type": "sc:Organization", "name": config.creator}}
-            if config.creator
-            else {}
-        ),
+        **{name: value for name, value in about.items() if value},
         **({"rai:machineAnnotationTools": tools} if tools else {}),
         "distribution": files,
         "recordSet": [
