@@ -104,6 +104,19 @@ def test_provenance_names_plugins_and_their_code(scored):
     assert len(hashes) == 1 and len(hashes.pop()) == 64
 
 
+@pytest.mark.parametrize("runner", ["DirectRunner", "DaskRunner"])
+def test_runners_of_beam_write_the_same_rows(world, scored, folder, runner, monkeypatch):
+    pytest.importorskip("apache_beam")
+    monkeypatch.setenv("PYTHONPATH", str(folder))  # of the workers
+    beam = f"beam.runner={runner}"
+    assert capfilt(world, folder / runner, *PLUGINS, beam) == 0
+    shards = sorted(x.name for x in (scored / "scores").glob("*.array_record*"))
+    for name in shards:
+        own, other = (x / "scores" / name for x in (scored, folder / runner))
+        assert own.read_bytes() == other.read_bytes()
+    assert len(shards) > 1
+
+
 def test_limits_of_scores_select(scored, table, folder):
     argv = ["assemble", f"--workdir={folder / 'chosen'}", "--config.gallery_images=1"]
     argv += [f"--config.scores={scored / 'scores'}", "--config.selection.filter_reduction=judge"]
