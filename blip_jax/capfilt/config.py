@@ -163,7 +163,7 @@ class SelectionConfig:
     # number of words, of its repetition, the share of repeated pairs of words, and of its
     # perplexity under the captioner that wrote it: "clip=0.28,aesthetic=5,words=3".
     minimums: str = ""
-    # Highest value, given as minimums are: "nsfw=0.2,words=60,repetition=0.3,perplexity=1.5".
+    # Highest value, given as minimums are: "nsfw=0.2,words=60,repetition=0.3,perplexity=2".
     maximums: str = ""
     languages: tuple[str, ...] = ()  # ISO 639 codes that are kept, as in en,de; (): all
     # Which images to keep: all ("keep"), the first of those with the same bytes ("exact"), or the
