@@ -176,7 +176,8 @@ def memory(pid: int) -> float:
     """MiB that a process and those it started hold; pages they share are counted for each."""
     try:
         pages = int(pathlib.Path(f"/proc/{pid}/statm").read_text().split()[1])
-        children = pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        threads = pathlib.Path(f"/proc/{pid}/task").iterdir()
+        children = [child for x in threads for child in (x / "children").read_text().split()]
     except (FileNotFoundError, ProcessLookupError):
         return 0.0
     own = pages * os.sysconf("SC_PAGE_SIZE") / 2**20
