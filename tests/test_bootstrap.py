@@ -189,12 +189,13 @@ def test_further_arms_share_the_stages_that_they_have_in_common(whole, tmp_path)
     workdir = shutil.copytree(whole[0], tmp_path / "run")
     before = set(markers(workdir))
     arms = ("both_beam_round2", "both_shared", "both_continued", "share_none", "perfect",
-            "both_perturbed")  # fmt: skip
+            "both_perturbed", "both_ensemble")  # fmt: skip
     table = boot.bootstrap(minute_config(arms=arms), str(workdir))
-    models = ["captioner-both_beam", "filter-both_beam", "captioner_and_filter", "filter-perturbed"]
+    models = ["captioner-both_beam", "filter-both_beam", "captioner_and_filter", "filter-perturbed",
+              "captioner-filter", "filter-filter"]  # fmt: skip
     names = [f"{kind}-{arm}" for kind in ("mixture", "pretrain", "evaluate") for arm in arms]
     names += [*models, "capfilt-both_beam-beam", "capfilt-shared", "capfilt-beam"]
-    names += ["capfilt-perturbed"]
+    names += ["capfilt-perturbed", "capfilt-none+filter+both_beam-beam"]
     names += ["mixture-both_beam", "pretrain-both_beam"]  # what the second round starts from
     assert set(markers(workdir)) - before == {f"{name}.json" for name in names}
 
@@ -204,6 +205,8 @@ def test_further_arms_share_the_stages_that_they_have_in_common(whole, tmp_path)
     starts = {name: training(name)["init"]["run"] for name in (*models, "pretrain-both_continued")}
     assert {name: pathlib.Path(path).name for name, path in starts.items()} == {
         "captioner-both_beam": "pretrain-both_beam",
+        "captioner-filter": "pretrain-filter",
+        "filter-filter": "pretrain-filter",
         "filter-both_beam": "pretrain-both_beam",
         "captioner_and_filter": "pretrain-none",
         "filter-perturbed": "pretrain-none",
@@ -218,6 +221,10 @@ def test_further_arms_share_the_stages_that_they_have_in_common(whole, tmp_path)
     np.testing.assert_array_equal(
         scores.where("origin", "synthetic"), scores.where("method", "beam")
     )
+    scores = storage.read(str(workdir / "scores-none+filter+both_beam-beam"), "train")
+    assert scores.filters == ("filter", "filter-filter", "filter-both_beam")
+    written = [scores.where("model", f"captioner{x}").sum() for x in ("", "-filter", "-both_beam")]
+    assert len(set(written)) == 1 and written[0] > 0
     columns = {row["arm"]: (row["web texts"], row["synthetic texts"]) for row in table}
     assert columns["share_none"] == (WEB, 0) and columns["perfect"] == (0, 0)
     assert min(columns["both_beam_round2"]) > 0

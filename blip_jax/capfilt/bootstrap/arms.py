@@ -19,8 +19,9 @@ class Arm:
       filtered: whether only texts that the filter keeps.
       random_subset: of these origins as many texts as the filter keeps of them, chosen at random.
       perfect: true and full texts of all web images in place of others; Shapes datasets alone.
-      base: the arm whose pre-training the captioner and the filter start from. "none" is the
-        paper's; an arm that CapFilt gave its texts makes this a second round.
+      bases: the arms whose pre-trainings captioner and filter start from. "none" alone is the
+        paper's; an arm that CapFilt gave its texts makes this a second round. Of several, each
+        gives a captioner, which all write, and a filter, whose mean P(match) decides.
       decoding_methods: as in CapFiltConfig, how the captioner writes; "": as the config says.
       perturbed_share: `task.itm.perturbed_share` of the filter: texts with a word exchanged are its
         negatives too. Not in the paper.
@@ -33,7 +34,7 @@ class Arm:
     filtered: bool = True
     random_subset: bool = False
     perfect: bool = False
-    base: str = "none"
+    bases: tuple[str, ...] = ("none",)
     decoding_methods: str = ""
     perturbed_share: float = 0.0
     shared: bool = False
@@ -49,24 +50,24 @@ class Arm:
         """Whether a filter's scores decide what it trains on."""
         return self.filtered or self.random_subset or "synthetic" in self.origins
 
-    def model_folder(self, role: str) -> str:
+    def model_folder(self, role: str, base: str) -> str:
         """Returns the name of the folder of the "captioner" or "filter"; arms may share them."""
         name = "captioner_and_filter" if self.shared else role
-        return name + (self._base_suffix if name == "captioner" else self._filter_suffix)
+        perturbed = "-perturbed" * (name != "captioner" and self.perturbed_share > 0)
+        return name + _base_suffix(base) + perturbed
 
     @property
     def scores_suffix(self) -> str:
         """The suffix of the scored dataset's folder; arms that share it have one."""
         methods = self.decoding_methods.replace("*", "x").replace(",", "+")
-        return self._filter_suffix + "-shared" * self.shared + f"-{methods}" * bool(methods)
+        several = len(self.bases) > 1
+        bases = f"-{'+'.join(self.bases)}" if several else _base_suffix(self.bases[0])
+        perturbed = "-perturbed" * (self.perturbed_share > 0)
+        return bases + perturbed + "-shared" * self.shared + f"-{methods}" * bool(methods)
 
-    @property
-    def _base_suffix(self) -> str:
-        return "" if self.base == "none" else f"-{self.base}"
 
-    @property
-    def _filter_suffix(self) -> str:
-        return self._base_suffix + "-perturbed" * bool(self.perturbed_share)
+def _base_suffix(base: str) -> str:
+    return "" if base == "none" else f"-{base}"
 
 
 ARMS = {
@@ -93,15 +94,19 @@ ARMS = {
     # What the paper leaves for later: several captions an image, and a second round, which starts
     # from a model that CapFilt gave its texts.
     "both_three": Arm(BOTH, decoding_methods="nucleus*3"),
-    "filter_round2": Arm(WEB, base="filter"),
-    "both_round2": Arm(BOTH, base="both"),
-    "both_beam_round2": Arm(BOTH, base="both_beam", decoding_methods="beam"),
+    "filter_round2": Arm(WEB, bases=("filter",)),
+    "both_round2": Arm(BOTH, bases=("both",)),
+    "both_beam_round2": Arm(BOTH, bases=("both_beam",), decoding_methods="beam"),
+    # Captioners and filters of three pre-trainings.
+    "both_ensemble": Arm(
+        BOTH, bases=("none", "filter", "both_beam"), decoding_methods="beam"
+    ),
     # A filter that learned from texts with a word exchanged.
     "filter_perturbed": Arm(WEB, perturbed_share=0.5),
     "both_perturbed": Arm(BOTH, perturbed_share=0.5),
     "both_beam_perturbed": Arm(BOTH, decoding_methods="beam", perturbed_share=0.5),
     "both_three_perturbed": Arm(BOTH, decoding_methods="nucleus*3", perturbed_share=0.5),
     "both_beam_perturbed_round2": Arm(
-        BOTH, base="both_beam_perturbed", decoding_methods="beam", perturbed_share=0.5
+        BOTH, bases=("both_beam_perturbed",), decoding_methods="beam", perturbed_share=0.5
     ),
 }  # fmt: skip

@@ -1,8 +1,9 @@
 """The stages of a bootstrap run, one after the other."""
 
 import functools
+import itertools
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -147,7 +148,8 @@ class BootstrapRun:
             return
         arm = ARMS[name]
         if arm.needs_scores:
-            self.run_arm(arm.base)
+            for base in arm.bases:
+                self.run_arm(base)
             self.run_capfilt(arm)
         if arm.continues:
             self.run_arm(arm.continues)
@@ -157,14 +159,14 @@ class BootstrapRun:
         self.kept[name] = kept
 
     def run_capfilt(self, arm: Arm) -> None:
-        """Fine-tunes the captioner and the filter of an arm, and scores the web dataset; once."""
+        """Fine-tunes the captioners and filters of an arm, and scores the web dataset; once."""
         if arm.scores_suffix in self.measured:
             return
         run_stage = self.stages.run_stage
         tasks = ("captioner_and_filter",) if arm.shared else ("captioner", "filter")
-        for task in tasks:
-            tune = lambda task=task: self.fine_tune(task, arm)  # noqa: E731
-            run_stage(arm.model_folder(task), tune, "fine-tuned on human pairs")
+        for base, task in itertools.product(arm.bases, tasks):
+            tune = functools.partial(self.fine_tune, task, arm, base)
+            run_stage(arm.model_folder(task, base), tune, "fine-tuned on human pairs")
         note = "caption every web image, score every text"
         self.measured[arm.scores_suffix] = run_stage(
             f"capfilt{arm.scores_suffix}", lambda: self.capfilt(arm), note
@@ -229,14 +231,14 @@ class BootstrapRun:
         start = self.path(f"pretrain-{arm.continues}") if arm.continues else ""
         self.train(config, f"pretrain-{name}", self.path("mixtures", f"{name}.json"), start)
 
-    def fine_tune(self, task: str, arm: Arm) -> None:
+    def fine_tune(self, task: str, arm: Arm, base: str) -> None:
         human_mixture = self.path("mixtures", "human.json")
         human = Component(name="human", dataset=self.data["human"], split="train")
         mixture.write_plain_mixture(human_mixture, human, None, 1.0)
-        start, config = self.path(f"pretrain-{arm.base}"), getattr(self.config, task)
+        start, config = self.path(f"pretrain-{base}"), getattr(self.config, task)
         if arm.perturbed_share and task != "captioner":
             config = replace(config, **{"task.itm.perturbed_share": arm.perturbed_share})
-        self.train(config, arm.model_folder(task), human_mixture, start)
+        self.train(config, arm.model_folder(task, base), human_mixture, start)
 
     def train(self, config: TrainConfig, name: str, mixture_path: str, init_run: str = "") -> None:
         config = replace(
@@ -253,8 +255,9 @@ class BootstrapRun:
         if arm.decoding_methods:
             config = replace(config, decoding_methods=arm.decoding_methods)
         scoring = config.scoring(self.path(f"scores{arm.scores_suffix}"))
-        paths = {role: self.path(arm.model_folder(role)) for role in ("captioner", "filter")}
-        models = functools.partial(load_models, paths)
+        folders = [[arm.model_folder(role, base) for base in arm.bases]
+                   for role in ("captioner", "filter")]  # fmt: skip
+        models = functools.partial(load_models, self.workdir, folders)
         run.run(scoring, *models(), beam_config=config.beam, load_models=models)
         return results.measure_filter(scoring.output, self.data["web"], self.config.threshold)
 
@@ -269,6 +272,11 @@ class BootstrapRun:
         return metrics | {TRAINING_IMAGES: max(marks)} if any(marks) else metrics
 
 
-def load_models(paths: Mapping[str, str]) -> list[dict]:
-    """Returns for each role its model by name, as `capfilt.run` takes them."""
-    return [{role: (path, load(path))} for role, path in paths.items()]
+def load_models(workdir: str, folders: Sequence[Sequence[str]]) -> list[dict]:
+    """Returns for each role its models by name, as `capfilt.run` takes them.
+
+    Args:
+      folders: names of folders in `workdir`, of the captioners and of the filters.
+    """
+    paths = [{name: f"{workdir}/{name}" for name in names} for names in folders]
+    return [{name: (path, load(path)) for name, path in role.items()} for role in paths]
