@@ -67,6 +67,25 @@ def test_each_origin_has_its_own_threshold():
     assert kept(found, SelectionRules({"web": 0.65})) == [2]
 
 
+def test_a_share_keeps_the_best_of_each_length():
+    """Of the short texts 0.9 and 0.8, of the long ones 0.3; the web's by the threshold alone."""
+    texts = ["a b", "c d", "e f", "g h i", "j k l", "m n", "o p q"]
+    found = table([0.8, 0.7, 0.9, 0.3, 0.2, 0.6, 0.4], "sssssww", text=texts)
+    rules = SelectionRules({"web": 0.5, "synthetic": None}, shares={"synthetic": 0.5})
+    assert kept(found, rules) == [0, 2, 3, 5]
+    decision = selection.select_texts(found, rules)
+    assert DECISIONS[decision[1]] == "not in the best share of its length"
+    for share, wanted in ((0.0, [5]), (0.1, [2, 3, 5]), (1.0, [0, 1, 2, 3, 4, 5])):
+        assert kept(found, dataclasses.replace(rules, shares={"synthetic": share})) == wanted
+    # A share is of what the other rules leave, and of equal scores the first text is kept.
+    limited = dataclasses.replace(rules, maximums={"judge": 0.85})
+    assert kept(found, limited) == [0, 3, 5]
+    equal = table([0.5, 0.5, 0.5, nan], "ssss", text=["a b", "c d", "e f", "g h"])
+    assert kept(equal, SelectionRules({"synthetic": None}, shares={"synthetic": 0.5})) == [0, 1]
+    with pytest.raises(UserError, match="a share is 1.5; expected 0 to 1"):
+        SelectionRules(shares={"web": 1.5})
+
+
 def test_thresholds_are_of_the_calibrated_score():
     """0.5 is then what is true half the time; other origins keep what the filter says."""
     fit = {"p_match": [0.2, 0.9], "true_share": [0.1, 0.55]}

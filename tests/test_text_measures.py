@@ -157,3 +157,20 @@ def test_long_texts_are_in_the_last_bin(tmp_path):
     assert "perplexity" not in found["measures"]  # there is no caption
     assert "perplexity" not in (tmp_path / "out" / "README.md").read_text()
     assert found["measures"]["repetition"]["web"][-1] == 2
+
+
+def test_assembling_keeps_a_share_of_each_length(web, table, tmp_path):
+    options = "selection.shares.synthetic=0.25", "gallery_images=3"
+    assert assemble(web, tmp_path, *options) == 0
+    found = json.loads((tmp_path / "statistics.json").read_text())
+    by_origin = {row["origin"]: row for row in found["texts"]}
+    usable = table.scored & table.where("origin", "synthetic")
+    counts = np.unique(table.words[usable], return_counts=True)[1]
+    assert by_origin["synthetic"]["kept"] == np.ceil(counts * 0.25).sum()
+    p_match = table.p_match[table.where("origin", "web"), 0]
+    assert by_origin["web"]["kept"] == (p_match >= 0.5).sum()
+    assert found["selection"]["shares"] == {"synthetic": 0.25}
+    assert "not in the best share of its length" in (tmp_path / "README.md").read_text()
+    page = (tmp_path / "report" / "index.html").read_text()
+    assert "0.5 (web), any (synthetic)" in page
+    assert assemble(web, tmp_path, "selection.shares.web=2") == 2

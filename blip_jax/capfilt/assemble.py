@@ -163,8 +163,12 @@ def selection_rules(config: AssembleConfig) -> SelectionRules:
     """
     selection = config.selection
     thresholds = dataclasses.asdict(selection.thresholds)
+    shares = {name: share for name, share in dataclasses.asdict(selection.shares).items() if share}
     return SelectionRules(
-        thresholds={name: thresholds.get(name, 0.5) for name in config.origins},
+        thresholds={
+            name: None if name in shares else thresholds.get(name, 0.5) for name in config.origins
+        },
+        shares=shares,
         max_texts_per_image=selection.max_texts_per_image,
         min_cosine=None if selection.min_cosine <= -1 else selection.min_cosine,
         filter_reduction=selection.filter_reduction,

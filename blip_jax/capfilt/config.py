@@ -152,10 +152,28 @@ class ThresholdConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class ShareConfig:
+    """Share of the texts of each number of words that is kept, by origin; 0: by the threshold.
+
+    A filter scores short texts higher, as there is less to be wrong. A threshold so keeps mostly
+    short texts; a share keeps the best of each length.
+    """
+
+    web: float = 0.0  # share of the texts that came with the images
+    synthetic: float = 0.0  # share of the texts that a captioner wrote
+
+    def __post_init__(self):
+        check_fields(self, "shares.")
+        for name in ("web", "synthetic"):
+            check_share(f"shares.{name}", getattr(self, name))
+
+
+@dataclasses.dataclass(frozen=True)
 class SelectionConfig:
     """Which texts are kept."""
 
     thresholds: ThresholdConfig = ThresholdConfig()
+    shares: ShareConfig = ShareConfig()
     max_texts_per_image: int = 0  # keeps those with the highest P(match); 0: all
     min_cosine: float = -1.0  # least cosine of the image's and text's ITC features; -1: any
     filter_reduction: str = "mean"  # over several filters: "mean", "min", or one's name

@@ -32,6 +32,7 @@ DECISIONS = (
     "duplicate image",
     "P(match) below the threshold",
     "cosine below the minimum",
+    "not in the best share of its length",
     "more than max_texts_per_image",
 )
 KEPT = 0
@@ -45,6 +46,8 @@ class SelectionRules:
     Attributes:
       thresholds: minimum P(match) of each origin; None keeps all texts that have a score. Texts of
         an origin that is not named are dropped.
+      shares: for each origin, the share of the texts of each number of words that is kept, of
+        those that pass the other rules: the highest P(match). Origins that are not named: all.
       max_texts_per_image: keep at most this number of texts of an image, those of the highest
         P(match); equal texts count once. 0: all.
       min_cosine: minimum cosine of the ITC features; None: any.
@@ -63,6 +66,7 @@ class SelectionRules:
     thresholds: Mapping[str, float | None] = dataclasses.field(
         default_factory=lambda: dict.fromkeys(ORIGINS, THRESHOLD)
     )
+    shares: Mapping[str, float] = dataclasses.field(default_factory=dict)
     max_texts_per_image: int = 0
     min_cosine: float | None = None
     filter_reduction: str = "mean"
@@ -75,9 +79,11 @@ class SelectionRules:
 
     def __post_init__(self):
         """Raises a UserError that names the value that is out of range."""
-        unknown = sorted(set(self.thresholds) - set(ORIGINS))
+        unknown = sorted((set(self.thresholds) | set(self.shares)) - set(ORIGINS))
         if unknown:
             raise UserError(f"unknown origin {unknown[0]!r}; expected {', '.join(ORIGINS)}")
+        if bad := [x for x in self.shares.values() if not 0 <= x <= 1]:
+            raise UserError(f"a share is {bad[0]}; expected 0 to 1")
         given = {f"the threshold of {name}": x for name, x in self.thresholds.items()}
         for name, value in {**given, "min_cosine": self.min_cosine}.items():
             if value is not None and math.isnan(value):
@@ -167,6 +173,10 @@ def select_texts(
         drop(column(table, name) < least, f"{name} below its minimum")
     for name, most in config.maximums.items():
         drop(column(table, name) > most, f"{name} above its maximum")
+    for origin, share in config.shares.items():
+        left = np.flatnonzero(table.where("origin", origin) & (decision == KEPT))
+        chosen = _best_of_length(table.words[left], p_match[left], share)
+        decision[left[~chosen]] = DECISIONS.index("not in the best share of its length")
     if config.max_texts_per_image:
         left = np.flatnonzero(decision == KEPT)
         chosen = _highest_scored(table, left, p_match, config.max_texts_per_image)
@@ -221,6 +231,19 @@ def reduce_filters(table: TextTable, score: str, reduction: str) -> np.ndarray:
         known = ", ".join((*REDUCTIONS, *table.filters))
         raise UserError(f"there is no filter {reduction!r}; expected one of {known}")
     return REDUCTIONS[reduction](values.astype(np.float64), axis=1)
+
+
+def _best_of_length(words: np.ndarray, p_match: np.ndarray, share: float) -> np.ndarray:
+    """Returns bool [any]: of each number of words the share with the highest P(match).
+
+    Of equal ones the first; of a length that any text has at least one, unless the share is 0.
+    """
+    order = np.lexsort((-p_match, words))
+    _, starts, counts = np.unique(words[order], return_index=True, return_counts=True)
+    rank = np.arange(len(order)) - np.repeat(starts, counts)
+    chosen = np.zeros(len(order), bool)
+    chosen[order] = rank < share * np.repeat(counts, counts)
+    return chosen
 
 
 def _highest_scored(

@@ -196,9 +196,10 @@ def distributions(found: Mapping) -> dict | None:
 def _thresholds(chosen: float | Mapping[str, float | None]) -> str:
     if not isinstance(chosen, Mapping):
         return f"{chosen}"
-    if len(set(chosen.values())) == 1:
-        return f"{next(iter(chosen.values()))}"
-    return ", ".join(f"{threshold} ({origin})" for origin, threshold in chosen.items())
+    told = {name: "any" if value is None else f"{value}" for name, value in chosen.items()}
+    if len(set(told.values())) == 1:
+        return next(iter(told.values()))
+    return ", ".join(f"{threshold} ({origin})" for origin, threshold in told.items())
 
 
 def _filter_charts(measured: list, threshold: float | None, origin: str) -> list[dict]:
