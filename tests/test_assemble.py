@@ -202,6 +202,7 @@ def test_every_text_is_counted_once(web, tmp_path):
         assert sum(row[origin] for row in found["decisions"]) == count
     decisions = {row["decision"] for row in found["decisions"]}
     unused = {"origin left out", "source left out", "language left out"}
+    unused |= {"not in the best share of its length"}
     assert decisions == set(selection.DECISIONS) - unused
     parts = load_mixture(str(tmp_path / "mixture.json"))
     kept = sum(row["kept"] for row in found["texts"])
