@@ -39,8 +39,9 @@ def read(directory: str, split: str, workers: int = 1) -> TextTable:
     source = open_dataset(directory, split)
     names = _score_names(source, directory)
     try:
-        with Progress("read scores", len(source), "row") as progress:
-            if workers > 1 and len(source) > PART:
+        large = len(source) > PART
+        with Progress("read scores", len(source), "row", enabled=large) as progress:
+            if workers > 1 and large:
                 table = _read_parallel(directory, split, names, len(source), workers, progress)
             else:
                 table = _Builder(*names).build(_examples(source, 0, len(source), progress.update))
@@ -99,8 +100,8 @@ def _read_parallel(
                 parts.append(part)
     except BrokenPool as error:
         raise UserError(
-            "a process that read scores was killed, perhaps for lack of memory; rerun with a "
-            "smaller --config.workers"
+            "a process that read scores was killed, perhaps for lack of memory; rerun where more "
+            "is free, or assemble with --config.workers=1"
         ) from error
     return _joined(parts)
 
