@@ -1,6 +1,8 @@
 """Digests of files and folders, and what may change between a run and its resumption."""
 
+import dataclasses
 import json
+from typing import Any
 
 import pytest
 
@@ -36,6 +38,52 @@ def test_another_run_is_refused_with_what_changed(tmp_path):
     with pytest.raises(UserError, match=message):
         check_fingerprint(tmp_path, "train", other, begun=True, **PATTERNS, resume="anyway")
     assert (tmp_path / FILE).read_bytes() == before
+
+
+@dataclasses.dataclass(frozen=True)
+class Older:
+    """A group as an earlier version knew it."""
+
+    lr: float = 0.1
+    head: Any = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Head:
+    size: int = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class Newer(Older):
+    """The same, with fields that were added since."""
+
+    share: float = 0.5
+    names: tuple[str, ...] = ("a",)
+    added: Head = Head()
+    made: dict = dataclasses.field(default_factory=lambda: {"k": 1})
+
+
+def test_fields_that_a_new_version_added_count_as_their_defaults(tmp_path):
+    def check(config):
+        check_fingerprint(tmp_path, "train", {"config": config}, begun=True)
+
+    check_fingerprint(tmp_path, "train", {"config": Older(lr=0.2)}, begun=False)
+    before = (tmp_path / FILE).read_bytes()
+    check(Newer(lr=0.2))
+    assert (tmp_path / FILE).read_bytes() == before
+    refused = {
+        "config.share was 0.5, now 0.6": {"share": 0.6},
+        r'config.names was \["a"\], now \["b"\]': {"names": ("b",)},
+        "config.added.size was 4, now 5": {"added": Head(5)},
+        "config.head.size was absent, now 4": {"head": Head()},  # it was known, and None
+        "config.lr was 0.2, now 0.1": {"lr": 0.1},
+    }
+    for message, changes in refused.items():
+        with pytest.raises(UserError, match=message):
+            check(Newer(**{"lr": 0.2, **changes}))
+    check_fingerprint(tmp_path, "train", {"config": Newer()}, begun=False)
+    with pytest.raises(UserError, match="config.names was .*, now absent"):
+        check(Older())  # by an older version
 
 
 @pytest.mark.parametrize("begun", [True, False])

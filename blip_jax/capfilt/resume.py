@@ -16,7 +16,6 @@ from blip_jax.capfilt.inputs import CapFiltInput
 from blip_jax.capfilt.plugins import Plugin
 from blip_jax.capfilt.work_queue import ShardQueue
 from blip_jax.models import Model
-from blip_jax.runtime.config import to_json
 from blip_jax.runtime.errors import UserError
 from blip_jax.runtime.files import relative_path
 from blip_jax.runtime.fingerprint import check_fingerprint
@@ -57,7 +56,7 @@ def fingerprint(
         "format": storage.FORMAT,
         "dataset": source.digests(),
         "split": source.split,
-        "decodings": {str(n): dataclasses.asdict(x) for n, x in enumerate(settings.decodings)},
+        "decodings": {str(n): x for n, x in enumerate(settings.decodings)},
         "seed": settings.seed,
         "shard_rows": settings.shard_rows,
     }
@@ -70,7 +69,7 @@ def fingerprint(
                 continue
             found[role][entry["name"]] = {
                 "sha256": entry["sha256"],
-                "model": to_json(model.config),
+                "model": model.config,
                 "prompt": model.prompt,
                 "max_length": model.max_length,
                 "tokenizer": model.tokenizer.digest,

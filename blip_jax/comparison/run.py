@@ -15,7 +15,7 @@ from blip_jax.data.synthetic.builder import prepare
 from blip_jax.data.synthetic.dataset import ShapesDatasetConfig
 from blip_jax.data.tokenizer import train_wordpiece
 from blip_jax.data.vocabulary import training_texts
-from blip_jax.runtime.config import replace, to_json
+from blip_jax.runtime.config import replace
 from blip_jax.runtime.errors import UserError
 from blip_jax.runtime.files import check_scheme
 from blip_jax.runtime.lock import folder_lock
@@ -59,11 +59,12 @@ class ComparisonRun:
     def __init__(self, config: ComparisonConfig, workdir: str):
         self.config, self.workdir = config, workdir
         names = ("pretrained", "vocab_size", "full_captions", "short_captions", "pretraining")
-        settings = to_json(config)
-        self.stages = Stages(workdir, "compare", {name: settings[name] for name in names}, {})
+        shared = {name: getattr(config, name) for name in names}
+        self.stages = Stages(workdir, "compare", shared, {})
         # Stages of its own for each task, so that tasks can be added and changed one by one.
         self.task_stages = {
-            name: Stages(self.path(name), "compare", settings[name], {}) for name in config.tasks
+            name: Stages(self.path(name), "compare", getattr(config, name), {})
+            for name in config.tasks
         }
         self.pretrained = config.pretrained or self.path("pretrain")
         self.found: dict[tuple[str, str, int], dict[str, Any]] = {}  # by task, arm and seed

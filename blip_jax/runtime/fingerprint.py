@@ -18,6 +18,7 @@ import numpy as np
 from etils import epath
 
 from blip_jax.runtime.command_line import command_line
+from blip_jax.runtime.config import default_values, to_json
 from blip_jax.runtime.errors import UserError
 from blip_jax.runtime.files import check_regular, nan_to_null, read_json, write_json
 
@@ -120,7 +121,8 @@ def check_fingerprint(
     Args:
       folder: output folder of the run.
       verb: of the command line that makes the run; a folder of another verb's is refused.
-      values: the fingerprint, nested.
+      values: the fingerprint, nested; dataclasses in it become JSON. A field that the earlier run
+        did not know, as its version of the library was older, counts as its default.
       begun: whether the folder holds results that the run continues; False: the file is replaced.
       free: patterns of names that may change without notice: logging, number of threads.
       adjustable: patterns of names that may change with `resume` "anyway"; the change is recorded
@@ -132,7 +134,7 @@ def check_fingerprint(
     """
     check_verb(folder, verb)
     path = epath.Path(folder) / FILE
-    now = json.loads(json.dumps(nan_to_null({"version": VERSION, "verb": verb, **values})))
+    now = _as_json({"version": VERSION, "verb": verb, **values})
     stored = _read(path)
     if not begun or (resume == "anyway" and not path.exists()):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -147,6 +149,7 @@ def check_fingerprint(
         )
     before, history = flatten(stored["values"]), stored["history"]
     after = flatten(now)
+    before = _new_fields(before, after, flatten(_as_json(default_values(values)))) | before
     changes = {
         name: [before.get(name), after.get(name)]
         for name in sorted(before.keys() | after.keys())
@@ -159,6 +162,23 @@ def check_fingerprint(
         record = {"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
         record |= {"command": command_line(), "changes": changes}
         write_json(path, {"values": now, "history": [*history, record]})
+
+
+def _new_fields(before: dict, after: dict, defaults: dict) -> dict[str, Any]:
+    """Returns the defaults of the fields of now that an earlier version did not know.
+
+    Those of a group that was None, say, do not count: the group itself was known.
+    """
+
+    def was_known(name: str) -> bool:
+        parts = name.split(".")
+        return any(".".join(parts[:count]) in before for count in range(1, len(parts) + 1))
+
+    return {name: x for name, x in defaults.items() if name in after and not was_known(name)}
+
+
+def _as_json(values: Mapping[str, Any]) -> dict[str, Any]:
+    return json.loads(json.dumps(nan_to_null(to_json(values))))
 
 
 def check_verb(folder: str | os.PathLike, verb: str) -> None:

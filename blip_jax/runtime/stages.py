@@ -9,6 +9,7 @@ from typing import Any
 
 from etils import epath
 
+from blip_jax.runtime.config import to_json
 from blip_jax.runtime.errors import UserError
 from blip_jax.runtime.files import atomic_write, read_json, write_json
 from blip_jax.runtime.fingerprint import FILE, check_fingerprint
@@ -24,7 +25,8 @@ class Stages:
     Args:
       workdir: folder of the run; made if missing.
       verb: of the command line, which the workdir belongs to.
-      config: everything that affects the results. A workdir belongs to one config.
+      config: everything that affects the results, a dataclass or a mapping. A workdir belongs to
+        one config.
       inputs: digests of the files that the run is given.
       free: names of fields that may change when a run is resumed, as "config.title".
 
@@ -36,7 +38,7 @@ class Stages:
         self,
         workdir: str,
         verb: str,
-        config: Mapping[str, Any],
+        config: Any,
         inputs: Mapping[str, Any],
         free: Sequence[str] = (),
     ):
@@ -47,10 +49,10 @@ class Stages:
         done = any(self._markers.glob("*.json"))
         made = any((self.workdir / name).exists() for name in FIRST_FOLDERS)
         begun = done or (made and (self.workdir / FILE).exists())
-        values = {"config": dict(config), "inputs": dict(inputs)}
+        values = {"config": config, "inputs": dict(inputs)}
         check_fingerprint(self.workdir, verb, values, begun=begun, free=free)
         self._markers.mkdir(parents=True, exist_ok=True)
-        write_json(self.workdir / "config.json", dict(config))
+        write_json(self.workdir / "config.json", to_json(config))
 
     def run_stage(self, name: str, work: Callable[[], dict | None], note: str = "") -> dict:
         """Runs `work` unless done before; returns its result, now or from before (JSON values)."""

@@ -3,7 +3,6 @@
 from typing import Any
 
 from blip_jax.data.mixture import Component
-from blip_jax.runtime.config import to_json
 from blip_jax.runtime.fingerprint import (
     Resume,
     check_fingerprint,
@@ -35,7 +34,7 @@ def train_fingerprint(setup: TrainSetup, mixture: list[Component]) -> dict[str, 
             "selected": component.selected and file_digest(component.selected),
         }
     return {
-        "config": to_json(setup.config),
+        "config": setup.config,
         "tokenizer": setup.tokenizer.digest,
         "mixture": components,
     }

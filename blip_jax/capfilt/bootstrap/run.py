@@ -1,5 +1,6 @@
 """The stages of a bootstrap run, one after the other."""
 
+import dataclasses
 import functools
 import itertools
 import os
@@ -22,7 +23,7 @@ from blip_jax.data.tokenizer import Tokenizer
 from blip_jax.data.tokenizer_training import train_tokenizer
 from blip_jax.data.vocabulary import training_texts
 from blip_jax.models import load
-from blip_jax.runtime.config import replace, to_json
+from blip_jax.runtime.config import replace
 from blip_jax.runtime.fingerprint import folder_digest
 from blip_jax.runtime.lock import folder_lock
 from blip_jax.runtime.stages import Stages
@@ -57,7 +58,7 @@ def bootstrap(config: BootstrapConfig, workdir: str) -> list[dict]:
     with folder_lock(workdir, "bootstrap"):
         runs = []
         if len(config.seeds) > 1:
-            Stages(workdir, "bootstrap", to_json(config), inputs, (*FREE, "config.seeds"))
+            Stages(workdir, "bootstrap", config, inputs, (*FREE, "config.seeds"))
         for seed in config.seeds:
             folder = workdir if len(config.seeds) == 1 else f"{workdir}/seed-{seed}"
             runs.append(BootstrapRun(config, folder, seed, inputs))
@@ -116,8 +117,8 @@ class BootstrapRun:
 
     def __init__(self, config: BootstrapConfig, workdir: str, seed: int, inputs: Mapping[str, str]):
         self.config, self.workdir, self.seed = config, workdir, seed
-        settings = {**to_json(config), "seeds": [seed]}
-        self.stages = Stages(workdir, "bootstrap", settings, inputs, FREE)
+        own = dataclasses.replace(config, seeds=(seed,))
+        self.stages = Stages(workdir, "bootstrap", own, inputs, FREE)
         self.data: dict[str, str] = {}
         self.found: dict[str, dict] = {}  # an arm's evaluation
         self.kept: dict[str, dict] = {}  # an arm's counts of texts

@@ -64,7 +64,7 @@ def _import(
     """Makes the dataset unless it is there, and returns its manifest."""
     folder, parts = epath.Path(workdir), epath.Path(workdir) / PARTS
     is_finished, is_planned = (folder / output.MANIFEST).exists(), (parts / PLAN).exists()
-    _check_same_run(folder, settings, found, begun=is_finished or is_planned)
+    _check_same_run(folder, config, found, begun=is_finished or is_planned)
     if is_finished:
         manifest = json.loads((folder / output.MANIFEST).read_text())
     else:
@@ -86,7 +86,7 @@ def _import(
 
 
 def _check_same_run(
-    folder: epath.Path, settings: dict, found: list[plan.File], begun: bool
+    folder: epath.Path, config: IngestConfig, found: list[plan.File], begun: bool
 ) -> None:
     """Writes fingerprint.json, or compares the settings and files with those of an earlier run.
 
@@ -96,7 +96,9 @@ def _check_same_run(
     if not begun and (folder / "features.json").exists():
         raise UserError(f"{folder} holds another dataset; choose another --workdir")
     files = track(found, "fingerprint", len(found), "file")
-    values = {"settings": settings, "files": {file.path: sources.digest(file) for file in files}}
+    # Where the work is done does not affect the rows.
+    same = dataclasses.replace(config, workers=0, beam=beam.BeamConfig())
+    values = {"settings": same, "files": {file.path: sources.digest(file) for file in files}}
     check_fingerprint(folder, "prepare", values, begun=begun)
 
 
