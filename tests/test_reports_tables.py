@@ -38,6 +38,7 @@ def test_cells():
     assert tables.format_column([(81.234, 0.61), 7, None]) == ["81.2 ± 0.6", "7", ""]
     assert tables.format_column([np.float32(99.96), np.int64(3), np.True_]) == ["100.0", "3", "yes"]
     assert tables.format_column([1e-5, 0.0]) == ["1.0e-05", "0.000"]
+    assert tables.format_column([(46.0, 5e-15), (0.01, 2.0)]) == ["46.0 ± 0.0", "0.0 ± 2.0"]
 
 
 def test_a_text_that_looks_like_a_number_stays_as_it_is():

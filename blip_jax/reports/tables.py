@@ -92,7 +92,9 @@ def _cell(value: object, digits: int) -> str:
     numbers = _numbers(value)
     if not numbers:
         return printable(str(value))
-    return " ± ".join(_number(n, digits) for n in numbers)
+    if len(numbers) == 1:
+        return _number(numbers[0], digits)
+    return " ± ".join("–" if math.isnan(n) else f"{n:,.{digits}f}" for n in numbers)
 
 
 def _number(value: float, digits: int) -> str:
