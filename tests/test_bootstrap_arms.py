@@ -15,6 +15,7 @@ from blip_jax.data.mixture import load_mixture
 from blip_jax.data.synthetic.grammar import parse_text
 from blip_jax.data.synthetic.oracle import is_true_of
 from blip_jax.data.synthetic.scenes import Scene
+from blip_jax.reports.sections import ARM_NAMES
 from blip_jax.runtime.errors import UserError
 
 
@@ -109,3 +110,8 @@ def test_orders_of_the_paper_are_told():
     assert verdict(-3.0, 1.0) == "reversed" and verdict(0.0, 0.0) == "undecided"
     assert compare_orders([seed(1.0, 2.0, 3.0)]) == []
     assert {name for order in ORDERS for name in (order.better, order.worse)} <= set(ARMS)
+
+
+def test_the_report_has_a_name_for_each_arm():
+    assert set(ARM_NAMES) == set(ARMS)
+    assert len(set(ARM_NAMES.values())) == len(ARMS)

@@ -22,8 +22,19 @@ ARM_NAMES = {
     "both_beam": "captioner + filter, beam search",
     "both_shared": "one model for both roles",
     "both_continued": "captioner + filter, training continued",
+    "share_none": "no CapFilt, no layer shared",
+    "share_all": "no CapFilt, all layers shared",
+    "share_all_but_cross_attention": "no CapFilt, all but cross-attention shared",
+    "both_three": "captioner + filter, three captions an image",
+    "filter_round2": "filter only, second round",
     "both_round2": "second round",
     "both_beam_round2": "second round, beam search",
+    "both_ensemble": "three captioners + filters, beam search",
+    "filter_perturbed": "strict filter only",
+    "both_perturbed": "captioner + strict filter",
+    "both_beam_perturbed": "captioner + strict filter, beam search",
+    "both_three_perturbed": "captioner + strict filter, three captions an image",
+    "both_beam_perturbed_round2": "second round, strict filter, beam search",
 }
 
 
