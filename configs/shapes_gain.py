@@ -28,5 +28,5 @@ def get_config():
         config,
         title="CapFilt beside filtering alone, on the harder Shapes dataset",
         seeds=(0, 1, 2, 3, 4),
-        arms=("filter", "both", "both_beam", "both_beam_round2", "perfect"),
+        arms=("filter", "both", "both_beam", "both_ensemble", "both_beam_round2", "perfect"),
     )
