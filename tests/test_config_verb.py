@@ -31,7 +31,7 @@ OVERRIDES = {
     "capfilt": {"dataset": "x", "dtype": "bfloat16", **DECODING, **BEAM},
     "assemble": {
         "origins": ("web",), "threshold_sweep": (0.3, 0.7), "selection.duplicates": "near",
-        "selection.thresholds.web": 0.6,
+        "selection.thresholds.web": 0.6, "selection.shares.synthetic": 0.5,
     },
     "evaluate": {"split": "val", **TASK},
     "compare": {

@@ -84,7 +84,8 @@ def test_pictures_are_small_files(folder):
     page = (folder / "index.html").read_text()
     assert not re.findall(r"(?:src|href)=\"(?:https?:|/)", page)
     assert {name for name in re.findall(r'<script src="(.*?)"', page)} == {"data/00000.js"}
-    assert page.count('class="chart"') == 10  # of both origins: curve, reliability, 3 histograms
+    # Of both origins: curve, reliability, 3 histograms; and of captions perplexity.
+    assert page.count('class="chart"') == 11
 
 
 def entry(text="a", size=(300, 100), **changes):
