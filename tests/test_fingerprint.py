@@ -44,7 +44,7 @@ def test_another_run_is_refused_with_what_changed(tmp_path):
 class Older:
     """A group as an earlier version knew it."""
 
-    lr: float = 0.1
+    seed: int = 1
     head: Any = None
 
 
@@ -67,20 +67,20 @@ def test_fields_that_a_new_version_added_count_as_their_defaults(tmp_path):
     def check(config):
         check_fingerprint(tmp_path, "train", {"config": config}, begun=True)
 
-    check_fingerprint(tmp_path, "train", {"config": Older(lr=0.2)}, begun=False)
+    check_fingerprint(tmp_path, "train", {"config": Older(seed=2)}, begun=False)
     before = (tmp_path / FILE).read_bytes()
-    check(Newer(lr=0.2))
+    check(Newer(seed=2))
     assert (tmp_path / FILE).read_bytes() == before
     refused = {
         "config.share was 0.5, now 0.6": {"share": 0.6},
         r'config.names was \["a"\], now \["b"\]': {"names": ("b",)},
         "config.added.size was 4, now 5": {"added": Head(5)},
         "config.head.size was absent, now 4": {"head": Head()},  # it was known, and None
-        "config.lr was 0.2, now 0.1": {"lr": 0.1},
+        "config.seed was 2, now 1": {"seed": 1},
     }
     for message, changes in refused.items():
         with pytest.raises(UserError, match=message):
-            check(Newer(**{"lr": 0.2, **changes}))
+            check(Newer(**{"seed": 2, **changes}))
     check_fingerprint(tmp_path, "train", {"config": Newer()}, begun=False)
     with pytest.raises(UserError, match="config.names was .*, now absent"):
         check(Older())  # by an older version
