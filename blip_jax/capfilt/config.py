@@ -155,8 +155,8 @@ class ThresholdConfig:
 class ShareConfig:
     """Share of the texts of each number of words that is kept, by origin; 0: by the threshold.
 
-    A filter scores short texts higher, as there is less to be wrong. A threshold so keeps mostly
-    short texts; a share keeps the best of each length.
+    A filter scores short texts higher, as less in them can be wrong, so that a threshold keeps
+    mostly short texts; a share keeps the best of each length.
     """
 
     web: float = 0.0  # share of the texts that came with the images

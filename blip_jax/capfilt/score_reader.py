@@ -24,6 +24,7 @@ _RANGES = {"p_match": (0.0, 1.0), "cosine": (-1.01, 1.01)}  # in bfloat16 a cosi
 _COLUMNS = ("index", "text", "origin", "model", "method", "p_match", "cosine", "log_probability",
             "tokens", "key", "status", "extra_scores")  # fmt: skip
 _NUMBERS = {"p_match": "f", "cosine": "f", "log_probability": "f", "tokens": "i"}
+Names = tuple[tuple[str, ...], tuple[str, ...]]  # of the filters and of the extra scores
 
 
 def read(directory: str, split: str, workers: int = 1) -> TextTable:
@@ -53,9 +54,6 @@ def read(directory: str, split: str, workers: int = 1) -> TextTable:
         ) from error
     _check_scores(table, directory)
     return table
-
-
-Names = tuple[tuple[str, ...], tuple[str, ...]]  # of the filters and of the extra scores
 
 
 def _score_names(source: Dataset, directory: str) -> Names:

@@ -183,7 +183,7 @@ def _histogram(scored: Scored, name: str, bins: int = 20) -> dict[str, Any]:
 def _measures(scored: Scored) -> dict[str, dict]:
     """Returns the histogram of each measure that any text has."""
     found = {name: _histogram(scored, name) for name in text_measures.RANGES}
-    return {name: x for name, x in found.items() if any(map(any, (x[o] for o in ORIGINS)))}
+    return {name: x for name, x in found.items() if any(any(x[origin]) for origin in ORIGINS)}
 
 
 def _extra_scores(table: TextTable, bins: int = 20) -> dict[str, dict]:

@@ -138,26 +138,6 @@ def _tagged(value: Any, annotation: Any) -> Any:
     return to_json(value)
 
 
-def default_values(value: Any) -> dict[str, Any]:
-    """Returns the defaults of the fields of dataclasses, nested as in `to_json`.
-
-    Args:
-      value: a dataclass, or a mapping with some; fields without a default are left out.
-    """
-    if isinstance(value, Mapping):
-        nested = {str(key): default_values(entry) for key, entry in value.items()}
-        return {key: entry for key, entry in nested.items() if entry}
-    found: dict[str, Any] = {}
-    for field in dataclasses.fields(value) if is_group(value) else ():
-        if is_group(own := getattr(value, field.name)):
-            found[field.name] = default_values(own)
-        elif field.default is not dataclasses.MISSING:
-            found[field.name] = to_json(field.default)
-        elif field.default_factory is not dataclasses.MISSING:
-            found[field.name] = to_json(field.default_factory())
-    return found
-
-
 def from_json(cls: type[T], values: Mapping[str, Any], path: str = "") -> T:
     """Returns the `cls` dataclass of which `to_json` made `values`; missing fields are defaults.
 

@@ -5,6 +5,7 @@ weights. A run that is resumed with another fingerprint would mix two results, a
 the names of what changed.
 """
 
+import dataclasses
 import fnmatch
 import hashlib
 import json
@@ -18,7 +19,7 @@ import numpy as np
 from etils import epath
 
 from blip_jax.runtime.command_line import command_line
-from blip_jax.runtime.config import default_values, to_json
+from blip_jax.runtime.config import is_group, to_json
 from blip_jax.runtime.errors import UserError
 from blip_jax.runtime.files import check_regular, nan_to_null, read_json, write_json
 
@@ -149,7 +150,7 @@ def check_fingerprint(
         )
     before, history = flatten(stored["values"]), stored["history"]
     after = flatten(now)
-    before = _new_fields(before, after, flatten(_as_json(default_values(values)))) | before
+    before = _new_fields(before, after, flatten(_as_json(_default_values(values)))) | before
     changes = {
         name: [before.get(name), after.get(name)]
         for name in sorted(before.keys() | after.keys())
@@ -162,6 +163,26 @@ def check_fingerprint(
         record = {"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
         record |= {"command": command_line(), "changes": changes}
         write_json(path, {"values": now, "history": [*history, record]})
+
+
+def _default_values(value: Any) -> dict[str, Any]:
+    """Returns the defaults of the fields of dataclasses, nested as in `to_json`.
+
+    Args:
+      value: a dataclass, or a mapping with some; fields without a default are left out.
+    """
+    if isinstance(value, Mapping):
+        nested = {str(key): _default_values(entry) for key, entry in value.items()}
+        return {key: entry for key, entry in nested.items() if entry}
+    found: dict[str, Any] = {}
+    for field in dataclasses.fields(value) if is_group(value) else ():
+        if is_group(own := getattr(value, field.name)):
+            found[field.name] = _default_values(own)
+        elif field.default is not dataclasses.MISSING:
+            found[field.name] = to_json(field.default)
+        elif field.default_factory is not dataclasses.MISSING:
+            found[field.name] = to_json(field.default_factory())
+    return found
 
 
 def _new_fields(before: dict, after: dict, defaults: dict) -> dict[str, Any]:
