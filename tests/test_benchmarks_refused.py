@@ -10,6 +10,7 @@ from ingest_fixture import run
 from blip_jax.data import ingest
 from blip_jax.data.ingest import units
 from blip_jax.data.ingest.benchmarks import BENCHMARKS
+from blip_jax.runtime.beam import UnitStopped
 from blip_jax.runtime.config import replace
 from blip_jax.runtime.errors import UserError
 from blip_jax.runtime.signals import Interrupted
@@ -190,7 +191,7 @@ def test_the_import_resumes_and_a_changed_file_is_refused(tmp_path, monkeypatch)
 
     def stop_after_two(unit, *rest):
         if len(done) == 2:
-            raise units.UnitInterrupted
+            raise UnitStopped
         done.append(unit.number)
         return real(unit, *rest)
 

@@ -43,7 +43,7 @@ def read(directory: str, split: str, workers: int = 1) -> TextTable:
         large = len(source) > PART
         with Progress("read scores", len(source), "row", enabled=large) as progress:
             if workers > 1 and large:
-                table = _read_parallel(directory, split, names, len(source), workers, progress)
+                table = _read_parallel(directory, split, len(source), workers, progress)
             else:
                 table = _Builder(*names).build(_examples(source, 0, len(source), progress.update))
     except (ValueError, pa.ArrowException) as error:  # columns of unequal lengths
@@ -86,11 +86,11 @@ def _score_names(source: Dataset, directory: str) -> Names:
 
 
 def _read_parallel(
-    directory: str, split: str, names: Names, rows: int, workers: int, progress: Progress
+    directory: str, split: str, rows: int, workers: int, progress: Progress
 ) -> TextTable:
     starts = range(0, rows, PART)
     stops = [min(start + PART, rows) for start in starts]
-    read_part, parts = functools.partial(_read_part, directory, split, names), []
+    read_part, parts = functools.partial(read_rows, directory, split), []
     try:
         with worker_pool(min(workers, len(starts))) as pool:
             for part in pool.map(read_part, starts, stops):
@@ -104,9 +104,14 @@ def _read_parallel(
     return _joined(parts)
 
 
-def _read_part(directory: str, split: str, names: Names, start: int, stop: int) -> TextTable:
-    """Returns the table of some rows, which it counts from 0."""
+def read_rows(directory: str, split: str, start: int, stop: int) -> TextTable:
+    """Returns the table of the rows from `start` to `stop`, which it counts from 0.
+
+    Raises:
+      UserError: as `read`, but scores out of their range are not noticed.
+    """
     source = open_dataset(directory, split)
+    names = _score_names(source, directory)
     return _Builder(*names).build(_examples(source, start, stop, lambda count: None))
 
 

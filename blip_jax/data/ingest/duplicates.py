@@ -1,56 +1,244 @@
 """Finds duplicate images: those with the same bytes, and those with nearly the same look.
 
-Uses about a hundred bytes of memory per row, whatever the images.
+The hashes are in files, and the search is divided into units of work (runtime/work_units.py): the
+first finds equal hashes; each of the others takes some of the 64 bits and finds the pairs that are
+near and equal in these bits. A unit holds PART_ROWS rows in memory, and as many more as have the
+same hash; beside these, memory grows with the duplicates that are found, and by a byte a row.
 """
 
 from __future__ import annotations
 
+import array
+import dataclasses
 import itertools
 import math
-from collections.abc import Iterator
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
+from etils import epath
+
+from blip_jax.runtime.beam import UnitStopped
+from blip_jax.runtime.files import atomic_path
 
 BITS = 64  # in a perceptual hash
+PART_ROWS = 1 << 21  # rows of which a unit compares all that are equal in its bits, about 100 MiB
+HASHED_ROW = np.dtype([("row", np.int64), ("phash", np.uint64), ("content_hash", np.uint64)])
+_HASHES, _LOOKS, _EQUAL = "hashes.bin", "looks.bin", "equal.npz"
+_MIXER = np.uint64(0x9E3779B97F4A7C15)  # spreads bits over the upper ones (Fibonacci hashing)
 
 
-def find_duplicates(
-    content_hash: np.ndarray, phash: np.ndarray, max_hamming_distance: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the row that each row is a duplicate of, and their distance.
+@dataclasses.dataclass(frozen=True)
+class Duplicates:
+    """The rows that are duplicates of another.
+
+    Attributes:
+      row: int64 [D], increasing.
+      original: int64 [D], the row that each is a duplicate of.
+      distance: int8 [D], 0 for the same bytes, the differing bits for near duplicates (1 if only
+        the hashes are the same).
+    """
+
+    row: np.ndarray
+    original: np.ndarray
+    distance: np.ndarray
+
+    def columns(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+        """Returns `original`, int64, and `distance`, int8, of the rows in a range; -1: original."""
+        first, last = np.searchsorted(self.row, [start, stop])
+        original, distance = np.full(stop - start, -1, np.int64), np.full(stop - start, -1, np.int8)
+        own = self.row[first:last] - start
+        original[own], distance[own] = self.original[first:last], self.distance[first:last]
+        return original, distance
+
+
+@dataclasses.dataclass(frozen=True)
+class DuplicateSearch:
+    """A search among the rows whose hashes `write_hashes` has written into `folder`.
 
     The first of the images with the same bytes represents them. These first images are visited in
     order: an image is a near duplicate of the first original whose perceptual hash is within
     `max_hamming_distance` bits of its own; if there is none, it is an original itself. So no
     original is a duplicate of another.
 
-    Args:
-      content_hash: uint64 [N], the first 8 bytes of the SHA-256 of an image's bytes; bytes count
-        as the same if both this and `phash` are.
-      phash: uint64 [N], perceptual hashes.
+    Attributes:
+      folder: of the files; all workers must see it.
       max_hamming_distance: bits; below 0 only the same bytes are duplicates.
-
-    Returns:
-      int64 [N]: the original's row, -1 for originals.
-      int8 [N]: 0 for the same bytes, the differing bits for near duplicates (1 if only the hashes
-        are the same), -1 for originals.
     """
-    rows = _row_numbers(len(phash))
-    first = _first(rows, phash, content_hash)
-    duplicate_of = np.where(first < rows, first, -1).astype(np.int64)
-    distance = np.where(first < rows, 0, -1).astype(np.int8)
-    if max_hamming_distance < 0 or not len(phash):
-        return duplicate_of, distance
-    unique = rows[first == rows]  # one row for each content
-    same_phash = _first(unique, phash[unique])  # for each of them, the first with the same phash
-    unique_phash = unique[same_phash == unique]  # one row for each phash, in order
-    clusters = cluster_representatives(phash[unique_phash], max_hamming_distance)
-    original = unique_phash[clusters][np.searchsorted(unique_phash, same_phash)]
-    is_duplicate = original < unique
-    duplicate_of[unique[is_duplicate]] = original[is_duplicate]
-    bits = np.bitwise_count(phash[unique] ^ phash[original])
-    distance[unique[is_duplicate]] = np.maximum(bits, 1)[is_duplicate]
-    return duplicate_of, distance
+
+    folder: str
+    max_hamming_distance: int
+
+    def write_hashes(self, batches: Iterable[tuple[np.ndarray, np.ndarray]]) -> int:
+        """Writes the hashes of all rows, unless they are there, and returns the number of rows.
+
+        Args:
+          batches: (uint64 [any], the first 8 bytes of the SHA-256 of each image's bytes, which
+            count as the same if both hashes are; uint64 [any], perceptual hashes).
+        """
+        path = self._path(_HASHES)
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with atomic_path(path) as temporary, open(temporary, "wb") as file:
+                row = 0
+                for content_hash, phash in batches:
+                    records = np.empty(len(phash), HASHED_ROW)
+                    records["row"] = np.arange(row, row + len(phash))
+                    records["phash"], records["content_hash"] = phash, content_hash
+                    records.tofile(file)
+                    row += len(phash)
+        return path.stat().length // HASHED_ROW.itemsize
+
+    @property
+    def near_units(self) -> range:
+        """The numbers of the units that follow unit 0, once this one is finished."""
+        if self.max_hamming_distance < 1:
+            return range(0)
+        blocks = _blocks(self._rows(_LOOKS), self.max_hamming_distance)
+        chosen = len(blocks) - self.max_hamming_distance
+        return range(1, 1 + math.comb(len(blocks), chosen))
+
+    def finished(self) -> set[int]:
+        """Returns the numbers of the units that are finished."""
+        pairs = epath.Path(self.folder).glob("pairs-*.npy")
+        return {int(path.stem.split("-")[1]) for path in pairs} | (
+            {0} if self._path(_EQUAL).exists() else set()
+        )
+
+    def process_unit(self, number: int, should_continue: Callable[[], bool]) -> None:
+        """Processes unit 0, which must be finished before the others, or one of `near_units`.
+
+        Raises:
+          UnitStopped: `should_continue` returned False; nothing is written.
+        """
+        if number:
+            self._find_near_pairs(number, should_continue)
+        else:
+            self._find_equal(should_continue)
+
+    def _find_equal(self, should_continue: Callable[[], bool]) -> None:
+        """Writes the rows with equal hashes, and the first row of each perceptual hash."""
+        exact, same_look = [], []
+        with atomic_path(self._path(_LOOKS)) as temporary, open(temporary, "wb") as looks:
+            for part in _parts(self._hashes(_HASHES), BITS_ALL, should_continue):
+                rows, phash = part["row"], part["phash"]
+                first = _first(rows, phash, part["content_hash"])
+                is_first = first == rows
+                exact.append(np.stack([rows, first], axis=1)[~is_first])
+                rows, part = rows[is_first], part[is_first]
+                first = _first(rows, part["phash"])
+                is_first = first == rows
+                same_look.append(np.stack([rows, first], axis=1)[~is_first])
+                part[is_first].tofile(looks)
+        with atomic_path(self._path(_EQUAL)) as temporary, open(temporary, "wb") as file:
+            np.savez(file, exact=_joined(exact), same_look=_joined(same_look))
+
+    def _find_near_pairs(self, number: int, should_continue: Callable[[], bool]) -> None:
+        """Writes the near pairs of one choice of blocks of bits, int64 [any, 2], in order."""
+        looks = self._hashes(_LOOKS)
+        blocks = _blocks(len(looks), self.max_hamming_distance)
+        choices = itertools.combinations(
+            range(len(blocks)), len(blocks) - self.max_hamming_distance
+        )
+        chosen = next(itertools.islice(choices, number - 1, None))
+        mask = np.uint64(sum(blocks[i] for i in chosen))
+        # A pair that is equal in other blocks too is found by the first choice of such blocks.
+        earlier_blocks = [blocks[i] for i in range(chosen[-1]) if i not in chosen]
+        pairs = []
+        for part in _parts(looks, mask, should_continue):
+            for one, other in near_pairs(part["phash"], mask, self.max_hamming_distance):
+                differing = part["phash"][one] ^ part["phash"][other]
+                for block in earlier_blocks:
+                    is_own = (differing & np.uint64(block)) != 0
+                    one, other, differing = one[is_own], other[is_own], differing[is_own]
+                rows = np.stack([part["row"][one], part["row"][other]], axis=1)
+                pairs.append(np.sort(rows, axis=1)[:, ::-1])
+        with atomic_path(self._path(f"pairs-{number:04d}.npy")) as temporary:
+            with open(temporary, "wb") as file:
+                np.save(file, _joined(pairs))
+
+    def result(self) -> Duplicates:
+        """Returns the duplicates, when all units are finished."""
+        rows, original = _originals(self._near_pairs(), self._rows(_HASHES))
+        with self._path(_EQUAL).open("rb") as file, np.load(file) as equal:
+            exact, same_look = equal["exact"], equal["same_look"]
+        if self.max_hamming_distance < 0:
+            same_look = same_look[:0]
+        first = same_look[:, 1]  # of the same look; it may be a near duplicate itself
+        place = np.searchsorted(rows, first)
+        known = np.append(rows, -1)[place] == first
+        near_rows = np.concatenate([rows, same_look[:, 0]])
+        near_of = np.concatenate([original, np.where(known, np.append(original, -1)[place], first)])
+        hashes = self._hashes(_HASHES)["phash"]
+        bits = np.bitwise_count(hashes[near_rows] ^ hashes[near_of])
+        row = np.concatenate([near_rows, exact[:, 0]])
+        order = np.argsort(row)
+        distance = np.concatenate([np.maximum(bits, 1), np.zeros(len(exact))]).astype(np.int8)
+        return Duplicates(
+            row[order], np.concatenate([near_of, exact[:, 1]])[order], distance[order]
+        )
+
+    def _near_pairs(self) -> Iterator[np.ndarray]:
+        """Yields all near pairs, int64 [any, 2], those of PART_ROWS rows together, in order."""
+        paths = [self._path(f"pairs-{number:04d}.npy") for number in self.near_units]
+        files = [np.load(path, mmap_mode="r") for path in paths]
+        for start in range(0, self._rows(_HASHES), PART_ROWS):
+            parts = []
+            for pairs in files:
+                first, last = np.searchsorted(pairs[:, 0], [start, start + PART_ROWS])
+                parts.append(pairs[first:last])
+            yield _joined(parts)
+
+    def _path(self, name: str) -> epath.Path:
+        return epath.Path(self.folder) / name
+
+    def _rows(self, name: str) -> int:
+        return self._path(name).stat().length // HASHED_ROW.itemsize
+
+    def _hashes(self, name: str) -> np.ndarray:
+        """Returns the records of a file, HASHED_ROW [any], which stay on disk."""
+        if not self._rows(name):
+            return np.empty(0, HASHED_ROW)
+        return np.memmap(self._path(name), HASHED_ROW, "r")
+
+
+BITS_ALL = np.uint64(2**BITS - 1)
+
+
+def _parts(
+    records: np.ndarray, mask: np.uint64, should_continue: Callable[[], bool]
+) -> Iterator[np.ndarray]:
+    """Yields the records, HASHED_ROW [any], in parts: those that are equal in `mask` together.
+
+    Within a part they keep their order. They are divided through files, as in an external sort.
+
+    Raises:
+      UnitStopped: `should_continue` returned False.
+    """
+    count = -(-len(records) // PART_ROWS)
+    if count < 2:
+        yield np.array(records)
+        return
+    with tempfile.TemporaryDirectory(prefix="blip-jax-") as folder:
+        paths = [os.path.join(folder, str(part)) for part in range(count)]
+        for start in range(0, len(records), PART_ROWS):
+            chunk = np.array(records[start : start + PART_ROWS])
+            mixed = (chunk["phash"] & mask) * _MIXER >> np.uint64(32)
+            part = (mixed * np.uint64(count) >> np.uint64(32)).astype(np.int64)
+            order = np.argsort(part, kind="stable")
+            edges = np.searchsorted(part[order], np.arange(count + 1))
+            for path, (first, last) in zip(paths, itertools.pairwise(edges)):
+                with open(path, "ab") as file:
+                    chunk[order[first:last]].tofile(file)
+            if not should_continue():
+                raise UnitStopped
+        del chunk, mixed, part, order
+        for path in paths:
+            yield np.fromfile(path, HASHED_ROW)
+            os.unlink(path)
+            if not should_continue():
+                raise UnitStopped
 
 
 def _first(rows: np.ndarray, *keys: np.ndarray) -> np.ndarray:
@@ -65,75 +253,60 @@ def _first(rows: np.ndarray, *keys: np.ndarray) -> np.ndarray:
     return first
 
 
-def _row_numbers(count: int) -> np.ndarray:
-    """Returns 0 to count - 1, as int32 if they fit, else int64."""
-    return np.arange(count, dtype=np.int32 if count < 2**31 else np.int64)
-
-
-def cluster_representatives(hashes: np.ndarray, max_hamming_distance: int) -> np.ndarray:
-    """Returns the representative of each hash's cluster, int64 [N]: an index into `hashes`.
-
-    In order, a hash is a representative unless an earlier representative is within
-    `max_hamming_distance` bits of it; in that case it belongs to the first such representative.
-    Computed in rounds: a hash is decided once all its earlier neighbours are decided.
+def near_pairs(
+    hashes: np.ndarray, mask: np.uint64, max_hamming_distance: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yields the pairs of places, int64 [any] each, of hashes that are equal in `mask` and near.
 
     Args:
-      hashes: uint64 [N], no two the same.
+      hashes: uint64 [any].
     """
-    representative = _row_numbers(len(hashes))
-    if not max_hamming_distance:
-        return representative
-    is_representative = np.zeros(len(hashes), bool)
-    undecided = np.ones(len(hashes), bool)
-    has_no_neighbour = np.ones(len(hashes), bool)
-    while undecided.any():
-        covered, waits = np.zeros_like(undecided), np.zeros_like(undecided)
-        for later, earlier in near_pairs(
-            hashes,
-            representative[undecided | (is_representative & ~has_no_neighbour)],
-            max_hamming_distance,
-        ):
-            has_no_neighbour[later] = has_no_neighbour[earlier] = False
-            covered[later[is_representative[earlier]]] = True
-            waits[later[undecided[earlier]]] = True
-        is_representative |= undecided & ~covered & ~waits
-        undecided &= ~covered & waits
-    for later, earlier in near_pairs(
-        hashes, representative[~has_no_neighbour], max_hamming_distance
-    ):
-        joins = is_representative[earlier] & ~is_representative[later]
-        np.minimum.at(representative, later[joins], earlier[joins])
-    return representative
+    keys = hashes & mask
+    order = np.argsort(keys)
+    keys = keys[order]
+    position = np.arange(len(order))
+    for shift in range(1, len(order)):
+        position = position[position + shift < len(order)]
+        position = position[keys[position] == keys[position + shift]]
+        if not len(position):
+            break
+        one, other = order[position], order[position + shift]
+        is_near = np.bitwise_count(hashes[one] ^ hashes[other]) <= max_hamming_distance
+        yield one[is_near], other[is_near]
 
 
-def near_pairs(
-    hashes: np.ndarray, rows: np.ndarray, max_hamming_distance: int
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yields all pairs (later, earlier) of rows within `max_hamming_distance` bits.
+def _originals(pairs: Iterable[np.ndarray], rows: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the rows that are near duplicates, int64 [any], and the original of each.
 
-    A pair may come several times. The bits are divided into max_hamming_distance + m blocks, of
-    which at least m are then equal in both. For every choice of m blocks the rows are sorted by
-    these bits, and rows with equal bits are compared.
+    Args:
+      pairs: int64 [any, 2], (later row, earlier row), in order of the later row.
+      rows: their number.
     """
-    blocks = _blocks(len(rows), max_hamming_distance)
-    for chosen in itertools.combinations(blocks, len(blocks) - max_hamming_distance):
-        keys = hashes[rows] & np.bitwise_or.reduce(np.array(chosen, np.uint64))
-        order = np.argsort(keys)
-        keys, order = keys[order], rows[order]
-        position = np.arange(len(order), dtype=rows.dtype)
-        for shift in range(1, len(order)):
-            position = position[position + shift < len(order)]
-            position = position[keys[position] == keys[position + shift]]
-            if not len(position):
-                break
-            one, other = order[position], order[position + shift]
-            is_near = np.bitwise_count(hashes[one] ^ hashes[other]) <= max_hamming_distance
-            one, other = one[is_near], other[is_near]
-            yield np.maximum(one, other), np.minimum(one, other)
+    is_duplicate = bytearray(rows)
+    found, original = array.array("q"), array.array("q")
+    for part in pairs:
+        order = np.lexsort((part[:, 1], part[:, 0]))
+        for later, earlier in part[order].tolist():
+            # Whether the earlier row is a duplicate is known: its pairs come before this one.
+            if not (is_duplicate[later] or is_duplicate[earlier]):
+                is_duplicate[later] = True
+                found.append(later)
+                original.append(earlier)
+    return np.frombuffer(found, np.int64), np.frombuffer(original, np.int64)
+
+
+def _joined(pairs: list[np.ndarray]) -> np.ndarray:
+    """Returns arrays [any, 2] as one, in order of the first column."""
+    joined = np.concatenate([np.empty((0, 2), np.int64), *pairs])
+    return joined[np.argsort(joined[:, 0], kind="stable")]
 
 
 def _blocks(count: int, max_hamming_distance: int) -> list[int]:
-    """Returns bit masks of the blocks with which the search among `count` rows is fastest."""
+    """Returns bit masks of the blocks with which the search among `count` rows is fastest.
+
+    There are max_hamming_distance + m blocks, of which at least m are equal in both hashes of a
+    near pair; each choice of m blocks is searched.
+    """
 
     def cost(m: int) -> float:
         sort = count * math.log2(count + 2)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import pyarrow
@@ -18,8 +18,9 @@ import tabulate
 import tensorflow_datasets as tfds
 from etils import epath
 
-from blip_jax.data.ingest import duplicates, units
+from blip_jax.data.ingest import units
 from blip_jax.data.ingest.config import IngestConfig
+from blip_jax.data.ingest.duplicates import Duplicates
 from blip_jax.data.ingest.plan import WorkUnit
 from blip_jax.runtime.errors import UserError
 from blip_jax.runtime.files import atomic_path, atomic_write, write_json
@@ -34,7 +35,12 @@ BATCH = 10_000  # rows of the index in memory
 
 
 def finish(
-    workdir: str, parts: str, work_units: Sequence[WorkUnit], asked: dict, config: IngestConfig
+    workdir: str,
+    parts: str,
+    work_units: Sequence[WorkUnit],
+    asked: dict,
+    config: IngestConfig,
+    find_duplicates: Callable[[list[int]], Duplicates],
 ) -> dict:
     """Makes one dataset of the units' files and returns its manifest.
 
@@ -44,6 +50,7 @@ def finish(
       work_units: all units, done.
       asked: settings and files, for the manifest.
       config: of the import.
+      find_duplicates: called with the numbers of the units that have rows.
 
     Raises:
       UserError: no record has become a row, or some are of images and others of clips.
@@ -66,18 +73,22 @@ def finish(
             f"config.source has {' and '.join(contents)}; import them into a dataset each"
         )
     full = [unit.number for unit, count in zip(work_units, counts) if count["rows"]]
+    found = find_duplicates(full)
     for place, number in enumerate(full):
         shard = folder / f"{NAME}-{config.output_split}.array_record-{place:05d}-of-{len(full):05d}"
         if not shard.exists():
             units.path_of(parts, number, units.ROWS).rename(shard)
-    marked = _write_index(folder, parts, full, config.near_duplicate_bits)
+    _write_index(folder, parts, full, found)
     _write_skipped(folder, parts, len(work_units))
     _write_metadata(folder, [counts[number] for number in full], contents[0], config)
     manifest = {
         **totals,
         "skipped": dict(sorted(reasons.items())),
         "warnings": dict(sorted(warnings.items())),
-        "duplicates": marked,
+        "duplicates": {
+            "exact": int((found.distance == 0).sum()),
+            "near": int((found.distance > 0).sum()),
+        },
         **asked,
         "units": [dataclasses.asdict(unit) | count for unit, count in zip(work_units, counts)],
     }
@@ -98,17 +109,8 @@ def _hint(reasons: Counter) -> str:
     return f"; {hints[reason]}" if reason in hints else ""
 
 
-def _write_index(
-    folder: epath.Path, parts: str, full: list[int], max_hamming_distance: int
-) -> dict[str, int]:
-    """Joins the units' indices, with duplicates marked, and returns the counts of these."""
-    content_hash, phash = [], []
-    for batch in _batches(parts, full):
-        content_hash.append(_numbers(pyarrow.compute.utf8_slice_codeunits(batch["sha256"], 0, 16)))
-        phash.append(_numbers(batch["phash"]))
-    of, distance = duplicates.find_duplicates(
-        np.concatenate(content_hash), np.concatenate(phash), max_hamming_distance
-    )
+def _write_index(folder: epath.Path, parts: str, full: list[int], found: Duplicates) -> None:
+    """Joins the units' indices, with duplicates marked."""
     schema = pyarrow.schema([*units.COLUMNS, *DUPLICATE_FIELDS])
     row = 0
     with (
@@ -116,19 +118,32 @@ def _write_index(
         pyarrow.parquet.ParquetWriter(str(temporary), schema) as writer,
     ):
         for batch in _batches(parts, full):
-            rows = slice(row, row + batch.num_rows)
             table = pyarrow.Table.from_batches([batch])
-            for field, values in zip(DUPLICATE_FIELDS, (of[rows], distance[rows])):
+            columns = found.columns(row, row + batch.num_rows)
+            for field, values in zip(DUPLICATE_FIELDS, columns, strict=True):
                 table = table.append_column(field, pyarrow.array(values))
             writer.write_table(table)
             row += batch.num_rows
-    return {"exact": int((distance == 0).sum()), "near": int((distance > 0).sum())}
 
 
-def _batches(parts: str, full: list[int]) -> Iterator[pyarrow.RecordBatch]:
+def hashes(parts: str, full: list[int]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yields the first 8 bytes of the SHA-256 and the perceptual hashes of rows, uint64 [any].
+
+    Args:
+      parts: folder of the units' files.
+      full: numbers of the units that have rows.
+    """
+    for batch in _batches(parts, full, ["sha256", "phash"]):
+        digests = pyarrow.compute.utf8_slice_codeunits(batch["sha256"], 0, 16)
+        yield _numbers(digests), _numbers(batch["phash"])
+
+
+def _batches(
+    parts: str, full: list[int], columns: list[str] | None = None
+) -> Iterator[pyarrow.RecordBatch]:
     for number in full:
         with pyarrow.parquet.ParquetFile(units.path_of(parts, number, units.INDEX)) as table:
-            yield from table.iter_batches(BATCH, use_threads=False)
+            yield from table.iter_batches(BATCH, columns=columns, use_threads=False)
 
 
 def _numbers(column: pyarrow.Array) -> np.ndarray:

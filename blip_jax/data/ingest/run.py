@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import concurrent.futures
 import contextlib
 import dataclasses
 import functools
 import json
-import multiprocessing
 import os
 import shutil
-import sys
 from collections.abc import Callable, Iterator
-from typing import Any
 
 from etils import epath
 
 from blip_jax.data.ingest import output, plan, sources, units
 from blip_jax.data.ingest.benchmarks import file_list
 from blip_jax.data.ingest.config import IngestConfig
-from blip_jax.runtime import beam
+from blip_jax.data.ingest.duplicates import Duplicates, DuplicateSearch
+from blip_jax.runtime.beam import BeamConfig
 from blip_jax.runtime.config import check_required, to_json
 from blip_jax.runtime.errors import UserError
 from blip_jax.runtime.files import read_json, remove_incomplete, write_json
@@ -28,9 +25,11 @@ from blip_jax.runtime.lock import folder_lock
 from blip_jax.runtime.progress import Progress, track
 from blip_jax.runtime.signals import Interrupted, SignalHandler
 from blip_jax.runtime.terminal import print_note
-from blip_jax.runtime.worker_pool import BrokenPool, num_workers, worker_pool
+from blip_jax.runtime.work_units import Engine, UnitStopped, Work, run_units
+from blip_jax.runtime.worker_pool import num_workers
 
 PARTS, PLAN, BENCHMARK = "units", "plan.json", "benchmark.json"
+MIN_ROWS_PER_WORKER = 500_000  # for a worker of the search for duplicates
 
 
 def run(config: IngestConfig, workdir: str) -> None:
@@ -73,13 +72,16 @@ def _import(
         else:
             work_units = _planned(parts, config, found)
         remove_incomplete(parts)
-        _work(work_units, config, os.fspath(parts), num_workers(config.workers))
+        _work(work_units, config, os.fspath(parts))
         files = [to_json(file) for file in found]
         asked = {"settings": settings, "files": files, "passed_over": passed_over}
         if config.benchmark:
             asked["benchmark"] = read_json(parts / BENCHMARK)
         with _removed_if_refused(parts):
-            manifest = output.finish(workdir, os.fspath(parts), work_units, asked, config)
+            find_duplicates = functools.partial(_find_duplicates, config, os.fspath(parts))
+            manifest = output.finish(
+                workdir, os.fspath(parts), work_units, asked, config, find_duplicates
+            )
     if parts.exists():
         parts.rmtree()
     return manifest
@@ -97,7 +99,7 @@ def _check_same_run(
         raise UserError(f"{folder} holds another dataset; choose another --workdir")
     files = track(found, "fingerprint", len(found), "file")
     # Where the work is done does not affect the rows.
-    same = dataclasses.replace(config, workers=0, beam=beam.BeamConfig())
+    same = dataclasses.replace(config, workers=0, beam=BeamConfig())
     values = {"settings": same, "files": {file.path: sources.digest(file) for file in files}}
     check_fingerprint(folder, "prepare", values, begun=begun)
 
@@ -128,105 +130,89 @@ def _removed_if_refused(parts: epath.Path) -> Iterator[None]:
         raise
 
 
-def _work(work_units: list[plan.WorkUnit], config: IngestConfig, parts: str, workers: int) -> None:
+def _work(work_units: list[plan.WorkUnit], config: IngestConfig, parts: str) -> None:
     """Processes the units that are not done."""
-    left = [unit for unit in work_units if not units.is_done(parts, unit.number)]
-    done = len(work_units) - len(left)
+    rows = 0
+
+    def count(number: int) -> dict[str, str]:
+        nonlocal rows
+        rows += units.read_counts(parts, number)["rows"]
+        return {"rows": f"{rows:,}"}
+
+    by_number = {unit.number: unit for unit in work_units}
+    make_work = functools.partial(_unit_work, by_number, config, parts)
+    engine = Engine(num_workers(config.workers), config.beam, os.path.join(parts, "beam"))
+    _run("prepare", list(by_number), make_work, lambda: units.done(parts), engine, count)
+
+
+def _unit_work(by_number: dict[int, plan.WorkUnit], config: IngestConfig, parts: str) -> Work:
+    """Returns what a worker does with the number of a unit."""
+    return lambda number, should_continue: units.process_unit(
+        by_number[number], config, parts, should_continue
+    )
+
+
+def _find_duplicates(config: IngestConfig, parts: str, full: list[int]) -> Duplicates:
+    """Returns the duplicates among the rows of the units that have rows."""
+    search = DuplicateSearch(os.path.join(parts, "duplicates"), config.near_duplicate_bits)
+    remove_incomplete(epath.Path(search.folder))
+    rows = search.write_hashes(output.hashes(parts, full))
+    # A few rows are searched sooner than other processes start.
+    engine = Engine()
+    if rows > MIN_ROWS_PER_WORKER:
+        workers = min(num_workers(config.workers), rows // MIN_ROWS_PER_WORKER)
+        engine = Engine(workers, config.beam, os.path.join(parts, "beam"))
+    run_search = functools.partial(
+        _run,
+        make_work=functools.partial(_search_work, search),
+        finished=search.finished,
+        engine=engine,
+        enabled=rows > MIN_ROWS_PER_WORKER,
+    )
+    run_search("equal images", [0])
+    run_search("similar images", list(search.near_units))
+    return search.result()
+
+
+def _search_work(search: DuplicateSearch) -> Work:
+    """Returns what a worker does with the number of a unit of the search."""
+    return search.process_unit
+
+
+def _run(
+    name: str,
+    numbers: list[int],
+    make_work: Callable[[], Work],
+    finished: Callable[[], set[int]],
+    engine: Engine,
+    count: Callable[[int], dict[str, str]] = lambda number: {},
+    enabled: bool = True,
+) -> None:
+    """Runs the units that are not finished, with a progress bar.
+
+    Args:
+      name: of the progress bar, which is shown if `enabled`.
+      count: called with the number of each unit that is finished; returns what the bar shows.
+
+    Raises:
+      Interrupted: a signal came; units that are finished are kept.
+    """
+    found = finished()
+    left = [number for number in numbers if number not in found]
+    done = len(numbers) - len(left)
     with (
         SignalHandler() as signals,
-        Progress("prepare", len(work_units), "unit", initial=done) as progress,
+        Progress(
+            name, len(numbers), "unit", initial=done, enabled=enabled and bool(left)
+        ) as progress,
     ):
-        workers, rows = min(workers, len(left)), 0
-        if config.beam.runner and left:
-            finished = _run_on_beam(left, config, parts, signals)
-        elif workers > 1:
-            finished = _run_parallel(left, config, parts, workers, signals)
-        else:
-            finished = _run_serial(left, config, parts, signals)
         try:
-            for counts in finished:
-                rows, done = rows + counts["rows"], done + 1
-                progress.update(rows=f"{rows:,}")
-        except units.UnitInterrupted:
+            for number in run_units(left, make_work, finished, engine, lambda: signals.requested):
+                done += 1
+                progress.update(**count(number))
+        except UnitStopped:
             message = (
-                f"stopped after {done:,} of {len(work_units):,} units; rerun the same command to "
+                f"stopped after {done:,} of {len(numbers):,} units; rerun the same command to "
                 "resume"
             )
             raise Interrupted(message, signals.number) from None
-
-
-def _run_serial(left, config: IngestConfig, parts: str, signals) -> Iterator[dict]:
-    """Yields the counts of the units, processed in this process."""
-    for unit in left:
-        yield units.process_unit(unit, config, parts, lambda: not signals.requested)
-
-
-def _run_on_beam(left, config: IngestConfig, parts: str, signals) -> Iterator[dict]:
-    """Yields the counts of the units, processed by the workers of a Beam pipeline."""
-    waiting = {unit.number for unit in left}
-    for _ in beam.run_units(
-        sorted(waiting),
-        functools.partial(_beam_work, left, config, parts),
-        config.beam,
-        os.path.join(parts, "beam"),
-        lambda: signals.requested,
-    ):
-        done = units.done(parts) & waiting
-        waiting -= done
-        yield from (units.read_counts(parts, number) for number in sorted(done))
-    if waiting:
-        raise units.UnitInterrupted
-
-
-def _beam_work(left: list[plan.WorkUnit], config: IngestConfig, parts: str) -> beam.Work:
-    """Returns what a worker of Beam does with the number of a unit."""
-    by_number = {unit.number: unit for unit in left}
-
-    def work(number: int, should_continue: Callable[[], bool]) -> None:
-        try:
-            units.process_unit(by_number[number], config, parts, should_continue)
-        except units.UnitInterrupted as error:
-            raise beam.UnitStopped from error
-
-    return work
-
-
-def _run_parallel(left, config: IngestConfig, parts: str, workers: int, signals) -> Iterator[dict]:
-    """Yields the counts of the units, processed by several processes, as they are finished."""
-    stop = multiprocessing.RawValue("b", 0)  # has no lock, which a killed process would keep
-    waiting = iter(left)
-    running: set[concurrent.futures.Future] = set()
-    with worker_pool(workers, _start, stop, config, parts) as pool:
-        try:
-            while True:
-                while len(running) < 2 * workers and (unit := next(waiting, None)):
-                    running.add(pool.submit(_run_in_worker, unit))
-                if not running:
-                    return
-                ended, running = concurrent.futures.wait(
-                    running, 0.2, concurrent.futures.FIRST_COMPLETED
-                )
-                for future in ended:
-                    yield future.result()
-                if signals.requested:
-                    raise units.UnitInterrupted
-        except BrokenPool as error:
-            raise UserError(
-                "a worker process was killed, perhaps for lack of memory; rerun the same command "
-                "to resume, with a smaller --config.workers if memory is short"
-            ) from error
-        finally:
-            stop.value = 1
-
-
-_own: dict[str, Any] = {}  # a worker's stop, config and folder
-
-
-def _start(stop, config: IngestConfig, parts: str) -> None:
-    # C libraries write a line to stderr for every slightly damaged image.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
-    _own.update(stop=stop, config=config, parts=parts)
-
-
-def _run_in_worker(unit: plan.WorkUnit) -> dict:
-    return units.process_unit(unit, _own["config"], _own["parts"], lambda: not _own["stop"].value)

@@ -31,6 +31,7 @@ from blip_jax.data.ingest.records import (
     unreadable,
 )
 from blip_jax.data.serialization import serializer
+from blip_jax.runtime.beam import UnitStopped
 from blip_jax.runtime.errors import UserError
 from blip_jax.runtime.files import atomic_path, atomic_write
 
@@ -69,10 +70,6 @@ COLUMNS = pyarrow.schema(
 )
 
 
-class UnitInterrupted(Exception):
-    """The unit was not finished; nothing of it is kept."""
-
-
 def path_of(folder: str, unit: int, kind: str) -> epath.Path:
     """Returns the path of a unit's file of a kind."""
     return epath.Path(folder) / f"{unit:06d}.{kind}"
@@ -103,7 +100,7 @@ def process_unit(
       should_continue: called before each record.
 
     Raises:
-      UnitInterrupted: `should_continue` returned False. UserError: the input cannot be read.
+      UnitStopped: `should_continue` returned False. UserError: the input cannot be read.
     """
     if is_done(folder, unit.number):  # by a process that continued after the last run had ended
         return read_counts(folder, unit.number)
@@ -113,7 +110,7 @@ def process_unit(
         warnings.simplefilter("ignore")  # warnings of PIL about unusual but complete files
         for raw in _read_ahead(merge_adjacent(_read(unit, settings))):
             if not should_continue():
-                raise UnitInterrupted
+                raise UnitStopped
             try:
                 values, row_warnings = validation.row(raw, folders, settings)
                 about = {

@@ -1,0 +1,133 @@
+"""Runs independent units of work: in this process, in several, or on Apache Beam.
+
+A unit writes its own files, all or none, and is finished when these exist. So a unit may run twice,
+and a run that was stopped resumes with those that are missing.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import dataclasses
+import multiprocessing
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+
+from blip_jax.runtime import beam
+from blip_jax.runtime.beam import BeamConfig, UnitStopped, Work
+from blip_jax.runtime.errors import UserError
+from blip_jax.runtime.worker_pool import BrokenPool, worker_pool
+
+
+@dataclasses.dataclass(frozen=True)
+class Engine:
+    """Where units of work run.
+
+    Attributes:
+      workers: processes; 1: this process.
+      beam: Apache Beam in place of these processes, if it names a runner.
+      folder: made while Beam works; all its workers must see it.
+    """
+
+    workers: int = 1
+    beam: BeamConfig = BeamConfig()
+    folder: str = ""
+
+
+def run_units(
+    numbers: Sequence[int],
+    make_work: Callable[[], Work],
+    finished: Callable[[], set[int]],
+    engine: Engine,
+    should_stop: Callable[[], bool],
+) -> Iterator[int]:
+    """Runs the work on each number and yields each number when its unit is finished.
+
+    Args:
+      numbers: of the units that are not finished.
+      make_work: called once in each worker; it is pickled. The work raises `UnitStopped` when its
+        second argument returns False.
+      finished: returns the numbers of the units whose files exist.
+      should_stop: asked several times a second.
+
+    Raises:
+      UnitStopped: `should_stop` returned True before all were finished.
+      UserError: the work raised one, a worker process was killed, or Beam failed.
+    """
+    if engine.beam.runner and numbers:
+        yield from _run_on_beam(numbers, make_work, finished, engine, should_stop)
+    elif min(engine.workers, len(numbers)) > 1:
+        yield from _run_in_pool(numbers, make_work, engine.workers, should_stop)
+    elif numbers:
+        work = make_work()
+        for number in numbers:
+            work(number, lambda: not should_stop())
+            yield number
+
+
+def _run_on_beam(
+    numbers: Sequence[int],
+    make_work: Callable[[], Work],
+    finished: Callable[[], set[int]],
+    engine: Engine,
+    should_stop: Callable[[], bool],
+) -> Iterator[int]:
+    waiting = set(numbers)
+    for _ in beam.run_units(numbers, make_work, engine.beam, engine.folder, should_stop):
+        found = finished() & waiting
+        waiting -= found
+        yield from sorted(found)
+    if waiting:
+        raise UnitStopped
+
+
+def _run_in_pool(
+    numbers: Sequence[int],
+    make_work: Callable[[], Work],
+    workers: int,
+    should_stop: Callable[[], bool],
+) -> Iterator[int]:
+    stop = multiprocessing.RawValue("b", 0)  # has no lock, which a killed process would keep
+    waiting = iter(numbers)
+    running: set[concurrent.futures.Future] = set()
+    with worker_pool(min(workers, len(numbers)), _start, stop, make_work) as pool:
+        try:
+            while True:
+                while len(running) < 2 * workers and (number := next(waiting, None)) is not None:
+                    running.add(pool.submit(_run_in_worker, number))
+                if not running:
+                    return
+                ended, running = concurrent.futures.wait(
+                    running, 0.2, concurrent.futures.FIRST_COMPLETED
+                )
+                for future in ended:
+                    yield future.result()
+                if should_stop():
+                    raise UnitStopped
+        except BrokenPool as error:
+            raise UserError(
+                "a worker process was killed, perhaps for lack of memory; rerun the same command "
+                "to resume, with a smaller --config.workers if memory is short"
+            ) from error
+        finally:
+            stop.value = 1
+
+
+class _Worker:
+    """What a process of the pool knows: its work, and when to stop."""
+
+    stop = None
+    make_work: Callable[[], Work]
+    work: Work | None = None
+
+
+def _start(stop, make_work: Callable[[], Work]) -> None:
+    # C libraries write a line to stderr for every slightly damaged image.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+    _Worker.stop, _Worker.make_work = stop, staticmethod(make_work)
+
+
+def _run_in_worker(number: int) -> int:
+    _Worker.work = _Worker.work or _Worker.make_work()
+    _Worker.work(number, lambda: not _Worker.stop.value)
+    return number
