@@ -65,7 +65,7 @@ def test_a_damaged_shard_is_told(web, tmp_path):
 
 
 def test_a_killed_worker_is_told(web, monkeypatch):
-    monkeypatch.setattr(score_reader, "_read_part", _kill)
+    monkeypatch.setattr(score_reader, "read_rows", _kill)
     with pytest.raises(UserError, match="killed, perhaps for lack of memory.*--config.workers"):
         storage.read(web.scores, "train", 2)
 
