@@ -10,16 +10,22 @@ import time
 
 import malformed_files
 import pytest
+import scored_dataset
+import test_ingest_duplicates
+import test_score_reader
 import tiny_dataset
 
 from blip_jax.capfilt import run as capfilt
+from blip_jax.capfilt import score_reader, storage
 from blip_jax.capfilt.config import ScoringConfig
 from blip_jax.data import ingest
+from blip_jax.data.ingest.duplicates import DuplicateSearch
 from blip_jax.decoding import Decoding
 from blip_jax.models import load
 from blip_jax.runtime import beam
 from blip_jax.runtime.beam import BeamConfig
 from blip_jax.runtime.errors import UserError
+from blip_jax.runtime.work_units import Engine, finish_units
 
 DIRECT = BeamConfig(runner="DirectRunner")
 TWO_PROCESSES = BeamConfig(
@@ -123,6 +129,31 @@ def test_an_import_is_the_same_and_resumes_after_a_kill(tars, tmp_path, config):
     ended = subprocess.run(command, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
     assert content(tmp_path / "beam") == content(tmp_path / "own")
+
+
+@needs_beam
+def test_duplicates_are_the_same(tmp_path):
+    looks = test_ingest_duplicates.planted(0, 300, 4)
+    found = []
+    for config in (BeamConfig(), TWO_PROCESSES):
+        search = DuplicateSearch(str(tmp_path / f"search{len(found)}"), 4)
+        search.write_hashes([(looks, looks)])
+        engine = Engine(1, config, str(tmp_path / "beam"))
+        finish_units("equal", [0], search.make_work, search.finished, engine)
+        near = list(search.near_units)
+        finish_units("near", near, search.make_work, search.finished, engine)
+        found.append(search.result().columns(0, 300)[0].tolist())
+    assert found[0] == found[1] and max(found[0]) > 0
+
+
+@needs_beam
+def test_scores_are_read_the_same(tmp_path, monkeypatch):
+    monkeypatch.setattr(score_reader, "PART", 70)
+    web = scored_dataset.build(tmp_path, ("judge",))
+    engine = Engine(beam=DIRECT, folder=str(tmp_path / "parts"))
+    found = [storage.read(web.scores, "train", x) for x in (score_reader.ONE_PROCESS, engine)]
+    test_score_reader.check_equal(*found)
+    assert not (tmp_path / "parts").exists()
 
 
 @needs_beam

@@ -32,6 +32,7 @@ OVERRIDES = {
     "assemble": {
         "origins": ("web",), "threshold_sweep": (0.3, 0.7), "selection.duplicates": "near",
         "selection.thresholds.web": 0.6, "selection.shares.synthetic": 0.5,
+        **BEAM,
     },
     "evaluate": {"split": "val", **TASK},
     "compare": {

@@ -1,6 +1,7 @@
 """The verb `assemble`: selects texts by stored scores and writes mixture, statistics and card."""
 
 import dataclasses
+import os
 import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -36,6 +37,7 @@ from blip_jax.runtime.files import atomic_write, read_json, write_json
 from blip_jax.runtime.fingerprint import check_fingerprint, path_digest
 from blip_jax.runtime.lock import folder_lock
 from blip_jax.runtime.terminal import printable
+from blip_jax.runtime.work_units import Engine
 from blip_jax.runtime.worker_pool import num_workers
 
 
@@ -48,9 +50,18 @@ def run(config: AssembleConfig, workdir: str) -> None:
     dataset, split = _scored_images(config)
     if config.human_dataset:
         open_dataset(config.human_dataset, "train")
-    scored = select(config, dataset, split)
     with folder_lock(workdir, "assemble"):
+        scored = select(config, dataset, split, _parts_folder(workdir, config.scores))
         _write(config, workdir, mixture.ScoredDataset(dataset, split, config.scores), scored)
+
+
+def _parts_folder(workdir: str, scores: str) -> str:
+    """Returns a folder for what is read of these scores, and removes those of others."""
+    folder = epath.Path(workdir) / f"scores-{path_digest(scores)[:12]}"
+    for other in epath.Path(workdir).glob("scores-*"):
+        if other.name != folder.name:
+            other.rmtree()
+    return os.fspath(folder)
 
 
 def gallery(config: AssembleConfig) -> Table:
@@ -142,9 +153,10 @@ def _write(
     print(f"mixture to train on: {folder / 'mixture.json'}")
 
 
-def select(config: AssembleConfig, dataset: str, split: str) -> statistics.Scored:
-    """Reads the scores and decides on each text."""
-    table = storage.read(config.scores, split, num_workers(config.workers))
+def select(config: AssembleConfig, dataset: str, split: str, folder: str = "") -> statistics.Scored:
+    """Reads the scores and decides on each text; what was read is kept in `folder` meanwhile."""
+    engine = Engine(num_workers(config.workers), config.beam, folder)
+    table = storage.read(config.scores, split, engine)
     truth = labels.text_labels(dataset, split, table)
     rules = selection_rules(config)
     if config.selection.calibration:

@@ -5,13 +5,16 @@ Legend: N rows (images), M texts over all rows, F filters, E extra scores.
 
 import dataclasses
 import functools
+import json
 import math
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from etils import epath
 
 from blip_jax.capfilt import text_measures
+from blip_jax.runtime.files import atomic_path
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -97,6 +100,52 @@ class TextTable:
         """Returns the mean cosine of a text over the filters that give one; NaN if none does."""
         values = self.cosine[text][self.gives_cosine]
         return float(values.mean()) if values.size else math.nan
+
+
+_OF_IMAGES = ("key", "status", "extra_scores")
+_OF_TEXTS = ("row", "index", "text", "origin", "model", "method", "p_match", "cosine",
+             "log_probability", "tokens")  # fmt: skip
+
+
+def save_table(table: TextTable, path: epath.Path) -> None:
+    """Writes a table to a file, whole or not at all, which `load_table` reads."""
+    score_names = {"filters": table.filters, "extra_names": table.extra_names}
+    metadata = {"names": json.dumps(score_names)}
+    with atomic_path(path) as temporary, epath.Path(temporary).open("wb") as file:
+        for columns in (_OF_TEXTS, _OF_IMAGES):
+            # Arrow has no lists of no numbers.
+            names = [name for name in columns if name != "extra_scores" or table.extra_names]
+            values = {name: _as_arrow(getattr(table, name)) for name in names}
+            part = pa.table(values, metadata=metadata)
+            with pa.ipc.new_stream(file, part.schema) as writer:
+                writer.write_table(part)
+
+
+def load_table(path: epath.Path) -> TextTable:
+    """Returns the table that `save_table` wrote."""
+    columns: dict = {}
+    with path.open("rb") as file:
+        for _ in range(2):
+            part = pa.ipc.open_stream(file).read_all()
+            columns |= {name: _from_arrow(part[name]) for name in part.column_names}
+    columns.setdefault("extra_scores", np.empty((len(columns["key"]), 0), np.float32))
+    names = json.loads(part.schema.metadata[b"names"])
+    return TextTable(**columns, **{name: tuple(values) for name, values in names.items()})
+
+
+def _as_arrow(values: np.ndarray | pa.Array) -> pa.Array:
+    if isinstance(values, np.ndarray) and values.ndim == 2:
+        flat = pa.array(np.ascontiguousarray(values).reshape(-1))
+        return pa.FixedSizeListArray.from_arrays(flat, type=pa.list_(flat.type, values.shape[1]))
+    return pa.array(values)
+
+
+def _from_arrow(column: pa.ChunkedArray) -> np.ndarray | pa.Array:
+    values = column.combine_chunks()
+    if pa.types.is_fixed_size_list(values.type):
+        return values.flatten().to_numpy().reshape(len(values), values.type.list_size)
+    is_number = pa.types.is_integer(values.type) or pa.types.is_floating(values.type)
+    return values.to_numpy() if is_number else values
 
 
 def skipped(table: TextTable) -> dict[str, int]:

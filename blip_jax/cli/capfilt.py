@@ -36,6 +36,7 @@ def work(config: "CapFiltConfig", workdir: str) -> None:
     from blip_jax.runtime.command_line import command_line
     from blip_jax.runtime.config import write_config
     from blip_jax.runtime.terminal import printable
+    from blip_jax.runtime.work_units import Engine
     from blip_jax.runtime.worker_pool import num_workers
 
     output = str(epath.Path(workdir) / "scores")
@@ -51,7 +52,7 @@ def work(config: "CapFiltConfig", workdir: str) -> None:
     run_scoring(scoring, captioners, filters, begin, config.beam, load, extra_scores)
     if not is_main:
         return
-    table = storage.read(output, source.split, num_workers(0))
+    table = storage.read(output, source.split, Engine(num_workers(0)))
     kept = mixture.select_by_threshold(table, storage.ORIGINS, config.threshold)
     print(tables.plain(summary(table, kept)))
     for reason, count in storage.skipped(table).items():

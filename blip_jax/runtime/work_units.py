@@ -16,6 +16,8 @@ from collections.abc import Callable, Iterator, Sequence
 from blip_jax.runtime import beam
 from blip_jax.runtime.beam import BeamConfig, UnitStopped, Work
 from blip_jax.runtime.errors import UserError
+from blip_jax.runtime.progress import Progress
+from blip_jax.runtime.signals import Interrupted, SignalHandler
 from blip_jax.runtime.worker_pool import BrokenPool, worker_pool
 
 
@@ -32,6 +34,52 @@ class Engine:
     workers: int = 1
     beam: BeamConfig = BeamConfig()
     folder: str = ""
+
+
+def finish_units(
+    description: str,
+    numbers: Sequence[int],
+    make_work: Callable[[], Work],
+    finished: Callable[[], set[int]],
+    engine: Engine,
+    *,
+    total: int = 0,
+    unit: str = "unit",
+    size: Callable[[int], int] = lambda number: 1,
+    notes: Callable[[int], dict[str, str]] = lambda number: {},
+    enabled: bool = True,
+) -> None:
+    """Runs the units that are not finished, with a progress bar, until all are.
+
+    Args:
+      description: of the bar, which is shown if `enabled`.
+      numbers: of all units.
+      make_work, finished, engine: as of `run_units`.
+      total, unit: what the bar counts; 0: the units.
+      size: returns what of `total` a unit is.
+      notes: called with each unit that is finished now; returns what the bar shows.
+
+    Raises:
+      Interrupted: a signal came; units that are finished are kept.
+      UserError: as `run_units`.
+    """
+    found = finished()
+    left = [number for number in numbers if number not in found]
+    done = sum(size(number) for number in numbers if number in found)
+    total = total or len(numbers)
+    with (
+        SignalHandler() as signals,
+        Progress(description, total, unit, done, enabled and bool(left)) as progress,
+    ):
+        try:
+            for number in run_units(left, make_work, finished, engine, lambda: signals.requested):
+                done += size(number)
+                progress.update(size(number), **notes(number))
+        except UnitStopped:
+            message = (
+                f"stopped after {done:,} of {total:,} {unit}s; rerun the same command to resume"
+            )
+            raise Interrupted(message, signals.number) from None
 
 
 def run_units(

@@ -15,11 +15,6 @@ does so on Apache Beam, beside the import without it; --kill kills the one on Be
 
 imports tars of whole JPEGs in turns with another checkout of the repository, with one process, and
 prints the CPU time of both, starting included, and whether the files are the same.
-
-    python tests/bench/import_records.py --rows 10000000
-
-measures the search for near duplicates alone, over as many random hashes, 1 % of them 0 to 4 bits
-from another.
 """
 
 import argparse
@@ -37,8 +32,6 @@ import tempfile
 import time
 from collections.abc import Sequence
 
-import numpy as np
-
 HERE = pathlib.Path(__file__).resolve()
 ROOT = HERE.parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
@@ -52,14 +45,11 @@ def main() -> None:
     parser.add_argument("--kill", action="store_true")
     parser.add_argument("--runner", default="", help="of Apache Beam")
     parser.add_argument("--options", default="", help="of the runner")
-    parser.add_argument("--rows", type=int, default=0)
     parser.add_argument("--beside", type=pathlib.Path)
     parser.add_argument("--width", type=int, default=256)
     parser.add_argument("--height", type=int, default=192)
     parser.add_argument("--turns", type=int, default=3)
     args = parser.parse_args()
-    if args.rows:
-        return search(args.rows)
     if args.beside:
         return beside(args)
     import malformed_files as found
@@ -172,40 +162,25 @@ def measured(
     return seconds, peak, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
-def memory(pid: int) -> float:
-    """MiB that a process and those it started hold; pages they share are counted for each."""
+def memory(pid: int, with_files: bool = True) -> float:
+    """MiB that a process and those it started hold; pages they share are counted for each.
+
+    Args:
+      with_files: also pages of files, which the system takes back when memory is short.
+    """
     try:
-        pages = int(pathlib.Path(f"/proc/{pid}/statm").read_text().split()[1])
+        _, pages, of_files, *_ = map(int, pathlib.Path(f"/proc/{pid}/statm").read_text().split())
+        pages -= 0 if with_files else of_files
         threads = pathlib.Path(f"/proc/{pid}/task").iterdir()
         children = [child for x in threads for child in (x / "children").read_text().split()]
     except (FileNotFoundError, ProcessLookupError):
         return 0.0
     own = pages * os.sysconf("SC_PAGE_SIZE") / 2**20
-    return own + sum(memory(int(child)) for child in children)
+    return own + sum(memory(int(child), with_files) for child in children)
 
 
 def content(folder: pathlib.Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
-
-
-def search(rows: int) -> None:
-    from blip_jax.data.ingest.duplicates import find_duplicates
-
-    rng = np.random.default_rng(0)
-    look, content = rng.integers(0, 2**64, (2, rows), np.uint64)
-    copies = rng.permutation(rows)[: rows // 100]
-    look[copies] = look[(copies + 1) % rows]
-    for _ in range(4):
-        look[copies] ^= np.uint64(1) << rng.integers(0, 64, len(copies)).astype(np.uint64)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    start = time.process_time()
-    of, _ = find_duplicates(content, look, 4)
-    seconds = time.process_time() - start
-    peak = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 / rows
-    print(
-        f"{rows:,} rows: {(of >= 0).sum():,} near duplicates in {seconds:.1f} s of CPU time, "
-        f"{peak:.0f} bytes a row beyond the two hashes"
-    )
 
 
 if __name__ == "__main__":

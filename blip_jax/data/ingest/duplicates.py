@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Iterator
 import numpy as np
 from etils import epath
 
-from blip_jax.runtime.beam import UnitStopped
+from blip_jax.runtime.beam import UnitStopped, Work
 from blip_jax.runtime.files import atomic_path
 
 BITS = 64  # in a perceptual hash
@@ -105,6 +105,10 @@ class DuplicateSearch:
         return {int(path.stem.split("-")[1]) for path in pairs} | (
             {0} if self._path(_EQUAL).exists() else set()
         )
+
+    def make_work(self) -> Work:
+        """Returns what a worker does with the number of a unit."""
+        return self.process_unit
 
     def process_unit(self, number: int, should_continue: Callable[[], bool]) -> None:
         """Processes unit 0, which must be finished before the others, or one of `near_units`.

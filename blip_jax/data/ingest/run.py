@@ -8,7 +8,7 @@ import functools
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from etils import epath
 
@@ -22,10 +22,9 @@ from blip_jax.runtime.errors import UserError
 from blip_jax.runtime.files import read_json, remove_incomplete, write_json
 from blip_jax.runtime.fingerprint import FILE, check_fingerprint
 from blip_jax.runtime.lock import folder_lock
-from blip_jax.runtime.progress import Progress, track
-from blip_jax.runtime.signals import Interrupted, SignalHandler
+from blip_jax.runtime.progress import track
 from blip_jax.runtime.terminal import print_note
-from blip_jax.runtime.work_units import Engine, UnitStopped, Work, run_units
+from blip_jax.runtime.work_units import Engine, Work, finish_units
 from blip_jax.runtime.worker_pool import num_workers
 
 PARTS, PLAN, BENCHMARK = "units", "plan.json", "benchmark.json"
@@ -142,7 +141,9 @@ def _work(work_units: list[plan.WorkUnit], config: IngestConfig, parts: str) -> 
     by_number = {unit.number: unit for unit in work_units}
     make_work = functools.partial(_unit_work, by_number, config, parts)
     engine = Engine(num_workers(config.workers), config.beam, os.path.join(parts, "beam"))
-    _run("prepare", list(by_number), make_work, lambda: units.done(parts), engine, count)
+    finish_units(
+        "prepare", list(by_number), make_work, lambda: units.done(parts), engine, notes=count
+    )
 
 
 def _unit_work(by_number: dict[int, plan.WorkUnit], config: IngestConfig, parts: str) -> Work:
@@ -163,8 +164,8 @@ def _find_duplicates(config: IngestConfig, parts: str, full: list[int]) -> Dupli
         workers = min(num_workers(config.workers), rows // MIN_ROWS_PER_WORKER)
         engine = Engine(workers, config.beam, os.path.join(parts, "beam"))
     run_search = functools.partial(
-        _run,
-        make_work=functools.partial(_search_work, search),
+        finish_units,
+        make_work=search.make_work,
         finished=search.finished,
         engine=engine,
         enabled=rows > MIN_ROWS_PER_WORKER,
@@ -172,47 +173,3 @@ def _find_duplicates(config: IngestConfig, parts: str, full: list[int]) -> Dupli
     run_search("equal images", [0])
     run_search("similar images", list(search.near_units))
     return search.result()
-
-
-def _search_work(search: DuplicateSearch) -> Work:
-    """Returns what a worker does with the number of a unit of the search."""
-    return search.process_unit
-
-
-def _run(
-    name: str,
-    numbers: list[int],
-    make_work: Callable[[], Work],
-    finished: Callable[[], set[int]],
-    engine: Engine,
-    count: Callable[[int], dict[str, str]] = lambda number: {},
-    enabled: bool = True,
-) -> None:
-    """Runs the units that are not finished, with a progress bar.
-
-    Args:
-      name: of the progress bar, which is shown if `enabled`.
-      count: called with the number of each unit that is finished; returns what the bar shows.
-
-    Raises:
-      Interrupted: a signal came; units that are finished are kept.
-    """
-    found = finished()
-    left = [number for number in numbers if number not in found]
-    done = len(numbers) - len(left)
-    with (
-        SignalHandler() as signals,
-        Progress(
-            name, len(numbers), "unit", initial=done, enabled=enabled and bool(left)
-        ) as progress,
-    ):
-        try:
-            for number in run_units(left, make_work, finished, engine, lambda: signals.requested):
-                done += 1
-                progress.update(**count(number))
-        except UnitStopped:
-            message = (
-                f"stopped after {done:,} of {len(numbers):,} units; rerun the same command to "
-                "resume"
-            )
-            raise Interrupted(message, signals.number) from None
