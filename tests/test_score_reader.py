@@ -10,7 +10,7 @@ import pytest
 import scored_dataset
 from etils import epath
 
-from blip_jax.capfilt import score_reader, storage
+from blip_jax.capfilt import image_index, score_reader, storage
 from blip_jax.capfilt.table import load_table, save_table
 from blip_jax.cli.main import main
 from blip_jax.runtime import work_units
@@ -48,15 +48,27 @@ def check_equal(one, two):
             assert own == other, field.name
 
 
+def test_some_rows_are_read_alone(web):
+    whole, rows = storage.read(web.scores, "train"), [3, 7, 110, 239]
+    table = score_reader.read_rows(web.scores, "train", rows)
+    assert table.key.to_pylist() == [whole.key[row].as_py() for row in rows]
+    own = np.isin(whole.row, rows)
+    np.testing.assert_array_equal(table.row, np.searchsorted(rows, whole.row[own]))
+    np.testing.assert_array_equal(table.p_match, whole.p_match[own])
+    assert table.text.to_pylist() == whole.text.filter(pa.array(own)).to_pylist()
+    index, some = (image_index.read(web.images, 240, x) for x in (None, np.array(rows)))
+    assert some.table.equals(index.table.take(rows))
+
+
 def test_what_was_read_is_kept_until_all_is(web, tmp_path, monkeypatch):
     folder, read, calls = tmp_path / "parts", score_reader.read_rows, []
     monkeypatch.setattr(work_units, "_run_in_pool", _run_here)
 
-    def stop_at_the_third(directory, split, start, *rest):
-        calls.append(start)
+    def stop_at_the_third(directory, split, rows, *rest):
+        calls.append(rows[0])
         if len(calls) == 3:
             raise UnitStopped
-        return read(directory, split, start, *rest)
+        return read(directory, split, rows, *rest)
 
     monkeypatch.setattr(score_reader, "read_rows", stop_at_the_third)
     with pytest.raises(Interrupted, match="stopped after 140 of 240 rows"):

@@ -5,7 +5,7 @@ Legend: N images, in the order of the dataset's rows.
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -21,7 +21,7 @@ DUPLICATES = ("keep", "exact", "near")
 
 @dataclasses.dataclass(frozen=True)
 class Images:
-    """The columns of the index that assembly uses.
+    """Columns of the index, of all images or of some.
 
     Attributes:
       table: pyarrow's table of N rows.
@@ -31,7 +31,7 @@ class Images:
 
     def row(self, number: int) -> dict:
         """Returns the values of one image by column."""
-        return {name: self.table[name][number].as_py() for name in COLUMNS}
+        return {name: self.table[name][number].as_py() for name in self.table.column_names}
 
     def opt_out(self, number: int) -> dict[str, str]:
         """Returns the opt-out fields of one image, as they were given."""
@@ -83,8 +83,18 @@ def _opt_out(value: str | None) -> dict[str, str]:
     return {str(k): str(v) for k, v in found.items()} if isinstance(found, dict) else {}
 
 
-def read(dataset: str, rows: int) -> Images | None:
+def read(
+    dataset: str,
+    rows: int,
+    only: np.ndarray | None = None,
+    columns: Sequence[str] = COLUMNS,
+) -> Images | None:
     """Returns the index of a dataset, which has `rows` rows; None if it has no index.
+
+    Args:
+      only: int [N], ascending: the rows that are returned; None: all. Of the file only the row
+        groups that hold them are read, one at a time.
+      columns: those that are returned.
 
     Raises:
       UserError: the index is damaged, or belongs to another dataset.
@@ -96,27 +106,42 @@ def read(dataset: str, rows: int) -> Images | None:
     try:
         with path.open("rb") as file:
             parquet = pa.parquet.ParquetFile(file)
+            if (found := parquet.metadata.num_rows) != rows:
+                raise UserError(
+                    f"{path} has {found} rows, but the scores have {rows}; score the dataset that "
+                    "this index belongs to"
+                )
             stored = set(parquet.schema_arrow.names)
-            table = parquet.read([x for x in COLUMNS if x in stored or x not in _OPTIONAL])
+            names = [x for x in columns if x in stored or x not in _OPTIONAL]
+            table = parquet.read(names) if only is None else _read_rows(parquet, names, only)
     except (pa.ArrowException, KeyError, OSError) as error:
         raise UserError(
             f"{path} cannot be read ({str(error).splitlines()[0]}); prepare the dataset again"
         ) from error
-    if table.num_rows != rows:
-        raise UserError(
-            f"{path} has {table.num_rows} rows, but the scores have {rows}; score the dataset "
-            "that this index belongs to"
-        )
-    for name in set(_OPTIONAL) - set(table.column_names):
+    for name in set(_OPTIONAL) & set(columns) - set(table.column_names):
         table = table.append_column(name, pa.nulls(table.num_rows, pa.string()))
-    missing = sorted(set(COLUMNS) - set(table.column_names))
+    missing = sorted(set(columns) - set(table.column_names))
     if missing:
         raise UserError(f"{path} has no column {missing[0]!r}; prepare the dataset again")
     try:
-        table = table.select(COLUMNS).cast(_SCHEMA)
+        table = table.select(columns).cast(pa.schema([_SCHEMA.field(name) for name in columns]))
     except pa.ArrowException as error:
         reason = str(error).splitlines()[0]
         raise UserError(
             f"{path} has other columns ({reason}); prepare the dataset again"
         ) from error
     return Images(table)
+
+
+def _read_rows(
+    parquet: pa.parquet.ParquetFile, columns: Sequence[str], rows: np.ndarray
+) -> pa.Table:
+    """Returns columns of these rows, int [N], ascending."""
+    parts, start = [], 0
+    for group in range(parquet.num_row_groups):
+        stop = start + parquet.metadata.row_group(group).num_rows
+        first, last = np.searchsorted(rows, [start, stop])
+        if first < last:
+            parts.append(parquet.read_row_group(group, columns).take(rows[first:last] - start))
+        start = stop
+    return pa.concat_tables(parts)

@@ -5,7 +5,7 @@ import dataclasses
 import functools
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -46,29 +46,12 @@ def read(directory: str, split: str, engine: Engine = ONE_PROCESS) -> TextTable:
       UserError: there is no such dataset, or it is not a scored dataset.
       Interrupted: a signal came while several processes or Beam read.
     """
-    source = open_dataset(directory, split)
-    names = _score_names(source, directory)
-    is_large = len(source) > PART
-    try:
-        if is_large and (engine.workers > 1 or engine.beam.runner):
-            table = _read_units(directory, split, len(source), engine)
-        else:
-            with Progress("read scores", len(source), "row", enabled=is_large) as progress:
-                table = TableBuilder(*names).build(
-                    _examples(source, 0, len(source), progress.update)
-                )
-    except (ValueError, pa.ArrowException) as error:  # columns of unequal lengths
-        if isinstance(error, UserError):
-            raise
-        raise _no_scores(directory, error) from error
-    _check_scores(table, directory)
-    return table
-
-
-def _no_scores(directory: str, error: Exception) -> UserError:
-    return UserError(
-        f"{directory} holds rows that are no scores ({error}); run capfilt on the images again"
-    )
+    rows = len(open_dataset(directory, split))
+    is_large = rows > PART
+    if is_large and (engine.workers > 1 or engine.beam.runner):
+        return _read_units(directory, split, rows, engine)
+    with Progress("read scores", rows, "row", enabled=is_large) as progress:
+        return read_rows(directory, split, range(rows), progress.update)
 
 
 def _score_names(source: Dataset, directory: str) -> Names:
@@ -133,14 +116,12 @@ def _unit_work(directory: str, split: str, rows: int, part: int, folder: str) ->
     """Returns what a worker does: reads `part` rows and writes their table into `folder`."""
 
     def work(number: int, should_continue: Callable[[], bool]) -> None:
-        start = number * part
-        try:
-            table = read_rows(directory, split, start, min(start + part, rows), should_continue)
-        except (ValueError, pa.ArrowException) as error:
-            if isinstance(error, UserError):
-                raise
-            raise _no_scores(directory, error) from error
-        save_table(table, _unit_path(folder, number))
+        def check(count: int) -> None:
+            if not should_continue():
+                raise UnitStopped
+
+        own = range(number * part, min((number + 1) * part, rows))
+        save_table(read_rows(directory, split, own, check), _unit_path(folder, number))
 
     return work
 
@@ -148,24 +129,30 @@ def _unit_work(directory: str, split: str, rows: int, part: int, folder: str) ->
 def read_rows(
     directory: str,
     split: str,
-    start: int,
-    stop: int,
-    should_continue: Callable[[], bool] = lambda: True,
+    rows: Sequence[int],
+    report: Callable[[int], None] = lambda count: None,
 ) -> TextTable:
-    """Returns the table of the rows from `start` to `stop`, which it counts from 0.
+    """Returns the table of the rows with these numbers, which it counts from 0.
+
+    Args:
+      rows: ascending.
+      report: called after each few thousand rows with their number.
 
     Raises:
-      UserError: as `read`, but scores out of their range are not noticed.
-      UnitStopped: `should_continue` returned False.
+      UserError: as `read`.
     """
-
-    def check(count: int) -> None:
-        if not should_continue():
-            raise UnitStopped
-
     source = open_dataset(directory, split)
     names = _score_names(source, directory)
-    return TableBuilder(*names).build(_examples(source, start, stop, check))
+    try:
+        table = TableBuilder(*names).build(_examples(source, rows, report))
+    except (ValueError, pa.ArrowException) as error:  # columns of unequal lengths
+        if isinstance(error, UserError):
+            raise
+        raise UserError(
+            f"{directory} holds rows that are no scores ({error}); run capfilt on the images again"
+        ) from error
+    _check_scores(table, directory)
+    return table
 
 
 def _joined(parts: list[TextTable]) -> TextTable:
@@ -210,19 +197,19 @@ def _check_scores(table: TextTable, directory: str) -> None:
 
 
 def _examples(
-    source: Dataset, start: int, stop: int, count: Callable[[int], None]
+    source: Dataset, rows: Sequence[int], report: Callable[[int], None]
 ) -> Iterator[dict]:
     """Yields the features of rows from protobuf: ten times faster than the decoding of TFDS."""
     raw = source.data_source
-    for first in range(start, stop, _CHUNK):
-        row, last = first, min(first + _CHUNK, stop)
+    for first in range(0, len(rows), _CHUNK):
+        chunk, done = rows[first : first + _CHUNK], 0
         try:
-            for record in raw.__getitems__(range(first, last)):
+            for record in raw.__getitems__(chunk):
                 example = tf_example_pb2.Example.FromString(record)
                 if not example.features.feature:
                     raise ValueError("it is empty")
                 yield example.features.feature
-                row += 1
+                done += 1
         except Exception as error:  # ArrayRecord and protobuf raise many types for a damaged file
-            raise source.damaged(row, error) from error
-        count(last - first)
+            raise source.damaged(chunk[done], error) from error
+        report(len(chunk))

@@ -97,8 +97,12 @@ class TextTable:
         return text_measures.of_strings(self.text, text_measures.language_classifier())
 
     def mean_cosine(self, text: int) -> float:
-        """Returns the mean cosine of a text over the filters that give one; NaN if none does."""
-        values = self.cosine[text][self.gives_cosine]
+        """Returns the mean cosine of a text over the filters that give one; NaN if none does.
+
+        A filter that scored the text but gave no cosine is a plug-in.
+        """
+        cosine = self.cosine[text]
+        values = cosine[~np.isnan(cosine) | np.isnan(self.p_match[text])]
         return float(values.mean()) if values.size else math.nan
 
 

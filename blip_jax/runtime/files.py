@@ -99,24 +99,39 @@ def atomic_folder(path: str | os.PathLike, replace: bool = False) -> Iterator[pa
     Raises:
       UserError: `path` is not local, or exists already.
     """
-    if "://" in str(path):
-        raise UserError(f"{path} is not a local folder; choose a local path and copy it from there")
-    target = pathlib.Path(os.path.abspath(path))
-    is_folder = target.is_dir() and not target.is_symlink()
-    if os.path.lexists(target) and not (is_folder and (replace or not any(target.iterdir()))):
-        raise UserError(f"{path} exists already; choose another path")
+    target = new_folder_path(path, replace)
     target.parent.mkdir(parents=True, exist_ok=True)
     remove_abandoned(target)
     temporary = target.with_name(temporary_name(target.name))
     temporary.mkdir()
     try:
         yield temporary
-        _rename_folder(temporary, target, replace)
+        rename_folder(temporary, target, replace)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _rename_folder(temporary: pathlib.Path, target: pathlib.Path, replace: bool) -> None:
+def new_folder_path(path: str | os.PathLike, replace: bool = False) -> pathlib.Path:
+    """Returns the absolute path of a folder that is to be made; see `atomic_folder`.
+
+    Raises:
+      UserError: `path` is not local, or exists already.
+    """
+    if "://" in str(path):
+        raise UserError(f"{path} is not a local folder; choose a local path and copy it from there")
+    target = pathlib.Path(os.path.abspath(path))
+    is_folder = target.is_dir() and not target.is_symlink()
+    if os.path.lexists(target) and not (is_folder and (replace or not any(target.iterdir()))):
+        raise UserError(f"{path} exists already; choose another path")
+    return target
+
+
+def rename_folder(temporary: pathlib.Path, target: pathlib.Path, replace: bool = False) -> None:
+    """Renames a folder to `target`, which is empty or missing unless `replace`.
+
+    Raises:
+      UserError: another process has made `target` in the meantime.
+    """
     if not (replace and target.is_dir()):
         try:
             temporary.rename(target)
