@@ -94,7 +94,7 @@ setup(
         "int8": INT8,  # convert --to int8
         "language": LANGUAGE,  # assemble: identify_languages, selection.languages
         "wandb": WANDB,  # train.logger
-        "beam": BEAM,  # prepare and capfilt on a runner of Apache Beam
+        "beam": BEAM,  # prepare, capfilt, assemble and export on a runner of Apache Beam
         "docs": DOCS,  # tests/api_reference.py
         "test": [
             "pytest>=9.0",

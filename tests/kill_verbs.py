@@ -36,19 +36,16 @@ class Runs:
         self.ends, self.refused = 0, 0
         whole /= "out"
         process, begun = verb.start(whole, self.log_file), time.monotonic()
-        while not self.lock(whole).exists() and process.poll() is None:
+        while not verb.lock(whole).exists() and process.poll() is None:
             time.sleep(0.002)
         self.startup = time.monotonic() - begun
         assert process.wait() == 0, self.log()
         self.seconds = time.monotonic() - begun - self.startup
         self.wanted = verb_runs.content(whole)
 
-    def lock(self, out: pathlib.Path) -> pathlib.Path:
-        return out / ".lock" if self.verb.is_folder else pathlib.Path(f"{out}.lock")
-
     def holds_lock(self, pid: int) -> bool:
         try:
-            return json.loads(self.lock(self.out).read_text())["pid"] == pid
+            return json.loads(self.verb.lock(self.out).read_text())["pid"] == pid
         except (OSError, ValueError):
             return False
 

@@ -120,7 +120,8 @@ def lines(folder):
 
 def test_opt_out_fields_are_columns(tmp_path):
     (tmp_path / "data.jsonl").write_text("{}\n")
-    found = croissant.exported("jsonl", "none", tmp_path, ["noai"], croissant.read(tmp_path))
+    files = [croissant.file_object(tmp_path / "data.jsonl")]
+    found = croissant.exported("jsonl", "none", files, ["noai"], croissant.read(tmp_path))
     names = [field["name"] for field in found["recordSet"][0]["field"]]
     assert {"noai", "license", "phash"} < set(names) and "image" not in names
     assert found["name"] == "Image-text pairs"  # the mixture's folder has no croissant.json

@@ -10,7 +10,7 @@ import pyarrow.parquet
 import pytest
 import scored_dataset
 
-from blip_jax.capfilt import export
+from blip_jax.capfilt import export_rows
 from blip_jax.cli.main import main
 from blip_jax.data.datasets import open_dataset, to_text
 from blip_jax.data.mixture import RecordSource, load_mixture
@@ -218,6 +218,6 @@ def test_what_breaks_off_leaves_nothing(mixture, tmp_path, monkeypatch):
     def breaks(*unused):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(export.Row, "suffix", property(breaks))
+    monkeypatch.setattr(export_rows.Row, "suffix", property(breaks))
     assert main(["export", mixture, str(tmp_path / "out"), "--to=webdataset"]) == 130
     assert os.listdir(tmp_path) == []

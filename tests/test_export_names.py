@@ -12,7 +12,7 @@ import pytest
 import scored_dataset
 import tiny_dataset
 
-from blip_jax.capfilt import export, writers
+from blip_jax.capfilt import export_rows, writers
 from blip_jax.cli.main import main
 from blip_jax.data.synthetic.builder import make_record
 
@@ -23,11 +23,11 @@ def web(tmp_path_factory):
 
 
 def test_names_of_files_are_safe_and_their_own():
-    assert export.file_name("web-train_0000012") == "web-train_0000012"
-    assert export.file_name("a b/c.d+ä%") == "a%20b%2Fc%2Ed%2B%C3%A4%25"
+    assert export_rows.file_name("web-train_0000012") == "web-train_0000012"
+    assert export_rows.file_name("a b/c.d+ä%") == "a%20b%2Fc%2Ed%2B%C3%A4%25"
     keys = ["a", "a/b", "a b", "a-b", "a_b", "a%20b", "../../etc/passwd", "..", "~", "a~b", ""]
     keys += ["con.tar.gz", "-", "\0", "\ud800", "ä", "ä" * 50, "x" * 96, "x" * 300, "x" * 301]
-    names = [export.file_name(key) for key in keys]
+    names = [export_rows.file_name(key) for key in keys]
     assert len(set(names)) == len(keys)
     assert all(re.fullmatch(r"[A-Za-z0-9_%~-]{1,96}", name) for name in names)
     for name, key in zip(names, keys, strict=True):
@@ -101,21 +101,48 @@ def test_a_folder_of_somebody_else_is_not_touched(twins, tmp_path):
     assert len(os.listdir(tmp_path)) == 3
 
 
+def test_an_unfinished_folder_of_somebody_else_is_not_touched(twins, tmp_path, capsys):
+    folder = tmp_path / "out.unfinished" / "units"
+    folder.mkdir(parents=True)
+    (folder / "mine").write_text("kept")
+    assert main(["export", twins, str(tmp_path / "out"), "--to=jsonl"]) == 2
+    assert "out.unfinished exists already; choose another path" in capsys.readouterr().err
+    assert (folder / "mine").read_text() == "kept"
+    assert os.listdir(tmp_path) == ["out.unfinished"]
+    assert os.listdir(tmp_path / "out.unfinished") == ["units"]
+
+
 def test_of_two_exports_to_one_folder_the_second_is_refused(twins, tmp_path, monkeypatch, capsys):
-    """Another one ends while this one writes."""
+    """Another one begins while this one writes."""
     out, write = tmp_path / "out", writers.Jsonl.write
 
     def slow(self, rows):
-        monkeypatch.undo()
         write(self, rows)
-        assert main(["export", twins, str(out), "--to=blip"]) == 0
+        assert main(["export", twins, str(out), "--to=blip"]) == 2
+
+    monkeypatch.setattr(writers.Jsonl, "write", slow)
+    assert main(["export", twins, str(out), "--to=jsonl"]) == 0
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "out.unfinished is in use by process" in error
+    assert sorted(os.listdir(out)) == ["croissant.json", "data.jsonl", "images"]
+    assert os.listdir(tmp_path) == ["out"]
+
+
+def test_a_folder_that_another_program_makes_meanwhile_is_kept(
+    twins, tmp_path, monkeypatch, capsys
+):
+    out, write = tmp_path / "out", writers.Jsonl.write
+
+    def slow(self, rows):
+        write(self, rows)
+        out.mkdir(exist_ok=True)
+        (out / "mine").touch()
 
     monkeypatch.setattr(writers.Jsonl, "write", slow)
     assert main(["export", twins, str(out), "--to=jsonl"]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and "was made by another process in the meantime" in error
-    assert sorted(os.listdir(out)) == ["captions.json", "croissant.json", "images"]
-    assert os.listdir(tmp_path) == ["out"]
+    assert os.listdir(out) == ["mine"]
 
 
 @pytest.mark.parametrize("chosen", [-1, 1, 7])

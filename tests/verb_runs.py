@@ -93,6 +93,12 @@ class Verb(NamedTuple):
             return out.exists() and self.name in ("export", "convert")
         return out.exists() and not pathlib.Path(f"{out}.unfinished").exists()
 
+    def lock(self, out: pathlib.Path) -> pathlib.Path:
+        """The lock file while the verb writes to `out`."""
+        if self.name == "export":
+            return pathlib.Path(f"{out}.unfinished") / ".lock"
+        return out / ".lock" if self.is_folder else pathlib.Path(f"{out}.lock")
+
     def start(self, out: pathlib.Path, log: pathlib.Path, run_by=()) -> subprocess.Popen:
         """Starts a process that prints to `log`, by the command `run_by` if one is given."""
         # Configs may import what is beside this file.
@@ -159,8 +165,8 @@ def verbs(folder: pathlib.Path, records: int = 400) -> dict[str, Verb]:
         of_images("caption", "captioner", "--top-p=0.9"),
         of_images("match", "retrieval", "--text=a red dog", "--text=a cat"),
         of_images("answer", "vqa", "--question=what is it?"),
-        Verb("export", lambda out: [f"{folder}/mixture.json", str(out), "--to=webdataset"],
-             resumes=False),
+        Verb("export", lambda out: [f"{folder}/mixture.json", str(out), "--to=webdataset",
+                                    "--shard=20"]),
         Verb("convert", lambda out: [models["captioner"], str(out), "--to=hf"], resumes=False),
         of_config("bootstrap", f"--config={folder}/bootstrap.py", spread=0.25),
         of_config("compare", f"--config={folder}/compare.py", spread=0.4),

@@ -7,7 +7,7 @@ the records that it describes.
 import datetime
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from etils import epath
 
 from blip_jax.capfilt.config import AssembleConfig
 from blip_jax.capfilt.dataset_card import licences
-from blip_jax.capfilt.export import ABOUT
+from blip_jax.capfilt.export_rows import ABOUT
 from blip_jax.runtime.errors import UserError
 from blip_jax.runtime.files import read_json
 
@@ -43,6 +43,10 @@ CONTEXT = {
 }
 # What an export has of its own; the rest is of the assembled dataset that it was made from.
 _OWN = ("distribution", "recordSet")
+ENCODINGS = {
+    ".json": "application/json", ".jsonl": "application/jsonlines",
+    ".npy": "application/octet-stream", ".tar": "application/x-tar",
+}  # fmt: skip
 PART_BYTES = 1 << 20  # read at a time
 TEXT, INTEGER, NUMBER = "sc:Text", "sc:Integer", "sc:Float"
 
@@ -71,9 +75,7 @@ def assembled(config: AssembleConfig, found: Mapping[str, Any], folder: Path) ->
     mixture = read_json(folder / "mixture.json")["components"]
     lists = [x["selected"] for x in mixture if x.get("selected")]
     files = [
-        _file(folder / "mixture.json", "application/json"),
-        _file(folder / "statistics.json", "application/json"),
-        *(_file(folder / name, "application/octet-stream") for name in lists),
+        *(file_object(folder / name) for name in ("mixture.json", "statistics.json", *lists)),
     ]
     components = [
         _field("components", name, kind, "mixture.json", {"jsonPath": f"$.components[*].{name}"})
@@ -112,18 +114,22 @@ def read(folder: Path) -> dict[str, Any]:
 
 
 def exported(
-    to: str, place: str, folder: Path, opt_out_names: Iterable[str], known: Mapping[str, Any]
+    to: str,
+    place: str,
+    files: Sequence[dict],
+    opt_out_names: Iterable[str],
+    known: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Returns the metadata of a folder that `export` writes.
 
     Args:
       to: the format.
       place: where the images are ("files", "bytes", "none").
-      folder: what was written.
+      files: `file_object` of the list or of each tar that was written.
       opt_out_names: the opt-out fields that rows have.
       known: what `read` returns of the mixture's folder: title, licence and so on.
     """
-    files, description, fields = _FORMATS[to](folder, place, opt_out_names)
+    files, description, fields = _FORMATS[to](files, place, opt_out_names)
     if place == "files":
         files = [*files, _file_set("image-files", "images/**", "image/*")]
     return {
@@ -155,35 +161,32 @@ def _rows(source: str, place: str, opt_out_names: Iterable[str]) -> tuple[str, l
     return description, list(fields.values())
 
 
-def _jsonl(folder: Path, place: str, opt_out_names: Iterable[str]) -> Described:
-    files = [_file(folder / "data.jsonl", "application/jsonlines")]
-    return files, *_rows("data.jsonl", place, opt_out_names)
+def _jsonl(files: Sequence[dict], place: str, opt_out_names: Iterable[str]) -> Described:
+    return [*files], *_rows("data.jsonl", place, opt_out_names)
 
 
-def _parquet(folder: Path, place: str, opt_out_names: Iterable[str]) -> Described:
-    files = [_file_set("parquet-files", "data/*.parquet", "application/x-parquet")]
-    return files, *_rows("parquet-files", place, opt_out_names)
+def _parquet(files: Sequence[dict], place: str, opt_out_names: Iterable[str]) -> Described:
+    found = _file_set("parquet-files", "data/*.parquet", "application/x-parquet")
+    return [found], *_rows("parquet-files", place, opt_out_names)
 
 
-def _webdataset(folder: Path, place: str, opt_out_names: Iterable[str]) -> Described:
+def _webdataset(files: Sequence[dict], place: str, opt_out_names: Iterable[str]) -> Described:
     """Returns the JSON of each image as one field: loaders read files in tars whole."""
-    tars = [_file(path, "application/x-tar") for path in sorted(folder.glob("*.tar"))]
     inside = _file_set("json-files", "*.json", "application/json")
-    inside["containedIn"] = [{"@id": tar["@id"]} for tar in tars]
+    inside["containedIn"] = [{"@id": tar["@id"]} for tar in files]
     fields = [
         _field("images", name, TEXT, "json-files", {"fileProperty": what})
         for name, what in (("file", "filename"), ("json", "content"))
     ]
-    return [*tars, inside], "What is known of each image, with its texts, as JSON.", fields
+    return [*files, inside], "What is known of each image, with its texts, as JSON.", fields
 
 
-def _blip(folder: Path, place: str, opt_out_names: Iterable[str]) -> Described:
-    files = [_file(folder / "captions.json", "application/json")]
+def _blip(files: Sequence[dict], place: str, opt_out_names: Iterable[str]) -> Described:
     fields = [
         _field("images", name, TEXT, "captions.json", {"jsonPath": f"$[*].{name}"})
         for name in ("caption", "url" if place == "none" else "image")
     ]
-    return files, "Captions, each with its image.", fields
+    return [*files], "Captions, each with its image.", fields
 
 
 _FORMATS = {"jsonl": _jsonl, "parquet": _parquet, "webdataset": _webdataset, "blip": _blip}
@@ -200,7 +203,8 @@ def _head(title: str, description: str) -> dict[str, Any]:
     }
 
 
-def _file(path: epath.PathLike, encoding: str) -> dict[str, Any]:
+def file_object(path: epath.PathLike) -> dict[str, Any]:
+    """Returns the metadata of a file of ENCODINGS, with its size and SHA-256."""
     path, digest, size = epath.Path(path), hashlib.sha256(), 0
     with path.open("rb") as file:
         while part := file.read(PART_BYTES):
@@ -212,7 +216,7 @@ def _file(path: epath.PathLike, encoding: str) -> dict[str, Any]:
         "name": path.name,
         "contentUrl": path.name,
         "contentSize": f"{size} B",
-        "encodingFormat": encoding,
+        "encodingFormat": ENCODINGS[path.suffix],
         "sha256": digest.hexdigest(),
     }
 

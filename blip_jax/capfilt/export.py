@@ -1,225 +1,255 @@
-"""Reads the images and texts of a mixture as rows, which writers.py writes to files."""
+"""The verb `export`: writes the images and texts of a mixture as files for other programs.
+
+The images are divided into units of work. Until all are done, the folder `OUT.unfinished` holds
+
+    fingerprint.json     what the files are made of, by which the same command resumes
+    units/NNNNN/         the files of a unit, and its counts; beside these, sorted selections
+    export/              the folder that is renamed to OUT at the end
+"""
 
 import dataclasses
-import hashlib
-import io
-import urllib.parse
-from collections.abc import Iterator
+import functools
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image
+from etils import epath
 
-from blip_jax.capfilt import image_index, storage
-from blip_jax.data.datasets import open_dataset, to_text
-from blip_jax.data.images import plain_jpeg_size
-from blip_jax.data.mixture import Component, check_selected_texts, load_selected
+from blip_jax.capfilt import croissant, image_index, writers
+from blip_jax.capfilt.export_plan import Piece, plan_units
+from blip_jax.capfilt.export_rows import Row, RowReader
+from blip_jax.data.datasets import open_dataset, split_digest
+from blip_jax.data.mixture import Component, load_mixture
+from blip_jax.runtime.beam import BeamConfig, UnitStopped, Work
 from blip_jax.runtime.errors import UserError
-from blip_jax.runtime.files import float32_number
+from blip_jax.runtime.files import (
+    atomic_folder,
+    new_folder_path,
+    read_json,
+    remove_incomplete,
+    rename_folder,
+    write_json,
+)
+from blip_jax.runtime.fingerprint import FILE, check_fingerprint, file_digest
+from blip_jax.runtime.lock import LOCK, folder_lock
+from blip_jax.runtime.work_units import Engine, finish_units
+from blip_jax.runtime.worker_pool import num_workers
 
-# File suffixes of PIL's formats whose name is not the suffix.
-SUFFIXES = {"jpeg": "jpg", "mpo": "jpg", "tiff": "tif", "jpeg2000": "jp2"}
-ABOUT = ("source", "license", "sha256", "phash", "width", "height")  # columns of the index
-MAX_NAME = 96  # characters of `file_name`
-NUMBERS = ("p_match", "cosine", "log_probability")
-
-
-def file_name(text: str) -> str:
-    """Returns a text as part of a file name: different texts give different names.
-
-    All but ASCII letters, digits, "_" and "-" is percent-encoded, as in "a%20b", so that
-    `urllib.parse.unquote` gives the text back. Of "" and of long texts the name ends in "~" and
-    their SHA-256.
-    """
-    name = urllib.parse.quote(text.encode("utf-8", "surrogatepass"), safe="")
-    name = name.replace(".", "%2E").replace("~", "%7E")
-    if 0 < len(name) <= MAX_NAME:
-        return name
-    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
-    return f"{name[: MAX_NAME - 33]}~{digest[:32]}"
+NO_BEAM = BeamConfig()
+UNFINISHED, UNITS, RESULT, COUNTS = ".unfinished", "units", "export", "counts.json"
+MOVED = ("*.tar", "data/*.parquet", "images/*/*")  # files and folders of a unit
+CARD = ("README.md", "statistics.json")  # written by `assemble` next to the mixture
+INDEX_ROWS = 1_000_000  # rows of the index whose opt-out fields are in memory
 
 
 @dataclasses.dataclass(frozen=True)
-class Row:
-    """An image and its texts in a mixture.
+class ExportSettings:
+    """What is exported, and how.
 
     Attributes:
-      component: name of the component of the mixture.
-      number: of the image's row in the component's dataset.
-      key, url: of the image; the URL may be "".
-      image: the bytes; None if not requested.
-      texts: [{'text', 'origin', 'model', 'method', 'p_match', 'cosine', 'log_probability'}]; of
-        several filters the means, and 'filters' with the scores of each. None if not scored.
-      about: other fields of the image (ABOUT).
-      opt_out: opt-out fields of the image, as they were given.
-      extra_scores: [{'name', 'score'}], of plug-ins.
+      to: one of writers.FORMATS.
+      images: where images are written, one of `PLACES` of the format's writer; "": the first.
+      components: names of those that are exported; (): all.
+      shard: images of a unit of work, and so of a tar or Parquet file.
+
+    Raises:
+      UserError: the format does not take `images`, or `shard` is too small.
     """
 
-    component: str
-    number: int
-    key: str
-    url: str
-    image: bytes | None
-    texts: list[dict]
-    about: dict
-    opt_out: dict[str, str]
-    extra_scores: list[dict]
+    to: str
+    images: str = ""
+    components: tuple[str, ...] = ()
+    shard: int = 10_000
+
+    def __post_init__(self):
+        places = writers.FORMATS[self.to].PLACES
+        object.__setattr__(self, "images", self.images or places[0])
+        if self.images not in places:
+            known = " or ".join(places)
+            raise UserError(f"--to {self.to} takes --images {known}, not {self.images}")
+        if self.shard < 1:
+            raise UserError(f"--shard is {self.shard}; expected 1 or more")
 
     @property
-    def name(self) -> str:
-        """Returns the key as a file name; see `file_name`."""
-        return file_name(self.key)
+    def with_images(self) -> bool:
+        """Returns whether images are written at all."""
+        return self.images != "none"
 
-    @property
-    def suffix(self) -> str:
-        """Returns the file suffix of the image's format; "" if the bytes are not an image."""
-        if plain_jpeg_size(self.image):
-            return SUFFIXES["jpeg"]
+
+class Counts(NamedTuple):
+    """What an export wrote: numbers of images and texts, and keys of what is not an image."""
+
+    images: int
+    texts: int
+    skipped: list[str]
+
+
+def run(
+    mixture: str, out: str, settings: ExportSettings, workers: int = 0, beam: BeamConfig = NO_BEAM
+) -> Counts:
+    """Writes the folder `out`, whole or not at all; after an interruption the same call resumes.
+
+    Args:
+      workers: processes; 0: one per core.
+      beam: Apache Beam in place of these processes.
+
+    Raises:
+      UserError: the mixture is incomplete, `out` exists, or was begun with other settings.
+      Interrupted: a signal came; units that are finished are kept.
+    """
+    components = _components(mixture, settings.components)
+    target, source = new_folder_path(out), Path(mixture).parent
+    folder = target.with_name(target.name + UNFINISHED)
+    about = croissant.read(source)
+    with folder_lock(folder, "export"):
+        parts, result = folder / UNITS, folder / RESULT
+        if not (folder / FILE).exists() and set(os.listdir(folder)) - {LOCK}:
+            raise UserError(f"{folder} exists already; choose another path than {out}")
+        begun = result.is_dir()
+        check_fingerprint(folder, "export", _fingerprint(components, settings), begun=begun)
+        if not begun:  # a run that was killed while it removed the folder may have left some
+            shutil.rmtree(parts, ignore_errors=True)
+        for path in (parts, result):
+            path.mkdir(exist_ok=True)
+        remove_incomplete(parts)
         try:
-            kind = Image.open(io.BytesIO(self.image)).format.lower()
-        except Exception:  # PIL raises many types of errors on damaged files
-            return ""
-        return SUFFIXES.get(kind, kind)
+            names = opt_out_names(components)
+            units = plan_units(components, settings.shard, settings.with_images, parts)
+            finish_units(
+                "export",
+                range(len(units)),
+                functools.partial(_unit_work, units, settings, names, os.fspath(parts)),
+                functools.partial(_finished, parts),
+                Engine(num_workers(workers), beam, os.fspath(folder / "beam")),
+                total=sum(map(_images, units)),
+                unit="image",
+                size=lambda number: _images(units[number]),
+            )
+        except BaseException:
+            if not _finished(parts):
+                _remove(folder)
+            raise
+        own = [_unit_path(parts, number) for number in range(len(units))]
+        found = [read_json(path / COUNTS) for path in own]
+        files = [file for unit in found for file in unit["files"]]
+        files += _collect(own, result, settings.to)
+        for name in CARD:
+            if (source / name).is_file():
+                shutil.copy(source / name, result)
+        metadata = croissant.exported(settings.to, settings.images, files, names, about)
+        (result / croissant.FILE).write_text(croissant.text_of(metadata), encoding="utf-8")
+        rename_folder(result, target)
+        _remove(folder)
+    images, texts = (sum(unit[name] for unit in found) for name in ("images", "texts"))
+    return Counts(images, texts, [key for unit in found for key in unit["skipped"]])
 
-    @property
-    def caption(self) -> str:
-        """Returns the text with the highest P(match); the first text if none is scored."""
-        best = max(self.texts, key=lambda text: text["p_match"] or 0.0)
-        return best["text"]
+
+def _remove(folder: Path) -> None:
+    """Removes an unfinished folder in an order in which a kill does no harm."""
+    for path in (folder / RESULT, folder / UNITS, folder):
+        shutil.rmtree(path, ignore_errors=True)
 
 
-def count(components: list[Component]) -> int:
-    """Returns an upper bound of the number of images with texts in the components."""
-    total = 0
-    for component in components:
-        images = len(open_dataset(component.dataset, component.split))
-        if component.selected is not None:
-            images = len(np.unique(load_selected(component, images)[:, 0]))
-        total += images
-    return total
+def _components(mixture: str, names: Sequence[str]) -> list[Component]:
+    """Returns the components of these names; all, if there are none."""
+    components = load_mixture(mixture)
+    if unknown := sorted(set(names) - {entry.name for entry in components}):
+        known = ", ".join(entry.name for entry in components)
+        raise UserError(f"{mixture} has no component {unknown[0]!r}; it has {known}")
+    return [entry for entry in components if not names or entry.name in names]
 
 
-def opt_out_names(components: list[Component]) -> list[str]:
+def _fingerprint(components: Sequence[Component], settings: ExportSettings) -> dict[str, Any]:
+    """Returns what decides the files: the settings, and digests of what is read, in order."""
+    digests = {
+        component.name: {
+            "split": component.split,
+            "dataset": _digest(component.dataset, component.split),
+            "index": file_digest(epath.Path(component.dataset) / image_index.FILE),
+            "scores": component.scores and _digest(component.scores, component.split),
+            "selected": component.selected and file_digest(component.selected),
+        }
+        for component in components
+    }
+    return {"mixture": list(digests), "settings": settings, "sources": digests}
+
+
+def _digest(directory: str, split: str) -> str:
+    return split_digest(directory, open_dataset(directory, split), split)
+
+
+def opt_out_names(components: Sequence[Component]) -> list[str]:
     """Returns the names of the opt-out fields that images of the components have."""
     names: set[str] = set()
     for dataset, split in {(x.dataset, x.split) for x in components if "[" not in x.split}:
-        index = image_index.read(dataset, len(open_dataset(dataset, split)))
-        names.update(index.opt_out_names() if index else ())
+        rows = len(open_dataset(dataset, split))
+        for start in range(0, rows, INDEX_ROWS):
+            own = np.arange(start, min(start + INDEX_ROWS, rows))
+            index = image_index.read(dataset, rows, own, ["opt_out"])
+            names.update(index.opt_out_names() if index else ())
     return sorted(names)
 
 
-def rows(components: list[Component], with_images: bool, workers: int = 1) -> Iterator[Row]:
-    """Yields the rows of the components in order, without images that have no text.
+def _images(unit: Sequence[Piece]) -> int:
+    """Returns the number of images of a unit."""
+    return sum(piece.images for piece in unit)
 
-    Args:
-      workers: processes that read scores; see `score_reader.read`.
 
-    Raises:
-      UserError: a dataset, its scores or its selection is missing, or they do not match.
+def _unit_path(parts: Path, number: int) -> Path:
+    return parts / f"{number:05d}"
+
+
+def _finished(parts: Path) -> set[int]:
+    """Returns the numbers of the units that are finished."""
+    return {int(path.name) for path in parts.glob("*") if path.name.isdecimal()}
+
+
+def _unit_work(
+    units: Sequence[Sequence[Piece]], settings: ExportSettings, opt_out: list[str], parts: str
+) -> Work:
+    """Returns what a worker does with the number of a unit: it writes the unit's folder."""
+    reader, make_writer = RowReader(settings.with_images), writers.FORMATS[settings.to]
+
+    def work(number: int, should_continue: Callable[[], bool]) -> None:
+        def rows() -> Iterator[Row]:
+            for piece in units[number]:
+                for row in reader.rows(piece):
+                    if not should_continue():
+                        raise UnitStopped
+                    yield row
+
+        path = _unit_path(Path(parts), number)
+        if path.exists():  # by a process that continued after the last run had ended
+            return
+        try:
+            with atomic_folder(path) as folder:
+                writer = make_writer(folder, number, settings.shard, settings.images, opt_out)
+                writer.write(rows())
+                files = [croissant.file_object(tar) for tar in folder.glob("*.tar")]
+                counts = {"images": writer.images, "texts": writer.texts}
+                write_json(folder / COUNTS, counts | {"skipped": writer.skipped, "files": files})
+        except UserError:
+            if not path.exists():
+                raise
+
+    return work
+
+
+def _collect(parts: Sequence[Path], result: Path, to: str) -> list[dict]:
+    """Moves the files of the units to their places, joins their lists, and describes the latter.
+
+    It can be repeated, so that a run that was killed within it can be resumed.
     """
-    for component in components:
-        yield from _rows(component, with_images, workers)
-
-
-def _rows(component: Component, with_images: bool, workers: int) -> Iterator[Row]:
-    needed = ["key", *["image"] * with_images, *["texts"] * (not component.scores)]
-    source = open_dataset(component.dataset, component.split, needed)
-    # The index is of a whole split.
-    index = None if "[" in component.split else image_index.read(component.dataset, len(source))
-    stored = _Stored(component, len(source), workers) if component.scores else None
-    selected = None if component.selected is None else load_selected(component, len(source))
-    for row, indices in _selected_texts(selected, len(source)):
-        about = {} if index is None else index.row(row)
-        record = {}
-        if with_images or stored is None or index is None:
-            record = source[row]
-        key = to_text(record["key"]) if record else about["key"]
-        if stored is None:
-            own = [to_text(text) for text in record["texts"]]
-            indices = range(len(own)) if indices is None else indices
-            check_selected_texts(component, row, indices, len(own))
-            texts = [_unscored(own[i]) for i in indices]
-        else:
-            texts = stored.texts(row, key, indices)
-        if not texts:
-            continue
-        yield Row(
-            component.name,
-            row,
-            key,
-            to_text(record.get("url", b"")) or about.get("url") or "",
-            record["image"] if with_images else None,
-            texts,
-            {name: about[name] for name in ABOUT if about.get(name) not in (None, "")},
-            {} if index is None else index.opt_out(row),
-            [] if stored is None else stored.extra_scores(row),
-        )
-
-
-def _selected_texts(
-    selected: np.ndarray | None, rows: int
-) -> Iterator[tuple[int, list[int] | None]]:
-    """Yields each row with the indices of its selected texts; None: all."""
-    if selected is None:
-        yield from ((row, None) for row in range(rows))
-        return
-    selected = np.unique(selected, axis=0)
-    numbers, starts = np.unique(selected[:, 0], return_index=True)
-    for number, indices in zip(numbers.tolist(), np.split(selected[:, 1], starts[1:])):
-        yield number, indices.tolist()
-
-
-def _unscored(text: str) -> dict:
-    nothing = dict.fromkeys(NUMBERS)
-    return {"text": text, "origin": "web", "model": "", "method": "", **nothing}
-
-
-class _Stored:
-    """The scored texts of a component by row."""
-
-    def __init__(self, component: Component, rows: int, workers: int):
-        self.component = component
-        self.table = storage.read(component.scores, component.split, workers)
-        if len(self.table.key) != rows:
-            raise UserError(
-                f"component {component.name!r}: scores {component.scores} have "
-                f"{len(self.table.key)} rows, dataset {component.dataset} has {rows}; "
-                "score this dataset"
-            )
-        self.starts = np.searchsorted(self.table.row, np.arange(rows + 1))
-
-    def texts(self, row: int, key: str, indices: list[int] | None) -> list[dict]:
-        """Returns the texts of a row. Raises a UserError if the scores are of another dataset."""
-        table, component = self.table, self.component
-        start, stop = self.starts[row : row + 2].tolist()
-        if (found := table.key[row].as_py()) != key:
-            raise UserError(
-                f"component {component.name!r}: row {row} is {key!r} in the dataset and "
-                f"{found!r} in its scores; score this dataset"
-            )
-        indices = range(stop - start) if indices is None else indices
-        check_selected_texts(component, row, indices, stop - start)
-        return [self._text(start + index) for index in indices]
-
-    def extra_scores(self, row: int) -> list[dict]:
-        """Returns the extra scores of an image."""
-        if not self.table.extra_names:
-            return []
-        pairs = zip(self.table.extra_names, self.table.extra_scores[row], strict=True)
-        return [{"name": name, "score": float32_number(score)} for name, score in pairs]
-
-    def _text(self, i: int) -> dict:
-        table = self.table
-        found = {
-            name: getattr(table, name)[i].as_py() for name in ("text", "origin", "model", "method")
-        }
-        found["p_match"] = float32_number(table.p_match[i].mean())
-        found["cosine"] = float32_number(table.mean_cosine(i))
-        found["log_probability"] = float32_number(table.log_probability[i])
-        if len(table.filters) > 1:
-            names = table.filters
-            scores = zip(names, table.p_match[i], table.cosine[i], strict=True)
-            found["filters"] = [
-                {"filter": name, "p_match": float32_number(p), "cosine": float32_number(c)}
-                for name, p, c in scores
-            ]
-        return found
+    for part in parts:
+        for pattern in MOVED:
+            for path in part.glob(pattern):
+                place = result / path.relative_to(part)
+                place.parent.mkdir(parents=True, exist_ok=True)
+                path.rename(place)
+    if name := writers.FORMATS[to].LIST:
+        writers.FORMATS[to].join([part / name for part in parts], result / name)
+        return [croissant.file_object(result / name)]
+    return []

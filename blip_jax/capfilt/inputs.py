@@ -4,7 +4,7 @@ from collections import defaultdict
 from typing import Any
 
 from blip_jax.capfilt.generate import entry
-from blip_jax.data.datasets import FEATURES, Dataset, open_dataset, to_text
+from blip_jax.data.datasets import open_dataset, split_digest, to_text
 from blip_jax.data.mixture import (
     Component,
     check_scored,
@@ -13,7 +13,7 @@ from blip_jax.data.mixture import (
     load_selected,
 )
 from blip_jax.runtime.errors import UserError
-from blip_jax.runtime.fingerprint import file_digest, folder_digest
+from blip_jax.runtime.fingerprint import file_digest
 
 
 class CapFiltInput:
@@ -110,9 +110,3 @@ class CapFiltInput:
             log = float(texts["log_probability"][n])
             made.append(entry(text, origin, self._filters) | known | {"log_probability": log})
         return made
-
-
-def split_digest(directory: str, rows: Dataset, split: str) -> str:
-    """Returns the digest of the files that hold a split."""
-    paths = rows.dataset_info.splits[split].filepaths
-    return folder_digest(directory, [FEATURES, *(path.name for path in paths)])

@@ -1,9 +1,7 @@
 """The verb `export`: writes the images and texts of a mixture as files for other programs."""
 
 import argparse
-import shutil
 import sys
-from pathlib import Path
 
 from blip_jax.cli import Parser
 from blip_jax.cli.image_files import reason
@@ -15,7 +13,6 @@ FORMATS = {
     "webdataset": "tars of NAME.jpg, NAME.txt (one text per line) and NAME.json",
     "blip": "the original's captions.json with one entry per caption, and image files",
 }
-CARD = ("README.md", "statistics.json")  # written by `assemble` next to the mixture
 
 
 def parser() -> argparse.ArgumentParser:
@@ -23,7 +20,8 @@ def parser() -> argparse.ArgumentParser:
     found = Parser(
         "export",
         "Writes the images, texts and scores of a mixture (made by `assemble` or `capfilt`) to "
-        "files. `blip-jax prepare` reads all of these formats.",
+        "files. `blip-jax prepare` reads all of these formats. After an interruption the same "
+        "command resumes.",
     )
     found.add_argument("mixture", metavar="MIXTURE.json")
     found.add_argument("out", metavar="OUT", help="local folder to create")
@@ -39,7 +37,18 @@ def parser() -> argparse.ArgumentParser:
         help="export only this component of the mixture; can be repeated [all]",
     )
     found.add_argument(
-        "--shard", type=int, default=10_000, metavar="N", help="images per tar or Parquet file"
+        "--shard", type=int, default=10_000, metavar="N",
+        help="images per tar or Parquet file, and per unit of work [10000]",
+    )  # fmt: skip
+    found.add_argument(
+        "--workers", type=int, default=0, metavar="N", help="processes; 0: one per core [0]"
+    )
+    found.add_argument(
+        "--beam-runner", default="", metavar="NAME",
+        help="Apache Beam's runner, as DaskRunner; its workers must see the input and OUT [none]",
+    )  # fmt: skip
+    found.add_argument(
+        "--beam-options", default="", metavar="OPTIONS", help="the runner's, as on its command line"
     )
     return found
 
@@ -50,50 +59,28 @@ def run(argv: list[str]) -> int:
     Returns: the exit status: 0, or 1 if images were skipped because their bytes are not an image.
 
     Raises:
-      UserError: the mixture is incomplete, OUT exists, or the options cannot be combined.
+      UserError: the mixture is incomplete, OUT exists or was begun with other options, or the
+        options cannot be combined.
+      Interrupted: a signal came; the same command resumes.
     """
     args = parser().parse_args(argv)
 
-    from blip_jax.capfilt import croissant, export
-    from blip_jax.capfilt.writers import FORMATS as WRITERS
-    from blip_jax.data.mixture import load_mixture
-    from blip_jax.runtime.files import atomic_folder
-    from blip_jax.runtime.progress import track
+    from blip_jax.capfilt import export
+    from blip_jax.runtime.beam import BeamConfig
     from blip_jax.runtime.terminal import printable
-    from blip_jax.runtime.worker_pool import num_workers
 
-    make = WRITERS[args.to]
-    place = args.images or make.PLACES[0]
-    if place not in make.PLACES:
-        known = " or ".join(make.PLACES)
-        raise UserError(f"--to {args.to} takes --images {known}, not {place}")
-    if args.shard < 1:
-        raise UserError(f"--shard is {args.shard}; expected 1 or more")
-    components = load_mixture(args.mixture)
-    if unknown := sorted(set(args.component or ()) - {entry.name for entry in components}):
-        names = ", ".join(entry.name for entry in components)
-        raise UserError(f"{args.mixture} has no component {unknown[0]!r}; it has {names}")
-    components = [
-        entry for entry in components if not args.component or entry.name in args.component
-    ]
-    known = croissant.read(Path(args.mixture).parent)
+    if args.workers < 0:
+        raise UserError(f"--workers is {args.workers}; expected 0 or more")
+    components = tuple(args.component or ())
+    settings = export.ExportSettings(args.to, args.images or "", components, args.shard)
+    beam = BeamConfig(args.beam_runner, args.beam_options)
     try:
-        with atomic_folder(args.out) as folder:
-            opt_out_names = export.opt_out_names(components)
-            writer = make(folder, place, args.shard, opt_out_names)
-            rows = export.rows(components, place != "none", num_workers(0))
-            writer.write(track(rows, "export", export.count(components), "image"))
-            for name in CARD:
-                if (found := Path(args.mixture).parent / name).is_file():
-                    shutil.copy(found, folder)
-            metadata = croissant.exported(args.to, place, folder, opt_out_names, known)
-            text = croissant.text_of(metadata)
-            (folder / croissant.FILE).write_text(text, encoding="utf-8")
+        found = export.run(args.mixture, args.out, settings, args.workers, beam)
     except OSError as error:
         raise UserError(f"{args.out} cannot be written ({reason(error)})") from error
-    print(f"{args.out}: {writer.images:,} images, {writer.texts:,} texts ({args.to})")
-    for key in writer.skipped[:10]:
+    print(f"{args.out}: {found.images:,} images, {found.texts:,} texts ({args.to})")
+    for key in found.skipped[:10]:
         print(f"blip-jax export: {printable(key)}: not an image", file=sys.stderr)
-    if writer.skipped:
-        print(f"blip-jax export: skipped {len(writer.skipped)} images", file=sys.stderr)
-    return int(bool(writer.skipped))
+    if found.skipped:
+        print(f"blip-jax export: skipped {len(found.skipped)} images", file=sys.stderr)
+    return int(bool(found.skipped))

@@ -17,6 +17,7 @@ from etils import epath
 
 from blip_jax.runtime.errors import UserError
 from blip_jax.runtime.files import check_scheme, read_json
+from blip_jax.runtime.fingerprint import folder_digest
 
 FEATURES = "features.json"
 # Fields whose encoded bytes are read as they are.
@@ -125,6 +126,12 @@ def open_dataset(directory: str, split: str, fields: Sequence[str] = ("key",)) -
         return Dataset(directory, split, source)
     except ValueError as error:  # the length is negative
         raise UserError(f"split {split!r} of {directory} ends before it starts") from error
+
+
+def split_digest(directory: str, rows: Dataset, split: str) -> str:
+    """Returns the digest of the files that hold a split; of a slice, of the whole split."""
+    paths = rows.dataset_info.splits[split.partition("[")[0]].filepaths
+    return folder_digest(directory, [FEATURES, *(path.name for path in paths)])
 
 
 def check_feature_classes(directory: str) -> None:

@@ -155,7 +155,8 @@ def _run_in_pool(
         except BrokenPool as error:
             raise UserError(
                 "a worker process was killed, perhaps for lack of memory; rerun the same command "
-                "to resume, with a smaller --config.workers if memory is short"
+                "to resume, with fewer workers (--config.workers, of export --workers) if memory "
+                "is short"
             ) from error
         finally:
             stop.value = 1
