@@ -42,6 +42,11 @@ class Metrics:
             "blip_batch_seconds", "Time that a batch took", ["function"], buckets=_SECONDS,
             **registry,
         )  # fmt: skip
+        self.longest_batch = prometheus.Gauge(
+            "blip_longest_batch_seconds", "Time of the longest batch since the start",
+            ["function"], **registry,
+        )  # fmt: skip
+        self._longest: dict[str, float] = {}
         self.compilations = prometheus.Counter(
             "blip_compilations", "Programs compiled, or read from the cache", **registry
         )
@@ -54,6 +59,9 @@ class Metrics:
             self.wait_seconds.labels(report.function).observe(wait)
         self.batch_rows.labels(report.function).observe(len(report.waits))
         self.batch_seconds.labels(report.function).observe(report.duration)
+        longest = max(self._longest.get(report.function, 0.0), report.duration)
+        self._longest[report.function] = longest
+        self.longest_batch.labels(report.function).set(longest)
 
     def text(self) -> bytes:
         """Returns all metrics in Prometheus' text format."""

@@ -98,8 +98,8 @@ def requests(image_size: int, mix: str) -> Iterator[Sent]:
 
 async def post(
     streams: tuple[asyncio.StreamReader, asyncio.StreamWriter], sent: Sent
-) -> tuple[int, bytes]:
-    """Returns status and body of a response.
+) -> tuple[int, bytes, bool]:
+    """Returns status and body of a response, and whether the server closes the connection.
 
     By hand, as the client shares the cores with the server, and a library's takes as long as a
     small model.
@@ -109,7 +109,8 @@ async def post(
     writer.write(f"{head}content-length: {len(sent.body)}\r\n\r\n".encode() + sent.body)
     lines = (await reader.readuntil(b"\r\n\r\n")).lower().split(b"\r\n")
     length = next(int(line[15:]) for line in lines if line.startswith(b"content-length:"))
-    return int(lines[0].split()[1]), await reader.readexactly(length)
+    body = await reader.readexactly(length)
+    return int(lines[0].split()[1]), body, b"connection: close" in lines
 
 
 async def load(url: str, clients: int, count: int, source: Iterator[Sent]) -> list[float]:
@@ -122,7 +123,7 @@ async def load(url: str, clients: int, count: int, source: Iterator[Sent]) -> li
         streams = await asyncio.open_connection(host, int(port))
         for sent in left:
             start = time.perf_counter()
-            status, body = await post(streams, sent)
+            status, body, _ = await post(streams, sent)
             assert status == 200, body
             latencies.append(time.perf_counter() - start)
         streams[1].close()
