@@ -12,6 +12,7 @@ from blip_jax.capfilt import bootstrap as boot
 from blip_jax.capfilt import selection, storage
 from blip_jax.capfilt.bootstrap import results, run
 from blip_jax.data.datasets import open_dataset
+from blip_jax.data.mixture import load_mixture, load_selected
 from blip_jax.runtime.config import replace
 from blip_jax.runtime.errors import UserError
 from blip_jax.runtime.signals import SignalHandler
@@ -189,14 +190,18 @@ def test_further_arms_share_the_stages_that_they_have_in_common(whole, tmp_path)
     workdir = shutil.copytree(whole[0], tmp_path / "run")
     before = set(markers(workdir))
     arms = ("both_beam_round2", "both_shared", "both_continued", "share_none", "perfect",
-            "both_perturbed", "both_ensemble")  # fmt: skip
+            "both_perturbed", "both_ensemble", "both_beam_cross_fitted")  # fmt: skip
     table = boot.bootstrap(minute_config(arms=arms), str(workdir))
     models = ["captioner-both_beam", "filter-both_beam", "captioner_and_filter", "filter-perturbed",
-              "captioner-filter", "filter-filter"]  # fmt: skip
+              "captioner-filter", "filter-filter", "captioner-first_half", "filter-first_half",
+              "captioner-second_half", "filter-second_half"]  # fmt: skip
     names = [f"{kind}-{arm}" for kind in ("mixture", "pretrain", "evaluate") for arm in arms]
     names += [*models, "capfilt-both_beam-beam", "capfilt-shared", "capfilt-beam"]
     names += ["capfilt-perturbed", "capfilt-none+filter+both_beam-beam"]
-    names += ["mixture-both_beam", "pretrain-both_beam"]  # what the second round starts from
+    names += ["capfilt-first_half+second_half-beam"]
+    # What the second round and cross-fitting start from.
+    names += [f"{kind}-{arm}" for kind in ("mixture", "pretrain")
+              for arm in ("both_beam", "first_half", "second_half")]  # fmt: skip
     assert set(markers(workdir)) - before == {f"{name}.json" for name in names}
 
     def training(folder):
@@ -207,6 +212,10 @@ def test_further_arms_share_the_stages_that_they_have_in_common(whole, tmp_path)
         "captioner-both_beam": "pretrain-both_beam",
         "captioner-filter": "pretrain-filter",
         "filter-filter": "pretrain-filter",
+        "captioner-first_half": "pretrain-first_half",
+        "filter-first_half": "pretrain-first_half",
+        "captioner-second_half": "pretrain-second_half",
+        "filter-second_half": "pretrain-second_half",
         "filter-both_beam": "pretrain-both_beam",
         "captioner_and_filter": "pretrain-none",
         "filter-perturbed": "pretrain-none",
@@ -225,11 +234,30 @@ def test_further_arms_share_the_stages_that_they_have_in_common(whole, tmp_path)
     assert scores.filters == ("filter", "filter-filter", "filter-both_beam")
     written = [scores.where("model", f"captioner{x}").sum() for x in ("", "-filter", "-both_beam")]
     assert len(set(written)) == 1 and written[0] > 0
+    check_cross_fitted(workdir)
     columns = {row["arm"]: (row["web texts"], row["synthetic texts"]) for row in table}
     assert columns["share_none"] == (WEB, 0) and columns["perfect"] == (0, 0)
     assert min(columns["both_beam_round2"]) > 0
     origins = {row["origin"] for row in found(workdir)["filter"]}
     assert {"web", "synthetic", "web both_beam-beam", "synthetic shared"} <= origins
+
+
+def check_cross_fitted(workdir):
+    """The mixture of cross-fitted models has each image's texts by the other half's models."""
+    component = load_mixture(str(workdir / "mixtures" / "both_beam_cross_fitted.json"))[-1]
+    table = storage.read(component.scores, "train")
+    selected = {tuple(x) for x in load_selected(component, len(table.key)).tolist()}
+    kept = [(int(r), int(i)) in selected for r, i in zip(table.row, table.index, strict=True)]
+    # Images of the first half have the models that were trained on the second.
+    own = np.where(table.row < len(table.key) // 2, 1, 0)
+    writers = np.array(["captioner-first_half", "captioner-second_half"])[own]
+    is_allowed = table.where("origin", "web") | (np.array(table.model.to_pylist()) == writers)
+    p_match = table.p_match[np.arange(len(own)), own]
+    assert table.filters == ("filter-first_half", "filter-second_half")
+    assert kept == (is_allowed & (p_match >= THRESHOLD)).tolist() and any(kept)
+    halves = [load_mixture(str(workdir / "mixtures" / f"{name}_half.json"))[-1].split
+              for name in ("first", "second")]  # fmt: skip
+    assert halves == ["train[:50%]", "train[50%:]"]
 
 
 # Several seeds.

@@ -7,6 +7,7 @@ The images are divided into units of work. Until all are done, the folder `OUT.u
     export/              the folder that is renamed to OUT at the end
 """
 
+import contextlib
 import dataclasses
 import functools
 import os
@@ -31,6 +32,7 @@ from blip_jax.runtime.files import (
     read_json,
     remove_incomplete,
     rename_folder,
+    temporary_name,
     write_json,
 )
 from blip_jax.runtime.fingerprint import FILE, check_fingerprint, file_digest
@@ -148,9 +150,11 @@ def run(
 
 
 def _remove(folder: Path) -> None:
-    """Removes an unfinished folder in an order in which a kill does no harm."""
-    for path in (folder / RESULT, folder / UNITS, folder):
-        shutil.rmtree(path, ignore_errors=True)
+    """Removes an unfinished folder; a kill meanwhile, or a worker that comes late, does no harm."""
+    shutil.rmtree(folder / RESULT, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        (folder / UNITS).rename(folder / temporary_name(UNITS))  # no unit begins there any more
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _components(mixture: str, names: Sequence[str]) -> list[Component]:
@@ -222,7 +226,8 @@ def _unit_work(
                     yield row
 
         path = _unit_path(Path(parts), number)
-        if path.exists():  # by a process that continued after the last run had ended
+        # Runners of Beam may repeat a unit, also after the end of the run.
+        if path.exists() or not path.parent.exists():
             return
         try:
             with atomic_folder(path) as folder:

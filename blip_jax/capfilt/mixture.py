@@ -19,13 +19,18 @@ def select_by_threshold(
     table: storage.TextTable,
     origins: Sequence[str],
     threshold: float | None = selection.THRESHOLD,
+    filter_reduction: str = "mean",
 ) -> np.ndarray:
     """Returns bool [M]: the texts of `origins` with P(match) >= threshold, as in the paper.
 
     P(match) is the softmax of the ITM head. None keeps all texts that have a score; texts without
     one (empty texts, undecodable images) are never kept.
+
+    Args:
+      filter_reduction: of several filters; see `selection.SelectionRules`.
     """
-    config = selection.SelectionRules(dict.fromkeys(origins, threshold))
+    thresholds = dict.fromkeys(origins, threshold)
+    config = selection.SelectionRules(thresholds, filter_reduction=filter_reduction)
     return selection.select_texts(table, config) == selection.KEPT
 
 

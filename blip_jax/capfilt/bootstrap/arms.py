@@ -22,6 +22,10 @@ class Arm:
       bases: the arms whose pre-trainings captioner and filter start from. "none" alone is the
         paper's; an arm that CapFilt gave its texts makes this a second round. Of several, each
         gives a captioner, which all write, and a filter, whose mean P(match) decides.
+      web_half: 0 or 1, the half of the web pairs that an arm of origin "web" without scores trains
+        on; -1: all.
+      cross_fitted: whether an image's texts are written by the captioner, and kept by the filter,
+        of the base that was not trained on its pair: `bases` are trained on the halves 0 and 1.
       decoding_methods: as in CapFiltConfig, how the captioner writes; "": as the config says.
       perturbed_share: `task.itm.perturbed_share` of the filter: texts with a word exchanged are its
         negatives too. Not in the paper.
@@ -35,6 +39,8 @@ class Arm:
     random_subset: bool = False
     perfect: bool = False
     bases: tuple[str, ...] = ("none",)
+    web_half: int = -1
+    cross_fitted: bool = False
     decoding_methods: str = ""
     perturbed_share: float = 0.0
     shared: bool = False
@@ -100,6 +106,12 @@ ARMS = {
     # Captioners and filters of three pre-trainings.
     "both_ensemble": Arm(
         BOTH, bases=("none", "filter", "both_beam"), decoding_methods="beam"
+    ),
+    # Models that judge pairs that they were not trained on.
+    "first_half": Arm(WEB, filtered=False, web_half=0),
+    "second_half": Arm(WEB, filtered=False, web_half=1),
+    "both_beam_cross_fitted": Arm(
+        BOTH, bases=("first_half", "second_half"), cross_fitted=True, decoding_methods="beam"
     ),
     # A filter that learned from texts with a word exchanged.
     "filter_perturbed": Arm(WEB, perturbed_share=0.5),

@@ -7,7 +7,6 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 from etils import epath
 
 from blip_jax.capfilt import mixture, run, storage
@@ -16,6 +15,7 @@ from blip_jax.capfilt.bootstrap.arms import ARMS, Arm
 from blip_jax.capfilt.bootstrap.config import BootstrapConfig
 from blip_jax.capfilt.bootstrap.results import TRAINING_IMAGES
 from blip_jax.capfilt.bootstrap.shapes import shapes_settings
+from blip_jax.capfilt.bootstrap.texts import kept_texts
 from blip_jax.data.datasets import open_dataset
 from blip_jax.data.mixture import Component
 from blip_jax.data.synthetic.builder import prepare
@@ -210,18 +210,13 @@ class BootstrapRun:
             mixture.write_plain_mixture(path, human, web, share)
             return {"web": 0, "synthetic": 0}
         if arm.origins and not arm.needs_scores:
-            web = Component("web", data["web"], "train")
+            split = "train" if arm.web_half < 0 else ("train[:50%]", "train[50%:]")[arm.web_half]
+            web = Component("web", data["web"], split)
             mixture.write_plain_mixture(path, human, web, share)
-            return dict(self.kept["none"])
+            return {"web": len(open_dataset(data["web"], split)), "synthetic": 0}
         scores = self.path(f"scores{arm.scores_suffix}")
         table = storage.read(scores, "train")
-        threshold = self.config.threshold
-        kept = mixture.select_by_threshold(table, arm.origins, threshold if arm.filtered else None)
-        if arm.random_subset:
-            chosen = mixture.select_by_threshold(table, arm.origins, threshold).sum()
-            rng = np.random.default_rng(self.seed)
-            random_subset = rng.permutation(np.flatnonzero(kept))[:chosen]
-            kept = np.isin(np.arange(len(kept)), random_subset)
+        kept = kept_texts(arm, table, self.config.threshold, self.seed)
         source = mixture.ScoredDataset(data["web"], "train", scores)
         return mixture.write_mixture(path, human, source, table, kept, share)
 
