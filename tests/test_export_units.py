@@ -190,22 +190,26 @@ def test_another_mixture_for_a_folder_that_was_begun_is_refused(
     assert "sources.scored.selected was" in capsys.readouterr().err
 
 
-def test_a_unit_that_another_process_has_written_counts(mixture, whole, tmp_path, monkeypatch):
-    """As a worker of Beam does that continues after its run was killed."""
+def test_a_unit_that_is_repeated_does_no_harm(mixture, whole, tmp_path, monkeypatch):
+    """As runners of Beam do when they lose a result, or when their run was killed."""
     make_work, write, twins = export._unit_work, writers.Jsonl.write, []
 
-    def keep_work(*arguments):
+    def make_two(*arguments):
         twins.append(make_work(*arguments))
         return make_work(*arguments)
 
     def write_twice(self, rows):
         write(self, rows)
-        if self.unit == 1 and twins:
-            twins.pop()(1, lambda: True)
+        if self.unit == 1 and not repeated:
+            repeated.append(self.unit)
+            twins[0](1, lambda: True)
 
-    monkeypatch.setattr(export, "_unit_work", keep_work)
+    repeated: list[int] = []
+    monkeypatch.setattr(export, "_unit_work", make_two)
     monkeypatch.setattr(writers.Jsonl, "write", write_twice)
-    assert run(mixture, tmp_path / "out", "jsonl", "--workers=1") == 1 and not twins
+    assert run(mixture, tmp_path / "out", "jsonl", "--workers=1") == 1 and repeated
+    twins[0](2, lambda: True)
+    assert os.listdir(tmp_path) == ["out"]
     assert content(tmp_path / "out") == content(whole / "jsonl")
 
 
