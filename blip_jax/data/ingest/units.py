@@ -62,6 +62,8 @@ GROUP = 1000  # rows of the index written at once
 # Records are read, and rows are written, several at a time: code that runs again soon finds itself
 # in the processor's cache.
 BATCH, BATCH_BYTES = 32, 1 << 23
+# Images are compressed already: a higher level takes three times as long and saves nothing.
+WRITER_OPTIONS = "group_size:1,zstd:-5"
 # What is known of a row while its unit is read; `output` adds the duplicates.
 COLUMNS = pyarrow.schema(
     [(name, pyarrow.string()) for name in ("key", "url", "source", "sha256", "phash")]
@@ -184,7 +186,7 @@ class _Files:
             self._skipped = stack.enter_context(atomic_write(self._path(SKIPPED)))
             rows = stack.enter_context(atomic_path(self._path(ROWS)))
             index = stack.enter_context(atomic_path(self._path(INDEX)))
-            self._writer = ArrayRecordWriter(str(rows), "group_size:1")
+            self._writer = ArrayRecordWriter(str(rows), WRITER_OPTIONS)
             stack.callback(self._writer.close)
             self._table = stack.enter_context(pyarrow.parquet.ParquetWriter(str(index), COLUMNS))
             self._stack = stack.pop_all()
