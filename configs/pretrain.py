@@ -34,7 +34,9 @@ from blip_jax.train.recipes import pretraining
 MODELS = ("vit_b", "vit_l", "tiny")
 # Where keeping the results of matrix products is faster than computing all layers again, and leaves
 # a tenth of the memory free (`blip-jax compile` with --config.model.remat=dots and full).
-KEEPS_PRODUCTS = {("vit_b", "v5e"), ("vit_l", "v5e"), ("vit_l", "v5p")}
+KEEPS_PRODUCTS = {
+    ("vit_b", "v5e"), ("vit_b", "v5p"), ("vit_l", "v4"), ("vit_l", "v5e"), ("vit_l", "v5p"),
+}  # fmt: skip
 
 
 def get_config(variant: str = "vit_b") -> TrainConfig:

@@ -1,5 +1,7 @@
 """Every array of every model has its place; meshes that cannot be made are refused."""
 
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +11,7 @@ from jax.sharding import PartitionSpec as P
 
 from blip_jax import losses, nn
 from blip_jax.runtime.errors import UserError
+from blip_jax.train import sharding
 from blip_jax.train.mesh import make_mesh
 from blip_jax.train.sharding import path_name, shardings, spec_of
 from blip_jax.train.state import TrainState
@@ -135,3 +138,20 @@ def test_mesh_has_its_three_axes_and_fills_up():
 def test_a_mesh_that_cannot_be_made_is_named(sizes, message):
     with pytest.raises(UserError, match=message):
         make_mesh(sizes)
+
+
+@pytest.mark.parametrize("kind,axes,divided", [
+    ("TPU v4", {"data": 16, "fsdp": 1, "tensor": 1}, True),
+    ("TPU v6 lite", {"data": 32, "fsdp": 1, "tensor": 2}, True),
+    ("TPU v6 lite", {"data": 8, "fsdp": 8, "tensor": 1}, False),
+    ("TPU v5", {"data": 32, "fsdp": 1, "tensor": 1}, True),
+    ("TPU v5 lite", {"data": 64, "fsdp": 1, "tensor": 1}, False),
+    ("NVIDIA H200", {"data": 8, "fsdp": 1, "tensor": 1}, True),
+    ("cpu", {"data": 1, "fsdp": 1, "tensor": 8}, False),
+])  # fmt: skip
+def test_where_the_state_is_divided_among_the_devices_that_share_a_batch(kind, axes, divided):
+    platform = "tpu" if kind.startswith("TPU") else "cpu"
+    device = types.SimpleNamespace(device_kind=kind, platform=platform)
+    mesh = types.SimpleNamespace(devices=np.array([device], object), shape=axes)
+    assert sharding.divides_over_data(mesh) == divided
+    assert bool(sharding.compiler_options(mesh)) == (platform == "tpu")

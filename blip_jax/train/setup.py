@@ -20,7 +20,7 @@ from blip_jax.train.init_params import load_init_params, load_pretrained_encoder
 from blip_jax.train.mesh import batch_sharding, check_batch, local_rows, make_mesh
 from blip_jax.train.optimizer import OptimizerConfig
 from blip_jax.train.remat import resolve_remat
-from blip_jax.train.sharding import place, shardings
+from blip_jax.train.sharding import compiler_options, place, shardings
 from blip_jax.train.state import TrainState
 from blip_jax.train.step import Step, make_step
 
@@ -178,5 +178,6 @@ def _functions(
             in_shardings=(placed, batch_sharding(mesh), None),
             out_shardings=(placed, None),
             donate_argnums=0,
+            compiler_options=compiler_options(mesh),
         ),
     )

@@ -80,22 +80,28 @@ def _fitting_axes(axis: str | None, size: int, mesh: Mesh, in_use: bool) -> str 
     return axis if axis and size % mesh.shape[axis] == 0 else None
 
 
-# TPUs for which the compiled step is faster with a divided state. With one, ViT-B takes 374 ms on
-# v5e in place of 65, as 73 GB of parameters are gathered, and 302 on v4 in place of 203. Not tried
-# on v5p.
-DIVIDE_ON = ("TPU v6",)
+# TPUs for which the compiled step is slower with a divided state: on v5e ViT-B takes 374 ms, not
+# 65, as the parameters of all layers (73 GB in all) are gathered anew for each layer.
+WHOLE_ON = ("TPU v5 lite",)
+# With a divided state the compiler would compute some products part by part while their operands
+# are exchanged ("collective matmul"): more bytes of HBM than it hides of the exchange. ViT-B took
+# 302 ms on 32 chips of v4 in place of 203, and on 16 of v6e 60 in place of 47.
+TPU_COMPILER_OPTIONS = {"xla_jf_spmd_threshold_for_windowed_einsum_mib": "1000000"}
 
 
 def divides_over_data(mesh: Mesh) -> bool:
     """Returns whether `data` splits the state between steps where rules name `fsdp`.
 
-    Only where it is the one axis in use: with `tensor` 2 beside it, the TPU compiler splits the
-    computation of ViT-L's step otherwise, which then moves three times the bytes. And of TPUs only
-    on those of DIVIDE_ON.
+    Not where `fsdp` itself does, nor on the TPUs of WHOLE_ON.
     """
-    kind = mesh.devices.flat[0].device_kind
-    helps = not kind.startswith("TPU") or kind.startswith(DIVIDE_ON)
-    return helps and mesh.shape["data"] > 1 and mesh.size == mesh.shape["data"]
+    if mesh.devices.flat[0].device_kind.startswith(WHOLE_ON):
+        return False
+    return mesh.shape["data"] > 1 and mesh.shape["fsdp"] == 1
+
+
+def compiler_options(mesh: Mesh) -> dict[str, str]:
+    """Returns the compiler options of a training step."""
+    return TPU_COMPILER_OPTIONS if mesh.devices.flat[0].platform == "tpu" else {}
 
 
 def place(mesh: Mesh, tree: Any, in_use: bool) -> Any:
