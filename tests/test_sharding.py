@@ -75,8 +75,8 @@ def test_every_array_has_a_rule(name, mesh):
 def test_all_that_is_large_is_cut(name, sizes, in_use, parts):
     state = state_of(CONFIGS[name])
     placed = jax.tree.leaves(shardings(state, make_mesh(sizes), in_use))
-    for (path, leaf), sharding in zip(jax.tree_util.tree_leaves_with_path(state), placed):
-        piece = sharding.shard_shape(leaf.shape)
+    for (path, leaf), own in zip(jax.tree_util.tree_leaves_with_path(state), placed):
+        piece = own.shard_shape(leaf.shape)
         cut = leaf.size / np.prod(piece, dtype=int)
         if leaf.size > 2**20 and "patch" not in path_name(path):
             assert cut == parts, path_name(path)
