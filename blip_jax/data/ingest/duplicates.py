@@ -25,6 +25,7 @@ from blip_jax.runtime.files import atomic_path
 BITS = 64  # in a perceptual hash
 PART_ROWS = 1 << 21  # rows of which a unit compares all that are equal in its bits, about 100 MiB
 HASHED_ROW = np.dtype([("row", np.int64), ("phash", np.uint64), ("content_hash", np.uint64)])
+COMPARE_COST = 4  # of two hashes, relative to a step of the sort of one, measured
 _HASHES, _LOOKS, _EQUAL = "hashes.bin", "looks.bin", "equal.npz"
 _MIXER = np.uint64(0x9E3779B97F4A7C15)  # spreads bits over the upper ones (Fibonacci hashing)
 
@@ -315,7 +316,7 @@ def _blocks(count: int, max_hamming_distance: int) -> list[int]:
     def cost(m: int) -> float:
         sort = count * math.log2(count + 2)
         compare = count**2 / 2 ** (BITS * m / (max_hamming_distance + m) + 1)
-        return math.comb(max_hamming_distance + m, m) * (sort + compare)
+        return math.comb(max_hamming_distance + m, m) * (sort + COMPARE_COST * compare)
 
     total = max_hamming_distance + min(range(1, 5), key=cost)
     edges = [BITS * i // total for i in range(total + 1)]
