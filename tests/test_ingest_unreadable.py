@@ -20,7 +20,7 @@ from blip_jax.data.ingest.text import decode_text, parse_json
 from blip_jax.runtime.errors import UserError
 
 DEEP = "[" * 50_000 + "]" * 50_000
-NESTED = "[" * 700 + "]" * 700  # which Python reads and then cannot write
+NESTED = "[" * 101 + "]" * 101  # which Python reads
 LONG = "9" * 5000
 
 

@@ -66,6 +66,9 @@ def _convert(graph: Graph, equation: Any, inputs: list[Value]) -> list[Value]:
         return inputs
     if name in SAME:
         return [graph.node(SAME[name], *inputs)]
+    if name == "unstack":  # since JAX 0.12, of unpacking an array
+        axis, places = params["axis"], range(len(equation.outvars))
+        return [graph.node("Gather", *inputs, np.array(place), axis=axis) for place in places]
     if name not in RULES:
         raise NotImplementedError(f"primitive {name} has no ONNX rule")
     return [RULES[name](graph, equation, *inputs)]
@@ -73,7 +76,10 @@ def _convert(graph: Graph, equation: Any, inputs: list[Value]) -> list[Value]:
 
 def _scan(graph: Graph, params: dict, inputs: list[Value]) -> list[Value]:
     """Writes the body for each layer, whose parameters are then constants of their own."""
-    consts, carried = params["num_consts"], params["num_carry"]
+    if "num_consts" in params:
+        consts, carried = params["num_consts"], params["num_carry"]
+    else:  # since JAX 0.12
+        consts, carried, _ = (len(list(part)) for part in params["ft_in"].unpack())
     body, order = params["jaxpr"], range(params["length"])
     shared, rest = inputs[:consts], inputs[consts:]
     carry, stacks, rows = rest[:carried], rest[carried:], []

@@ -24,6 +24,7 @@ _ENCODINGS = (
 # A text or a missing value in the notation of a list of texts.
 _ENTRY = r"""(?:'(?:[^'\\\n]|\\.)*'|"(?:[^"\\\n]|\\.)*"|nan|NaN|None|null)"""
 _ENTRIES = re.compile(rf"\[\s*(?:{_ENTRY}(?:\s*,\s*|\s+|(?=\])))+\]")
+MAX_LEVELS = 100  # of lists and objects in a field
 DECODER = json.JSONDecoder(strict=False)
 # Python refuses to convert integers of more than 4,300 digits; they are kept as text.
 LENIENT_DECODER = json.JSONDecoder(strict=False, parse_int=lambda digits: _integer(digits))
@@ -100,14 +101,21 @@ def is_missing(value: Any) -> bool:
     return value is None or (isinstance(value, float | Decimal) and math.isnan(value))
 
 
-def plain(value: Any) -> Any:
-    """Returns a value as JSON; of bytes only their number."""
+def plain(value: Any, levels: int = MAX_LEVELS) -> Any:
+    """Returns a value as JSON; of bytes only their number.
+
+    Raises:
+      ValueError: lists and objects are nested more than `levels` deep. How deep Python could read
+        and write them depends on its version.
+    """
     if type(value) is str or type(value) is int:  # most are
         return value
-    if isinstance(value, dict):
-        return {str(name): plain(item) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
+    if isinstance(value, dict | list | tuple):
+        if not levels:
+            raise ValueError(f"it is nested more than {MAX_LEVELS} levels deep")
+        if isinstance(value, dict):
+            return {str(name): plain(item, levels - 1) for name, item in value.items()}
+        return [plain(item, levels - 1) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, bytes):
