@@ -38,15 +38,20 @@ class Array:
 
 @dataclasses.dataclass(frozen=True)
 class Instruction:
-    """`%name = results opcode(operands), attributes`; `literal` is the value of a constant."""
+    """`%name = type opcode(operands), attributes`; `literal` is the value of a constant."""
 
     name: str
     opcode: str
-    results: tuple[Array, ...]
+    type: str
     operands: tuple[str, ...]
     attributes: str
     literal: str
     root: bool
+
+    @property
+    def results(self) -> tuple[Array, ...]:
+        """Returns the arrays of the type."""
+        return arrays(self.type)
 
 
 class HloModule:
@@ -70,6 +75,9 @@ class HloModule:
                 self.entry = head[2] if head[1] else self.entry
             elif line.startswith("  ") and " = " in line:
                 instruction = parse_instruction(line)
+                for operand in instruction.operands:
+                    if "#" in operand and operand not in current:
+                        current[operand] = _element(current, operand)
                 current[instruction.name] = instruction
 
     def execution_counts(self, default_trip_count: int = 1, fusions: bool = True) -> dict[str, int]:
@@ -179,12 +187,28 @@ def parse_instruction(line: str) -> Instruction:
     return Instruction(
         name=name.removeprefix("ROOT ").lstrip("%"),
         opcode=opcode,
-        results=arrays(results),
-        operands=tuple(re.findall(r"%([\w.-]+)", inside)),
+        type=results,
+        operands=tuple(re.findall(r"%([\w.-]+(?:#\d+)?)", inside)),
         attributes=rest[end:],
         literal=inside if opcode in ("constant", "parameter") else "",
         root=name.startswith("ROOT "),
     )
+
+
+def _element(computation: dict[str, Instruction], name: str) -> Instruction:
+    """Returns the instruction that `%name#index` stands for, as compilers since JAX 0.12 write."""
+    of, _, index = name.partition("#")
+    depth, parts = 0, [""]
+    for character in re.sub(r"/\*.*?\*/", "", computation[of].type)[1:-1]:
+        depth += (character in "([{") - (character in ")]}")
+        if character == "," and not depth:
+            parts.append("")
+        else:
+            parts[-1] += character
+    element = parts[int(index)].strip()
+    metadata = re.search(r"metadata=\{.*", computation[of].attributes)
+    attributes = f", index={index}, {metadata[0] if metadata else ''}"
+    return Instruction(name, "get-tuple-element", element, (of,), attributes, "", False)
 
 
 def closing_bracket(text: str, start: int) -> int:

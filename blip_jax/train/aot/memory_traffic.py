@@ -21,7 +21,7 @@ DERIVATIVE = re.compile(r"\b(?:jvp|transpose)\(([^()]*)\)")
 KERNEL_FLOPS = re.compile(r'"cost_estimate":\{"flops":"(\d+)"')
 # Parts of an operation's name that are no module or method: control flow, inner functions, einsums.
 NO_MODULE = re.compile(
-    r"^(while|body|cond|closed_call|checkpoint|rematted_computation|branch_\d+_fun)$|^(jit|vmap|pmap)\(|->"
+    r"^(while|body|cond|closed_call|eval_jaxpr|checkpoint|rematted_computation|branch_\d+_fun)$|^(jit|vmap|pmap)\(|->"
 )
 
 
