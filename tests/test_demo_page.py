@@ -131,6 +131,24 @@ def test_each_tab_shows_results(browser, address, files, width):
     page.close()
 
 
+def test_a_folder_is_a_batch(browser, address, tmp_path):
+    """Its pictures in the order of names, and nothing else that lies there."""
+    for name in ("b.png", "a.png"):
+        Image.new("RGB", (40, 30), "red").save(tmp_path / name)
+    (tmp_path / "a.txt").write_text("a text")
+    page = open_demo(browser, address)
+    panel = select_tab(page, "Batch")
+    panel.locator("input[type=file]").nth(1).set_input_files(str(tmp_path))
+    panel.get_by_text("b.png").first.wait_for()
+    panel.get_by_role("button", name="Run", exact=True).click()
+    panel.get_by_test_id("cell-1-1").wait_for()
+    names = [panel.get_by_test_id(f"cell-{row}-0").inner_text().strip() for row in (0, 1)]
+    assert names == ["a.png", "b.png"]
+    assert not panel.get_by_test_id("cell-2-0").count()
+    check_and_picture(page, "folder")
+    page.close()
+
+
 def test_a_wrong_file_is_an_error_on_each_tab(browser, address, files):
     page = open_demo(browser, address)
     for tab, (text, _) in TABS.items():

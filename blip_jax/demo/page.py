@@ -146,17 +146,22 @@ def _attention(demo: Demo) -> None:
 
 def _batch(demo: Demo) -> None:
     tasks = list(demo.models)
-    files = gr.File(file_count="multiple", type="filepath", label="images, or zip archives of them")
+    with gr.Row():
+        files = gr.File(
+            file_count="multiple", type="filepath", label="images, or zip archives of them"
+        )
+        folder = gr.File(file_count="directory", type="filepath", label="a folder of images")
     task = gr.Radio(tasks, value=tasks[0], label="task")
     text = gr.Textbox(label="text to match, or question")
     button = gr.Button("Run", variant="primary")
     table = gr.Dataframe(label="results", interactive=False, wrap=True)
     lines = gr.File(label="results as JSONL", interactive=False)
 
-    def run(paths, task, text) -> Iterator[tuple[dict, str | None]]:
+    def run(paths, of_folder, task, text) -> Iterator[tuple[dict, str | None]]:
         try:
             rows: list[dict] = []
-            for some in demo.batch(pictures_of([{"path": x} for x in paths or []]), task, text):
+            uploads = [{"path": x} for x in [*(paths or []), *(of_folder or [])]]
+            for some in demo.batch(pictures_of(uploads), task, text):
                 rows += some
                 yield _columns(rows), None
         except UserError as error:
@@ -166,7 +171,7 @@ def _batch(demo: Demo) -> None:
         out.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), "utf-8")
         yield _columns(rows), str(out)
 
-    button.click(run, [files, task, text], [table, lines], api_name="batch")
+    button.click(run, [files, folder, task, text], [table, lines], api_name="batch")
 
 
 def _columns(rows: list[dict]) -> dict:
