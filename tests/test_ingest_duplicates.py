@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from blip_jax.data.ingest import duplicates
-from blip_jax.data.ingest.duplicates import BITS_ALL, DuplicateSearch, _blocks, near_pairs
+from blip_jax.data.ingest.duplicates import DuplicateSearch
+from blip_jax.data.ingest.hashes import ALL_BITS, bit_blocks, near_pairs
 from blip_jax.runtime.beam import UnitStopped
 
 
@@ -95,7 +96,7 @@ def test_every_pair_is_found_once(tmp_path, near):
 
 def test_pairs_are_equal_in_the_mask():
     looks = planted(3, 300, 4)
-    mask = np.uint64(_blocks(300, 4)[0])
+    mask = np.uint64(bit_blocks(300, 4)[0])
     found = {tuple(sorted(x)) for pair in near_pairs(looks, mask, 4) for x in zip(*pair)}
     wanted = (distances(looks) <= 4) & (distances(looks & mask) == 0)
     assert found == {(a, b) for a, b in np.argwhere(wanted) if a < b} and found
@@ -103,9 +104,9 @@ def test_pairs_are_equal_in_the_mask():
 
 def test_the_blocks_are_all_bits_and_grow_with_the_rows():
     for count in (10, 10**6, 10**8):
-        masks = _blocks(count, 4)
-        assert sum(masks) == BITS_ALL and len(masks) >= 5
-    assert len(_blocks(10**8, 4)) > len(_blocks(1000, 4))
+        masks = bit_blocks(count, 4)
+        assert sum(masks) == ALL_BITS and len(masks) >= 5
+    assert len(bit_blocks(10**8, 4)) > len(bit_blocks(1000, 4))
 
 
 def test_marks(tmp_path):

@@ -103,7 +103,13 @@ def run_units(
       UserError: the work raised one, a worker process was killed, or Beam failed.
     """
     if engine.beam.runner and numbers:
-        yield from _run_on_beam(numbers, make_work, finished, engine, should_stop)
+        waiting = set(numbers)
+        for _ in beam.run_units(numbers, make_work, engine.beam, engine.folder, should_stop):
+            found = finished() & waiting
+            waiting -= found
+            yield from sorted(found)
+        if waiting:
+            raise UnitStopped
     elif min(engine.workers, len(numbers)) > 1:
         yield from _run_in_pool(numbers, make_work, engine.workers, should_stop)
     elif numbers:
@@ -111,22 +117,6 @@ def run_units(
         for number in numbers:
             work(number, lambda: not should_stop())
             yield number
-
-
-def _run_on_beam(
-    numbers: Sequence[int],
-    make_work: Callable[[], Work],
-    finished: Callable[[], set[int]],
-    engine: Engine,
-    should_stop: Callable[[], bool],
-) -> Iterator[int]:
-    waiting = set(numbers)
-    for _ in beam.run_units(numbers, make_work, engine.beam, engine.folder, should_stop):
-        found = finished() & waiting
-        waiting -= found
-        yield from sorted(found)
-    if waiting:
-        raise UnitStopped
 
 
 def _run_in_pool(

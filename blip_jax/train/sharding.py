@@ -81,11 +81,11 @@ def _fitting_axes(axis: str | None, size: int, mesh: Mesh, in_use: bool) -> str 
 
 
 # TPUs for which the compiled step is slower with a divided state: on v5e ViT-B takes 374 ms, not
-# 65, as the parameters of all layers (73 GB in all) are gathered anew for each layer.
+# 65, as it gathers 73 GB of parameters.
 WHOLE_ON = ("TPU v5 lite",)
-# With a divided state the compiler would compute some products part by part while their operands
-# are exchanged ("collective matmul"): more bytes of HBM than it hides of the exchange. ViT-B took
-# 302 ms on 32 chips of v4 in place of 203, and on 16 of v6e 60 in place of 47.
+# No "collective matmul": with a divided state the compiler would compute some products part by
+# part, to hide the exchange of their operands, and move more bytes of HBM than that is worth. ViT-B
+# took 302 ms on v4-32 in place of 203, and on 16 chips of v6e 60 in place of 47.
 TPU_COMPILER_OPTIONS = {"xla_jf_spmd_threshold_for_windowed_einsum_mib": "1000000"}
 
 

@@ -9,7 +9,6 @@ temporary files (TMPDIR) take 24 bytes a row.
 
 from __future__ import annotations
 
-import array
 import dataclasses
 import itertools
 import math
@@ -20,13 +19,18 @@ from collections.abc import Callable, Iterable, Iterator
 import numpy as np
 from etils import epath
 
+from blip_jax.data.ingest.hashes import (
+    ALL_BITS,
+    bit_blocks,
+    first_equal,
+    near_pairs,
+    originals,
+)
 from blip_jax.runtime.beam import UnitStopped, Work
 from blip_jax.runtime.files import atomic_path
 
-BITS = 64  # in a perceptual hash
 PART_ROWS = 1 << 21  # rows of which a unit compares all that are equal in its bits, about 100 MiB
 HASHED_ROW = np.dtype([("row", np.int64), ("phash", np.uint64), ("content_hash", np.uint64)])
-COMPARE_COST = 4  # of two hashes, relative to a step of the sort of one, measured
 _HASHES, _LOOKS, _EQUAL = "hashes.bin", "looks.bin", "equal.npz"
 _MIXER = np.uint64(0x9E3779B97F4A7C15)  # spreads bits over the upper ones (Fibonacci hashing)
 
@@ -97,7 +101,7 @@ class DuplicateSearch:
         """The numbers of the units that follow unit 0, once this one is finished."""
         if self.max_hamming_distance < 1:
             return range(0)
-        blocks = _blocks(self._rows(_LOOKS), self.max_hamming_distance)
+        blocks = bit_blocks(self._rows(_LOOKS), self.max_hamming_distance)
         chosen = len(blocks) - self.max_hamming_distance
         return range(1, 1 + math.comb(len(blocks), chosen))
 
@@ -127,13 +131,13 @@ class DuplicateSearch:
         """Writes the rows with equal hashes, and the first row of each perceptual hash."""
         exact, same_look = [], []
         with atomic_path(self._path(_LOOKS)) as temporary, open(temporary, "wb") as looks:
-            for part in _parts(self._hashes(_HASHES), BITS_ALL, should_continue):
+            for part in _parts(self._hashes(_HASHES), ALL_BITS, should_continue):
                 rows, phash = part["row"], part["phash"]
-                first = _first(rows, phash, part["content_hash"])
+                first = first_equal(rows, phash, part["content_hash"])
                 is_first = first == rows
                 exact.append(np.stack([rows, first], axis=1)[~is_first])
                 rows, part = rows[is_first], part[is_first]
-                first = _first(rows, part["phash"])
+                first = first_equal(rows, part["phash"])
                 is_first = first == rows
                 same_look.append(np.stack([rows, first], axis=1)[~is_first])
                 part[is_first].tofile(looks)
@@ -141,9 +145,9 @@ class DuplicateSearch:
             np.savez(file, exact=_joined(exact), same_look=_joined(same_look))
 
     def _find_near_pairs(self, number: int, should_continue: Callable[[], bool]) -> None:
-        """Writes the near pairs of one choice of blocks of bits, int64 [any, 2], in order."""
+        """Writes the near pairs of a choice of blocks: (later row, earlier row), in order."""
         looks = self._hashes(_LOOKS)
-        blocks = _blocks(len(looks), self.max_hamming_distance)
+        blocks = bit_blocks(len(looks), self.max_hamming_distance)
         choices = itertools.combinations(
             range(len(blocks)), len(blocks) - self.max_hamming_distance
         )
@@ -162,11 +166,12 @@ class DuplicateSearch:
                 pairs.append(np.sort(rows, axis=1)[:, ::-1])
         with atomic_path(self._path(f"pairs-{number:04d}.npy")) as temporary:
             with open(temporary, "wb") as file:
-                np.save(file, _joined(pairs))
+                found = _joined(pairs)
+                np.save(file, found[np.argsort(found[:, 0])])
 
     def result(self) -> Duplicates:
         """Returns the duplicates, when all units are finished."""
-        rows, original = _originals(self._near_pairs(), self._rows(_HASHES))
+        rows, original = originals(self._near_pairs(), self._rows(_HASHES))
         with self._path(_EQUAL).open("rb") as file, np.load(file) as equal:
             exact, same_look = equal["exact"], equal["same_look"]
         if self.max_hamming_distance < 0:
@@ -186,7 +191,7 @@ class DuplicateSearch:
         )
 
     def _near_pairs(self) -> Iterator[np.ndarray]:
-        """Yields all near pairs, int64 [any, 2], those of PART_ROWS rows together, in order."""
+        """Yields all near pairs, int64 [any, 2]: those whose later row is in one range together."""
         paths = [self._path(f"pairs-{number:04d}.npy") for number in self.near_units]
         files = [np.load(path, mmap_mode="r") for path in paths]
         for start in range(0, self._rows(_HASHES), PART_ROWS):
@@ -207,9 +212,6 @@ class DuplicateSearch:
         if not self._rows(name):
             return np.empty(0, HASHED_ROW)
         return np.memmap(self._path(name), HASHED_ROW, "r")
-
-
-BITS_ALL = np.uint64(2**BITS - 1)
 
 
 def _parts(
@@ -247,78 +249,6 @@ def _parts(
                 raise UnitStopped
 
 
-def _first(rows: np.ndarray, *keys: np.ndarray) -> np.ndarray:
-    """Returns for each row the first row with the same keys; rows are in order."""
-    order = np.lexsort(keys)  # stable: rows of the same keys stay in order
-    starts = np.ones(len(order), bool)  # whether the keys differ from the previous row's
-    starts[1:] = False
-    for key in keys:
-        starts[1:] |= np.diff(key[order]) != 0
-    first = np.empty_like(rows)
-    first[order] = np.repeat(rows[order[starts]], np.diff(np.flatnonzero(np.append(starts, True))))
-    return first
-
-
-def near_pairs(
-    hashes: np.ndarray, mask: np.uint64, max_hamming_distance: int
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yields the pairs of places, int64 [any] each, of hashes that are equal in `mask` and near.
-
-    Args:
-      hashes: uint64 [any].
-    """
-    keys = hashes & mask
-    order = np.argsort(keys)
-    keys = keys[order]
-    position = np.arange(len(order))
-    for shift in range(1, len(order)):
-        position = position[position + shift < len(order)]
-        position = position[keys[position] == keys[position + shift]]
-        if not len(position):
-            break
-        one, other = order[position], order[position + shift]
-        is_near = np.bitwise_count(hashes[one] ^ hashes[other]) <= max_hamming_distance
-        yield one[is_near], other[is_near]
-
-
-def _originals(pairs: Iterable[np.ndarray], rows: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the rows that are near duplicates, int64 [any], and the original of each.
-
-    Args:
-      pairs: int64 [any, 2], (later row, earlier row), in order of the later row.
-      rows: their number.
-    """
-    is_duplicate = bytearray(rows)
-    found, original = array.array("q"), array.array("q")
-    for part in pairs:
-        order = np.lexsort((part[:, 1], part[:, 0]))
-        for later, earlier in part[order].tolist():
-            # Whether the earlier row is a duplicate is known: its pairs come before this one.
-            if not (is_duplicate[later] or is_duplicate[earlier]):
-                is_duplicate[later] = True
-                found.append(later)
-                original.append(earlier)
-    return np.frombuffer(found, np.int64), np.frombuffer(original, np.int64)
-
-
 def _joined(pairs: list[np.ndarray]) -> np.ndarray:
-    """Returns arrays [any, 2] as one, in order of the first column."""
-    joined = np.concatenate([np.empty((0, 2), np.int64), *pairs])
-    return joined[np.argsort(joined[:, 0], kind="stable")]
-
-
-def _blocks(count: int, max_hamming_distance: int) -> list[int]:
-    """Returns bit masks of the blocks with which the search among `count` rows is fastest.
-
-    There are max_hamming_distance + m blocks, of which at least m are equal in both hashes of a
-    near pair; each choice of m blocks is searched.
-    """
-
-    def cost(m: int) -> float:
-        sort = count * math.log2(count + 2)
-        compare = count**2 / 2 ** (BITS * m / (max_hamming_distance + m) + 1)
-        return math.comb(max_hamming_distance + m, m) * (sort + COMPARE_COST * compare)
-
-    total = max_hamming_distance + min(range(1, 5), key=cost)
-    edges = [BITS * i // total for i in range(total + 1)]
-    return [(1 << stop) - (1 << start) for start, stop in itertools.pairwise(edges)]
+    """Returns int64 arrays [any, 2] as one."""
+    return np.concatenate([np.empty((0, 2), np.int64), *pairs])
