@@ -11,7 +11,7 @@ import numpy as np
 
 BITS = 64  # in a hash
 ALL_BITS = np.uint64(2**BITS - 1)
-COMPARE_COST = 4  # of two hashes beside a step of the sort of one, from the times of 1e7 and 3e7 rows
+COMPARE_COST = 4  # of two hashes, in steps of the sort; from the times of 1e7 and 3e7 rows
 
 
 def first_equal(rows: np.ndarray, *keys: np.ndarray) -> np.ndarray:
