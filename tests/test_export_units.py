@@ -241,11 +241,14 @@ def test_settings_of_beam_are_passed_on(mixture, tmp_path, monkeypatch):
         engines.append(arguments[4])
         work_units.finish_units(*arguments, **options)
 
-    def run_here(numbers, make_work, finished, engine, should_stop):
-        return work_units.run_units(numbers, make_work, finished, work_units.Engine(), should_stop)
+    def run_here(numbers, make_work, config, folder, should_stop):
+        work = make_work()
+        for number in numbers:
+            work(number, lambda: True)
+            yield
 
     monkeypatch.setattr(export, "finish_units", finish)
-    monkeypatch.setattr(work_units, "_run_on_beam", run_here)
+    monkeypatch.setattr(work_units.beam, "run_units", run_here)
     beam = "--beam-runner=FlinkRunner", "--beam-options=--flink_master=HOST:8081"
     assert run(mixture, tmp_path / "out", "blip", "--workers=3", *beam) == 1
     assert engines[0].beam == BeamConfig("FlinkRunner", "--flink_master=HOST:8081")

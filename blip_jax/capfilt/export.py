@@ -126,7 +126,6 @@ def run(
                 functools.partial(_unit_work, units, settings, names, os.fspath(parts)),
                 functools.partial(_finished, parts),
                 Engine(num_workers(workers), beam, os.fspath(folder / "beam")),
-                total=sum(map(_images, units)),
                 unit="image",
                 size=lambda number: _images(units[number]),
             )

@@ -95,7 +95,6 @@ def _read_units(directory: str, split: str, rows: int, engine: Engine) -> TextTa
             functools.partial(_unit_work, directory, split, rows, PART, folder),
             functools.partial(_finished, folder),
             dataclasses.replace(engine, folder=os.path.join(folder, "beam")),
-            total=rows,
             unit="row",
             size=lambda number: min(PART, rows - number * PART),
         )

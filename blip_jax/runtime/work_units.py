@@ -43,7 +43,6 @@ def finish_units(
     finished: Callable[[], set[int]],
     engine: Engine,
     *,
-    total: int = 0,
     unit: str = "unit",
     size: Callable[[int], int] = lambda number: 1,
     notes: Callable[[int], dict[str, str]] = lambda number: {},
@@ -55,8 +54,8 @@ def finish_units(
       description: of the bar, which is shown if `enabled`.
       numbers: of all units.
       make_work, finished, engine: as of `run_units`.
-      total, unit: what the bar counts; 0: the units.
-      size: returns what of `total` a unit is.
+      unit: what the bar counts.
+      size: returns how many of these a unit is.
       notes: called with each unit that is finished now; returns what the bar shows.
 
     Raises:
@@ -66,7 +65,7 @@ def finish_units(
     found = finished()
     left = [number for number in numbers if number not in found]
     done = sum(size(number) for number in numbers if number in found)
-    total = total or len(numbers)
+    total = sum(map(size, numbers))
     with (
         SignalHandler() as signals,
         Progress(description, total, unit, done, enabled and bool(left)) as progress,
