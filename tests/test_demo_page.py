@@ -100,8 +100,9 @@ def select_tab(page, tab: str):
 def send(panel, tab: str, picture: pathlib.Path, text: str) -> None:
     """Uploads a picture, writes a text where the tab takes one, and presses the button."""
     panel.locator("input[type=file]").first.set_input_files(str(picture))
-    # Gradio shows the name of a file, and of an image the image, once it has come.
-    panel.get_by_text(picture.name).or_(panel.locator("img")).first.wait_for()
+    # Gradio shows the row of a file, and of an image the image, once it has come. The name alone,
+    # as a text, is that of the upload under way: a row has it in two parts, and as its label.
+    panel.get_by_label(picture.name).or_(panel.locator("img")).first.wait_for()
     if tab in ("Match", "Answer", "Attention", "CapFilt"):
         panel.locator("textarea, input[type=text]").first.fill(text)
     panel.get_by_role("button", name=BUTTONS[tab], exact=True).click()
@@ -139,7 +140,7 @@ def test_a_folder_is_a_batch(browser, address, tmp_path):
     page = open_demo(browser, address)
     panel = select_tab(page, "Batch")
     panel.locator("input[type=file]").nth(1).set_input_files(str(tmp_path))
-    panel.get_by_text("b.png").first.wait_for()
+    panel.get_by_label("b.png").wait_for()  # see send
     panel.get_by_role("button", name="Run", exact=True).click()
     panel.get_by_test_id("cell-1-1").wait_for()
     names = [panel.get_by_test_id(f"cell-{row}-0").inner_text().strip() for row in (0, 1)]
