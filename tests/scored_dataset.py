@@ -40,12 +40,15 @@ class Scored:
     true: np.ndarray
 
 
-def build(folder, filters: tuple[str, ...] = ("judge",), written: int = 1) -> Scored:
+def build(
+    folder, filters: tuple[str, ...] = ("judge",), written: int = 1, extra: tuple[str, ...] = ()
+) -> Scored:
     """Writes both below `folder`.
 
     Args:
       filters: names; the first is the best.
       written: synthetic texts an image: those of the images that follow, and so mostly false.
+      extra: names of extra scores, which are normally distributed.
     """
     folder = pathlib.Path(folder)
     records = [make_record(row, "train", WEB) for row in range(ROWS)]
@@ -67,8 +70,11 @@ def build(folder, filters: tuple[str, ...] = ("judge",), written: int = 1) -> Sc
         ]
         status = "undecodable image: no bytes" if row == BROKEN else "ok"
         rows.append({"key": record["key"], "status": status, "texts": entries})
+        if extra:
+            scores = rng.normal(size=len(extra)) if status == "ok" else np.full(len(extra), np.nan)
+            rows[-1]["extra_scores"] = scores.astype(np.float32)
         true += good
-    return Scored(images, write_scores(folder / "scores", rows, filters), np.array(true))
+    return Scored(images, write_scores(folder / "scores", rows, filters, extra), np.array(true))
 
 
 def entry(text, place, rng, is_true, unseen, filters) -> dict:
@@ -88,16 +94,20 @@ def entry(text, place, rng, is_true, unseen, filters) -> dict:
     }
 
 
-def write_scores(folder: pathlib.Path, rows: list[dict], filters: tuple[str, ...]) -> str:
+def write_scores(
+    folder: pathlib.Path, rows: list[dict], filters: tuple[str, ...], extra: tuple[str, ...] = ()
+) -> str:
     folder.mkdir(parents=True)
     starts = range(0, len(rows), SHARD)
     for number, start in enumerate(starts):
         path = storage.shard_path(str(folder), "train", number, len(starts))
-        storage.write_shard(path, rows[start : start + SHARD], len(filters))
+        storage.write_shard(path, rows[start : start + SHARD], len(filters), len(extra))
     lengths = [len(rows[start : start + SHARD]) for start in starts]
-    storage.finish(str(folder), "train", lengths, "", len(filters))
+    storage.finish(str(folder), "train", lengths, "", len(filters), len(extra))
     judges = [{"name": n, "path": f"runs/{n}", "sha256": "cd" * 32} for n in filters]
-    provenance.write(str(folder), {"dataset": "../web", "filters": judges, **PROVENANCE})
+    others = [{"name": name, "path": f"mine:{name}", "sha256": ""} for name in extra]
+    found = {"dataset": "../web", "filters": judges, "extra_scores": others, **PROVENANCE}
+    provenance.write(str(folder), found)
     return str(folder)
 
 

@@ -11,12 +11,12 @@ import time
 import malformed_files
 import pytest
 import scored_dataset
+import test_assembly_units
 import test_ingest_duplicates
-import test_score_reader
 import tiny_dataset
 
+from blip_jax.capfilt import assembly_units
 from blip_jax.capfilt import run as capfilt
-from blip_jax.capfilt import score_reader, storage
 from blip_jax.capfilt.config import ScoringConfig
 from blip_jax.data import ingest
 from blip_jax.data.ingest.duplicates import DuplicateSearch
@@ -147,13 +147,15 @@ def test_duplicates_are_the_same(tmp_path):
 
 
 @needs_beam
-def test_scores_are_read_the_same(tmp_path, monkeypatch):
-    monkeypatch.setattr(score_reader, "PART", 70)
+def test_assembling_writes_the_same_files(tmp_path, monkeypatch):
+    monkeypatch.setattr(assembly_units, "PART", 70)
     web = scored_dataset.build(tmp_path, ("judge",))
-    engine = Engine(beam=DIRECT, folder=str(tmp_path / "parts"))
-    found = [storage.read(web.scores, "train", x) for x in (score_reader.ONE_PROCESS, engine)]
-    test_score_reader.check_equal(*found)
-    assert not (tmp_path / "parts").exists()
+    found = []
+    for name, options in (("own", ()), ("beam", (f"beam.runner={DIRECT.runner}", "workers=1"))):
+        out, rules = tmp_path / name, test_assembly_units.RULES[:4]
+        assert test_assembly_units.assemble(web, out, "gallery_images=9", *rules, *options) == 0
+        found.append(test_assembly_units.content(out))
+    assert found[0] == found[1]
 
 
 @needs_beam

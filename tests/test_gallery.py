@@ -15,7 +15,8 @@ from PIL import Image
 
 from blip_jax.capfilt import labels, storage
 from blip_jax.capfilt.gallery_entries import gallery_entries
-from blip_jax.capfilt.selection import DECISIONS, SelectionRules, reduce_filters, select_texts
+from blip_jax.capfilt.selection import DECISIONS, SelectionRules, select_texts
+from blip_jax.capfilt.table import reduce_filters
 from blip_jax.cli.main import main
 from blip_jax.reports import gallery
 from blip_jax.runtime.errors import UserError

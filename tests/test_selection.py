@@ -165,10 +165,6 @@ def test_the_first_reason_is_said():
             "no filter 'big'; expected one of mean, min, judge",
         ),
         (lambda: kept(table([1]), SelectionRules(duplicates="near")), "need index.parquet"),
-        (
-            lambda: kept(table([1] * 4), SelectionRules(source_weights={"d": 1.0}), COPIES),
-            "source 'd'; sources: a",
-        ),
     ],
 )
 def test_a_wrong_rule_is_named(make, named):
@@ -223,6 +219,12 @@ def test_where_scores_come_from(world, tmp_path):
 def test_what_holds_no_scores_is_named(world):
     with pytest.raises(UserError, match="web holds no scores"):
         storage.read(world.images, "train")
+
+
+def test_a_source_that_no_image_has_is_named(world):
+    image_index.check_sources(world.images, ["laion", "cc12m"])
+    with pytest.raises(UserError, match="no image has source 'd'; sources: laion, cc12m"):
+        image_index.check_sources(world.images, ["laion", "d"])
 
 
 @pytest.mark.parametrize(

@@ -134,7 +134,8 @@ def test_the_full_pipeline_runs_in_japanese(tmp_path, monkeypatch):
     assert tokenizer.cleanup.name == "unicode" and not tokenizer.is_wordpiece
     scores = storage.read(str(tmp_path / "scores"), "train")
     web = next((tmp_path / "data").glob("shapes/web-*/*/features.json")).parent
-    truth = labels.text_labels(str(web), "train", scores)[scores.where("origin", "web")]
+    truth = labels.text_labels(str(web), "train", scores, np.arange(len(scores.key)))
+    truth = truth[scores.where("origin", "web")]
     noise = [json.loads(to_text(x["truth"]))["noise"] for x in open_dataset(str(web), "train")]
     assert truth.tolist() == [labels.FALSE if kind else labels.TRUE for kind in noise]
     assert "背景" in (tmp_path / "report.html").read_text()

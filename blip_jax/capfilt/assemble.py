@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -10,19 +11,20 @@ import numpy as np
 from etils import epath
 
 from blip_jax.capfilt import (
+    assembly_units,
     croissant,
     dataset_card,
     filter_quality,
-    image_index,
     labels,
     mixture,
     provenance,
     statistics,
-    storage,
 )
 from blip_jax.capfilt.config import AssembleConfig
+from blip_jax.capfilt.counts import Scored
 from blip_jax.capfilt.gallery_entries import gallery_entries
-from blip_jax.capfilt.selection import SelectionRules, probability, select_texts
+from blip_jax.capfilt.score_reader import read_rows
+from blip_jax.capfilt.selection import SelectionRules, probability
 from blip_jax.capfilt.table import TextTable
 from blip_jax.data.datasets import open_dataset
 from blip_jax.data.mixture import Component
@@ -41,22 +43,42 @@ from blip_jax.runtime.work_units import Engine
 from blip_jax.runtime.worker_pool import num_workers
 
 
+@dataclasses.dataclass(frozen=True)
+class Assembled:
+    """What the selection found.
+
+    Attributes:
+      source: the images and their scores.
+      images: their number.
+      statistics: the content of statistics.json, without where it comes from.
+      texts: those that are kept, by weight.
+      sample: of the images.
+    """
+
+    source: mixture.ScoredDataset
+    images: int
+    statistics: dict[str, Any]
+    texts: list[mixture.SelectedTexts]
+    sample: statistics.Sample
+
+
 def run(config: AssembleConfig, workdir: str) -> None:
     """Writes into `workdir`: the mixture with its lists, statistics, card, Croissant, report.
 
     Raises:
       UserError: a field that must be given is empty, names nothing, or is out of range.
     """
-    dataset, split = _scored_images(config)
+    source = _scored_images(config)
     if config.human_dataset:
         open_dataset(config.human_dataset, "train")
     with folder_lock(workdir, "assemble"):
-        scored = select(config, dataset, split, _parts_folder(workdir, config.scores))
-        _write(config, workdir, mixture.ScoredDataset(dataset, split, config.scores), scored)
+        folder = _parts_folder(workdir, config.scores)
+        _write(config, workdir, assemble(config, source, folder))
+        epath.Path(folder).rmtree()
 
 
 def _parts_folder(workdir: str, scores: str) -> str:
-    """Returns a folder for what is read of these scores, and removes those of others."""
+    """Returns a folder for what is found in these scores, and removes those of others."""
     folder = epath.Path(workdir) / f"scores-{path_digest(scores)[:12]}"
     for other in epath.Path(workdir).glob("scores-*"):
         if other.name != folder.name:
@@ -72,9 +94,10 @@ def gallery(config: AssembleConfig) -> Table:
     Raises:
       UserError: as `run`.
     """
-    dataset, split = _scored_images(config)
-    scored = select(config, dataset, split)
-    entries = list(_sample(config, dataset, split, scored, min(config.gallery_images, MAX_ROWS))[1])
+    source = _scored_images(config)
+    with tempfile.TemporaryDirectory() as folder:
+        found = assemble(config, source, folder)
+    entries = list(_shown(config, found, min(config.gallery_images, MAX_ROWS))[1])
     texts = [entry["texts"] for entry in entries]
     headings = {"origin": "origin", "text": "text", "p_match": "P(match)", "decision": "decision"}
     return Table(
@@ -84,8 +107,8 @@ def gallery(config: AssembleConfig) -> Table:
     )
 
 
-def _scored_images(config: AssembleConfig) -> tuple[str, str]:
-    """Returns the dataset and the split that the scores are about."""
+def _scored_images(config: AssembleConfig) -> mixture.ScoredDataset:
+    """Returns the scores with the dataset and the split that they are about."""
     check_required(config)
     origin = provenance.read(config.scores)
     dataset = config.dataset or origin.get("dataset", "")
@@ -94,50 +117,44 @@ def _scored_images(config: AssembleConfig) -> tuple[str, str]:
             f"{config.scores} does not say what images it is about; give their folder with "
             "--config.dataset=FOLDER"
         )
-    return dataset, config.split or origin.get("split", "train")
+    split = config.split or origin.get("split", "train")
+    return mixture.ScoredDataset(dataset, split, config.scores)
 
 
-def _sample(
-    config: AssembleConfig, dataset: str, split: str, scored: statistics.Scored, most: int
-) -> tuple[int, Iterator[dict]]:
-    """Returns the number of images in a random sample, and these as `gallery_entries`."""
-    rows = labels.sampled_rows(len(scored.table.key))
+def _shown(config: AssembleConfig, found: Assembled, most: int) -> tuple[int, Iterator[dict]]:
+    """Returns the number of images in a random choice of the sample, and `gallery_entries`."""
+    sample = found.sample
     rng = np.random.default_rng(config.seed)
-    chosen = np.sort(rng.permutation(rows)[:most])
-    found = scored.p_match, scored.decision, scored.truth, scored.config.decisions
-    return len(chosen), gallery_entries(dataset, split, scored.table, chosen, *found)
+    chosen = np.sort(rng.permutation(len(sample.rows))[:most])
+    own = np.isin(sample.scored.table.row, chosen)
+    entries = gallery_entries(
+        found.source.dataset,
+        found.source.split,
+        sample.scored.table.take_rows(chosen),
+        sample.rows[chosen],
+        sample.scored.p_match[own],
+        sample.scored.decision[own],
+        sample.truth[own],
+        sample.scored.rules.decisions,
+    )
+    return len(chosen), entries
 
 
-def _write(
-    config: AssembleConfig,
-    workdir: str,
-    source: mixture.ScoredDataset,
-    scored: statistics.Scored,
-) -> None:
-    folder, dataset, split = epath.Path(workdir), source.dataset, source.split
+def _write(config: AssembleConfig, workdir: str, assembled: Assembled) -> None:
+    folder, source = epath.Path(workdir), assembled.source
     values = {"config": to_json(config)}
-    values |= {"scores": path_digest(config.scores), "dataset": path_digest(dataset)}
+    values |= {"scores": path_digest(config.scores), "dataset": path_digest(source.dataset)}
     check_fingerprint(folder, "assemble", values, begun=False)
     origin = provenance.read(config.scores)
-    prepared = provenance.manifest(dataset)
+    prepared = provenance.manifest(source.dataset)
     write_config(folder, config)
     human = Component(name="human", dataset=config.human_dataset) if config.human_dataset else None
-    index = scored.images
-    mixture.write_mixture(
-        str(folder / "mixture.json"),
-        human,
-        source,
-        scored.table,
-        scored.kept,
-        config.human_fraction,
-        None if index is None else index.weights(scored.config.source_weights),
-    )
-    found = statistics.gather(scored, config.identify_languages)
-    if config.threshold_sweep:
-        found["sweep"] = statistics.sweep(scored, config.threshold_sweep)
+    path = str(folder / "mixture.json")
+    mixture.write_selected(path, human, source, assembled.texts, config.human_fraction)
+    found = dict(assembled.statistics)
     if "records_read" in prepared:
         found["prepared"] = {name: prepared[name] for name in ("records_read", "rows", "skipped")}
-    commands = [public_command(x) for x in provenance.commands(dataset, prepared, origin)]
+    commands = [public_command(x) for x in provenance.commands(source.dataset, prepared, origin)]
     published = public_values(origin)
     if "command" in published:
         published["command"] = public_command(published["command"])
@@ -149,22 +166,40 @@ def _write(
         file.write(croissant.text_of(croissant.assembled(config, found, folder)))
     _tell(found)
     if config.gallery_images:
-        print(f"\nreport: {report(config, workdir, dataset, split, scored, found)}")
+        print(f"\nreport: {report(config, workdir, assembled, found)}")
     print(f"mixture to train on: {folder / 'mixture.json'}")
 
 
-def select(config: AssembleConfig, dataset: str, split: str, folder: str = "") -> statistics.Scored:
-    """Reads the scores and decides on each text; what was read is kept in `folder` meanwhile."""
-    engine = Engine(num_workers(config.workers), config.beam, folder)
-    table = storage.read(config.scores, split, engine)
-    truth = labels.text_labels(dataset, split, table)
+def assemble(config: AssembleConfig, source: mixture.ScoredDataset, folder: str) -> Assembled:
+    """Returns the selection from a scored dataset.
+
+    Args:
+      folder: for what the units of work find; `texts` of the result read it.
+    """
+    parts = assembly_units.Parts.of(source, folder)
+    engine = Engine(num_workers(config.workers), config.beam)
     rules = selection_rules(config)
+    parts.check_rules(rules)
+    rows = labels.sampled_rows(parts.images)
+    table = read_rows(source.scores, source.split, rows.tolist())
+    truth = labels.text_labels(source.dataset, source.split, table, rows)
     if config.selection.calibration:
         fits = calibration(config, rules, table, truth)
         rules = dataclasses.replace(rules, calibration=fits)
-    index = image_index.read(dataset, len(table.key))
-    decision = select_texts(table, rules, index)
-    return statistics.Scored(table, rules, decision, truth, index)
+    others = [
+        dataclasses.replace(rules, thresholds=dict.fromkeys(rules.thresholds, threshold))
+        for threshold in config.threshold_sweep
+    ]
+    measured = assembly_units.measure(parts, [rules, *others], engine)
+    found = assembly_units.select(
+        parts, [rules, *others], measured, config.identify_languages, engine
+    )
+    scored = Scored(table, rules, found.sample_decision)
+    sample = statistics.Sample(rows, scored, truth, found.sample_swept)
+    counted = statistics.summarize(found.counts, measured.extra_ranges, sample)
+    if others:
+        counted["sweep"] = statistics.sweep(config.threshold_sweep, found.swept, sample)
+    return Assembled(source, parts.images, counted, found.texts, sample)
 
 
 def selection_rules(config: AssembleConfig) -> SelectionRules:
@@ -240,27 +275,24 @@ def _tell(found: Mapping[str, Any]) -> None:
 
 
 def report(
-    config: AssembleConfig,
-    workdir: str,
-    dataset: str,
-    split: str,
-    scored: statistics.Scored,
-    found: Mapping[str, Any],
+    config: AssembleConfig, workdir: str, assembled: Assembled, found: Mapping[str, Any]
 ) -> str:
     """Writes the gallery of a sample of the images and returns the path of its page."""
-    count, shown = _sample(config, dataset, split, scored, config.gallery_images)
+    count, shown = _shown(config, assembled, config.gallery_images)
     measured = found.get("truth") or {"histogram": _by_origin(found["scores"]["p_match"])}
+    texts, kept = (sum(row[name] for row in found["texts"]) for name in ("count", "kept"))
     summary = (
-        f"{count:,} of {len(scored.table.key):,} images of {public_path(dataset)}, with all "
-        f"their texts. Of all {len(scored.table.row):,} texts, {int(scored.kept.sum()):,} are kept."
+        f"{count:,} of {assembled.images:,} images of {public_path(assembled.source.dataset)}, "
+        f"with all their texts. Of all {texts:,} texts, {kept:,} are kept."
     )
+    rules = assembled.sample.scored.rules
     results = {
         "title": config.title,
         "summary": summary,
         "command": (found["commands"] or [""])[-1],
-        "filter": {**measured, "threshold": dict(scored.config.thresholds)},
-        "decisions": scored.config.decisions,
-        "distributions": statistics.distributions_of(found, scored.config),
+        "filter": {**measured, "threshold": dict(rules.thresholds)},
+        "decisions": rules.decisions,
+        "distributions": statistics.distributions_of(found, rules),
     }
     folder = str(epath.Path(workdir) / "report")
     return write_gallery(folder, results, shown, count, progress=True)

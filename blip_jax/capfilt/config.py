@@ -235,7 +235,7 @@ class AssembleConfig:
     threshold_sweep: tuple[float, ...] = ()  # other thresholds to report counts for, as in 0.3,0.7
     gallery_images: int = 2000  # images in report/index.html; 0: no report
     seed: Seed = 0  # seed of the choice of these images
-    workers: int = 0  # processes that read more than 100,000 rows of scores; 0: one per core
+    workers: int = 0  # processes, for more than 100,000 images; 0: one per core
     beam: BeamConfig = BeamConfig()  # Apache Beam in place of these processes
     title: str = "Image-text pairs by CapFilt"  # title of the dataset card and the report
     license: str = ""  # Hugging Face's name of it; "": as the images' index says

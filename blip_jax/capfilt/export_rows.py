@@ -11,6 +11,7 @@ from PIL import Image
 
 from blip_jax.capfilt import image_index, score_reader
 from blip_jax.capfilt.export_plan import Piece, open_images
+from blip_jax.capfilt.table import reduce_filters
 from blip_jax.data.datasets import Dataset, to_text
 from blip_jax.data.images import plain_jpeg_size
 from blip_jax.data.mixture import Component, check_selected_texts
@@ -158,6 +159,7 @@ class _ScoredTexts:
         self.component, self.rows = component, rows
         self.table = score_reader.read_rows(component.scores, component.split, rows.tolist())
         self.starts = np.searchsorted(self.table.row, np.arange(len(rows) + 1))
+        self.cosine = reduce_filters(self.table, "cosine", "mean")
 
     def texts(self, place: int, key: str, indices: list[int] | None) -> list[dict]:
         """Returns the texts of a row. Raises a UserError if the scores are of another dataset."""
@@ -185,7 +187,7 @@ class _ScoredTexts:
             name: getattr(table, name)[i].as_py() for name in ("text", "origin", "model", "method")
         }
         found["p_match"] = float32_number(table.p_match[i].mean())
-        found["cosine"] = float32_number(table.mean_cosine(i))
+        found["cosine"] = float32_number(self.cosine[i])
         found["log_probability"] = float32_number(table.log_probability[i])
         if len(table.filters) > 1:
             names = table.filters

@@ -5,7 +5,7 @@ Legend: N images, in the order of the dataset's rows.
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +17,7 @@ from blip_jax.runtime.files import check_regular
 
 FILE = "index.parquet"
 DUPLICATES = ("keep", "exact", "near")
+MAX_NAMED = 10  # sources in a message
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,17 +49,9 @@ class Images:
         return column.indices.to_numpy(), column.dictionary.to_pylist()
 
     def weights(self, given: Mapping[str, float]) -> np.ndarray:
-        """Returns float64 [N]: the weight of each image's source, 1 where `given` has none.
-
-        Raises:
-          UserError: no image has a source that is named.
-        """
+        """Returns float64 [N]: the weight of each image's source, 1 where `given` has none."""
         codes, sources = self.strings("source")
-        unknown = sorted(set(given) - set(sources))
-        if unknown:
-            known = ", ".join(sources[:10])
-            raise UserError(f"no image has source {unknown[0]!r}; sources: {known}")
-        return np.array([given.get(source, 1.0) for source in sources])[codes]
+        return np.array([given.get(source, 1.0) for source in sources], np.float64)[codes]
 
     def duplicates(self, kind: str) -> np.ndarray:
         """Returns bool [N]: the images that "exact" or "near" drops; none with "keep"."""
@@ -144,4 +137,22 @@ def _read_rows(
         if first < last:
             parts.append(parquet.read_row_group(group, columns).take(rows[first:last] - start))
         start = stop
-    return pa.concat_tables(parts)
+    return pa.concat_tables(parts or [parquet.schema_arrow.empty_table().select(columns)])
+
+
+def check_sources(dataset: str, named: Collection[str]) -> None:
+    """Raises a UserError if no image of a dataset, which has an index, has a source that is named.
+
+    The index is read in batches: it may be larger than memory.
+    """
+    missing, known = set(named), {}
+    with (epath.Path(dataset) / FILE).open("rb") as file:
+        for batch in pa.parquet.ParquetFile(file).iter_batches(columns=["source"]):
+            if not missing:
+                return
+            found = [x or "" for x in batch["source"].unique().to_pylist()]
+            missing -= set(found)
+            known |= dict.fromkeys(found[:MAX_NAMED])
+    if missing:
+        names = ", ".join(list(known)[:MAX_NAMED])
+        raise UserError(f"no image has source {min(missing)!r}; sources: {names}")

@@ -23,31 +23,29 @@ def sampled_rows(images: int) -> np.ndarray:
     return np.linspace(0, images, min(MAX_SAMPLED_ROWS, images), endpoint=False).astype(int)
 
 
-def text_labels(
-    dataset: str, split: str, table: TextTable, rows: np.ndarray | None = None
-) -> np.ndarray:
+def text_labels(dataset: str, split: str, table: TextTable, rows: np.ndarray) -> np.ndarray:
     """Returns int8 [M]: TRUE, FALSE, or UNKNOWN.
 
     Args:
       dataset, split: the images that were scored.
-      rows: images to read, increasing; None: `sampled_rows`.
+      table: the texts of some of them, N.
+      rows: int [N], numbers of these images in the dataset, increasing.
     """
     source = open_dataset(dataset, split)
     found = np.full(len(table.row), UNKNOWN, np.int8)
-    rows = sampled_rows(len(source)) if rows is None else rows
     if not any(_truth(source, row) for row in rows[:: len(rows) // PROBE_ROWS + 1]):
         return found
-    starts = np.searchsorted(table.row, np.arange(len(source) + 1))
+    starts = np.searchsorted(table.row, np.arange(len(rows) + 1))
     own = table.where("origin", "web")
-    for row in rows:
+    for row, start, stop in zip(rows, starts[:-1], starts[1:], strict=True):
         truth = _truth(source, row)
-        positions = np.arange(starts[row], starts[row + 1])
+        positions = np.arange(start, stop)
         if isinstance(truth, dict) and "scene" in truth:
             if (known := parse_truth(json.dumps(truth))) is None:
                 continue
             scene, language = known
             clean = language.cleanup.caption
-            texts = table.text[starts[row] : starts[row + 1]].to_pylist()
+            texts = table.text[start:stop].to_pylist()
             found[positions] = [check(clean(text), scene, language).true for text in texts]
             continue
         positions = positions[own[positions]]

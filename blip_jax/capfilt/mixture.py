@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import io
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
 import numpy as np
 from etils import epath
@@ -43,6 +43,37 @@ class ScoredDataset:
     scores: str
 
 
+@dataclasses.dataclass(frozen=True)
+class SelectedTexts:
+    """Texts that are sampled equally often.
+
+    Attributes:
+      weight: how often, relative to others.
+      count: their number.
+      parts: returns them in parts, int32 [P, 2], of (row, index of the row's text).
+    """
+
+    weight: float
+    count: int
+    parts: Callable[[], Iterable[np.ndarray]]
+
+
+def selected_texts(
+    table: storage.TextTable, kept: np.ndarray, weights: np.ndarray | None = None, first: int = 0
+) -> dict[float, np.ndarray]:
+    """Returns the kept texts by weight, int32 [P, 2] of (row, index of the row's text).
+
+    Args:
+      kept: bool [M] over `table`.
+      weights: float64 [N], how often a text of an image is sampled relative to others; None: all
+        equally often. 0: not at all.
+      first: row of the table's first image.
+    """
+    texts = np.stack([table.row[kept] + first, table.index[kept]], axis=1).astype(np.int32)
+    of_text = np.ones(len(texts)) if weights is None else weights[table.row[kept]]
+    return {weight: texts[of_text == weight] for weight in np.unique(of_text).tolist()}
+
+
 def write_mixture(
     path: str,
     human: Component | None,
@@ -52,31 +83,46 @@ def write_mixture(
     human_fraction: float,
     weights: np.ndarray | None = None,
 ) -> dict[str, int]:
-    """Writes a mixture of human pairs and kept texts, and .npy lists of the latter next to it.
+    """Writes the mixture of a table's kept texts: `write_selected` of `selected_texts`.
+
+    Returns: the number of kept texts of each origin.
+    """
+    texts = [
+        SelectedTexts(weight, len(found), lambda found=found: [found])
+        for weight, found in selected_texts(table, kept, weights).items()
+    ]
+    write_selected(path, human, source, texts, human_fraction)
+    return {name: int((kept & table.where("origin", name)).sum()) for name in storage.ORIGINS}
+
+
+def write_selected(
+    path: str,
+    human: Component | None,
+    source: ScoredDataset,
+    texts: Sequence[SelectedTexts],
+    human_fraction: float,
+) -> None:
+    """Writes a mixture of human pairs and selected texts, and .npy lists of the latter next to it.
 
     Lists are named by their content, so that a mixture that is replaced stays whole until the new
     one is; those that it no longer names are then removed.
 
     Args:
       path: of the mixture file, ending in .json.
-      human: the human pairs, whose weight is set here; None for kept texts alone.
-      kept: bool [M] over `table`.
+      human: the human pairs, whose weight is set here; None for selected texts alone.
+      texts: those of each weight form one component of the mixture.
       human_fraction: fraction of human pairs in a batch, so that arms are compared at an equal
-        fraction; the rest are kept texts. 1 if no text is kept.
-      weights: float64 [N], how often a text of an image is sampled relative to others; None: all
-        equally often. Images of equal weight form one component of the mixture.
-
-    Returns: the number of kept texts of each origin.
+        fraction; the rest are selected texts. 1 if there are none.
 
     Raises:
-      UserError: no text is kept and there are no human pairs.
+      UserError: no text is selected and there are no human pairs.
     """
-    if human is None and not kept.any():
+    texts = sorted(texts, key=lambda found: -found.weight)
+    if human is None and not texts:
         raise UserError("the rules keep no text; lower the threshold")
     file = epath.Path(path)
     file.parent.mkdir(parents=True, exist_ok=True)
-    of_text = np.ones(len(kept)) if weights is None else weights[table.row]
-    total = of_text[kept].sum()
+    total = sum(found.weight * found.count for found in texts)
     human_fraction = 0.0 if human is None else human_fraction if total else 1.0
     components = []
     if human is not None:
@@ -88,35 +134,42 @@ def write_mixture(
         split=source.split,
         scores=relative_path(source.scores, file.parent),
     )
-    weight_levels = np.unique(of_text[kept])[::-1]
-    names = [f"web x {level:g}" for level in weight_levels]
+    names = [f"web x {found.weight:g}" for found in texts]
     if len(set(names)) < len(names):
-        names = [f"web x {float(level)!r}" for level in weight_levels]
-    for number, level in enumerate(weight_levels):
-        own = kept & (of_text == level)
-        selected = _save_selected(file, table, own)
+        names = [f"web x {found.weight!r}" for found in texts]
+    for name, found in zip(names, texts, strict=True):
         components.append(
             dataclasses.replace(
                 whole,
-                name="web" if len(weight_levels) == 1 else names[number],
-                weight=(1 - human_fraction) * float(level * own.sum() / total),
-                selected=selected,
+                name="web" if len(texts) == 1 else name,
+                weight=(1 - human_fraction) * (found.weight * found.count / total),
+                selected=_save_selected(file, found),
             )
         )
     save_mixture(path, components)
     _remove_lists(file, {component.selected for component in components})
-    return {name: int((kept & table.where("origin", name)).sum()) for name in storage.ORIGINS}
 
 
-def _save_selected(mixture: epath.Path, table: storage.TextTable, kept: np.ndarray) -> str:
-    """Writes the list of kept texts beside a mixture and returns its name."""
-    selected = np.stack([table.row[kept], table.index[kept]], axis=1)
-    buffer = io.BytesIO()
-    np.save(buffer, selected.astype(np.int32))
-    name = f"{mixture.stem}-{hashlib.sha256(buffer.getvalue()).hexdigest()[:12]}.npy"
+def _save_selected(mixture: epath.Path, texts: SelectedTexts) -> str:
+    """Writes the list of selected texts beside a mixture and returns its name."""
+    digest = hashlib.sha256()
+    for chunk in _npy_chunks(texts):
+        digest.update(chunk)
+    name = f"{mixture.stem}-{digest.hexdigest()[:12]}.npy"
     with atomic_write(mixture.parent / name, "wb") as file:
-        file.write(buffer.getvalue())
+        for chunk in _npy_chunks(texts):
+            file.write(chunk)
     return name
+
+
+def _npy_chunks(texts: SelectedTexts) -> Iterator[bytes]:
+    """Yields the content of the .npy file of texts, which never are in memory together."""
+    header = io.BytesIO()
+    described = {"descr": "<i4", "fortran_order": False, "shape": (texts.count, 2)}
+    np.lib.format.write_array_header_1_0(header, described)
+    yield header.getvalue()
+    for part in texts.parts():
+        yield part.astype("<i4").tobytes()
 
 
 def _remove_lists(mixture: epath.Path, used: Collection[str]) -> None:

@@ -11,13 +11,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from blip_jax.capfilt import text_measures
 from blip_jax.capfilt.image_index import DUPLICATES, Images
+from blip_jax.capfilt.share_limits import Ranked, ShareLimit, find_limits, rank_texts
 from blip_jax.capfilt.storage import ORIGINS
-from blip_jax.capfilt.table import TextTable
+from blip_jax.capfilt.table import TextTable, column, reduce_filters
 from blip_jax.metrics import filtering
 from blip_jax.runtime.errors import UserError
-from blip_jax.runtime.suggestions import hint
 
 THRESHOLD = 0.5
 # The decisions of `select_texts` in the order of the tests; the first that applies is taken. Those
@@ -36,7 +35,6 @@ DECISIONS = (
     "more than max_texts_per_image",
 )
 KEPT = 0
-REDUCTIONS = {"mean": np.mean, "min": np.min}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,122 +126,107 @@ def _is_fit(fit: Any) -> bool:
 
 
 def select_texts(
-    table: TextTable, config: SelectionRules, images: Images | None = None
+    table: TextTable,
+    rules: SelectionRules,
+    images: Images | None = None,
+    limits: Mapping[str, ShareLimit] | None = None,
 ) -> np.ndarray:
-    """Returns the decision on each text: int16 [M], an index into `config.decisions`.
+    """Returns the decision on each text: int16 [M], an index into `rules.decisions`.
 
     Args:
       images: the index of the images, which rules about duplicates and sources need.
+      limits: of each origin in `rules.shares`, where the table is a part of a dataset; None: it is
+        whole.
 
     Raises:
-      UserError: the rules name an unknown filter, column or source, or need `images` or cosines.
+      UserError: the rules name an unknown filter or column, or need `images` or cosines.
     """
-    p_match = probability(table, config)
+    p_match = probability(table, rules)
+    decision = _apply_single_rules(table, rules, images, p_match)
+    if limits is None:
+        ranks = _rank(table, rules, decision, p_match)
+        limits = {x: find_limits(lambda x=x: [ranks[x]], rules.shares[x])[0] for x in ranks}
+    for origin in rules.shares:
+        left = np.flatnonzero(table.where("origin", origin) & (decision == KEPT))
+        chosen = limits[origin].passes(table.words[left], p_match[left])
+        decision[left[~chosen]] = DECISIONS.index("not in the best share of its length")
+    if rules.max_texts_per_image:
+        left = np.flatnonzero(decision == KEPT)
+        chosen = _highest_scored(table, left, p_match, rules.max_texts_per_image)
+        decision[left[~chosen]] = DECISIONS.index("more than max_texts_per_image")
+    return decision
+
+
+def rank_for_shares(
+    table: TextTable, rules: SelectionRules, images: Images | None = None
+) -> dict[str, Ranked]:
+    """Returns for each origin in `rules.shares` the texts that its share is of, ranked.
+
+    Raises:
+      UserError: as `select_texts`.
+    """
+    p_match = probability(table, rules)
+    return _rank(table, rules, _apply_single_rules(table, rules, images, p_match), p_match)
+
+
+def _rank(
+    table: TextTable, rules: SelectionRules, decision: np.ndarray, p_match: np.ndarray
+) -> dict[str, Ranked]:
+    found = {}
+    for origin in rules.shares:
+        left = table.where("origin", origin) & (decision == KEPT)
+        found[origin] = rank_texts(table.words[left], p_match[left])
+    return found
+
+
+def _apply_single_rules(
+    table: TextTable, rules: SelectionRules, images: Images | None, p_match: np.ndarray
+) -> np.ndarray:
+    """Returns int16 [M], the decisions of the rules that look at one text alone."""
     decision = np.zeros(len(p_match), np.int16)
 
     def drop(which: np.ndarray, reason: str) -> None:
-        decision[which & (decision == KEPT)] = config.decisions.index(reason)
+        decision[which & (decision == KEPT)] = rules.decisions.index(reason)
 
     drop(~table.where("status", "ok")[table.row], "image cannot be used")
     drop(np.isnan(p_match), "empty text")
     minimum = np.full(len(p_match), np.nan)  # comparisons with NaN are False
-    for origin, threshold in config.thresholds.items():
+    for origin, threshold in rules.thresholds.items():
         own = table.where("origin", origin)
         minimum[own] = -np.inf if threshold is None else threshold
     drop(np.isnan(minimum), "origin left out")
-    if config.source_weights or config.duplicates != "keep":
+    if rules.source_weights or rules.duplicates != "keep":
         if images is None:
             raise UserError(
                 "duplicates and source weights need index.parquet in the images' folder, and there "
                 "is no such file; build the dataset with `blip-jax prepare`"
             )
-        weights = images.weights(config.source_weights)
+        weights = images.weights(rules.source_weights)
         drop((weights == 0)[table.row], "source left out")
-        drop(images.duplicates(config.duplicates)[table.row], "duplicate image")
-    if config.languages:
-        found = [table.where("language", code) for code in config.languages]
+        drop(images.duplicates(rules.duplicates)[table.row], "duplicate image")
+    if rules.languages:
+        found = [table.where("language", code) for code in rules.languages]
         drop(~np.any(found, axis=0), "language left out")
     drop(~(p_match >= minimum), "P(match) below the threshold")
-    if config.min_cosine is not None:
-        if table.scored.any() and not table.gives_cosine.any():
+    if rules.min_cosine is not None:
+        cosine = reduce_filters(table, "cosine", rules.filter_reduction)
+        if table.scored.any() and np.isnan(cosine).all():
             raise UserError("min_cosine needs a filter that is a model; plug-ins give no cosine")
-        cosine = reduce_filters(table, "cosine", config.filter_reduction)
-        drop(~(cosine >= config.min_cosine), "cosine below the minimum")
-    for name, least in config.minimums.items():
+        drop(~(cosine >= rules.min_cosine), "cosine below the minimum")
+    for name, least in rules.minimums.items():
         drop(column(table, name) < least, f"{name} below its minimum")
-    for name, most in config.maximums.items():
+    for name, most in rules.maximums.items():
         drop(column(table, name) > most, f"{name} above its maximum")
-    for origin, share in config.shares.items():
-        left = np.flatnonzero(table.where("origin", origin) & (decision == KEPT))
-        chosen = _best_of_length(table.words[left], p_match[left], share)
-        decision[left[~chosen]] = DECISIONS.index("not in the best share of its length")
-    if config.max_texts_per_image:
-        left = np.flatnonzero(decision == KEPT)
-        chosen = _highest_scored(table, left, p_match, config.max_texts_per_image)
-        decision[left[~chosen]] = DECISIONS.index("more than max_texts_per_image")
     return decision
 
 
-def column(table: TextTable, name: str) -> np.ndarray:
-    """Returns float [M]: a filter's score, the extra score of the text's image, or a measure.
-
-    Measures are those of `text_measures.RANGES`.
-
-    Raises:
-      UserError: there is no such column.
-    """
-    if name in table.filters:
-        return table.p_match[:, table.filters.index(name)]
-    if name in table.extra_names:
-        return table.extra_scores[table.row, table.extra_names.index(name)]
-    if name in text_measures.RANGES:
-        return getattr(table, name)
-    known = (*table.filters, *table.extra_names, *text_measures.RANGES)
-    raise UserError(f"there is no filter, extra score or measure {name!r}; {hint(name, known)}")
-
-
-def probability(table: TextTable, config: SelectionRules) -> np.ndarray:
+def probability(table: TextTable, rules: SelectionRules) -> np.ndarray:
     """Returns float64 [M]: P(match), reduced over filters and calibrated; NaN if unscored."""
-    found = reduce_filters(table, "p_match", config.filter_reduction)
-    for origin, fit in config.calibration.items():
+    found = reduce_filters(table, "p_match", rules.filter_reduction)
+    for origin, fit in rules.calibration.items():
         own = table.where("origin", origin)
         found[own] = filtering.calibrated(found[own], fit)
     return found
-
-
-def reduce_filters(table: TextTable, score: str, reduction: str) -> np.ndarray:
-    """Returns float64 [M]: "p_match" or "cosine" of one filter or over all; NaN if unscored.
-
-    Args:
-      reduction: see `SelectionRules.filter_reduction`.
-
-    Raises:
-      UserError: there is no such filter.
-    """
-    values = getattr(table, score)
-    if score == "cosine" and reduction in REDUCTIONS:
-        values = values[:, table.gives_cosine]
-        if not values.shape[1]:
-            return np.full(len(values), np.nan)
-    if reduction in table.filters:
-        return values[:, table.filters.index(reduction)].astype(np.float64)
-    if reduction not in REDUCTIONS:
-        known = ", ".join((*REDUCTIONS, *table.filters))
-        raise UserError(f"there is no filter {reduction!r}; expected one of {known}")
-    return REDUCTIONS[reduction](values.astype(np.float64), axis=1)
-
-
-def _best_of_length(words: np.ndarray, p_match: np.ndarray, share: float) -> np.ndarray:
-    """Returns bool [any]: of each number of words the share with the highest P(match).
-
-    Of equal ones the first; of a length that any text has at least one, unless the share is 0.
-    """
-    order = np.lexsort((-p_match, words))
-    _, starts, counts = np.unique(words[order], return_index=True, return_counts=True)
-    rank = np.arange(len(order)) - np.repeat(starts, counts)
-    chosen = np.zeros(len(order), bool)
-    chosen[order] = rank < share * np.repeat(counts, counts)
-    return chosen
 
 
 def _highest_scored(

@@ -1,199 +1,161 @@
-"""Counts of an assembled dataset, by origin, decision, source and captioner: statistics.json.
+"""Shares, means and tables of an assembled dataset: statistics.json.
 
-Legend: N images, M texts, F filters (table.py).
+Legend: M texts (table.py).
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from blip_jax.capfilt import text_measures
+from blip_jax.capfilt.counts import SCORES, Scored, add, edges_of
 from blip_jax.capfilt.filter_quality import filter_quality_by_origin
-from blip_jax.capfilt.image_index import Images
 from blip_jax.capfilt.labels import TRUE, UNKNOWN
-from blip_jax.capfilt.selection import (
-    KEPT,
-    SelectionRules,
-    column,
-    probability,
-    reduce_filters,
-    select_texts,
-)
+from blip_jax.capfilt.selection import SelectionRules
 from blip_jax.capfilt.storage import ORIGINS
-from blip_jax.capfilt.table import TextTable, skipped
+from blip_jax.capfilt.text_measures import RANGES
 from blip_jax.metrics import filtering
 from blip_jax.runtime.files import nan_to_null
 
-MAX_GROUPS = 20  # sources, licences and captioners that are listed; the others are summed
-UNKNOWN_VALUE = "unknown"  # name of a missing source or licence
-SCORES = {"p_match": (0.0, 1.0), "cosine": (-1.0, 1.0)}  # score: its range
+MAX_GROUPS = 20  # sources, licences and languages that are listed; the others are summed
+UNKNOWN_VALUE = "unknown"  # name of a missing source, licence or language
 
 
 @dataclasses.dataclass(frozen=True)
-class Scored:
-    """A scored dataset with the decisions on its texts.
+class Sample:
+    """Scored images that were drawn evenly from a dataset, for the report and the filter's quality.
 
     Attributes:
-      table: its texts.
-      config: the rules of the selection.
-      decision: int16 [M], of `selection.select_texts`.
+      rows: int [n], numbers of the images in the dataset, increasing.
+      scored: their M texts.
       truth: int8 [M] (labels.py).
-      images: the index of its images; None if there is none.
+      swept: bool [T, M]: what the other thresholds keep (`AssembleConfig.threshold_sweep`).
     """
 
-    table: TextTable
-    config: SelectionRules
-    decision: np.ndarray
+    rows: np.ndarray
+    scored: Scored
     truth: np.ndarray
-    images: Images | None
-
-    @property
-    def kept(self) -> np.ndarray:
-        return self.decision == KEPT
-
-    @property
-    def p_match(self) -> np.ndarray:
-        return probability(self.table, self.config)
+    swept: np.ndarray
 
 
-def gather(scored: Scored, identify_languages: bool = False) -> dict[str, Any]:
+def summarize(
+    counts: Mapping[str, Any], extra_ranges: Mapping[str, Sequence[float]], sample: Sample
+) -> dict[str, Any]:
     """Returns the content of statistics.json except where it comes from; JSON values.
 
     Args:
-      identify_languages: count texts by language even if no rule needs it.
-
-    Raises:
-      UserError: languages cannot be identified.
+      counts: of `counts.count`, of the whole dataset.
+      extra_ranges: as they were counted by.
     """
-    table, kept = scored.table, scored.kept
+    rules, groups = sample.scored.rules, counts["groups"]
+    origins = {name: groups["texts"][name] for name in ORIGINS if name in groups["texts"]}
     found = {
-        "images": _images(scored),
-        "texts": _counts(scored, {name: table.where("origin", name) for name in ORIGINS}, "origin"),
-        "decisions": [
-            {"decision": name}
-            | {
-                origin: int((table.where("origin", origin) & (scored.decision == code)).sum())
-                for origin in ORIGINS
-            }
-            for code, name in enumerate(scored.config.decisions)
-            if (scored.decision == code).any()
-        ],
-        "captioners": _counts(scored, _captioners(table), "captioner"),
-        "scores": {name: _histogram(scored, name) for name in SCORES},
-        "measures": _measures(scored),
-        "extra_scores": _extra_scores(table),
-        "selection": dataclasses.asdict(scored.config),
+        "images": _images(counts),
+        "texts": _rows("origin", origins),
+        "decisions": _decisions(counts["decisions"], rules.decisions),
+        "captioners": _rows("captioner", dict(sorted(groups["captioners"].items()))),
+        "scores": {x: {"edges": _edges(SCORES[x]), **counts["scores"][x]} for x in SCORES},
+        "measures": {
+            name: {"edges": _edges(RANGES[name]), **counted}
+            for name, counted in counts["measures"].items()
+            if any(map(any, counted.values()))
+        },
+        "extra_scores": {
+            name: {"edges": _edges(limits), "images": counts["extra_scores"][name]}
+            for name, limits in extra_ranges.items()
+        },
+        "selection": dataclasses.asdict(rules),
     }
-    for name in ("source", "license", "opt_out"):
-        if scored.images is not None:
-            codes, values = scored.images.strings(name)
-            if name == "opt_out" and not any(values):
-                continue
-            found[f"{name}s"] = _counts(scored, _most_common(codes[table.row], values), name)
-    if identify_languages or scored.config.languages:
-        codes, names = table.language.indices.to_numpy(), table.language.dictionary.to_pylist()
-        found["languages"] = _counts(scored, _most_common(codes, names), "language")
-    if len(table.filters) > 1:
+    for name in ("source", "license", "opt_out", "language"):
+        tallies = groups.get(f"{name}s")
+        if tallies is None or (name == "opt_out" and not any(tallies)):
+            continue
+        found[f"{name}s"] = _rows(name, _most_common(tallies))
+    if len(counts["filters"]) > 1:
         found["filters"] = [
-            {"filter": name, "mean_p_match": _mean(table.p_match[:, i][table.scored])}
-            for i, name in enumerate(table.filters)
+            {"filter": name, "mean_p_match": _ratio(total, number)}
+            for name, (number, total) in counts["filters"].items()
         ]
-    measured = filter_quality_by_origin(table, scored.p_match, kept, scored.truth)
+    scored = sample.scored
+    measured = filter_quality_by_origin(scored.table, scored.p_match, scored.kept, sample.truth)
     return nan_to_null(found | ({"truth": measured} if measured else {}))
 
 
-def _images(scored: Scored) -> dict[str, Any]:
-    table, usable = scored.table, scored.table.where("status", "ok")
-    found: dict[str, Any] = {
-        "count": len(usable),
-        "usable": int(usable.sum()),
-        "with_kept_text": len(np.unique(table.row[scored.kept])),
-        "skipped": skipped(table),
-    }
-    if scored.images is not None:
-        exact, near = (scored.images.duplicates(kind) for kind in ("exact", "near"))
-        found["duplicates"] = {"exact": int(exact.sum()), "near": int((near & ~exact).sum())}
-    return found
+def _edges(limits: Sequence[float]) -> list[float]:
+    return edges_of(limits).round(6).tolist()
 
 
-def _counts(scored: Scored, groups: dict[str, np.ndarray], label: str) -> list[dict]:
-    """Returns one row for each group (bool [M]) that has texts; `label` names its first field."""
-    words = scored.table.words
-    rows = []
-    for name, own in groups.items():
-        if not own.any():
-            continue
-        kept = own & scored.kept
-        rows.append({
+def _images(counts: Mapping[str, Any]) -> dict[str, Any]:
+    own = dict(counts["images"])
+    duplicates = {name: own.pop(name) for name in ("exact", "near") if name in own}
+    skipped = dict(sorted(counts["skipped"].items()))
+    if "empty text" in skipped:  # the reasons of images come first
+        skipped["empty text"] = skipped.pop("empty text")
+    return own | {"skipped": skipped} | ({"duplicates": duplicates} if duplicates else {})
+
+
+def _decisions(counts: Mapping[str, Mapping[str, int]], names: Sequence[str]) -> list[dict]:
+    rows = [{"decision": name} | {x: counts[x][name] for x in ORIGINS} for name in names]
+    return [row for row in rows if any(row[origin] for origin in ORIGINS)]
+
+
+def _rows(label: str, tallies: Mapping[str, Mapping[str, float]]) -> list[dict]:
+    """Returns one row for each group of texts; `label` names its first field."""
+    return [
+        {
             label: name,
-            "count": int(own.sum()),
-            "kept": int(kept.sum()),
-            "kept_share": float(kept.sum() / own.sum()),
-            "mean_p_match": _mean(scored.p_match[own]),
-            "mean_words_kept": _mean(words[kept].astype(float)),
-        })  # fmt: skip
-    return rows
+            "count": int(tally["count"]),
+            "kept": int(tally["kept"]),
+            "kept_share": _ratio(tally["kept"], tally["count"]),
+            "mean_p_match": _ratio(tally["p_match"], tally["scored"]),
+            "mean_words_kept": _ratio(tally["words_kept"], tally["kept"]),
+        }
+        for name, tally in tallies.items()
+    ]
 
 
-def _captioners(table: TextTable) -> dict[str, np.ndarray]:
-    """Returns the synthetic texts, bool [M], by captioner and decoding method."""
-    synthetic = table.where("origin", "synthetic")
-    pairs = (
-        table.model.indices.to_numpy().astype(np.int64) * len(table.method.dictionary)
-        + table.method.indices.to_numpy()
-    )
-    models, methods = table.model.dictionary.to_pylist(), table.method.dictionary.to_pylist()
-    groups = {}
-    for pair in np.unique(pairs[synthetic]).tolist():
-        model, method = divmod(pair, len(methods))
-        name = ", ".join(filter(None, (models[model], methods[method]))) or "captioner"
-        groups[name] = synthetic & (pairs == pair)
-    return groups
-
-
-def _most_common(codes: np.ndarray, values: list[str]) -> dict[str, np.ndarray]:
-    """Returns the texts, bool [M], of the most common values, and those of all others together."""
-    counts = np.bincount(codes, minlength=len(values))
-    first = np.argsort(-counts, kind="stable")[:MAX_GROUPS]
-    groups = {values[code] or UNKNOWN_VALUE: codes == code for code in first.tolist()}
-    others = ~np.isin(codes, first)
-    name = f"other ({len(values) - len(first)})"
-    return groups | ({name: others} if others.any() else {})
-
-
-def _histogram(scored: Scored, name: str, bins: int = 20) -> dict[str, Any]:
-    """Returns counts by origin in bins of equal width over the range of a score or measure."""
-    table, reduction = scored.table, scored.config.filter_reduction
-    low, high = (SCORES | text_measures.RANGES)[name]
-    if name in text_measures.RANGES:
-        values = np.minimum(column(table, name), high)
-    else:
-        values = scored.p_match if name == "p_match" else reduce_filters(table, name, reduction)
-    edges = np.linspace(low, high, bins + 1)
-    found: dict[str, Any] = {"edges": edges.round(6).tolist()}
-    for origin in ORIGINS:
-        own = values[table.where("origin", origin)]
-        found[origin] = np.histogram(own[~np.isnan(own)], edges)[0].tolist()
+def _most_common(tallies: Mapping[str, Mapping[str, float]]) -> dict[str, dict]:
+    """Returns the tallies of the most common values, and the sum of all others'."""
+    named: dict[str, Any] = {}
+    for name, tally in tallies.items():
+        named[name or UNKNOWN_VALUE] = add(named.get(name or UNKNOWN_VALUE, {}), tally)
+    order = sorted(named, key=lambda name: -named[name]["count"])
+    found = {name: named[name] for name in order[:MAX_GROUPS]}
+    if others := [named[name] for name in order[MAX_GROUPS:]]:
+        found[f"other ({len(others)})"] = functools.reduce(add, others)
     return found
 
 
-def _measures(scored: Scored) -> dict[str, dict]:
-    """Returns the histogram of each measure that any text has."""
-    found = {name: _histogram(scored, name) for name in text_measures.RANGES}
-    return {name: x for name, x in found.items() if any(any(x[origin]) for origin in ORIGINS)}
+def sweep(
+    thresholds: Sequence[float], counts: Sequence[Mapping[str, Sequence[int]]], sample: Sample
+) -> list[dict]:
+    """Returns what other thresholds on P(match) would keep, all other rules unchanged.
 
+    Args:
+      counts: of each threshold, by origin, the texts that it keeps, and all.
 
-def _extra_scores(table: TextTable, bins: int = 20) -> dict[str, dict]:
-    """Returns counts of images in bins of equal width over the values of each extra score."""
-    found = {}
-    for number, name in enumerate(table.extra_names):
-        values = table.extra_scores[:, number]
-        counts, edges = np.histogram(values[~np.isnan(values)], bins)
-        found[name] = {"edges": edges.round(6).tolist(), "images": counts.tolist()}
-    return found
+    Returns: one row for each threshold and origin: the texts 'kept' and their 'kept_share', and
+      'precision' and 'recall' over the texts of known truth.
+    """
+    rows = []
+    for threshold, counted, kept in zip(thresholds, counts, sample.swept, strict=True):
+        for origin in sample.scored.rules.thresholds:
+            number, total = counted[origin]
+            row = {
+                "threshold": float(threshold),
+                "origin": origin,
+                "kept": number,
+                "kept_share": _ratio(number, total),
+            }
+            known = sample.scored.table.where("origin", origin) & (sample.truth != UNKNOWN)
+            if known.any():
+                found = filtering.decision_scores(kept[known], sample.truth[known] == TRUE)
+                row |= {name: found[name] for name in ("precision", "recall")}
+            rows.append(row)
+    return nan_to_null(rows)
 
 
 def distributions_of(found: Mapping[str, Any], rules: SelectionRules) -> dict[str, Any]:
@@ -204,33 +166,5 @@ def distributions_of(found: Mapping[str, Any], rules: SelectionRules) -> dict[st
     return {"histograms": shown, "limits": limits, "languages": found.get("languages", ())}
 
 
-def sweep(scored: Scored, thresholds: Sequence[float]) -> list[dict]:
-    """Counts what other thresholds on P(match) would keep, all other rules unchanged.
-
-    Returns: one row for each threshold and origin: the texts 'kept' and their 'kept_share', and
-      'precision' and 'recall' over the texts of known truth.
-    """
-    table, rows = scored.table, []
-    for threshold in thresholds:
-        other = dict.fromkeys(scored.config.thresholds, threshold)
-        config = dataclasses.replace(scored.config, thresholds=other)
-        kept = select_texts(table, config, scored.images) == KEPT
-        for origin in config.thresholds:
-            own = table.where("origin", origin)
-            known = own & (scored.truth != UNKNOWN)
-            row = {
-                "threshold": float(threshold),
-                "origin": origin,
-                "kept": int(kept[own].sum()),
-                "kept_share": _mean(kept[own].astype(float)),
-            }
-            if known.any():
-                found = filtering.decision_scores(kept[known], scored.truth[known] == TRUE)
-                row |= {name: found[name] for name in ("precision", "recall")}
-            rows.append(row)
-    return nan_to_null(rows)
-
-
-def _mean(values: np.ndarray) -> float:
-    values = values[~np.isnan(values)]
-    return float(values.mean()) if values.size else math.nan
+def _ratio(total: float, number: float) -> float:
+    return total / number if number else math.nan

@@ -6,7 +6,6 @@ Legend: N rows (images), M texts over all rows, F filters, E extra scores.
 import dataclasses
 import functools
 import json
-import math
 
 import numpy as np
 import pyarrow as pa
@@ -14,7 +13,11 @@ import pyarrow.compute as pc
 from etils import epath
 
 from blip_jax.capfilt import text_measures
+from blip_jax.runtime.errors import UserError
 from blip_jax.runtime.files import atomic_path
+from blip_jax.runtime.suggestions import hint
+
+REDUCTIONS = ("mean", "min")  # of the scores of several filters
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -63,11 +66,6 @@ class TextTable:
         return ~np.isnan(self.p_match).any(axis=1)
 
     @functools.cached_property
-    def gives_cosine(self) -> np.ndarray:
-        """Returns bool [F]: whether the filter gives cosines; plug-ins do not."""
-        return ~np.isnan(self.cosine).all(axis=0)
-
-    @functools.cached_property
     def words(self) -> np.ndarray:
         """Returns float32 [M]: `text_measures.words`."""
         return text_measures.of_numbers(self.text, text_measures.words)
@@ -96,14 +94,20 @@ class TextTable:
         """
         return text_measures.of_strings(self.text, text_measures.language_classifier())
 
-    def mean_cosine(self, text: int) -> float:
-        """Returns the mean cosine of a text over the filters that give one; NaN if none does.
+    def take_rows(self, rows: np.ndarray) -> "TextTable":
+        """Returns the table of some images, int [n], increasing; they are its rows 0 to n - 1."""
+        place = np.searchsorted(rows, self.row)
+        texts = np.flatnonzero(np.append(rows, -1)[place] == self.row)
+        columns = {name: _take(getattr(self, name), texts) for name in _OF_TEXTS}
+        columns |= {name: _take(getattr(self, name), rows) for name in _OF_IMAGES}
+        columns["row"] = place[texts].astype(np.int32)
+        return dataclasses.replace(self, **columns)
 
-        A filter that scored the text but gave no cosine is a plug-in.
-        """
-        cosine = self.cosine[text]
-        values = cosine[~np.isnan(cosine) | np.isnan(self.p_match[text])]
-        return float(values.mean()) if values.size else math.nan
+
+def _take(values: np.ndarray | pa.Array | None, chosen: np.ndarray) -> np.ndarray | pa.Array | None:
+    if values is None:
+        return None
+    return values[chosen] if isinstance(values, np.ndarray) else values.take(pa.array(chosen))
 
 
 _OF_IMAGES = ("key", "status", "extra_scores")
@@ -159,3 +163,46 @@ def skipped(table: TextTable) -> dict[str, int]:
     usable = table.where("status", "ok")[table.row]
     empty = int((~table.scored & usable).sum())
     return dict(sorted(reasons.items())) | ({"empty text": empty} if empty else {})
+
+
+def column(table: TextTable, name: str) -> np.ndarray:
+    """Returns float [M]: a filter's score, the extra score of the text's image, or a measure.
+
+    Measures are those of `text_measures.RANGES`.
+
+    Raises:
+      UserError: there is no such column.
+    """
+    if name in table.filters:
+        return table.p_match[:, table.filters.index(name)]
+    if name in table.extra_names:
+        return table.extra_scores[table.row, table.extra_names.index(name)]
+    if name in text_measures.RANGES:
+        return getattr(table, name)
+    known = (*table.filters, *table.extra_names, *text_measures.RANGES)
+    raise UserError(f"there is no filter, extra score or measure {name!r}; {hint(name, known)}")
+
+
+def reduce_filters(table: TextTable, score: str, reduction: str) -> np.ndarray:
+    """Returns float64 [M]: "p_match" or "cosine" of one filter or over all; NaN if unscored.
+
+    Plug-ins give no cosine: over all filters, the cosine is that of the models.
+
+    Args:
+      reduction: the name of one filter, or one of REDUCTIONS.
+
+    Raises:
+      UserError: there is no such filter.
+    """
+    values = getattr(table, score).astype(np.float64)
+    if reduction in table.filters:
+        return values[:, table.filters.index(reduction)]
+    if reduction not in REDUCTIONS:
+        known = ", ".join((*REDUCTIONS, *table.filters))
+        raise UserError(f"there is no filter {reduction!r}; expected one of {known}")
+    given = ~np.isnan(values) | np.isnan(table.p_match)  # a plug-in scores without a cosine
+    if reduction == "min":
+        found = np.where(given, values, np.inf).min(axis=1)
+        return np.where(given.any(axis=1), found, np.nan)
+    with np.errstate(invalid="ignore"):
+        return np.where(given, values, 0).sum(axis=1) / given.sum(axis=1)

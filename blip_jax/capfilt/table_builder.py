@@ -48,7 +48,9 @@ class TableBuilder:
             numbers[name] = numbers[name].reshape(len(row), len(self.filters))
         strings = {name: values.array() for name, values in self.strings.items()}
         coded = {name: values.array() for name, values in self.coded.items()}
-        extra = np.frombuffer(self.extra_scores, np.float32).reshape(len(count), -1)
+        extra = np.frombuffer(self.extra_scores, np.float32).reshape(
+            len(count), len(self.extra_names)
+        )
         names = {"filters": self.filters, "extra_names": self.extra_names}
         return TextTable(row, index, **numbers, **strings, **coded, **names, extra_scores=extra)
 

@@ -3,17 +3,14 @@
 import functools
 import shlex
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from blip_jax.cli import config_verb
 from blip_jax.runtime.errors import UserError
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from blip_jax.capfilt.config import CapFiltConfig
     from blip_jax.capfilt.plugins import Plugin
-    from blip_jax.capfilt.storage import TextTable
     from blip_jax.models import Model
 
 DESCRIPTION = """\
@@ -27,7 +24,7 @@ def work(config: "CapFiltConfig", workdir: str) -> None:
     import jax
     from etils import epath
 
-    from blip_jax.capfilt import mixture, storage
+    from blip_jax.capfilt import assembly_units, mixture
     from blip_jax.capfilt.inputs import CapFiltInput
     from blip_jax.capfilt.run import run as run_scoring
     from blip_jax.data.datasets import open_dataset
@@ -52,21 +49,26 @@ def work(config: "CapFiltConfig", workdir: str) -> None:
     run_scoring(scoring, captioners, filters, begin, config.beam, load, extra_scores)
     if not is_main:
         return
-    table = storage.read(output, source.split, Engine(num_workers(0)))
-    kept = mixture.select_by_threshold(table, storage.ORIGINS, config.threshold)
-    print(tables.plain(summary(table, kept)))
-    for reason, count in storage.skipped(table).items():
+    scored = mixture.ScoredDataset(source.dataset, source.split, output)
+    folder = epath.Path(workdir) / "selection"
+    found = assembly_units.select_by_threshold(
+        assembly_units.Parts.of(scored, str(folder)),
+        config.threshold,
+        Engine(num_workers(0), config.beam),
+    )
+    print(tables.plain(summary(found.counts)))
+    for reason, count in found.counts["skipped"].items():
         print(f"skipped {count}: {printable(reason)}", file=sys.stderr)
     print(f"\nscores of all texts: {output}")
     if config.human_dataset:
-        origin = mixture.ScoredDataset(source.dataset, source.split, output)
         path = str(epath.Path(workdir) / "mixture.json")
         human = Component(name="human", dataset=config.human_dataset)
-        mixture.write_mixture(path, human, origin, table, kept, config.human_fraction)
+        mixture.write_selected(path, human, scored, found.texts, config.human_fraction)
         print(f"mixture to train on: {path}")
     else:
         argv = ["blip-jax", "assemble", "--workdir=DIR", f"--config.scores={output}"]
         print(f"to select texts, run: {shlex.join(argv)}")
+    folder.rmtree()
 
 
 def load_roles(config: "CapFiltConfig") -> "tuple[dict, dict, dict]":
@@ -126,20 +128,21 @@ def load_models(
     return found
 
 
-def summary(table: "TextTable", kept: "np.ndarray") -> list[dict]:
-    """Returns the number of texts, kept texts and unscored texts of each origin."""
+def summary(counts: dict[str, Any]) -> list[dict]:
+    """Returns the number of texts, kept texts and unscored texts of each origin (counts.py)."""
+    from blip_jax.capfilt.counts import TALLY
     from blip_jax.capfilt.storage import ORIGINS
 
-    rows = []
-    for origin in ORIGINS:
-        own = table.where("origin", origin)
-        rows.append({
+    tallies = [counts["groups"]["texts"].get(x, dict.fromkeys(TALLY, 0)) for x in ORIGINS]
+    return [
+        {
             "origin": origin,
-            "count": int(own.sum()),
-            "kept": int(kept[own].sum()),
-            "not_scored": int((own & ~table.scored).sum()),
-        })  # fmt: skip
-    return rows
+            "count": int(tally["count"]),
+            "kept": int(tally["kept"]),
+            "not_scored": int(tally["count"] - tally["scored"]),
+        }
+        for origin, tally in zip(ORIGINS, tallies, strict=True)
+    ]
 
 
 def run(argv: list[str]) -> int:

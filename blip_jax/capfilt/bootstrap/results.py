@@ -11,6 +11,7 @@ from blip_jax.capfilt.bootstrap.config import BootstrapConfig
 from blip_jax.capfilt.bootstrap.paper import compare_orders
 from blip_jax.capfilt.filter_quality import filter_quality_by_origin
 from blip_jax.capfilt.gallery_entries import gallery_entries
+from blip_jax.capfilt.table import reduce_filters
 from blip_jax.reports import tables
 from blip_jax.reports.page import write_report
 from blip_jax.reports.publishing import public_command, public_values
@@ -44,10 +45,12 @@ def measure_filter(folder: str, dataset: str, threshold: float) -> dict[str, Any
     table = storage.read(folder, "train")
     for reason, count in storage.skipped(table).items():
         print(f"skipped {count}: {printable(reason)}", file=sys.stderr)
-    truth = labels.text_labels(dataset, "train", table)
+    rows = labels.sampled_rows(len(table.key))
+    table = table.take_rows(rows)
+    truth = labels.text_labels(dataset, "train", table, rows)
     if (truth == labels.UNKNOWN).all():
         return {}
-    p_match = selection.reduce_filters(table, "p_match", "mean")
+    p_match = reduce_filters(table, "p_match", "mean")
     kept = mixture.select_by_threshold(table, storage.ORIGINS, threshold)
     return {
         "threshold": threshold,
@@ -185,7 +188,8 @@ def gallery(run: Any, config: BootstrapConfig) -> list[dict]:
     usable = np.flatnonzero(table.where("status", "ok"))
     rng = np.random.default_rng(run.seed)
     chosen = np.sort(rng.permutation(usable)[: config.gallery_images])
-    p_match = selection.reduce_filters(table, "p_match", "mean")
+    table = table.take_rows(chosen)
+    p_match = reduce_filters(table, "p_match", "mean")
     rules = selection.SelectionRules(dict.fromkeys(storage.ORIGINS, config.threshold))
     decision = selection.select_texts(table, rules)
     web = run.data["web"]
