@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import scored_dataset
 
-from blip_jax.capfilt import assembly_units, share_limits
+from blip_jax.capfilt import assembly_units, dataset_parts, share_limits
 from blip_jax.cli.main import main
 from blip_jax.runtime import work_units
 from blip_jax.runtime.beam import UnitStopped
@@ -31,7 +31,7 @@ def web(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def small_parts(monkeypatch):
-    monkeypatch.setattr(assembly_units, "PART", 70)  # of 240 rows: four parts over three shards
+    monkeypatch.setattr(dataset_parts, "PART", 70)  # of 240 rows: four parts over three shards
 
 
 def assemble(web, out, *options) -> int:
@@ -46,7 +46,7 @@ def content(out) -> dict[str, bytes]:
     found = {path.name: path.read_bytes() for path in paths}
     options = rb' --(workdir|config\.workers|config\.beam\.\w+)=[^\s"]+'
     found["statistics.json"] = re.sub(options, b"", found["statistics.json"])
-    assert not list(out.glob("scores-*"))  # what the units found
+    assert not list(out.glob("parts-*"))  # what the units found
     return found
 
 
@@ -54,7 +54,7 @@ def content(out) -> dict[str, bytes]:
 def test_parts_give_what_the_whole_gives(web, tmp_path, monkeypatch, rules):
     options = "gallery_images=20", *rules
     assert assemble(web, tmp_path / "parts", *options) == 0
-    monkeypatch.setattr(assembly_units, "PART", 1000)
+    monkeypatch.setattr(dataset_parts, "PART", 1000)
     assert assemble(web, tmp_path / "whole", *options) == 0
     found, wanted = (content(tmp_path / name) for name in ("parts", "whole"))
     one, other = (json.loads(x.pop("statistics.json")) for x in (found, wanted))
@@ -129,7 +129,7 @@ def test_other_rules_take_over_nothing_but_what_was_read(web, tmp_path, monkeypa
         patch.setattr("blip_jax.capfilt.mixture.save_mixture", stop)
         rules = [x.replace("laion=0.5", "laion=0.25") for x in RULES]
         assert assemble(web, out, "workers=1", "gallery_images=20", *rules) == 130
-    kept = next(out.glob("scores-*"))
+    kept = next(out.glob("parts-*"))
     assert len(list(kept.glob("*.arrow"))) == 4 and len(list(kept.glob("*.selected-*.json"))) == 4
     assert assemble(web, out, "workers=1", "gallery_images=20", *RULES) == 0
     assert content(out) == wanted

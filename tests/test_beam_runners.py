@@ -15,7 +15,7 @@ import test_assembly_units
 import test_ingest_duplicates
 import tiny_dataset
 
-from blip_jax.capfilt import assembly_units
+from blip_jax.capfilt import dataset_parts
 from blip_jax.capfilt import run as capfilt
 from blip_jax.capfilt.config import ScoringConfig
 from blip_jax.data import ingest
@@ -148,7 +148,7 @@ def test_duplicates_are_the_same(tmp_path):
 
 @needs_beam
 def test_assembling_writes_the_same_files(tmp_path, monkeypatch):
-    monkeypatch.setattr(assembly_units, "PART", 70)
+    monkeypatch.setattr(dataset_parts, "PART", 70)
     web = scored_dataset.build(tmp_path, ("judge",))
     found = []
     for name, options in (("own", ()), ("beam", (f"beam.runner={DIRECT.runner}", "workers=1"))):

@@ -1,7 +1,6 @@
 """The verb `assemble`: selects texts by stored scores and writes mixture, statistics and card."""
 
 import dataclasses
-import os
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -22,6 +21,7 @@ from blip_jax.capfilt import (
 )
 from blip_jax.capfilt.config import AssembleConfig
 from blip_jax.capfilt.counts import Scored
+from blip_jax.capfilt.dataset_parts import Parts
 from blip_jax.capfilt.gallery_entries import gallery_entries
 from blip_jax.capfilt.score_reader import read_rows
 from blip_jax.capfilt.selection import SelectionRules, probability
@@ -72,18 +72,9 @@ def run(config: AssembleConfig, workdir: str) -> None:
     if config.human_dataset:
         open_dataset(config.human_dataset, "train")
     with folder_lock(workdir, "assemble"):
-        folder = _parts_folder(workdir, config.scores)
-        _write(config, workdir, assemble(config, source, folder))
-        epath.Path(folder).rmtree()
-
-
-def _parts_folder(workdir: str, scores: str) -> str:
-    """Returns a folder for what is found in these scores, and removes those of others."""
-    folder = epath.Path(workdir) / f"scores-{path_digest(scores)[:12]}"
-    for other in epath.Path(workdir).glob("scores-*"):
-        if other.name != folder.name:
-            other.rmtree()
-    return os.fspath(folder)
+        parts = Parts.of(source, workdir)
+        _write(config, workdir, assemble(config, parts))
+        parts.remove()
 
 
 def gallery(config: AssembleConfig) -> Table:
@@ -96,7 +87,7 @@ def gallery(config: AssembleConfig) -> Table:
     """
     source = _scored_images(config)
     with tempfile.TemporaryDirectory() as folder:
-        found = assemble(config, source, folder)
+        found = assemble(config, Parts.of(source, folder))
     entries = list(_shown(config, found, min(config.gallery_images, MAX_ROWS))[1])
     texts = [entry["texts"] for entry in entries]
     headings = {"origin": "origin", "text": "text", "p_match": "P(match)", "decision": "decision"}
@@ -170,13 +161,9 @@ def _write(config: AssembleConfig, workdir: str, assembled: Assembled) -> None:
     print(f"mixture to train on: {folder / 'mixture.json'}")
 
 
-def assemble(config: AssembleConfig, source: mixture.ScoredDataset, folder: str) -> Assembled:
-    """Returns the selection from a scored dataset.
-
-    Args:
-      folder: for what the units of work find; `texts` of the result read it.
-    """
-    parts = assembly_units.Parts.of(source, folder)
+def assemble(config: AssembleConfig, parts: Parts) -> Assembled:
+    """Returns the selection from a scored dataset; its `texts` are in the folder of the parts."""
+    source = parts.source
     engine = Engine(num_workers(config.workers), config.beam)
     rules = selection_rules(config)
     parts.check_rules(rules)

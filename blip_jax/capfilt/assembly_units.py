@@ -9,118 +9,24 @@ import contextlib
 import dataclasses
 import functools
 import io
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from etils import epath
 
-from blip_jax.capfilt import image_index, labels
+from blip_jax.capfilt import labels
 from blip_jax.capfilt.counts import Scored, add, count, extra_score_ranges
-from blip_jax.capfilt.mixture import ScoredDataset, SelectedTexts, selected_texts
+from blip_jax.capfilt.dataset_parts import Parts
+from blip_jax.capfilt.mixture import SelectedTexts, selected_texts
 from blip_jax.capfilt.score_reader import read_rows
 from blip_jax.capfilt.selection import KEPT, SelectionRules, rank_for_shares, select_texts
 from blip_jax.capfilt.share_limits import Ranked, ShareLimit, find_limits
 from blip_jax.capfilt.storage import ORIGINS
-from blip_jax.capfilt.table import TextTable, load_table, save_table
-from blip_jax.data.datasets import open_dataset
-from blip_jax.runtime.beam import UnitStopped, Work
-from blip_jax.runtime.files import atomic_write, read_json, remove_incomplete, write_json
-from blip_jax.runtime.fingerprint import values_digest
-from blip_jax.runtime.work_units import Engine, finish_units
-
-PART = 100_000  # images of a unit of work, which takes seconds
-_INDEX_COLUMNS = ("source", "license", "opt_out", "distance")
-Continue = Callable[[], bool]
-
-
-@dataclasses.dataclass(frozen=True)
-class Parts:
-    """A scored dataset in parts of successive images.
-
-    Attributes:
-      source: the images and their scores.
-      images: their number.
-      folder: for the files of the units.
-      size: images of a part; the last has fewer.
-    """
-
-    source: ScoredDataset
-    images: int
-    folder: str
-    size: int
-
-    @classmethod
-    def of(cls, source: ScoredDataset, folder: str) -> "Parts":
-        """Returns the parts of a dataset, PART images each."""
-        return cls(source, len(open_dataset(source.scores, source.split)), folder, PART)
-
-    @property
-    def numbers(self) -> range:
-        return range(max(-(-self.images // self.size), 1))
-
-    def rows(self, number: int) -> range:
-        """Returns the rows of a part."""
-        return range(number * self.size, min((number + 1) * self.size, self.images))
-
-    def path(self, number: int, kind: str) -> epath.Path:
-        """Returns the path of a unit's file of a kind."""
-        return epath.Path(self.folder) / f"{number:06d}.{kind}"
-
-    def kind(self, name: str, settings: Any) -> str:
-        """Returns the kind of files of these settings, and removes those of others."""
-        kind = f"{name}-{values_digest(settings)[:12]}"
-        for other in epath.Path(self.folder).glob(f"*.{name}-*"):
-            if f".{kind}." not in other.name:
-                other.unlink()
-        return kind
-
-    def table(self, number: int, should_continue: Continue) -> TextTable:
-        """Returns the texts of a part, of the file that `measure` wrote or as they are stored."""
-
-        def check(count: int) -> None:
-            if not should_continue():
-                raise UnitStopped
-
-        path = self.path(number, "arrow")
-        if path.exists():
-            return load_table(path)
-        return read_rows(self.source.scores, self.source.split, self.rows(number), check)
-
-    def index(self, number: int) -> image_index.Images | None:
-        """Returns the index of the images of a part; None if the dataset has no index."""
-        rows = np.array(self.rows(number), np.int64)
-        return image_index.read(self.source.dataset, self.images, rows, _INDEX_COLUMNS)
-
-    def check_rules(self, rules: SelectionRules) -> None:
-        """Raises a UserError if rules name an unknown filter, column or source, before any work."""
-        nothing = np.zeros(0, np.int64)
-        table = read_rows(self.source.scores, self.source.split, [])
-        index = image_index.read(self.source.dataset, self.images, nothing, _INDEX_COLUMNS)
-        select_texts(table, rules, index)
-        if rules.source_weights:
-            image_index.check_sources(self.source.dataset, rules.source_weights)
-
-    def finish(self, title: str, make_work: Callable[[], Work], kind: str, engine: Engine) -> None:
-        """Runs a unit of work on each part that lacks the file of this kind."""
-        folder = epath.Path(self.folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        remove_incomplete(folder)
-
-        def finished() -> set[int]:
-            return {int(path.name.split(".")[0]) for path in folder.glob(f"*.{kind}")}
-
-        finish_units(
-            title,
-            self.numbers,
-            make_work,
-            finished,
-            dataclasses.replace(engine, folder=os.path.join(self.folder, "beam")),
-            unit="row",
-            size=lambda number: len(self.rows(number)),
-            enabled=len(self.numbers) > 1,
-        )
+from blip_jax.capfilt.table import save_table
+from blip_jax.runtime.beam import Work
+from blip_jax.runtime.files import atomic_write, read_json, write_json
+from blip_jax.runtime.work_units import Engine
 
 
 @dataclasses.dataclass(frozen=True)
@@ -185,7 +91,7 @@ def measure(parts: Parts, rules: Sequence[SelectionRules], engine: Engine) -> Me
 def _measure_work(parts: Parts, rules: Sequence[SelectionRules], kind: str) -> Work:
     """Returns what a worker does to a part before the selection: reads, ranks, finds ranges."""
 
-    def work(number: int, should_continue: Continue) -> None:
+    def work(number: int, should_continue: Callable[[], bool]) -> None:
         table = parts.table(number, should_continue)
         index = parts.index(number)
         save_table(table, parts.path(number, "arrow"))
@@ -255,7 +161,7 @@ def _select_work(
     """Returns what a worker does to a part: decides on its texts and counts them."""
     sampled = labels.sampled_rows(parts.images)
 
-    def work(number: int, should_continue: Continue) -> None:
+    def work(number: int, should_continue: Callable[[], bool]) -> None:
         table = parts.table(number, should_continue)
         index, first = parts.index(number), number * parts.size
         decisions = [

@@ -25,6 +25,7 @@ def work(config: "CapFiltConfig", workdir: str) -> None:
     from etils import epath
 
     from blip_jax.capfilt import assembly_units, mixture
+    from blip_jax.capfilt.dataset_parts import Parts
     from blip_jax.capfilt.inputs import CapFiltInput
     from blip_jax.capfilt.run import run as run_scoring
     from blip_jax.data.datasets import open_dataset
@@ -50,12 +51,9 @@ def work(config: "CapFiltConfig", workdir: str) -> None:
     if not is_main:
         return
     scored = mixture.ScoredDataset(source.dataset, source.split, output)
-    folder = epath.Path(workdir) / "selection"
-    found = assembly_units.select_by_threshold(
-        assembly_units.Parts.of(scored, str(folder)),
-        config.threshold,
-        Engine(num_workers(0), config.beam),
-    )
+    parts = Parts.of(scored, workdir)
+    engine = Engine(num_workers(0), config.beam)
+    found = assembly_units.select_by_threshold(parts, config.threshold, engine)
     print(tables.plain(summary(found.counts)))
     for reason, count in found.counts["skipped"].items():
         print(f"skipped {count}: {printable(reason)}", file=sys.stderr)
@@ -68,7 +66,7 @@ def work(config: "CapFiltConfig", workdir: str) -> None:
     else:
         argv = ["blip-jax", "assemble", "--workdir=DIR", f"--config.scores={output}"]
         print(f"to select texts, run: {shlex.join(argv)}")
-    folder.rmtree()
+    parts.remove()
 
 
 def load_roles(config: "CapFiltConfig") -> "tuple[dict, dict, dict]":
