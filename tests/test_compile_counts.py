@@ -213,31 +213,6 @@ def test_a_slice_costs_what_of_it_is_in_hbm():
     assert hbm_bytes(hlo.HloModule(both)) == 2 * 12 * 8 * 2
 
 
-@pytest.mark.parametrize(
-    ("name", "part"),
-    [
-        ("jit(step)/jvp(Blip.encode_image)/vit/while/body/closed_call/blocks/mlp_in/dot_general",
-         "forward: Blip.encode_image/vit/blocks/mlp_in"),
-        ("jit(step)/transpose(jvp(Blip.lm_logits))/med.decode/layers/while/body/checkpoint/"
-         "rematted_computation/layer/attention/bthk,bnhk->bhtn/dot_general",
-         "backward, recomputed: Blip.lm_logits/med.decode/layers/layer/attention"),
-        ("jit(step)/add", "outside of modules (optimizer, moving averages, casts)"),
-        ("", "copies without a name"),
-    ],
-)  # fmt: skip
-def test_parts_of_the_traffic_are_passes_and_modules(name, part):
-    metadata = f', metadata={{op_name="{name}"}}' if name else ""
-    text = textwrap.dedent(f"""\
-        HloModule m
-
-        ENTRY %main (a: f32[8]) -> f32[8] {{
-          %a = f32[8]{{0}} parameter(0)
-          ROOT %b = f32[8]{{0}} exponential(%a){metadata}
-        }}
-        """)
-    assert memory_traffic.hbm_bytes_by_part(hlo.HloModule(text)) == {part: 2 * 8 * 4}
-
-
 def test_flops_of_matrix_products(program):
     assert memory_traffic.matrix_flops(program) == 12 * 2 * 16 * 64 * 32
 

@@ -9,6 +9,7 @@ import re
 from collections import Counter
 
 from blip_jax.train.aot.hlo import Array, HloModule, Instruction
+from blip_jax.train.aot.program_parts import ProgramParts
 
 # Instructions without traffic: they only name existing arrays, or are counted at their -start.
 NO_TRAFFIC = {
@@ -16,17 +17,11 @@ NO_TRAFFIC = {
     "call", "async-start", "after-all", "partition-id", "replica-id", "opt-barrier",
 }  # fmt: skip
 SLICES = {"dynamic-slice", "slice", "gather"}
-OP_NAME = re.compile(r'op_name="([^"]*)"')
-DERIVATIVE = re.compile(r"\b(?:jvp|transpose)\(([^()]*)\)")
 KERNEL_FLOPS = re.compile(r'"cost_estimate":\{"flops":"(\d+)"')
-# Parts of an operation's name that are no module or method: control flow, inner functions, einsums.
-NO_MODULE = re.compile(
-    r"^(while|body|cond|closed_call|eval_jaxpr|checkpoint|rematted_computation|branch_\d+_fun)$|^(jit|vmap|pmap)\(|->"
-)
 
 
 def hbm_bytes_by_part(module: HloModule, default_trip_count: int = 1) -> dict[str, int]:
-    """Returns the bytes that one run moves from and to HBM, by part (`part_of`), most first.
+    """Returns the bytes that one run moves from and to HBM, by part (program_parts.py), most first.
 
     The padding of layouts does not count. A slice counts the bytes that it reads, an in-place
     update the bytes that it writes.
@@ -35,33 +30,13 @@ def hbm_bytes_by_part(module: HloModule, default_trip_count: int = 1) -> dict[st
       default_trip_count: iterations of loops whose number is not in the text.
     """
     counts: Counter = Counter()
+    parts = ProgramParts(module)
     for name, times in module.execution_counts(default_trip_count, fusions=False).items():
         computation = module.computations[name]
         for x in computation.values():
             if moved := times * instruction_bytes(module, computation, x):
-                counts[part_of(computation, x)] += moved
+                counts[parts.part_of(name, x)] += moved
     return dict(counts.most_common())
-
-
-def part_of(computation: dict[str, Instruction], x: Instruction) -> str:
-    """Returns the pass and the modules that an instruction belongs to, from its `op_name`.
-
-    For example "backward, recomputed: Blip.encode_image/vit/blocks/mlp_in". A fusion has the name
-    of one of its operations; a copy without a name has that of what it copies.
-    """
-    named = (x, *(computation[operand] for operand in x.operands))
-    names = [match[1] for y in named if (match := OP_NAME.search(y.attributes))]
-    if not names:
-        return "copies without a name"
-    passes = "backward" if "transpose(" in names[0] else "forward"
-    passes += ", recomputed" if "rematted_computation" in names[0] else ""
-    path = names[0]
-    while (inner := DERIVATIVE.sub(r"\1", path)) != path:
-        path = inner
-    modules = [part for part in path.split("/")[:-1] if not NO_MODULE.search(part)]
-    if not modules:
-        return "outside of modules (optimizer, moving averages, casts)"
-    return f"{passes}: {'/'.join(modules)}"
 
 
 def instruction_bytes(
