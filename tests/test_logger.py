@@ -135,7 +135,7 @@ def test_weights_and_biases_without_its_service(tmp_path, monkeypatch):
     for step in (10, 20):
         service = wandb_run.WandbRun(str(tmp_path), {"seed": 3, "task": {"max_length": 30}})
         with Logger(tmp_path, 40, 8, start_step=step - 10, service=service) as log:
-            log.log(step, {"loss": step / 10, "bad": float("nan")})
+            log.log(step, {"loss": step / 10, "not_a_number": float("nan")})
         ids.append((tmp_path / wandb_run.ID_FILE).read_text())
     wandb.teardown()  # its own process writes after a run has ended
     assert ids[0] == ids[1] and len(list((tmp_path / "wandb").glob("offline-run-*"))) == 2
@@ -144,7 +144,7 @@ def test_weights_and_biases_without_its_service(tmp_path, monkeypatch):
     for file, step in zip(files, (10, 20), strict=True):
         content = file.read_bytes()
         assert b"loss" in content and f"{step / 10:g}".encode() in content
-        assert b"max_length" in content and b"bad" not in content
+        assert b"max_length" in content and b"not_a_number" not in content
 
 
 def test_weights_and_biases_that_cannot_be_used(tmp_path, monkeypatch):
