@@ -217,16 +217,17 @@ def test_flops_of_matrix_products(program):
     assert memory_traffic.matrix_flops(program) == 12 * 2 * 16 * 64 * 32
 
 
-def test_flops_that_a_kernel_states():
+@pytest.mark.parametrize("estimate", ['"flops":"5364","x":"1"', '"x":"1","flops":"5364"'])
+def test_flops_that_a_kernel_states(estimate):
     text = textwrap.dedent("""\
         HloModule m
 
         ENTRY %main (a: f32[8]) -> f32[8] {
           %a = f32[8]{0} parameter(0)
           ROOT %b = f32[8]{0} custom-call(%a), custom_call_target="tpu_custom_call", \
-        backend_config={"custom_call_config":{"body":"TUzv","cost_estimate":{"flops":"5364","x":"1"}}}
+        backend_config={"custom_call_config":{"body":"TUzv","cost_estimate":{ESTIMATE}}}
         }
-        """)
+        """).replace("ESTIMATE", estimate)
     assert memory_traffic.matrix_flops(hlo.HloModule(text)) == 5364
 
 

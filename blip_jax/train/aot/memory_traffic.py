@@ -17,7 +17,7 @@ NO_TRAFFIC = {
     "call", "async-start", "after-all", "partition-id", "replica-id", "opt-barrier",
 }  # fmt: skip
 SLICES = {"dynamic-slice", "slice", "gather"}
-KERNEL_FLOPS = re.compile(r'"cost_estimate":\{"flops":"(\d+)"')
+KERNEL_FLOPS = re.compile(r'"cost_estimate":\{[^{}]*"flops":"(\d+)"')
 
 
 def hbm_bytes_by_part(module: HloModule, default_trip_count: int = 1) -> dict[str, int]:
