@@ -115,8 +115,8 @@ def test_bad_input_is_named():
 
 
 def test_missing_library_names_the_mend(monkeypatch):
-    monkeypatch.setitem(sys.modules, "pycocoevalcap.bleu.bleu_scorer", None)
-    with pytest.raises(UserError, match=r"pip install blip_jax\[metrics\]"):
+    monkeypatch.setitem(sys.modules, "pycocoevalcap", None)
+    with pytest.raises(UserError, match=r'pip install "blip-jax\[metrics\]"'):
         caption_scores(["a"], [["a"]])
 
 

@@ -11,6 +11,7 @@ from blip_jax.data.text import clean_caption, has_other_scripts, split_units, un
 from blip_jax.metrics import uncertainty
 from blip_jax.metrics.uncertainty import Estimate
 from blip_jax.runtime.errors import UserError
+from blip_jax.runtime.extras import check_installed
 
 # Punctuation that the COCO challenge's PTB tokenizer drops and the original's clean-up keeps.
 _PUNCTUATION = re.compile(r"[,?`]|(?<!\w)['-]+|['-]+(?!\w)")
@@ -80,12 +81,8 @@ def cider_by_caption(hypotheses: list[str], references: list[list[str]]) -> np.n
 
 def _scorer(module: str, name: str) -> Any:
     """Returns a class of pycocoevalcap; raises a UserError if that is not installed."""
-    try:
-        return getattr(importlib.import_module(f"pycocoevalcap.{module}"), name)
-    except ImportError as error:
-        raise UserError(
-            f"caption metrics need pycocoevalcap ({error}); pip install blip_jax[metrics]"
-        ) from error
+    check_installed("metrics", "pycocoevalcap")
+    return getattr(importlib.import_module(f"pycocoevalcap.{module}"), name)
 
 
 def scores_by_domain(

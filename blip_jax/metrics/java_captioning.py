@@ -72,7 +72,7 @@ def _missing(name: str) -> str:
     if shutil.which("java") is None:
         return "java is not on the PATH; install a Java runtime"
     if importlib.util.find_spec("pycocoevalcap") is None:
-        return "pycocoevalcap is missing; pip install blip_jax[metrics]"
+        return 'pycocoevalcap is missing; pip install "blip-jax[metrics]"'
     if name == "spice":
         folder = importlib.util.find_spec("pycocoevalcap.spice").submodule_search_locations[0]
         for jar in _SPICE_JARS:

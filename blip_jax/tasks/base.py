@@ -100,6 +100,12 @@ class EvaluationTask(abc.ABC):
 
     primary_metric: str = ""  # metric of checkpoints.keep_best=primary; "": none
 
+    def check_packages(self, model_type: str) -> None:  # noqa: B027 (tasks may override it)
+        """Raises a UserError if `evaluate` needs a package for this type of model that is missing.
+
+        Called before long work: a training, or predictions. By default no package is needed.
+        """
+
     @abc.abstractmethod
     def predict(self, model: "Model", dataset: "EvalDataset") -> list[Prediction]:
         """Returns the predictions: one a record, or one a query.

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import jax
 import numpy as np
 
+from blip_jax import nn
 from blip_jax.data.fields import task_fields
 from blip_jax.data.pipeline import crc32_hash
 from blip_jax.data.synthetic.oracle import assess_texts
@@ -20,6 +21,7 @@ from blip_jax.metrics.captioning import caption_scores, scores_by_domain
 from blip_jax.metrics.java_captioning import java_caption_scores
 from blip_jax.models import Model
 from blip_jax.models.functions import captioner, example_keys, prompt_tokens
+from blip_jax.runtime.extras import check_installed
 from blip_jax.runtime.terminal import printable
 from blip_jax.tasks.base import Prediction, TaskConfig
 from blip_jax.tasks.details import Details, caption_details
@@ -53,6 +55,9 @@ class Captioning(PairTask):
     """Trains the decoder; predicts a caption an image."""
 
     primary_metric = "cider"
+
+    def check_packages(self, model_type: str) -> None:
+        check_caption_metrics(model_type)
 
     def predict(self, model: Model, dataset: EvalDataset) -> list[Prediction]:
         """Returns {"key", "caption", "score", "reference"} of each image."""
@@ -101,6 +106,12 @@ def predict_captions(model: Model, dataset: EvalDataset, decoding: Decoding) -> 
         }
         for record, text, score in zip(dataset.records, texts, found.score[:, 0], strict=True)
     ]
+
+
+def check_caption_metrics(model_type: str) -> None:
+    """Raises a UserError if this type of model writes captions and their metrics are missing."""
+    if "caption" in nn.MODEL_TYPES[model_type].capabilities:
+        check_installed("metrics", "pycocoevalcap")
 
 
 def evaluate_captions(

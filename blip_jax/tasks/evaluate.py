@@ -143,6 +143,7 @@ def _measure(
         # Texts are truncated as in the model's training.
         task_config = replace(config.task, max_length=model.max_length)
         task = task_config.make(model.config, model.tokenizer)
+        task.check_packages(model.model_type)
         dataset = EvalDataset.load(
             config.dataset,
             config.split,

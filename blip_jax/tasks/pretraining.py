@@ -10,7 +10,12 @@ from typing import Any, ClassVar
 from blip_jax.decoding import Decoding
 from blip_jax.models import Model
 from blip_jax.tasks.base import Prediction, TaskConfig
-from blip_jax.tasks.captioning import GREEDY, evaluate_captions, predict_captions
+from blip_jax.tasks.captioning import (
+    GREEDY,
+    check_caption_metrics,
+    evaluate_captions,
+    predict_captions,
+)
 from blip_jax.tasks.details import Details, caption_details, match_details
 from blip_jax.tasks.eval_dataset import EvalDataset
 from blip_jax.tasks.pairs import ItcConfig, ItmConfig, LmConfig, PairTask
@@ -44,6 +49,9 @@ class Pretraining(PairTask):
     """Trains everything; predicts matches and captions, as far as the model can."""
 
     primary_metric = "itc/r@1"
+
+    def check_packages(self, model_type: str) -> None:
+        check_caption_metrics(model_type)
 
     def predict(self, model: Model, dataset: EvalDataset) -> list[Prediction]:
         """Returns the predictions of retrieval and of captioning."""

@@ -261,6 +261,7 @@ class Evaluator:
     def __init__(self, setup: TrainSetup, workdir: str):
         config = setup.config
         self._setup = setup
+        setup.task.check_packages(config.task.model_type)
         self._folder = epath.Path(workdir) / "evaluation"
         self._dataset = EvalDataset.load(
             config.eval.dataset,

@@ -27,6 +27,7 @@ from blip_jax.runtime.config import replace
 from blip_jax.runtime.fingerprint import folder_digest
 from blip_jax.runtime.lock import folder_lock
 from blip_jax.runtime.stages import Stages
+from blip_jax.tasks.captioning import check_caption_metrics
 from blip_jax.tasks.contamination import ALLOW, check_contamination
 from blip_jax.tasks.evaluate import evaluate
 from blip_jax.train.config import TrainConfig
@@ -55,6 +56,7 @@ def bootstrap(config: BootstrapConfig, workdir: str) -> list[dict]:
     workdir = str(epath.Path(workdir).absolute()) if "://" not in workdir else workdir
     inputs = digests(config)
     check_test_images(config)
+    check_caption_metrics("pretrain")
     with folder_lock(workdir, "bootstrap"):
         runs = []
         if len(config.seeds) > 1:
