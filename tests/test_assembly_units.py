@@ -5,6 +5,7 @@ import math
 import os
 import re
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -137,10 +138,12 @@ def test_other_rules_take_over_nothing_but_what_was_read(web, tmp_path, monkeypa
 
 def test_rules_are_checked_before_the_scores_are_read(web, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(work_units, "run_units", None)
+    monkeypatch.setitem(sys.modules, "py3langid", None)
     for option, named in (
         ("selection.minimums=clip=0.3", "there is no filter, extra score or measure 'clip'"),
         ("selection.source_weights=web=1", "no image has source 'web'; sources: laion, cc12m"),
         ("selection.filter_reduction=big", "there is no filter 'big'"),
+        ("identify_languages=True", "py3langid is not installed"),
     ):
         assert assemble(web, tmp_path / "out", option) == 2
         assert named in capsys.readouterr().err

@@ -18,6 +18,7 @@ from blip_jax.capfilt import (
     mixture,
     provenance,
     statistics,
+    text_measures,
 )
 from blip_jax.capfilt.config import AssembleConfig
 from blip_jax.capfilt.counts import Scored
@@ -167,6 +168,8 @@ def assemble(config: AssembleConfig, parts: Parts) -> Assembled:
     engine = Engine(num_workers(config.workers), config.beam)
     rules = selection_rules(config)
     parts.check_rules(rules)
+    if config.identify_languages:
+        text_measures.language_classifier()  # raises if it is not installed
     rows = labels.sampled_rows(parts.images)
     table = read_rows(source.scores, source.split, rows.tolist())
     truth = labels.text_labels(source.dataset, source.split, table, rows)
