@@ -180,8 +180,8 @@ def assemble(config: AssembleConfig, parts: Parts) -> Assembled:
         dataclasses.replace(rules, thresholds=dict.fromkeys(rules.thresholds, threshold))
         for threshold in config.threshold_sweep
     ]
-    measured = assembly_units.measure(parts, [rules, *others], engine)
-    found = assembly_units.select(
+    measured = assembly_units.measure_parts(parts, [rules, *others], engine)
+    found = assembly_units.select_parts(
         parts, [rules, *others], measured, config.identify_languages, engine
     )
     scored = Scored(table, rules, found.sample_decision)

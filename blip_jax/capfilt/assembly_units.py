@@ -1,8 +1,8 @@
 """Selects and counts the texts of a scored dataset in units of work, each a part of its images.
 
-Where a rule needs to know of all texts (shares, histograms of extra scores), the parts are read
-once before (`measure`); then `select` decides on the texts of each part and counts them. What the
-units found is in files of a folder, so that memory does not grow with the dataset.
+Where a rule needs to know of all texts (shares, histograms of extra scores), `measure_parts` reads
+the parts once before; then `select_parts` decides on the texts of each part and counts them. What
+the units found is in files of a folder, so that memory does not grow with the dataset.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ import numpy as np
 from etils import epath
 
 from blip_jax.capfilt import labels
-from blip_jax.capfilt.counts import Scored, add, count, extra_score_ranges
+from blip_jax.capfilt.counts import Scored, add_counts, count_texts, extra_score_ranges
 from blip_jax.capfilt.dataset_parts import Parts
 from blip_jax.capfilt.mixture import SelectedTexts, selected_texts
 from blip_jax.capfilt.score_reader import read_rows
@@ -47,7 +47,7 @@ class Selected:
     """What is known after the selection.
 
     Attributes:
-      counts: of `counts.count`, of the whole dataset.
+      counts: of `counts.count_texts`, of the whole dataset.
       swept: for each of the other rules, by origin, the texts that they keep, and all.
       texts: those that are kept, by weight.
       sample_decision: int16 [M], of the texts of the sampled images (`labels.sampled_rows`).
@@ -61,7 +61,7 @@ class Selected:
     sample_swept: np.ndarray
 
 
-def measure(parts: Parts, rules: Sequence[SelectionRules], engine: Engine) -> Measured:
+def measure_parts(parts: Parts, rules: Sequence[SelectionRules], engine: Engine) -> Measured:
     """Reads all parts if rules need to know of all texts.
 
     Args:
@@ -70,17 +70,17 @@ def measure(parts: Parts, rules: Sequence[SelectionRules], engine: Engine) -> Me
     nothing = read_rows(parts.source.scores, parts.source.split, [])
     if not (nothing.extra_names or any(x.shares for x in rules)):
         return Measured([{} for _ in rules], {})
-    kind = parts.kind("measured", [dataclasses.asdict(x) for x in rules])
-    work = functools.partial(_measure_work, parts, rules, kind)
-    parts.finish("read scores", work, f"{kind}.json", engine)
+    stage = parts.begin_stage("measured", [dataclasses.asdict(x) for x in rules])
+    work = functools.partial(_measure_work, parts, rules, stage)
+    parts.finish("read scores", work, f"{stage}.json", engine)
     ranges: dict[str, list[float]] = {}
     for number in parts.numbers:
-        for name, (low, high) in read_json(parts.path(number, f"{kind}.json")).items():
+        for name, (low, high) in read_json(parts.path(number, f"{stage}.json")).items():
             known = ranges.get(name, [low, high])
             ranges[name] = [min(known[0], low), max(known[1], high)]
     limits = [
         {
-            origin: find_limits(functools.partial(_ranks, parts, kind, place, origin), share)
+            origin: find_limits(functools.partial(_ranks, parts, stage, place, origin), share)
             for origin, share in x.shares.items()
         }
         for place, x in enumerate(rules)
@@ -88,7 +88,7 @@ def measure(parts: Parts, rules: Sequence[SelectionRules], engine: Engine) -> Me
     return Measured(limits, ranges)
 
 
-def _measure_work(parts: Parts, rules: Sequence[SelectionRules], kind: str) -> Work:
+def _measure_work(parts: Parts, rules: Sequence[SelectionRules], stage: str) -> Work:
     """Returns what a worker does to a part before the selection: reads, ranks, finds ranges."""
 
     def work(number: int, should_continue: Callable[[], bool]) -> None:
@@ -101,21 +101,21 @@ def _measure_work(parts: Parts, rules: Sequence[SelectionRules], kind: str) -> W
             for origin, ranked in rank_for_shares(table, x, index).items()
             for field, value in vars(ranked).items()
         }
-        _save_arrays(parts.path(number, f"{kind}.npz"), arrays)
-        write_json(parts.path(number, f"{kind}.json"), extra_score_ranges(table))
+        _save_arrays(parts.path(number, f"{stage}.npz"), arrays)
+        write_json(parts.path(number, f"{stage}.json"), extra_score_ranges(table))
 
     return work
 
 
-def _ranks(parts: Parts, kind: str, place: int, origin: str) -> Iterator[Ranked]:
+def _ranks(parts: Parts, stage: str, place: int, origin: str) -> Iterator[Ranked]:
     """Yields the ranked texts of each part."""
     fields = [field.name for field in dataclasses.fields(Ranked)]
     for number in parts.numbers:
-        with _arrays(parts.path(number, f"{kind}.npz")) as arrays:
+        with _arrays(parts.path(number, f"{stage}.npz")) as arrays:
             yield Ranked(*(arrays[f"{place} {origin} {field}"] for field in fields))
 
 
-def select(
+def select_parts(
     parts: Parts,
     rules: Sequence[SelectionRules],
     measured: Measured,
@@ -126,29 +126,31 @@ def select(
 
     Args:
       rules: those of the selection, and others of which is counted what they would keep.
-      measured: of `measure`.
+      measured: of `measure_parts`.
     """
-    kind = parts.kind("selected", [[dataclasses.asdict(x) for x in rules], identify_languages])
-    work = functools.partial(_select_work, parts, rules, measured, identify_languages, kind)
-    parts.finish("select texts", work, f"{kind}.json", engine)
+    stage = parts.begin_stage(
+        "selected", [[dataclasses.asdict(x) for x in rules], identify_languages]
+    )
+    work = functools.partial(_select_work, parts, rules, measured, identify_languages, stage)
+    parts.finish("select texts", work, f"{stage}.json", engine)
     counts: dict[str, Any] = {}
     samples = []
     for number in parts.numbers:
-        counts = add(counts, read_json(parts.path(number, f"{kind}.json")))
-        with _arrays(parts.path(number, f"{kind}.npz")) as arrays:
+        counts = add_counts(counts, read_json(parts.path(number, f"{stage}.json")))
+        with _arrays(parts.path(number, f"{stage}.npz")) as arrays:
             samples.append(arrays["sample"])
     sample = np.concatenate(samples, axis=1)
     texts = [
-        SelectedTexts(float(weight), number, functools.partial(_kept, parts, kind, weight))
+        SelectedTexts(float(weight), number, functools.partial(_kept, parts, stage, weight))
         for weight, number in counts["weights"].items()
     ]
     return Selected(counts["part"], counts["swept"], texts, sample[0], sample[1:] == KEPT)
 
 
-def select_by_threshold(parts: Parts, threshold: float, engine: Engine) -> Selected:
+def select_parts_by_threshold(parts: Parts, threshold: float, engine: Engine) -> Selected:
     """Returns the selection by P(match) alone, as in the paper; extra scores are not counted."""
     rules = [SelectionRules(dict.fromkeys(ORIGINS, threshold))]
-    return select(parts, rules, Measured([{}], {}), False, engine)
+    return select_parts(parts, rules, Measured([{}], {}), False, engine)
 
 
 def _select_work(
@@ -156,7 +158,7 @@ def _select_work(
     rules: Sequence[SelectionRules],
     measured: Measured,
     identify_languages: bool,
-    kind: str,
+    stage: str,
 ) -> Work:
     """Returns what a worker does to a part: decides on its texts and counts them."""
     sampled = labels.sampled_rows(parts.images)
@@ -174,26 +176,26 @@ def _select_work(
         in_sample = np.isin(table.row + first, sampled)
         arrays = {f"kept {weight!r}": found for weight, found in texts.items()}
         arrays["sample"] = np.stack([decision[in_sample] for decision in decisions])
-        _save_arrays(parts.path(number, f"{kind}.npz"), arrays)
+        _save_arrays(parts.path(number, f"{stage}.npz"), arrays)
         scored = Scored(table, rules[0], decisions[0], index)
         own = {name: table.where("origin", name) for name in ORIGINS}
         found = {
-            "part": count(scored, identify_languages, measured.extra_ranges),
+            "part": count_texts(scored, identify_languages, measured.extra_ranges),
             "swept": [
                 {name: [int((x[own[name]] == KEPT).sum()), int(own[name].sum())] for name in own}
                 for x in decisions[1:]
             ],
             "weights": {repr(weight): len(found) for weight, found in texts.items()},
         }
-        write_json(parts.path(number, f"{kind}.json"), found)
+        write_json(parts.path(number, f"{stage}.json"), found)
 
     return work
 
 
-def _kept(parts: Parts, kind: str, weight: str) -> Iterator[np.ndarray]:
+def _kept(parts: Parts, stage: str, weight: str) -> Iterator[np.ndarray]:
     """Yields the texts of each part that are kept with this weight."""
     for number in parts.numbers:
-        with _arrays(parts.path(number, f"{kind}.npz")) as arrays:
+        with _arrays(parts.path(number, f"{stage}.npz")) as arrays:
             if f"kept {weight}" in arrays:
                 yield arrays[f"kept {weight}"]
 

@@ -48,17 +48,19 @@ class Scored:
         return probability(self.table, self.rules)
 
 
-def add(one: Any, other: Any) -> Any:
+def add_counts(one: Any, other: Any) -> Any:
     """Returns the sum of two counts; what only one has is as it is there."""
     if isinstance(one, dict):
-        same = {name: add(value, other[name]) for name, value in one.items() if name in other}
+        same = {
+            name: add_counts(value, other[name]) for name, value in one.items() if name in other
+        }
         return one | other | same
     if isinstance(one, list):
-        return [add(*pair) for pair in zip(one, other, strict=True)]
+        return [add_counts(*pair) for pair in zip(one, other, strict=True)]
     return one + other
 
 
-def count(
+def count_texts(
     scored: Scored,
     identify_languages: bool = False,
     extra_ranges: Mapping[str, Sequence[float]] | None = None,
@@ -84,7 +86,7 @@ def count(
         "scores": {name: _histogram(scored, name) for name in SCORES},
         "measures": {name: _histogram(scored, name) for name in text_measures.RANGES},
         "extra_scores": {
-            name: np.histogram(_known(column_of_images(table, name)), edges_of(limits))[0].tolist()
+            name: np.histogram(_known(extra_score(table, name)), bin_edges(limits))[0].tolist()
             for name, limits in extra_ranges.items()
         },
         "filters": {
@@ -96,16 +98,16 @@ def count(
 
 def extra_score_ranges(table: TextTable) -> dict[str, list[float]]:
     """Returns the lowest and highest value of each extra score that any image has."""
-    found = {name: _known(column_of_images(table, name)) for name in table.extra_names}
+    found = {name: _known(extra_score(table, name)) for name in table.extra_names}
     return {name: [float(x.min()), float(x.max())] for name, x in found.items() if x.size}
 
 
-def edges_of(limits: Sequence[float]) -> np.ndarray:
+def bin_edges(limits: Sequence[float]) -> np.ndarray:
     """Returns float64 [BINS + 1]: edges of a histogram's bins of equal width over a range."""
     return np.histogram_bin_edges(np.array(limits, np.float64), BINS)
 
 
-def column_of_images(table: TextTable, name: str) -> np.ndarray:
+def extra_score(table: TextTable, name: str) -> np.ndarray:
     """Returns float32 [N], an extra score."""
     return table.extra_scores[:, table.extra_names.index(name)]
 
@@ -155,7 +157,7 @@ def _groups(scored: Scored, with_languages: bool) -> dict[str, dict[str, dict]]:
         found: dict[str, dict] = {}
         for code in np.flatnonzero(sums["count"]).tolist():
             tally = {name: sums[name][code] for name in TALLY}
-            found[values[code]] = add(found.get(values[code], {}), tally)
+            found[values[code]] = add_counts(found.get(values[code], {}), tally)
         return found
 
     def coded(column) -> tuple[np.ndarray, list[str]]:
@@ -190,7 +192,7 @@ def _histogram(scored: Scored, name: str) -> dict[str, list[int]]:
         values = np.minimum(column(table, name), high)
     else:
         values = scored.p_match if name == "p_match" else reduce_filters(table, name, reduction)
-    edges = edges_of((low, high))
+    edges = bin_edges((low, high))
     own = {origin: _known(values[table.where("origin", origin)]) for origin in ORIGINS}
     return {origin: np.histogram(x, edges)[0].tolist() for origin, x in own.items()}
 

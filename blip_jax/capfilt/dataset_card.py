@@ -28,7 +28,7 @@ def render(title: str, found: Mapping[str, Any], licence: str = "") -> str:
 
     Args:
       title: heading and pretty name.
-      found: of `statistics.gather`, with 'provenance' and 'commands' (provenance.py) and
+      found: of `statistics.summarize`, with 'provenance' and 'commands' (provenance.py) and
         optionally 'sweep' and 'prepared' (the manifest of `prepare`).
       licence: of the dataset, as Hugging Face names it; "": the licences of its images.
     """
@@ -83,7 +83,7 @@ def licences(counted: Sequence[Mapping[str, Any]]) -> list[str]:
     ["unknown"] if no licence is known.
 
     Args:
-      counted: rows with 'license', of `statistics.gather`.
+      counted: rows with 'license', of `statistics.summarize`.
     """
     names = [_normal(row["license"]) for row in counted if row["license"] != UNKNOWN_VALUE]
     if not names:
@@ -112,7 +112,7 @@ def size_category(count: int) -> str:
 
 
 def score_rows(counts: Mapping[str, Sequence]) -> list[dict]:
-    """Returns a histogram of `statistics.gather` as about 10 rows without the empty ends."""
+    """Returns a histogram of `statistics.summarize` as about 10 rows without the empty ends."""
     edges, origins = counts["edges"], [name for name in counts if name != "edges"]
     step = max((len(edges) - 1) // _BINS, 1)
     rows = []

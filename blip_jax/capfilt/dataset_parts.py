@@ -65,20 +65,20 @@ class Parts:
         """Returns the rows of a part."""
         return range(number * self.size, min((number + 1) * self.size, self.images))
 
-    def path(self, number: int, kind: str) -> epath.Path:
-        """Returns the path of a unit's file of a kind."""
-        return epath.Path(self.folder) / f"{number:06d}.{kind}"
+    def path(self, number: int, suffix: str) -> epath.Path:
+        """Returns the path of a file of a unit."""
+        return epath.Path(self.folder) / f"{number:06d}.{suffix}"
 
-    def kind(self, name: str, settings: Any) -> str:
-        """Returns the kind of files of these settings, and removes those of others."""
-        kind = f"{name}-{values_digest(settings)[:12]}"
+    def begin_stage(self, name: str, settings: Any) -> str:
+        """Returns what names the files of a stage, and removes its files of other settings."""
+        stage = f"{name}-{values_digest(settings)[:12]}"
         for other in epath.Path(self.folder).glob(f"*.{name}-*"):
-            if f".{kind}." not in other.name:
+            if f".{stage}." not in other.name:
                 other.unlink()
-        return kind
+        return stage
 
     def table(self, number: int, should_continue: Callable[[], bool]) -> TextTable:
-        """Returns the texts of a part, of the file that `measure` wrote or as they are stored."""
+        """Returns the texts of a part: of the file of `measure_parts`, or as they are stored."""
 
         def check(count: int) -> None:
             if not should_continue():
@@ -103,14 +103,16 @@ class Parts:
         if rules.source_weights:
             image_index.check_sources(self.source.dataset, rules.source_weights)
 
-    def finish(self, title: str, make_work: Callable[[], Work], kind: str, engine: Engine) -> None:
-        """Runs a unit of work on each part that lacks the file of this kind."""
+    def finish(
+        self, title: str, make_work: Callable[[], Work], suffix: str, engine: Engine
+    ) -> None:
+        """Runs a unit of work on each part that lacks the file of this suffix."""
         folder = epath.Path(self.folder)
         folder.mkdir(parents=True, exist_ok=True)
         remove_incomplete(folder)
 
         def finished() -> set[int]:
-            return {int(path.name.split(".")[0]) for path in folder.glob(f"*.{kind}")}
+            return {int(path.name.split(".")[0]) for path in folder.glob(f"*.{suffix}")}
 
         finish_units(
             title,

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from blip_jax.capfilt.counts import SCORES, Scored, add, edges_of
+from blip_jax.capfilt.counts import SCORES, Scored, add_counts, bin_edges
 from blip_jax.capfilt.filter_quality import filter_quality_by_origin
 from blip_jax.capfilt.labels import TRUE, UNKNOWN
 from blip_jax.capfilt.selection import SelectionRules
@@ -47,7 +47,7 @@ def summarize(
     """Returns the content of statistics.json except where it comes from; JSON values.
 
     Args:
-      counts: of `counts.count`, of the whole dataset.
+      counts: of `counts.count_texts`, of the whole dataset.
       extra_ranges: as they were counted by.
     """
     rules, groups = sample.scored.rules, counts["groups"]
@@ -85,16 +85,19 @@ def summarize(
 
 
 def _edges(limits: Sequence[float]) -> list[float]:
-    return edges_of(limits).round(6).tolist()
+    return bin_edges(limits).round(6).tolist()
 
 
 def _images(counts: Mapping[str, Any]) -> dict[str, Any]:
-    own = dict(counts["images"])
-    duplicates = {name: own.pop(name) for name in ("exact", "near") if name in own}
-    skipped = dict(sorted(counts["skipped"].items()))
-    if "empty text" in skipped:  # the reasons of images come first
-        skipped["empty text"] = skipped.pop("empty text")
-    return own | {"skipped": skipped} | ({"duplicates": duplicates} if duplicates else {})
+    found = counts["images"] | {"skipped": skipped_reasons(counts)}
+    duplicates = {name: found.pop(name) for name in ("exact", "near") if name in found}
+    return found | ({"duplicates": duplicates} if duplicates else {})
+
+
+def skipped_reasons(counts: Mapping[str, Any]) -> dict[str, int]:
+    """Returns counts of what was skipped by reason: those of images, then that of texts."""
+    found = counts["skipped"]
+    return {name: found[name] for name in sorted(found, key=lambda x: (x == "empty text", x))}
 
 
 def _decisions(counts: Mapping[str, Mapping[str, int]], names: Sequence[str]) -> list[dict]:
@@ -121,11 +124,11 @@ def _most_common(tallies: Mapping[str, Mapping[str, float]]) -> dict[str, dict]:
     """Returns the tallies of the most common values, and the sum of all others'."""
     named: dict[str, Any] = {}
     for name, tally in tallies.items():
-        named[name or UNKNOWN_VALUE] = add(named.get(name or UNKNOWN_VALUE, {}), tally)
+        named[name or UNKNOWN_VALUE] = add_counts(named.get(name or UNKNOWN_VALUE, {}), tally)
     order = sorted(named, key=lambda name: -named[name]["count"])
     found = {name: named[name] for name in order[:MAX_GROUPS]}
     if others := [named[name] for name in order[MAX_GROUPS:]]:
-        found[f"other ({len(others)})"] = functools.reduce(add, others)
+        found[f"other ({len(others)})"] = functools.reduce(add_counts, others)
     return found
 
 

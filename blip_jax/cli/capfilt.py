@@ -28,6 +28,7 @@ def work(config: "CapFiltConfig", workdir: str) -> None:
     from blip_jax.capfilt.dataset_parts import Parts
     from blip_jax.capfilt.inputs import CapFiltInput
     from blip_jax.capfilt.run import run as run_scoring
+    from blip_jax.capfilt.statistics import skipped_reasons
     from blip_jax.data.datasets import open_dataset
     from blip_jax.data.mixture import Component
     from blip_jax.reports import tables
@@ -53,9 +54,9 @@ def work(config: "CapFiltConfig", workdir: str) -> None:
     scored = mixture.ScoredDataset(source.dataset, source.split, output)
     parts = Parts.of(scored, workdir)
     engine = Engine(num_workers(0), config.beam)
-    found = assembly_units.select_by_threshold(parts, config.threshold, engine)
+    found = assembly_units.select_parts_by_threshold(parts, config.threshold, engine)
     print(tables.plain(summary(found.counts)))
-    for reason, count in found.counts["skipped"].items():
+    for reason, count in skipped_reasons(found.counts).items():
         print(f"skipped {count}: {printable(reason)}", file=sys.stderr)
     print(f"\nscores of all texts: {output}")
     if config.human_dataset:
