@@ -39,23 +39,27 @@ def get_config():
         checkpoints={"every": 5, "keep_every": 10}, task={"max_length": 12},
         optimizer={"schedule": Constant(3e-4)},
     )
-    if "{recipe}" == "pretraining":
+    if "{recipe}" != "captioning":
         itc = {"queue_size": 20, "alpha_warmup_steps": 4}
         run = replace(run, **{"task.itc": itc, "task.itm": {"group_size": 2}})
+    if "{recipe}" == "retrieval":
+        own = {"dataset": "{dataset}", "split": "train", "every": 10, "limit": 8}
+        run = replace(run, eval=own | {"allow_training_images": True}, task={"rerank_k": 2})
     return run
 """
 
 
 def build(folder) -> pathlib.Path:
-    """24 images, a mixture of them, a tokenizer of their texts, and two configs."""
+    """24 images, a mixture of them, a tokenizer of their texts, and three configs."""
     folder = pathlib.Path(folder)
     shapes = ShapesConfig(kind="human", train=IMAGES, val=0, test=0)
     dataset = prepare(str(folder), shapes)
     save_mixture(str(folder / "mixture.json"), [Component("human", dataset)])
     texts = [text for i in range(IMAGES) for text in make_record(i, "train", shapes)["texts"]]
     train_wordpiece(texts, str(folder / "tokenizer"), 120)
-    for recipe in ("pretraining", "captioning"):
+    for recipe in ("pretraining", "captioning", "retrieval"):
         text = CONFIG.replace("{folder}", str(folder)).replace("{recipe}", recipe)
+        text = text.replace("{dataset}", dataset)
         (folder / f"{recipe}.py").write_text(text)
     return folder
 

@@ -156,8 +156,9 @@ def test_seeds_that_the_generators_do_not_take_are_refused(config, seed):
 
 
 def test_fields_of_a_config_file_are_checked():
-    assert refused(TrainConfig, steps="ten") == f"steps is 'ten' (str); {WHOLE}"
-    assert refused(CapFiltConfig, batch_size=NAN) == f"batch_size is nan (float); {WHOLE}"
+    assert refused(TrainConfig, steps="ten") == f"steps is 'ten' (str); {WHOLE} of 1 or more"
+    found = refused(CapFiltConfig, batch_size=NAN)
+    assert found == f"batch_size is nan (float); {WHOLE} of 1 or more"
     for config, name in (
         (OptimizerConfig, "optimizer.clip_norm"),
         (NonfiniteConfig, "nonfinite.max_in_a_row"),

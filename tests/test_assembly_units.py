@@ -149,6 +149,16 @@ def test_rules_are_checked_before_the_scores_are_read(web, tmp_path, monkeypatch
         assert named in capsys.readouterr().err
 
 
+def test_folders_with_similar_names_are_left_alone(web, tmp_path):
+    for name in ("parts-2024", "parts-of-a-book"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "parts-list").write_text("bolt, nut")
+    assert assemble(web, tmp_path) == 0
+    assert {path.name for path in tmp_path.glob("parts-*")} == {
+        "parts-2024", "parts-of-a-book", "parts-list"
+    }  # fmt: skip
+
+
 def test_a_damaged_shard_is_told(web, tmp_path, capsys):
     folder = tmp_path / "scored" / "scores"
     shutil.copytree(web.scores, folder)

@@ -13,6 +13,7 @@ from blip_jax.capfilt.table import reduce_filters
 from blip_jax.cli.main import main
 from blip_jax.data.datasets import open_dataset
 from blip_jax.data.images import decode, limit_shorter_side
+from blip_jax.runtime.lock import file_lock
 
 # Scores that follow from pixels and texts alone, so that they can be computed again.
 MODULE = """
@@ -67,6 +68,17 @@ def scored(world, folder):
     """The folder of a run with plug-ins alone."""
     assert capfilt(world, folder / "run", *PLUGINS) == 0
     return folder / "run"
+
+
+def test_of_hosts_that_share_the_work_one_writes_the_mixture(world, scored, capsys):
+    options = (*PLUGINS, f"human_dataset={world.human}")
+    with file_lock(scored / "mixture.json", "capfilt"):
+        assert capfilt(world, scored, *options) == 0
+    assert "another process counts the texts" in capsys.readouterr().err
+    assert not (scored / "mixture.json").exists()
+    assert capfilt(world, scored, *options) == 0
+    assert (scored / "mixture.json").exists()
+    assert not list(scored.glob("parts-*"))
 
 
 @pytest.fixture(scope="module")

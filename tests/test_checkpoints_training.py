@@ -88,9 +88,12 @@ def test_the_best_stays_too(tmp_path):
 def test_a_metric_that_no_evaluation_has_is_named(tmp_path):
     with (
         TrainingCheckpoints(str(tmp_path), keep_best="r@1") as checkpoints,
-        pytest.raises(UserError, match=r"keep_best is 'r@1'; the evaluation has bleu4, itc/r@1"),
+        pytest.raises(
+            UserError, match=r"keep_best is 'r@1', but the evaluation has bleu4, itc/r@1"
+        ),
     ):
         checkpoints.save(state(1), METADATA, {"itc/r@1": 1.0, "bleu4": 2.0})
+    assert names(tmp_path) == ["1"]  # the steps so far are not lost
 
 
 def test_small_replicated_arrays_are_saved_without_programs_that_slice_them(tmp_path):

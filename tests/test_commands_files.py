@@ -101,7 +101,7 @@ def test_ctrl_c_leaves_the_batches_that_are_done(capsys, workdir, folder, monkey
         (["caption"], "the following arguments are required: PATH, --model; see blip-jax caption"),
         (["caption", "FOLDER"], "required: --model"),
         (["caption", "FOLDER", "--model=x", "--beams=3"], "unrecognized arguments: --beams=3"),
-        (["caption", "FOLDER", "--model=x", "--batch-size=0"], "0 is not above 0"),
+        (["caption", "FOLDER", "--model=x", "--batch-size=0"], "'0' is no whole number"),
         (["caption", "FOLDER", "--model=x", "--top-p=much"], "--top-p: invalid float value"),
         (["caption", "FOLDER", "--model=x", "--top-p=0.9", "--num-beams=3"],
          "--num-beams cannot be combined with --top-p (sampling)"),

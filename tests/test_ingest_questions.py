@@ -153,8 +153,9 @@ def test_rounds_without_a_text_are_counted(tmp_path):
     assert found == [(["me", "2"], "2"), ([], "")]
     assert [entry["question"] for entry in rounds_of(rows[1])] == ["who?"]
     assert manifest["warnings"] == {
-        "rounds left out: not a text, or behind one": 2, "rounds whose options are not all texts": 1
-    }  # fmt: skip
+        "rounds left out: not a text, or after one that is not": 2,
+        "rounds whose options are not all texts": 1,
+    }
 
 
 def test_problems_of_fields_that_are_none():

@@ -134,7 +134,8 @@ def test_weights_and_biases_without_its_service(tmp_path, monkeypatch):
     ids = []
     for step in (10, 20):
         service = wandb_run.WandbRun(str(tmp_path), {"seed": 3, "task": {"max_length": 30}})
-        with Logger(tmp_path, 40, 8, start_step=step - 10, service=service) as log:
+        with Logger(tmp_path, 40, 8, start_step=step - 10) as log:
+            log.report_to(service)
             log.log(step, {"loss": step / 10, "not_a_number": float("nan")})
         ids.append((tmp_path / wandb_run.ID_FILE).read_text())
     wandb.teardown()  # its own process writes after a run has ended

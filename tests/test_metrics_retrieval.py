@@ -108,23 +108,12 @@ def test_rerank_refuses_bad_logits():
         retrieval.rerank(SCORES, 0, lambda i, t: np.zeros(len(i)))
 
 
-def test_galleries_are_averaged_and_the_rest_left_out():
-    # 5 images, one text each. In galleries of 2 every text competes with one rival only.
-    similarity = np.eye(5)
-    similarity[2, 3] = similarity[3, 2] = 2  # both wrong inside the second gallery
-    similarity[0, 4] = 9  # across galleries: does not count
-    found = retrieval.evaluate(similarity, np.arange(5), gallery=2)
-    assert (found["tr@1"], found["ir@1"], found["r@5"]) == (50, 50, 100)
+def test_galleries_are_consecutive_and_the_rest_is_left_out():
+    found = list(retrieval.galleries([0, 0, 1, 2, 3, 4], 5, 2))
+    assert [images.tolist() for images, _ in found] == [[0, 1], [2, 3]]
+    assert [texts.tolist() for _, texts in found] == [[0, 1, 2], [3, 4]]
     with pytest.raises(UserError, match="galleries of 6"):
-        retrieval.evaluate(similarity, np.arange(5), gallery=6)
-
-
-def test_evaluate_hands_rows_of_the_whole_set_to_the_scorer():
-    truth = 100 * np.eye(4)
-    found = retrieval.evaluate(
-        np.zeros((4, 4)), np.arange(4), score_fn=lambda i, t: truth[i, t], k=2, gallery=2
-    )
-    assert found["r@1"] == 100
+        list(retrieval.galleries(np.arange(5), 5, 6))
 
 
 def test_standard_errors_of_recall_are_over_images():

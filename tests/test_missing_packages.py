@@ -7,6 +7,8 @@ from test_bootstrap import minute_config
 from test_contamination import run_config
 
 from blip_jax.capfilt import bootstrap as boot
+from blip_jax.cli import config_files
+from blip_jax.comparison import compare
 from blip_jax.data.mixture import Component, save_mixture
 from blip_jax.runtime.errors import UserError
 from blip_jax.tasks import captioning, pretraining
@@ -31,9 +33,10 @@ def test_before_captions_are_written(world, model, monkeypatch, task):
         evaluate(EvaluateConfig(dataset=world.human, task=task), model=model("pretrain"))
 
 
-def test_a_model_that_writes_no_captions_needs_none(world, model):
+def test_a_model_that_writes_no_captions_needs_none(world, model, tmp_path):
     config = EvaluateConfig(dataset=world.human, task=PretrainingConfig(), limit=4)
-    assert "itc/r@1" in evaluate(config, model=model("retrieval"))
+    assert "itc/r@1" in evaluate(config, str(tmp_path), model=model("retrieval"))
+    assert (tmp_path / "predictions.jsonl").exists()
 
 
 def test_before_a_training_that_evaluates(world, tmp_path):
@@ -42,6 +45,13 @@ def test_before_a_training_that_evaluates(world, tmp_path):
     config = run_config(world, tmp_path / "mixture.json", **changes)
     with pytest.raises(UserError, match=MESSAGE):
         loop.train(config, str(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_before_a_comparison(tmp_path):
+    config, _ = config_files.load("shapes_tasks")
+    with pytest.raises(UserError, match=MESSAGE):
+        compare(config, str(tmp_path / "run"))
     assert not (tmp_path / "run").exists()
 
 

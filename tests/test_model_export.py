@@ -1,8 +1,11 @@
 """Models as StableHLO and ONNX programs: the live model's numbers, from a process without it."""
 
 import functools
+import importlib
 import json
 import os
+import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -11,8 +14,10 @@ import numpy as np
 import pytest
 import tiny
 import tiny_dataset
+from tokenizers.normalizers import BertNormalizer
+from tokenizers.pre_tokenizers import BertPreTokenizer
 
-from blip_jax import checkpoints, models
+from blip_jax import checkpoints, model_export, models
 from blip_jax.cli.main import main
 from blip_jax.model_export import onnx_files, parts, stablehlo
 from blip_jax.nn import fused_attention
@@ -98,6 +103,30 @@ def test_a_process_without_this_package_gives_the_same(name, to, workdirs, live,
         np.testing.assert_allclose(found["match"], expected["match"], atol=1e-5)
         length = len(found["ids"][0])
         np.testing.assert_array_equal(found["ids"], expected["ids"][:, :length])
+
+
+@pytest.mark.parametrize("lower_case", [True, False])
+def test_words_are_those_of_berts_tokenizer(tmp_path, monkeypatch, lower_case):
+    file = pathlib.Path(model_export.__file__).with_name("usage.py")
+    shutil.copy(file, tmp_path / "usage_copy.py")
+    (tmp_path / "programs.json").write_text('{"tokens": {}}')
+    (tmp_path / "vocab.txt").write_text("[UNK]\n")
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"do_lower_case": lower_case}))
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "usage_copy", raising=False)
+    usage = importlib.import_module("usage_copy")
+    texts = [
+        "Café a_b, d'été",
+        "二匹の犬 and 한국어",
+        "naïve\u200bÅngström\tx",
+        "नमस्ते!",
+        "$5 + €6 ½",
+    ]
+    normalize = BertNormalizer(lowercase=lower_case)
+    for text in texts:
+        words = BertPreTokenizer().pre_tokenize_str(normalize.normalize_str(text))
+        assert usage.split_words(text) == [word for word, _ in words], text
+    assert usage.word_pieces("x" * 101) == [0]
 
 
 def random_inputs(part: parts.Part, sizes: dict[str, int]) -> list[np.ndarray]:

@@ -15,9 +15,9 @@ from blip_jax.checkpoints.workdir import Metadata, load_state_items
 from blip_jax.runtime.errors import UserError
 from blip_jax.train.config import NonfiniteConfig
 from blip_jax.train.finite import DivergenceWarning, FiniteGuard, is_finite
-from blip_jax.train.loop import StepMetrics
 from blip_jax.train.state import TrainState
 from blip_jax.train.step import make_step
+from blip_jax.train.step_metrics import StepMetrics
 
 METADATA = Metadata(model_type="captioner", model={}, prompt="", max_length=12)
 OPTIMIZER = optax.adam(0.1)

@@ -21,9 +21,15 @@ from processes import STEPS
 from blip_jax.capfilt import storage
 from blip_jax.checkpoints.workdir import checkpoint_folder
 from blip_jax.cli.main import main
+from blip_jax.runtime.config import replace
 from blip_jax.train import loop
 
 MESHES = {"fsdp and tensor": ["--config.mesh.fsdp=2", "--config.mesh.tensor=2"]}
+
+
+def start_of(folder) -> str:
+    """The flag of a run that starts from the pre-training in a folder."""
+    return f"--config.init.run={folder}/data"
 
 
 @pytest.fixture(scope="module")
@@ -42,18 +48,20 @@ def together(world, tmp_path_factory):
             for name, flags in MESHES.items()
         ),
         [f"--config={world}/captioning.py", f"--workdir={folder}/captioner"],
+        [f"--config={world}/retrieval.py", f"--workdir={folder}/retrieval", start_of(folder)],
     ]
     statuses = processes.end(processes.start(folder, runs))
     assert statuses == [0, 0], processes.printed(folder)
     return folder
 
 
-def alone(world, workdir, devices):
+def alone(world, workdir, devices, recipe="pretraining", **changes):
     """The same training on some devices of one process."""
-    spec = importlib.util.spec_from_file_location("pretrain", world / "pretraining.py")
+    spec = importlib.util.spec_from_file_location(recipe, world / f"{recipe}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    loop.train(module.get_config(), str(workdir), jax.devices()[:devices])
+    config = replace(module.get_config(), **changes)
+    loop.train(config, str(workdir), jax.devices()[:devices])
     return processes.reports(workdir)
 
 
@@ -83,9 +91,22 @@ def test_other_meshes_train_as_plain_data_parallel(together, mesh):
 
 
 @pytest.mark.slow
+def test_a_run_from_another_run_evaluates_as_one(together, world, tmp_path):
+    wanted = alone(world, tmp_path, 8, "retrieval", init={"run": str(together / "data")})
+    found = processes.reports(together / "retrieval")
+    assert [line["step"] for line in found] == [line["step"] for line in wanted]
+    evaluated = [line for line in found if "eval/itm/tr@1" in line]
+    assert [line["step"] for line in evaluated] == [10, 20]
+    for got, want in zip(found, wanted, strict=True):
+        assert got == pytest.approx(want, rel=1e-5), got["step"]
+    kept = [(path / "trained_on.json").read_text() for path in (together / "retrieval", tmp_path)]
+    assert kept[0] == kept[1]
+
+
+@pytest.mark.slow
 def test_the_first_process_alone_prints_and_writes(together):
     first, second = ((together / f"printed-{number}").read_text() for number in range(2))
-    assert first.count(f"step {STEPS}/{STEPS}") == 3
+    assert first.count(f"step {STEPS}/{STEPS}") == 5
     assert not re.search(r"^step \d+/", second, re.MULTILINE)
     assert len(list((together / "data" / "tensorboard").iterdir())) == 1
     assert (together / "data" / "tokenizer" / "vocab.txt").is_file()

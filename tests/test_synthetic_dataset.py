@@ -145,6 +145,8 @@ def test_texts_of_a_record_are_those_of_its_fields():
         "a cat", "is it 3?", "yes", "no", "no", "both images", "a dog", "why?", "so", "so", "not",
     ]  # fmt: skip
     assert list(record_texts({"texts": [b"A cat."]})) == ["a cat"]
+    other_name = {"texts": [], "fields": b'{"sentence": "Two dogs."}'}
+    assert list(record_texts(other_name)) == ["two dogs."]
     with pytest.raises(UserError, match="record k: fields is not JSON"):
         list(record_texts({"key": b"k", "texts": [], "fields": b"{"}))
 

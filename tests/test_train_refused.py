@@ -2,12 +2,15 @@
 
 import dataclasses
 
+import jax
+import numpy as np
 import pytest
 import training_fixture
 from training_fixture import RECIPES
 
+from blip_jax.checkpoints.workdir import Metadata, save_model
 from blip_jax.data.tokenizer import TokenIds
-from blip_jax.runtime.config import replace
+from blip_jax.runtime.config import replace, to_json
 from blip_jax.runtime.errors import UserError
 from blip_jax.train import loop
 from blip_jax.train.mesh import check_batch, make_mesh
@@ -32,6 +35,33 @@ def test_texts_longer_than_the_model_reads_are_refused(config, tmp_path):
     config = replace(config, task={"max_length": 17})
     with pytest.raises(UserError, match=r"max_length is 17, .* 16"):
         loop.train(config, str(tmp_path))
+
+
+def test_another_embed_dim_than_that_of_the_first_run_is_named(config, world, tmp_path):
+    words = len((world / "tokenizer" / "vocab.txt").read_text().splitlines()) + 2  # [DEC], [ENC]
+    other = replace(config.model, embed_dim=16, **{"med.vocab_size": words})
+    task = config.task.make(other, TokenIds())
+    shapes = jax.eval_shape(task.init_params, jax.random.key(0))
+    params = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
+    metadata = Metadata(config.task.model_type, to_json(other), "", 12, config.tokenizer)
+    save_model(str(tmp_path / "first"), params, {}, metadata)
+    config = replace(config, init={"run": str(tmp_path / "first")})
+    with pytest.raises(UserError, match=r"has model\.embed_dim 16, the config 8; make them"):
+        loop.train(config, str(tmp_path / "second"))
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "least"),
+    [
+        ("checkpoints.keep", 0, 1), ("checkpoints.every", 0, 1), ("checkpoints.keep_every", -1, 0),
+        ("eval.every", -1, 0), ("eval.limit", -1, 0), ("data.num_threads", -1, 0),
+        ("task.max_length", 0, 1), ("task.itc.queue_size", -1, 0), ("task.itm.group_size", 0, 1),
+        ("batch_size", 0, 1), ("log_every", 0, 1),
+    ],
+)  # fmt: skip
+def test_numbers_out_of_range_are_named(config, field, value, least):
+    with pytest.raises(UserError, match=rf"^{field} is {value}; it must be {least} or more$"):
+        replace(config, **{field: value})
 
 
 def test_an_unknown_field_is_named_with_its_neighbour(config):

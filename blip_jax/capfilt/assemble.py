@@ -37,7 +37,7 @@ from blip_jax.reports.publishing import public_command, public_path, public_valu
 from blip_jax.runtime.config import check_required, to_json, write_config
 from blip_jax.runtime.errors import UserError
 from blip_jax.runtime.files import atomic_write, read_json, write_json
-from blip_jax.runtime.fingerprint import check_fingerprint, path_digest
+from blip_jax.runtime.fingerprint import check_fingerprint, check_verb, path_digest
 from blip_jax.runtime.lock import folder_lock
 from blip_jax.runtime.terminal import printable
 from blip_jax.runtime.work_units import Engine
@@ -73,6 +73,7 @@ def run(config: AssembleConfig, workdir: str) -> None:
     if config.human_dataset:
         open_dataset(config.human_dataset, "train")
     with folder_lock(workdir, "assemble"):
+        check_verb(workdir, "assemble")
         parts = Parts.of(source, workdir)
         _write(config, workdir, assemble(config, parts))
         parts.remove()

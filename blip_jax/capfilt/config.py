@@ -6,7 +6,7 @@ from typing import Literal
 
 from blip_jax.capfilt.work_queue import LEASE_SECONDS
 from blip_jax.decoding import Decoding
-from blip_jax.runtime.arguments import Seed, check_fields
+from blip_jax.runtime.arguments import NonNegative, Positive, Seed, check_fields
 from blip_jax.runtime.beam import BeamConfig
 from blip_jax.runtime.config import required
 from blip_jax.runtime.errors import UserError
@@ -47,10 +47,10 @@ class ScoringConfig:
     split: str
     output: str
     decodings: tuple[Decoding, ...] = (Decoding(),)
-    batch_size: int = 64
-    shard_rows: int = 1024
+    batch_size: Positive = 64
+    shard_rows: Positive = 1024
     seed: Seed = 0
-    plugin_image_size: int = 512
+    plugin_image_size: NonNegative = 512
     command: str = ""
     lease_seconds: float = LEASE_SECONDS
 
@@ -77,15 +77,15 @@ class CapFiltConfig:
     # Plug-ins that give each image a further score (aesthetics, NSFW, watermarks), comma-separated.
     extra_scores: str = ""
     # Shorter side, in pixels, of the pictures that plug-ins get, at most; 0: as they are stored.
-    plugin_image_size: int = 512
+    plugin_image_size: NonNegative = 512
     # How each captioner writes, comma-separated: METHOD or METHOD*NUMBER, as nucleus*2,top_k,beam;
     # replaces decoding.method and decoding.num_captions.
     decoding_methods: str = "nucleus"
     decoding: Decoding = Decoding()
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"  # compute dtype
-    image_size: int = 0  # in pixels, for all models; 0: the size that each was trained with
-    batch_size: int = 64  # images per device
-    shard_rows: int = 1024  # rows of the dataset per shard, the unit of work
+    image_size: NonNegative = 0  # in pixels, for all models; 0: the size that each was trained with
+    batch_size: Positive = 64  # images per device
+    shard_rows: Positive = 1024  # rows of the dataset per shard, the unit of work
     seed: Seed = 0  # seed of sampled texts
     threshold: float = 0.5  # least P(match) of a text in the mixture; all scores are stored
     human_dataset: str = ""  # folder of the human pairs of the mixture; "" writes no mixture
@@ -95,9 +95,6 @@ class CapFiltConfig:
     def __post_init__(self):
         check_fields(self)
         self.decodings()
-        for name, least in (("batch_size", 1), ("shard_rows", 1), ("plugin_image_size", 0)):
-            if getattr(self, name) < least:
-                raise UserError(f"{name} is {getattr(self, name)}; it must be {least} or more")
         check_number("threshold", self.threshold)
         check_share("human_fraction", self.human_fraction)
 
@@ -174,7 +171,7 @@ class SelectionConfig:
 
     thresholds: ThresholdConfig = ThresholdConfig()
     shares: ShareConfig = ShareConfig()
-    max_texts_per_image: int = 0  # keeps those with the highest P(match); 0: all
+    max_texts_per_image: NonNegative = 0  # keeps those with the highest P(match); 0: all
     min_cosine: float = -1.0  # least cosine of the image's and text's ITC features; -1: any
     filter_reduction: str = "mean"  # over several filters: "mean", "min", or one's name
     # Least value by name: of a filter its P(match) or score, of an extra score, of the text's
@@ -233,9 +230,9 @@ class AssembleConfig:
     # Count texts by language, by py3langid (extra "language"); implied by selection.languages.
     identify_languages: bool = False
     threshold_sweep: tuple[float, ...] = ()  # other thresholds to report counts for, as in 0.3,0.7
-    gallery_images: int = 2000  # images in report/index.html; 0: no report
+    gallery_images: NonNegative = 2000  # images in report/index.html; 0: no report
     seed: Seed = 0  # seed of the choice of these images
-    workers: int = 0  # processes, for more than 100,000 images; 0: one per core
+    workers: NonNegative = 0  # processes, for more than 100,000 images; 0: one per core
     beam: BeamConfig = BeamConfig()  # Apache Beam in place of these processes
     title: str = "Image-text pairs by CapFilt"  # title of the dataset card and the report
     license: str = ""  # Hugging Face's name of it; "": as the images' index says
@@ -249,6 +246,3 @@ class AssembleConfig:
         check_share("human_fraction", self.human_fraction)
         for threshold in self.threshold_sweep:
             check_number("threshold_sweep", threshold)
-        for name in ("gallery_images", "workers"):
-            if getattr(self, name) < 0:
-                raise UserError(f"{name} is {getattr(self, name)}; it must be 0 or more")

@@ -5,13 +5,12 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jinja2
 import numpy as np
 from huggingface_hub import DatasetCardData
 
 from blip_jax.capfilt.selection import DECISIONS, KEPT
 from blip_jax.capfilt.statistics import UNKNOWN_VALUE
-from blip_jax.reports import tables
+from blip_jax.reports.templates import markdown_template
 from blip_jax.runtime.terminal import printable
 
 TASKS = ("image-to-text", "text-to-image", "zero-shot-image-classification")
@@ -33,17 +32,6 @@ def render(title: str, found: Mapping[str, Any], licence: str = "") -> str:
       licence: of the dataset, as Hugging Face names it; "": the licences of its images.
     """
     provenance = found["provenance"]
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("blip_jax.reports"),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
-        "table": tables.markdown,
-        "text": tables.markdown_text,
-        "code": tables.markdown_code,
-    }
     kept = next((row for row in found["decisions"] if row["decision"] == DECISIONS[KEPT]), {})
     texts = sum(value for name, value in kept.items() if name != "decision")
     data = DatasetCardData(
@@ -53,7 +41,7 @@ def render(title: str, found: Mapping[str, Any], licence: str = "") -> str:
         size_categories=[size_category(texts)],
         tags=list(TAGS),
     )
-    return environment.get_template("card.md.j2").render(
+    return markdown_template("card.md.j2").render(
         front_matter=data.to_yaml(),
         title=title,
         found=found,

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -20,6 +21,7 @@ from blip_jax.runtime.fingerprint import path_digest, values_digest
 from blip_jax.runtime.work_units import Engine, finish_units
 
 PART = 100_000  # images of a unit of work, which takes seconds
+_NAME = re.compile(r"parts-[0-9a-f]{12}")  # of the folders of this module
 _INDEX_COLUMNS = ("source", "license", "opt_out", "distance")
 
 
@@ -49,7 +51,7 @@ class Parts:
         digests = path_digest(source.scores), path_digest(source.dataset)
         name = f"parts-{values_digest([*digests, source.split])[:12]}"
         for other in epath.Path(workdir).glob("parts-*"):
-            if other.name != name:
+            if _NAME.fullmatch(other.name) and other.name != name:
                 other.rmtree()
         return cls(source, images, os.path.join(workdir, name), PART)
 

@@ -83,7 +83,8 @@ def run(
         ShardQueue(paths, settings.lease_seconds) as shards,
         _ImageProgress(shards, settings.shard_rows, len(source)) as progress,
     ):
-        manifest.unlink(missing_ok=True)  # an old one would say that the metadata is written
+        if len(shards.done()) < len(paths):  # else it is complete, and other hosts wait for it
+            manifest.unlink(missing_ok=True)
         if beam_config.runner:
             left = sorted(set(range(len(paths))) - shards.done())
             make_work = functools.partial(_beam_work, settings, load_models)
@@ -105,7 +106,7 @@ def run(
                 for _ in metadata.claim_shards(lambda: signals.requested):  # by one of the hosts
                     counts = len(filters), len(extra_scores)
                     _finish(settings, source, paths, shards.records(), *counts)
-        if not manifest.exists():  # only a signal ends the loops above before it is written
+        if signals.requested and not manifest.exists():
             raise Interrupted(
                 f"stopped with {done} of {len(paths)} shards done; rerun the same command to "
                 "resume",

@@ -115,7 +115,8 @@ class TrainingCheckpoints:
           metrics: of an evaluation at this step, for `keep_best`.
 
         Raises:
-          UserError: it cannot be written, an array is not finite, or the metrics lack `keep_best`.
+          UserError: it cannot be written, or an array is not finite; or the metrics lack
+            `keep_best`, then it is saved.
         """
         step = int(state.step)
         if step in self._damaged:
@@ -123,11 +124,9 @@ class TrainingCheckpoints:
             self._damaged.remove(step)
         if step in self._manager.all_steps():
             return
-        if metrics is not None and self._keep_best not in metrics:
-            raise UserError(
-                f"checkpoints.keep_best is {self._keep_best!r}; the evaluation has "
-                f"{', '.join(sorted(metrics))}"
-            )
+        best = None
+        if metrics is not None and self._keep_best in metrics:
+            best = {self._keep_best: metrics[self._keep_best]}
         self._check_finite(state, step)
         if is_multiprocess():  # Orbax's own reductions must not run at the same time as a step's
             jax.block_until_ready(state)
@@ -139,7 +138,13 @@ class TrainingCheckpoints:
                     data=ocp.args.JsonSave({"next_index": step}),
                     metadata=ocp.args.JsonSave(dataclasses.asdict(metadata)),
                 ),
-                metrics=None if metrics is None else {self._keep_best: metrics[self._keep_best]},
+                metrics=best,
+            )
+        if metrics is not None and best is None:
+            raise UserError(
+                f"checkpoints.keep_best is {self._keep_best!r}, but the evaluation has "
+                f"{', '.join(sorted(metrics))}; set one of these and rerun the same command to "
+                f"resume from step {step}"
             )
 
     def latest_step(self) -> int | None:

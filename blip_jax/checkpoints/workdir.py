@@ -88,14 +88,12 @@ def load_state_items(workdir: str, names: tuple[str, ...]) -> tuple[dict[str, An
       UserError: there is no checkpoint that can be read. A damaged one is named on stderr, and
         the one before it is used.
     """
-    import orbax.checkpoint as ocp
-
     folder = checkpoint_folder(workdir)
     if not folder.exists():
         raise UserError(
             f"no checkpoint in {workdir}: {CHECKPOINT_DIR}/ is missing there; train it first"
         )
-    with ocp.CheckpointManager(folder) as manager:
+    with reading_manager(folder) as manager:
         steps = sorted(manager.all_steps(), reverse=True)
     if not steps:
         raise UserError(f"no whole checkpoint in {folder}; train it first")
@@ -107,12 +105,30 @@ def load_state_items(workdir: str, names: tuple[str, ...]) -> tuple[dict[str, An
     raise AssertionError("report_damage raises at the last")
 
 
+def reading_manager(folder: epath.Path) -> Any:
+    """Returns Orbax's manager of the checkpoints in a folder, for this process alone.
+
+    Without its options every method would wait for all processes of a run, also where only one
+    of them reads.
+    """
+    import orbax.checkpoint as ocp
+
+    process = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=process,
+        active_processes={process},
+        barrier_sync_key_prefix=f"process_{process}",
+    )
+    options = ocp.CheckpointManagerOptions(create=False, multiprocessing_options=alone)
+    return ocp.CheckpointManager(folder, options=options)
+
+
 def _load_step(
     folder: epath.Path, step: int, names: tuple[str, ...]
 ) -> tuple[dict[str, Any], Metadata]:
     import orbax.checkpoint as ocp
 
-    with ocp.CheckpointManager(folder) as manager:
+    with reading_manager(folder) as manager:
         restored = manager.restore(step, args=ocp.args.Composite(metadata=ocp.args.JsonRestore()))
     metadata = Metadata(**restored["metadata"])
     if not names:
@@ -124,7 +140,7 @@ def _load_step(
         {name: stored[name] for name in names if stored.get(name)},
     )
     # A fresh manager: one that has restored another item of the step does not take this one.
-    with ocp.CheckpointManager(folder) as manager:
+    with reading_manager(folder) as manager:
         restore = ocp.args.PyTreeRestore(
             item=like,
             restore_args=ocp.checkpoint_utils.construct_restore_args(like),

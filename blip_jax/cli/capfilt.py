@@ -10,9 +10,11 @@ from blip_jax.runtime.errors import UserError
 
 if TYPE_CHECKING:
     from blip_jax.capfilt.config import CapFiltConfig
+    from blip_jax.capfilt.mixture import ScoredDataset
     from blip_jax.capfilt.plugins import Plugin
     from blip_jax.models import Model
 
+MIXTURE = "mixture.json"  # in the workdir
 DESCRIPTION = """\
 Captions every image of a dataset and scores all texts, those that came with the images too.
 Writes DIR/scores, a TFDS dataset, and with config.human_dataset DIR/mixture.json to train on.
@@ -20,23 +22,21 @@ After an interruption, rerun the same command to resume; several hosts may run i
 
 
 def work(config: "CapFiltConfig", workdir: str) -> None:
-    """Scores the dataset, prints counts, and writes the mixture."""
+    """Scores the dataset, prints counts, and writes the mixture.
+
+    Of several hosts that share the work one counts and writes; all write the same.
+    """
     import jax
     from etils import epath
 
-    from blip_jax.capfilt import assembly_units, mixture
-    from blip_jax.capfilt.dataset_parts import Parts
+    from blip_jax.capfilt import mixture
     from blip_jax.capfilt.inputs import CapFiltInput
     from blip_jax.capfilt.run import run as run_scoring
-    from blip_jax.capfilt.statistics import skipped_reasons
     from blip_jax.data.datasets import open_dataset
-    from blip_jax.data.mixture import Component
-    from blip_jax.reports import tables
     from blip_jax.runtime.command_line import command_line
     from blip_jax.runtime.config import write_config
-    from blip_jax.runtime.terminal import printable
-    from blip_jax.runtime.work_units import Engine
-    from blip_jax.runtime.worker_pool import num_workers
+    from blip_jax.runtime.lock import InUseError, file_lock
+    from blip_jax.runtime.terminal import print_note
 
     output = str(epath.Path(workdir) / "scores")
     # Raises for a missing dataset before models are loaded.
@@ -52,21 +52,41 @@ def work(config: "CapFiltConfig", workdir: str) -> None:
     if not is_main:
         return
     scored = mixture.ScoredDataset(source.dataset, source.split, output)
+    try:
+        with file_lock(epath.Path(workdir) / MIXTURE, "capfilt"):
+            select(config, workdir, scored)
+    except InUseError:  # a host that shares the work
+        print_note("another process counts the texts and writes the mixture")
+    print(f"\nscores of all texts: {output}")
+    if not config.human_dataset:
+        argv = ["blip-jax", "assemble", "--workdir=DIR", f"--config.scores={output}"]
+        print(f"to select texts, run: {shlex.join(argv)}")
+
+
+def select(config: "CapFiltConfig", workdir: str, scored: "ScoredDataset") -> None:
+    """Prints how many texts are kept by `config.threshold`, and writes the mixture of these."""
+    from etils import epath
+
+    from blip_jax.capfilt import assembly_units, mixture
+    from blip_jax.capfilt.dataset_parts import Parts
+    from blip_jax.capfilt.statistics import skipped_reasons
+    from blip_jax.data.mixture import Component
+    from blip_jax.reports import tables
+    from blip_jax.runtime.terminal import printable
+    from blip_jax.runtime.work_units import Engine
+    from blip_jax.runtime.worker_pool import num_workers
+
     parts = Parts.of(scored, workdir)
     engine = Engine(num_workers(0), config.beam)
     found = assembly_units.select_parts_by_threshold(parts, config.threshold, engine)
     print(tables.plain(summary(found.counts)))
     for reason, count in skipped_reasons(found.counts).items():
         print(f"skipped {count}: {printable(reason)}", file=sys.stderr)
-    print(f"\nscores of all texts: {output}")
     if config.human_dataset:
-        path = str(epath.Path(workdir) / "mixture.json")
+        path = str(epath.Path(workdir) / MIXTURE)
         human = Component(name="human", dataset=config.human_dataset)
         mixture.write_selected(path, human, scored, found.texts, config.human_fraction)
-        print(f"mixture to train on: {path}")
-    else:
-        argv = ["blip-jax", "assemble", "--workdir=DIR", f"--config.scores={output}"]
-        print(f"to select texts, run: {shlex.join(argv)}")
+        print(f"\nmixture to train on: {path}")
     parts.remove()
 
 

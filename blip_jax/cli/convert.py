@@ -7,6 +7,7 @@ import os
 from blip_jax.cli import Parser
 from blip_jax.runtime.errors import UserError
 from blip_jax.runtime.files import check_scheme
+from blip_jax.runtime.numbers import is_digits
 from blip_jax.runtime.terminal import printable
 
 FORMATS = {
@@ -71,8 +72,11 @@ def last_evaluation(workdir: str) -> dict[str, float]:
 
 
 def _heads(text: str) -> dict[str, int]:
-    vit, med = text.split(",")
-    return {"vit": int(vit), "med": int(med)}
+    """Returns the numbers of attention heads, for argparse."""
+    numbers = text.split(",")
+    if len(numbers) != 2 or not all(is_digits(x) and int(x) for x in numbers):
+        raise argparse.ArgumentTypeError(f"{text!r} is no pair of whole numbers, as in 12,12")
+    return dict(zip(("vit", "med"), map(int, numbers), strict=True))
 
 
 def run(argv: list[str]) -> int:
@@ -127,7 +131,8 @@ def run(argv: list[str]) -> int:
 
     arrays = [np.asarray(x) for x in jax.tree.leaves(found.params)]
     vit, med = found.config.vit, found.config.med
-    present = [name for name in ("momentum", "queue") if getattr(found, name) is not None]
+    stored = ("momentum", "queue") if to in ("jax", "original") else ()  # else parameters alone
+    present = [name for name in stored if getattr(found, name) is not None]
     rows = {
         "model_type": found.model_type + "".join(f", {name}" for name in present),
         "image": f"{vit.image_size} x {vit.image_size}, patch {vit.patch_size}",

@@ -12,7 +12,7 @@ from blip_jax.runtime.errors import UserError
 from blip_jax.runtime.signals import Interrupted
 from blip_jax.runtime.terminal import printable
 
-# Errors of storage that the user can mend; other OSErrors show a traceback.
+# Errors of storage that the user can fix; other OSErrors show a traceback.
 STORAGE_ERRORS = {
     errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS,
     errno.ENAMETOOLONG, errno.EIO, errno.ESTALE,
@@ -23,7 +23,7 @@ _USED = re.compile(r"allocat(e|ing) [\d.]+ ?\w+|Used [\d.]+\w of [\d.]+\w hbm")
 
 
 def report_error(verb: str, error: BaseException) -> int | None:
-    """Prints an error that the user can mend as one line on stderr.
+    """Prints an error that the user can fix as one line on stderr.
 
     Returns: the exit status; None for other errors, of which nothing is printed.
     """

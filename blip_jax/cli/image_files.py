@@ -23,6 +23,7 @@ from blip_jax.cli.results import ResultWriter, reason
 from blip_jax.data.image_suffixes import IMAGE_SUFFIXES
 from blip_jax.runtime.errors import UserError
 from blip_jax.runtime.files import check_scheme
+from blip_jax.runtime.numbers import is_digits
 from blip_jax.runtime.terminal import printable
 
 if TYPE_CHECKING:
@@ -285,7 +286,6 @@ def image_parser(verb: str, description: str) -> Parser:
 
 def positive_int(text: str) -> int:
     """Returns a whole number above 0, for argparse."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is not above 0")
-    return value
+    if not is_digits(text) or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of 1 or more")
+    return int(text)

@@ -22,7 +22,7 @@ from blip_jax.runtime.lock import folder_lock
 from blip_jax.runtime.numbers import is_number
 from blip_jax.runtime.stages import Stages
 from blip_jax.tasks.base import TaskConfig
-from blip_jax.tasks.captioning import PROMPT
+from blip_jax.tasks.captioning import PROMPT, check_caption_metrics
 from blip_jax.tasks.evaluate import EvaluateConfig, evaluate, read_records, scoring_task
 from blip_jax.tasks.vqa import VqaConfig
 from blip_jax.train.config import TrainConfig
@@ -44,6 +44,8 @@ def compare(config: ComparisonConfig, workdir: str) -> list[dict]:
       UserError: bad config, or the workdir holds another run. Interrupted: a signal came.
     """
     workdir = str(epath.Path(workdir).absolute()) if "://" not in workdir else workdir
+    if "captioning" in config.tasks:  # told now, not after hours of training
+        check_caption_metrics("captioner")
     with folder_lock(workdir, "compare"):
         run = ComparisonRun(config, workdir)
         run.prepare()

@@ -109,7 +109,8 @@ def _rounds(fields: Mapping[str, Any], record: str, problems: Counter) -> list[d
     for number, entry in enumerate(listed, start=1):
         question = _text(entry.get("question")) if isinstance(entry, dict) else ""
         if not question:  # the rounds after it would follow another history
-            problems["rounds left out: not a text, or behind one"] += len(listed) - len(rounds)
+            left_out = len(listed) - len(rounds)
+            problems["rounds left out: not a text, or after one that is not"] += left_out
             break
         given = entry.get("options")
         options = [_answer(text) for text in given] if isinstance(given, list) else []

@@ -1,13 +1,15 @@
 """ArrayRecord files in a bucket, read from copies on this machine.
 
 ArrayRecord can only seek in files of a file system. A file is copied when one of its records is
-first read, and the least recently used copies are removed.
+first read. Copies stay as long as the disk has room, then the least recently used are removed:
+training reads records in random order, so a dataset that does not fit is copied many times.
 """
 
 import collections
+import shutil
 import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +17,7 @@ from array_record.python.array_record_data_source import ArrayRecordDataSource
 from etils import epath
 from tensorflow_datasets.core.data_sources import base
 
-MAX_OPEN_FILES = 8  # copies made in parallel
+RESERVED_BYTES = 4 << 30  # of the disk of copies, which stay free
 
 
 class RemoteDataSource(base.BaseDataSource):
@@ -27,7 +29,7 @@ class RemoteDataSource(base.BaseDataSource):
 
 
 class RemoteRecordFiles:
-    """Random access to the bytes of records in files of a bucket.
+    """Random access to the bytes of records in files of a bucket, by several threads.
 
     Args:
       instructions: TFDS's file instructions for a split: which records of which files, in order.
@@ -36,8 +38,9 @@ class RemoteRecordFiles:
     def __init__(self, instructions: Sequence[Any]):
         self._instructions = list(instructions)
         self._starts = np.cumsum([0, *(entry.take for entry in self._instructions)])
-        self._open: collections.OrderedDict[int, tuple] = collections.OrderedDict()
-        self._lock = threading.Lock()
+        self._files = [_LocalCopy(entry.filename) for entry in self._instructions]
+        self._used: collections.OrderedDict[int, None] = collections.OrderedDict()  # oldest first
+        self._lock = threading.Lock()  # of `_used`
 
     def __len__(self) -> int:
         return int(self._starts[-1])
@@ -47,22 +50,52 @@ class RemoteRecordFiles:
             raise IndexError(row)
         number = int(np.searchsorted(self._starts, row, side="right")) - 1
         with self._lock:
-            records = self._records(number)
-            return records[self._instructions[number].skip + row - int(self._starts[number])]
+            self._used[number] = None
+            self._used.move_to_end(number)
+        place = self._instructions[number].skip + row - int(self._starts[number])
+        return self._files[number].read(place, self._make_room)
 
     def __getitems__(self, rows: Sequence[int]) -> list[bytes]:
         return [self[row] for row in rows]
 
-    def _records(self, number: int) -> ArrayRecordDataSource:
-        """Returns the records of a file's copy; removes the oldest copies."""
-        if number not in self._open:
-            file = epath.Path(self._instructions[number].filename)
-            folder = tempfile.TemporaryDirectory(prefix="blip-jax-")
-            copy = epath.Path(folder.name) / file.name
-            file.copy(copy)
-            self._open[number] = ArrayRecordDataSource([str(copy)]), folder
-        self._open.move_to_end(number)
-        while len(self._open) > MAX_OPEN_FILES:
-            _, (_, folder) = self._open.popitem(last=False)
-            folder.cleanup()
-        return self._open[number][0]
+    def _make_room(self, size: int) -> None:
+        """Removes the least recently used copies, as far as `size` bytes more need their place."""
+        with self._lock:
+            for number in list(self._used):
+                if shutil.disk_usage(tempfile.gettempdir()).free >= size + RESERVED_BYTES:
+                    return
+                if self._files[number].remove():
+                    del self._used[number]
+
+
+class _LocalCopy:
+    """A file of a bucket, copied to this machine when one of its records is first read."""
+
+    def __init__(self, path: str):
+        self._path = epath.Path(path)
+        self._lock = threading.Lock()  # held while it is copied, read or removed
+        self._folder: tempfile.TemporaryDirectory | None = None
+        self._records: ArrayRecordDataSource | None = None
+
+    def read(self, place: int, make_room: Callable[[int], None]) -> bytes:
+        """Returns a record; `make_room` is called with the bytes that a copy is about to take."""
+        with self._lock:
+            if self._records is None:
+                make_room(self._path.stat().length)
+                self._folder = tempfile.TemporaryDirectory(prefix="blip-jax-")
+                copy = epath.Path(self._folder.name) / self._path.name
+                self._path.copy(copy)
+                self._records = ArrayRecordDataSource([str(copy)])
+            return self._records[place]
+
+    def remove(self) -> bool:
+        """Removes the copy; returns False if it is in use."""
+        if not self._lock.acquire(blocking=False):
+            return False
+        try:
+            if self._folder is not None:
+                self._folder.cleanup()
+            self._folder = self._records = None
+            return True
+        finally:
+            self._lock.release()

@@ -11,11 +11,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from blip_jax.data.datasets import open_dataset, to_text
+from blip_jax.data.fields import ANSWERS, STATEMENTS
 from blip_jax.data.text import find_cleanup
 from blip_jax.runtime.errors import UserError
 
 # Names in the JSON of `fields`, at any depth, that hold a text or a list of texts.
-TEXT_FIELDS = ("question", "answers", "answer", "options", "statement", "caption")
+VOCABULARY_FIELDS = ("question", *ANSWERS, "options", *STATEMENTS, "caption")
 
 
 def training_texts(
@@ -37,7 +38,7 @@ def training_texts(
 
 
 def record_texts(record: Mapping[str, Any], cleanup: str = "blip") -> Iterator[str]:
-    """Yields the texts of a record: its `texts`, and those under TEXT_FIELDS in its `fields`.
+    """Yields the texts of a record: its `texts`, and those under VOCABULARY_FIELDS in its `fields`.
 
     An answer comes as often as annotators gave it.
 
@@ -64,4 +65,4 @@ def _texts(value: Any, is_text: bool) -> Iterator[str]:
             yield from _texts(entry, is_text)
     elif isinstance(value, dict):
         for name, entry in value.items():
-            yield from _texts(entry, name in TEXT_FIELDS)
+            yield from _texts(entry, name in VOCABULARY_FIELDS)

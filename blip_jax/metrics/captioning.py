@@ -71,10 +71,10 @@ def cider_by_caption(hypotheses: list[str], references: list[list[str]]) -> np.n
     Raises:
       UserError: as `caption_scores`.
     """
-    cider = _scorer("cider.cider", "Cider")
     words, reference_words = tokenized(hypotheses, references)
-    if not words:
+    if not words:  # a model that writes no captions needs no metrics of them
         return np.zeros(0)
+    cider = _scorer("cider.cider", "Cider")
     found = {i: [text] for i, text in enumerate(words)}
     return np.asarray(cider().compute_score(dict(enumerate(reference_words)), found)[1])
 
@@ -144,6 +144,11 @@ def tokenized(
         if not texts:
             raise UserError(f"image {i} has no reference caption; remove it or add one")
     return [_words(text) for text in hypotheses], found
+
+
+def has_words(references: Sequence[str]) -> bool:
+    """Returns whether a caption can be compared with a reference: one of them has a word."""
+    return any(_words(text) for text in references)
 
 
 def _words(text: str) -> str:

@@ -112,32 +112,6 @@ def galleries(image_of_text, num_images: int, size: int) -> Iterator[tuple[np.nd
         yield np.arange(start, start + size), np.flatnonzero(inside)
 
 
-def evaluate(
-    similarity, image_of_text, *, score_fn: ScoreFn | None = None, k: int = 256, gallery: int = 0
-) -> dict[str, float]:
-    """Returns the recall of ITC similarities, re-ranked by `score_fn`, averaged over galleries.
-
-    Args:
-      similarity: float [I, T].
-      image_of_text: int [T].
-      score_fn: see `rerank`; its indices are rows of the whole test set. None: ITC only.
-      k: candidates of each query to re-rank.
-      gallery: images in a gallery; 0: one gallery of all images.
-
-    Returns:
-      What `recall` returns.
-    """
-    similarity = _matrix(similarity, "similarity")
-    owner = _owners(image_of_text, similarity.shape)
-    results = []
-    for images, texts in galleries(owner, len(similarity), gallery or len(similarity)):
-        i2t, t2i = similarity[np.ix_(images, texts)], None
-        if score_fn is not None:
-            i2t, t2i = rerank(i2t, k, lambda i, t, im=images, tx=texts: score_fn(im[i], tx[t]))
-        results.append(recall(i2t, owner[texts] - images[0], t2i))
-    return {name: float(np.mean([r[name] for r in results])) for name in results[0]}
-
-
 def hits(scores, query_label, candidate_label) -> np.ndarray:
     """Returns the probability that a candidate of the query's label is in its top k, float [Q, 3].
 

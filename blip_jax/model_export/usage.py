@@ -15,6 +15,7 @@ import functools
 import json
 import pathlib
 import re
+import unicodedata
 
 import numpy as np
 
@@ -24,6 +25,9 @@ TOKENS = MODEL["tokens"]  # ids of [PAD], [CLS], [SEP], [DEC] and [ENC]
 VOCABULARY = (FOLDER / "vocab.txt").read_text("utf-8").splitlines()
 IDS = {word: number for number, word in enumerate(VOCABULARY)}
 PUNCTUATION = re.compile(r'[.!"()*#:;~]')  # which training removed
+LONGEST_WORD = 100  # characters, as in BERT's tokenizer
+# Blocks of Unicode with CJK characters.
+CJK = ((0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFAFF), (0x20000, 0x2CEAF), (0x2F800, 0x2FA1F))
 LOWER_CASE = json.loads((FOLDER / "tokenizer_config.json").read_text("utf-8"))["do_lower_case"]
 
 
@@ -71,16 +75,44 @@ def encode(texts):
     """Returns ids int32 [B, T] and mask bool [B, T]: WordPiece, the longest pieces first."""
     rows = []
     for text in texts:
-        text = text.lower() if LOWER_CASE else text
-        ids = [piece for word in re.findall(r"\w+|[^\w\s]", text) for piece in word_pieces(word)]
+        ids = [piece for word in split_words(text) for piece in word_pieces(word)]
         rows.append([TOKENS["cls"], *ids[: MODEL["max_length"] - 2], TOKENS["sep"]])
     length = max(map(len, rows))
     ids = np.array([row + [TOKENS["pad"]] * (length - len(row)) for row in rows], np.int32)
     return ids, np.arange(length) < np.array([[len(row)] for row in rows])
 
 
+def split_words(text):
+    """Returns the words of a text as BERT splits it: punctuation and CJK characters by themselves.
+
+    In lower case letters lose their accents.
+    """
+    if LOWER_CASE:
+        letters = unicodedata.normalize("NFD", text.lower())
+        text = "".join(x for x in letters if unicodedata.category(x) != "Mn")
+    spaced = (f" {x} " if is_separate(x) else x for x in text if x in "\t\n\r" or is_visible(x))
+    return "".join(spaced).split()
+
+
+def is_visible(character):
+    """Returns whether a character is none of the controls and formats, which BERT drops."""
+    return unicodedata.category(character)[0] != "C" and character != "\ufffd"
+
+
+def is_separate(character):
+    """Returns whether a character is a word by itself."""
+    if character.isascii():
+        return not character.isalnum() and not character.isspace()
+    if unicodedata.category(character)[0] == "P":
+        return True
+    code = ord(character)
+    return any(first <= code <= last for first, last in CJK)
+
+
 def word_pieces(word):
-    """Returns the ids of a word's pieces; a word that has none is [UNK]."""
+    """Returns the ids of a word's pieces; a word that has none, or is too long, is [UNK]."""
+    if len(word) > LONGEST_WORD:
+        return [IDS["[UNK]"]]
     found, start = [], 0
     while start < len(word):
         prefix = "##" if start else ""

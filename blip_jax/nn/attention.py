@@ -134,7 +134,8 @@ class SelfAttention(MultiHead):
         project = QkvProjection(self.heads, self.kernel_std, self.dtype, name="qkv")
         plain = mask is None and cache is None and not self.drops
         if plain and is_fused(rows, length, length, self.heads):
-            return self.project_output(fused_attention(*project(x, apart=True), width)), None
+            y = fused_attention(*project(x, separate_products=True), width)
+            return self.project_output(y), None
         query, key, value = (y.reshape(rows, length, self.heads, width) for y in project(x))
         if cache is not None:
             at = (0, index, 0, 0)
@@ -153,11 +154,12 @@ class QkvProjection(nn.Module):
     dtype: jnp.dtype
 
     @nn.compact
-    def __call__(self, x: jax.Array, apart: bool = False) -> tuple[jax.Array, ...]:
+    def __call__(self, x: jax.Array, separate_products: bool = False) -> tuple[jax.Array, ...]:
         """Maps x [B, T, D] to query, key and value, [B, T, D] each.
 
         Args:
-          apart: compute three products, as the parts of one have to be copied for a kernel.
+          separate_products: compute three products, as the parts of one have to be copied for a
+            kernel.
         """
         width = x.shape[-1]
         split = (3, self.heads, width // self.heads)
@@ -168,7 +170,7 @@ class QkvProjection(nn.Module):
         @recomputed
         def project(x, kernel, bias):
             x, kernel, bias = (y.astype(self.dtype) for y in (x, kernel, bias))
-            if apart:
+            if separate_products:
                 kernels, biases = kernel.reshape(width, 3, width), bias.reshape(3, width)
                 return tuple(x @ kernels[:, part] + biases[part] for part in range(3))
             qkv = jnp.einsum("btd,dphk->btphk", x, kernel) + bias

@@ -5,7 +5,7 @@
 | bool, str, None, a class | an instance |
 | int | a whole number, of NumPy or JAX too; no bool |
 | float | a number but NaN; no bool |
-| Annotated[int, Range(a, b)] | a whole number from a to b |
+| Annotated[int, Range(a, b)] | a whole number from a to b, without b: of a or more |
 | Literal["a", "b"] | one of the values |
 | Sequence[T], tuple[T, ...] | a sequence of T, of any class but str and bytes |
 | tuple[T, T] | a pair, of any class |
@@ -34,8 +34,11 @@ class Range(NamedTuple):
     """The least and the highest value of an int, as metadata of an annotation."""
 
     lowest: int
-    highest: int
+    highest: float = math.inf
 
+
+Positive = Annotated[int, Range(1)]
+NonNegative = Annotated[int, Range(0)]
 
 # JAX without 64-bit types takes the lowest 32 bits: 2**32 would be seed 0 again. NumPy takes no
 # negative ones.
@@ -106,6 +109,8 @@ def check_value(name: str, value: Any, annotation: Any) -> None:
     if entries and _is_sequence(value):
         for index, entry in enumerate(value):
             check_value(f"{name}[{index}]", entry, _union(entries))
+    if (minimum := _minimum(annotation)) is not None and fits(value, int):
+        raise UserError(f"{name} is {_shown(value)}; it must be {minimum} or more")
     if isinstance(value, float) and math.isnan(value) and fits(0.0, annotation):
         raise UserError(f"{name} is nan; give a finite number")
     advice = f"give {describe(annotation)}"
@@ -114,6 +119,12 @@ def check_value(name: str, value: Any, annotation: Any) -> None:
     if isinstance(value, str) and (near := nearest(value, choices)):
         advice = f"did you mean {near!r}?"
     raise UserError(f"{name} is {_shown(value)} ({type(value).__name__}); {advice}")
+
+
+def _minimum(annotation: Any) -> int | None:
+    """Returns the least value of a whole number that has no highest one; None: it is another."""
+    ranges = [x for x in typing.get_args(annotation)[1:] if isinstance(x, Range)]
+    return ranges[0].lowest if ranges and math.isinf(ranges[0].highest) else None
 
 
 def _shown(value: Any) -> str:
@@ -171,7 +182,8 @@ def _words(annotation: Any, many: bool) -> list[str]:
         return [word for x in arguments for word in _words(x, many)]
     if origin is Annotated:
         lowest, highest = next(x for x in arguments[1:] if isinstance(x, Range))
-        return [f"{describe(arguments[0], many)} from {lowest} to {highest}"]
+        limits = f"of {lowest} or more" if math.isinf(highest) else f"from {lowest} to {highest}"
+        return [f"{describe(arguments[0], many)} {limits}"]
     if _is_sequence_type(annotation):
         one, several = ("a pair", "pairs") if _is_fixed(annotation) else ("a list", "lists")
         entry = _entry(annotation)

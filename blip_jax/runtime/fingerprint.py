@@ -143,10 +143,10 @@ def check_fingerprint(
         return
     if not stored:
         fault = "damaged" if path.exists() else "missing"
-        mend = ", or continue with --resume=anyway" if adjustable and fault == "missing" else ""
+        advice = ", or continue with --resume=anyway" if adjustable and fault == "missing" else ""
         raise UserError(
             f"{path} is {fault}, so that nothing tells what the files beside it were made of; "
-            f"choose another folder{mend}"
+            f"choose another folder{advice}"
         )
     before, history = flatten(stored["values"]), stored["history"]
     after = flatten(now)
@@ -230,10 +230,10 @@ def _refusal(
     told = [f"{name} was {_short(changes[name][0])}, now {_short(changes[name][1])}"
             for name in refused[:3]]  # fmt: skip
     more = f" and {len(refused) - 3} more" if len(refused) > 3 else ""
-    mend = "choose another folder, or rerun with what it was"
+    advice = "choose another folder, or rerun with what it was"
     if all(_matches(name, adjustable) for name in refused):
-        mend = "rerun with what it was, or continue with --resume=anyway"
-    return f"{os.fspath(folder)} holds another run: {'; '.join(told)}{more}; {mend}"
+        advice = "rerun with what it was, or continue with --resume=anyway"
+    return f"{os.fspath(folder)} holds another run: {'; '.join(told)}{more}; {advice}"
 
 
 def _short(value: Any) -> str:

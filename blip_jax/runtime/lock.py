@@ -30,6 +30,10 @@ LEASE_SECONDS = 60.0  # without a heartbeat, after which a lock of another host 
 HEARTBEATS_PER_LEASE = 4
 
 
+class InUseError(UserError):
+    """Another process holds the lock."""
+
+
 @contextlib.contextmanager
 def folder_lock(
     folder: str | os.PathLike,
@@ -49,7 +53,8 @@ def folder_lock(
       lease_seconds: the same for all who use the folder.
 
     Raises:
-      UserError: another process holds the lock; it is named, with its host and start.
+      InUseError: another process holds the lock; it is named, with its host and start.
+      UserError: the folder cannot be written.
     """
     path = os.fspath(folder)
     lock = Lock(path, f"{path.rstrip('/')}/{LOCK}", verb, lease_seconds)
@@ -103,7 +108,7 @@ class Lock:
         """Creates the lock file, or takes over a stale one.
 
         Raises:
-          UserError: the lock is held, or the lock file cannot be written.
+          InUseError: the lock is held. UserError: the lock file cannot be written.
         """
         try:
             folder = os.path.dirname(self._path)
@@ -114,7 +119,7 @@ class Lock:
             while not self._create():
                 holder = self._read()
                 if holder and self._is_alive(holder):
-                    raise UserError(self._refusal(holder))
+                    raise InUseError(self._refusal(holder))
                 if self._take_over(holder):
                     break
         except OSError as error:
@@ -200,7 +205,7 @@ class Lock:
 
     def _beat(self) -> None:
         while not self._released.wait(self._lease_seconds / HEARTBEATS_PER_LEASE):
-            with contextlib.suppress(OSError):  # the storage may come back
+            with contextlib.suppress(Exception):  # of any storage; it may come back
                 if self._read().get("id") == self._values["id"]:
                     self._values["heartbeats"] += 1
                     self._files.pipe_file(self._path, self._bytes())

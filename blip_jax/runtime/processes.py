@@ -21,6 +21,9 @@ from jax.experimental import multihost_utils
 from blip_jax.runtime.errors import UserError
 
 TIMEOUT = 300  # seconds within which all processes must start
+# Seconds for which processes that are done wait for process 0, which may write results alone; that
+# it has died they learn by its heartbeat.
+SHUTDOWN_TIMEOUT = 7 * 24 * 3600
 EXIT_GRACE_SECONDS = 10  # for which a failed process waits for others to fail too
 
 
@@ -50,7 +53,11 @@ def initialize(
     with _limit(timeout, where):
         try:
             # Our time limit is shorter than JAX's, which aborts with a stack trace.
-            jax.distributed.initialize(**given, initialization_timeout=int(timeout) + 60)
+            jax.distributed.initialize(
+                **given,
+                initialization_timeout=int(timeout) + 60,
+                shutdown_timeout_seconds=SHUTDOWN_TIMEOUT,
+            )
         except ValueError as error:
             if "coordinator_address" in str(error):  # not in a cluster: one machine
                 return

@@ -23,9 +23,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from blip_jax import nn
 from blip_jax.data.augment import AugmentConfig
 from blip_jax.data.pipeline import SKIP_REASONS, InvalidRecord
-from blip_jax.runtime.arguments import check_fields
+from blip_jax.runtime.arguments import Positive, check_fields
 from blip_jax.runtime.errors import UserError
-from blip_jax.tasks.starting_params import resized_positions, select
+from blip_jax.tasks.starting_params import Params, resized_positions, select
 
 if TYPE_CHECKING:
     from blip_jax.data.mixture import Component
@@ -45,7 +45,6 @@ __all__ = [
     "TaskConfig",
 ]
 
-Params = dict[str, Any]  # nested dict of float32 arrays
 Extra = dict[str, Any]  # pytree that the task owns in the state; {} if none
 Batch = dict[str, jax.Array]  # every array has leading axis B
 Prediction = dict[str, Any]  # JSON values; "key" names the record
@@ -63,7 +62,10 @@ class TaskConfig(abc.ABC):
     model_type: ClassVar[str]  # of nn.MODEL_TYPES, the type of a trained model
     num_frames: ClassVar[int] = 0  # of a clip; 0: the task's records have images
 
-    max_length: int = 30  # tokens of a text; longer texts are truncated
+    max_length: Positive = 30  # tokens of a text; longer texts are truncated
+
+    def __post_init__(self):
+        check_fields(self, "task.")
 
     @property
     def name(self) -> str:
@@ -85,14 +87,6 @@ class TaskConfig(abc.ABC):
           mesh: devices that the step runs on; None: wherever its arrays are.
           augment: of training images; None: BLIP's.
         """
-
-
-def check_positive(config: TaskConfig, *names: str) -> None:
-    """Raises a UserError that names a field of another type, or one of these that is below 1."""
-    check_fields(config, "task.")
-    for name in names:
-        if getattr(config, name) < 1:
-            raise UserError(f"task.{name} is {getattr(config, name)}; it must be 1 or more")
 
 
 class EvaluationTask(abc.ABC):

@@ -17,12 +17,13 @@ from blip_jax.data.pipeline import crc32_hash
 from blip_jax.data.synthetic.oracle import assess_texts
 from blip_jax.decoding import Decoding, Generated
 from blip_jax.metrics import uncertainty
-from blip_jax.metrics.captioning import caption_scores, scores_by_domain
+from blip_jax.metrics.captioning import caption_scores, has_words, scores_by_domain
 from blip_jax.metrics.java_captioning import java_caption_scores
 from blip_jax.models import Model
 from blip_jax.models.functions import captioner, example_keys, prompt_tokens
+from blip_jax.runtime.arguments import Positive
 from blip_jax.runtime.extras import check_installed
-from blip_jax.runtime.terminal import printable
+from blip_jax.runtime.terminal import print_note, printable
 from blip_jax.tasks.base import Prediction, TaskConfig
 from blip_jax.tasks.details import Details, caption_details
 from blip_jax.tasks.eval_dataset import EvalDataset
@@ -42,7 +43,7 @@ class CaptioningConfig(TaskConfig):
     itc: ClassVar[None] = None
     itm: ClassVar[None] = None
 
-    max_length: int = 40  # tokens of a text, the prompt included; longer texts are truncated
+    max_length: Positive = 40  # tokens of a text, the prompt included; longer texts are truncated
     lm: LmConfig = LmConfig(prompt=PROMPT)
     decoding: Decoding = BEAM  # how captions are written for evaluation
     java_metrics: bool = False  # evaluate METEOR and SPICE too; Java takes 10 seconds to start
@@ -128,7 +129,10 @@ def evaluate_captions(
     out, and `caption_exact`, both.
     """
     captions = {p["key"]: p["caption"] for p in predictions if "caption" in p}
-    rows = [record for record in records if record["key"] in captions]
+    captioned = [record for record in records if record["key"] in captions]
+    rows = [record for record in captioned if has_words(record["texts"])]
+    if (missing_rows := len(captioned) - len(rows)) and jax.process_index() == 0:
+        print_note(f"{missing_rows} images have no reference caption and are not measured")
     if not rows:
         return {}
     texts = [captions[record["key"]] for record in rows]

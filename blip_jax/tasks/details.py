@@ -9,11 +9,11 @@ from typing import Any
 
 from blip_jax.data.dialog import DialogRound, dialog_round
 from blip_jax.data.fields import dialog_caption, questions_of, rounds_of, statements_of
-from blip_jax.metrics.captioning import cider_by_caption
+from blip_jax.metrics.captioning import cider_by_caption, has_words
 from blip_jax.metrics.vqa import soft_accuracy
 from blip_jax.runtime.numbers import is_digits, is_number
+from blip_jax.tasks.base import Prediction
 
-Prediction = dict[str, Any]
 Records = Sequence[Mapping[str, Any]]
 SHOWN_OPTIONS = 5  # best options of a round, or texts of an image
 SHOWN_IMAGES = 3  # best images of a text
@@ -113,7 +113,9 @@ def caption_details(predictions: Sequence[Prediction], records: Records) -> list
     """Returns those of captions; the metric is CIDEr, from 0, mostly below 3."""
     texts = {record["key"]: list(record.get("texts", ())) for record in records}
     rows = [
-        p for p in predictions if isinstance(p.get("caption"), str) and texts.get(p.get("key", ""))
+        p
+        for p in predictions
+        if isinstance(p.get("caption"), str) and has_words(texts.get(p.get("key", ""), ()))
     ]
     found = cider_by_caption([p["caption"] for p in rows], [texts[p["key"]] for p in rows])
     cider = {id(p): value for p, value in zip(rows, found, strict=True)}

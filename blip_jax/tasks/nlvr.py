@@ -21,6 +21,7 @@ from blip_jax.metrics import nlvr as nlvr_metrics
 from blip_jax.models import Model
 from blip_jax.models.functions import verify_function
 from blip_jax.nn import flops
+from blip_jax.runtime.arguments import Positive
 from blip_jax.runtime.errors import UserError
 from blip_jax.tasks.base import Batch, Params, Prediction, Task, TaskConfig
 from blip_jax.tasks.details import Details, statement_details
@@ -35,7 +36,7 @@ class NlvrConfig(TaskConfig):
 
     model_type: ClassVar[str] = "nlvr"
 
-    max_length: int = 35  # tokens of a statement; longer ones are truncated
+    max_length: Positive = 35  # tokens of a statement; longer ones are truncated
     # Exchange the two images of half of the training examples, and left and right in the words.
     swap_images: bool = True
 

@@ -13,6 +13,7 @@ from blip_jax.data.mixture import Component, RecordSource
 from blip_jax.data.perturbed_texts import WordClasses
 from blip_jax.data.pipeline import InvalidRecord, crc32_hash
 from blip_jax.nn import flops
+from blip_jax.runtime.arguments import NonNegative, Positive
 from blip_jax.runtime.errors import UserError
 from blip_jax.runtime.progress import track
 from blip_jax.tasks.base import Extra, Params
@@ -26,10 +27,10 @@ class ItcConfig:
     """Image-text contrast with a momentum encoder and a queue (paper, sections 3.2 and 4.1)."""
 
     momentum: float = 0.995  # share of the old weights that the momentum encoder keeps per step
-    queue_size: int = 57_600  # number of pairs of past batches that are kept; 0: none
+    queue_size: NonNegative = 57_600  # number of pairs of past batches that are kept; 0: none
     queue_random_init: bool = False  # start with random unit vectors as negatives, as the original
     alpha: float = 0.4  # weight of the soft targets
-    alpha_warmup_steps: int = 9800  # alpha rises linearly from 0 over these steps
+    alpha_warmup_steps: NonNegative = 9800  # alpha rises linearly from 0 over these steps
     # Which pairs are positives of each other in ITC, and not negatives in ITM: only the pair itself
     # (pair), pairs with the same image (image), or with the same caption (text).
     positives: Literal["pair", "image", "text"] = "pair"
@@ -42,7 +43,7 @@ class ItmConfig:
 
     # Hard negatives are drawn among this many neighbouring pairs of the batch (the original: among
     # the pairs of one GPU); it divides the batch and every micro-batch.
-    group_size: int = 90
+    group_size: Positive = 90
     floor: float = 1e-4  # added to each weight; the retrieval recipe has 0
     # Share of the images whose negative text is their own with a word exchanged for another of its
     # class (data/perturbed_texts.py), and not that of another image. Not in the paper, which has 0.

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 from blip_jax.decoding import Decoding
 from blip_jax.models import Model
+from blip_jax.runtime.arguments import NonNegative, Positive
 from blip_jax.tasks.base import Prediction, TaskConfig
 from blip_jax.tasks.captioning import (
     GREEDY,
@@ -32,13 +33,13 @@ class PretrainingConfig(TaskConfig):
 
     model_type: ClassVar[str] = "pretrain"
 
-    max_length: int = 30  # tokens of a text; longer texts are truncated
+    max_length: Positive = 30  # tokens of a text; longer texts are truncated
     itc: ItcConfig | None = ItcConfig()
     itm: ItmConfig | None = ItmConfig()
     lm: LmConfig | None = LmConfig()
-    rerank_k: int = 128  # candidates per query that ITM scores in evaluation; 0: ITC alone
+    rerank_k: NonNegative = 128  # candidates per query that ITM scores in evaluation; 0: ITC alone
     rerank_memory_gib: float = 1.0  # GiB of a device for keys and values of images in re-ranking
-    gallery_size: int = 0  # images per gallery in evaluation; 0: one gallery of all images
+    gallery_size: NonNegative = 0  # images per gallery in evaluation; 0: one gallery of all images
     decoding: Decoding = GREEDY  # how captions are written for evaluation
 
     def make(self, model, tokenizer, mesh=None, augment=None) -> "Pretraining":

@@ -13,6 +13,7 @@ from blip_jax.metrics import retrieval, uncertainty
 from blip_jax.metrics.uncertainty import Estimate
 from blip_jax.models import Model
 from blip_jax.models.functions import encode_image_function, encode_text_function
+from blip_jax.runtime.arguments import NonNegative, Positive
 from blip_jax.tasks.base import Prediction, TaskConfig
 from blip_jax.tasks.details import Details, match_details
 from blip_jax.tasks.eval_dataset import EvalDataset
@@ -29,12 +30,12 @@ class RetrievalConfig(TaskConfig):
     model_type: ClassVar[str] = "retrieval"
     lm: ClassVar[None] = None
 
-    max_length: int = 35  # tokens of a text; longer texts are truncated
+    max_length: Positive = 35  # tokens of a text; longer texts are truncated
     itc: ItcConfig = ItcConfig(positives="image", alpha_warmup_steps=2213)
     itm: ItmConfig = ItmConfig(group_size=32, floor=0.0)
-    rerank_k: int = 256  # candidates per query that ITM scores in evaluation; 0: ITC alone
+    rerank_k: NonNegative = 256  # candidates per query that ITM scores in evaluation; 0: ITC alone
     rerank_memory_gib: float = 1.0  # GiB of a device for keys and values of images in re-ranking
-    gallery_size: int = 0  # images per gallery in evaluation; 0: one gallery of all images
+    gallery_size: NonNegative = 0  # images per gallery in evaluation; 0: one gallery of all images
 
     def make(self, model, tokenizer, mesh=None, augment=None) -> "Retrieval":
         return Retrieval(self, model, tokenizer, mesh, augment)

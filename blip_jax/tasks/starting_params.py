@@ -7,18 +7,16 @@ from flax import traverse_util
 
 from blip_jax import nn
 
-Params = dict[str, Any]  # nested dict of arrays, as in tasks/base.py
+Params = dict[str, Any]  # nested dict of float32 arrays
 
 
 def select(params: Params, like: Params) -> Params:
     """Returns the part of `params` that has the structure of `like`.
 
     Raises:
-      KeyError: a part is missing; it names the path.
+      KeyError: a part is missing or has another shape; it names the path.
     """
-    flat = traverse_util.flatten_dict(params, sep="/")
-    names = traverse_util.flatten_dict(like, sep="/")
-    return traverse_util.unflatten_dict({name: flat[name] for name in names}, sep="/")
+    return fill(like, params, is_new=lambda name: False)
 
 
 def resized_positions(params: Params, model: nn.BlipConfig) -> Params:

@@ -13,8 +13,9 @@ from blip_jax.data.pipeline import InvalidRecord
 from blip_jax.data.video import VideoError, frames
 from blip_jax.metrics import vqa as vqa_metrics
 from blip_jax.models import Model
+from blip_jax.runtime.arguments import Positive
 from blip_jax.tasks.answers import answered_questions
-from blip_jax.tasks.base import Prediction, check_positive
+from blip_jax.tasks.base import Prediction
 from blip_jax.tasks.eval_dataset import EvalDataset
 from blip_jax.tasks.vqa import Vqa, VqaConfig
 
@@ -23,11 +24,7 @@ from blip_jax.tasks.vqa import Vqa, VqaConfig
 class VideoQaConfig(VqaConfig):
     """Answers to questions about clips; settings and weights are those of VQA."""
 
-    num_frames: int = 16  # frames of a clip, evenly spaced in time
-
-    def __post_init__(self):
-        super().__post_init__()
-        check_positive(self, "num_frames")
+    num_frames: Positive = 16  # frames of a clip, evenly spaced in time
 
     def make(self, model, tokenizer, mesh=None, augment=None) -> "VideoQa":
         return VideoQa(self, model, tokenizer, mesh, augment)

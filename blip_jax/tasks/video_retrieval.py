@@ -10,8 +10,9 @@ from typing import Any, ClassVar
 import numpy as np
 
 from blip_jax.models import Model
+from blip_jax.runtime.arguments import NonNegative, Positive
 from blip_jax.runtime.errors import UserError
-from blip_jax.tasks.base import EvaluationTask, Prediction, TaskConfig, check_positive
+from blip_jax.tasks.base import EvaluationTask, Prediction, TaskConfig
 from blip_jax.tasks.details import Details, match_details
 from blip_jax.tasks.eval_dataset import EvalDataset
 from blip_jax.tasks.retrieval import evaluate_matches, predict_matches
@@ -23,14 +24,11 @@ class VideoRetrievalConfig(TaskConfig):
 
     model_type: ClassVar[str] = "retrieval"
 
-    max_length: int = 35  # tokens of a text; longer texts are truncated
-    num_frames: int = 8  # frames of a clip, evenly spaced in time
-    rerank_k: int = 128  # candidates per query that ITM scores; 0: ITC alone
+    max_length: Positive = 35  # tokens of a text; longer texts are truncated
+    num_frames: Positive = 8  # frames of a clip, evenly spaced in time
+    rerank_k: NonNegative = 128  # candidates per query that ITM scores; 0: ITC alone
     rerank_memory_gib: float = 1.0  # GiB of a device for keys and values of clips in re-ranking
-    gallery_size: int = 0  # clips per gallery; 0: one gallery of all clips
-
-    def __post_init__(self):
-        check_positive(self, "num_frames")
+    gallery_size: NonNegative = 0  # clips per gallery; 0: one gallery of all clips
 
     def make(self, model, tokenizer, mesh=None, augment=None) -> "VideoRetrieval":
         """Raises a UserError if there is a mesh, as to train."""

@@ -20,7 +20,8 @@ from blip_jax.data.pipeline import InvalidRecord
 from blip_jax.models import Model
 from blip_jax.models.dialogs import log_odds
 from blip_jax.nn import flops
-from blip_jax.tasks.base import Batch, Params, Prediction, Task, TaskConfig, check_positive
+from blip_jax.runtime.arguments import Positive
+from blip_jax.tasks.base import Batch, Params, Prediction, Task, TaskConfig
 from blip_jax.tasks.details import Details, round_details
 from blip_jax.tasks.dialog_ranking import dialog_metrics, dialog_submission, rank_rounds
 from blip_jax.tasks.eval_dataset import EvalDataset
@@ -34,16 +35,15 @@ class VisdialConfig(TaskConfig):
     model_type: ClassVar[str] = "dialog"
 
     # Tokens of caption, earlier rounds, question and answer; of longer ones the oldest rounds go.
-    max_length: int = 192
-    negatives: int = 3  # wrong answers of each round that is trained on, drawn from its options
+    max_length: Positive = 192
+    negatives: Positive = (
+        3  # wrong answers of each round that is trained on, drawn from its options
+    )
     # softmax: the right answer among those drawn; binary: right or wrong, each by itself, as ITM.
     loss: Literal["softmax", "binary"] = "softmax"
     # Options of a round that evaluation reads at a time on a device. Attention of 192 tokens to 577
     # image tokens in 12 heads is 5 MB of scores an option.
-    eval_chunk: int = 25
-
-    def __post_init__(self):
-        check_positive(self, "negatives", "eval_chunk")
+    eval_chunk: Positive = 25
 
     @property
     def candidates(self) -> int:

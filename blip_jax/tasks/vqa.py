@@ -23,9 +23,10 @@ from blip_jax.metrics import vqa as vqa_metrics
 from blip_jax.models import Model
 from blip_jax.models.image_tokens import image_tokens
 from blip_jax.nn import flops
+from blip_jax.runtime.arguments import Positive
 from blip_jax.runtime.numbers import is_digits
 from blip_jax.tasks.answers import answered_questions, predict_answers, training_answers
-from blip_jax.tasks.base import Batch, Params, Prediction, Task, TaskConfig, check_positive
+from blip_jax.tasks.base import Batch, Params, Prediction, Task, TaskConfig
 from blip_jax.tasks.details import Details, answer_details
 from blip_jax.tasks.eval_dataset import EvalDataset
 from blip_jax.tasks.pair_losses import pixels
@@ -38,21 +39,20 @@ class VqaConfig(TaskConfig):
 
     model_type: ClassVar[str] = "vqa"
 
-    max_length: int = 35  # tokens of a question; longer ones are truncated
-    max_answer_length: int = 12  # tokens of an answer, [DEC] and [SEP] included
-    max_answers: int = 10  # different answers of a question that are trained on, the most frequent
+    max_length: Positive = 35  # tokens of a question; longer ones are truncated
+    max_answer_length: Positive = 12  # tokens of an answer, [DEC] and [SEP] included
+    max_answers: Positive = (
+        10  # different answers of a question that are trained on, the most frequent
+    )
     label_smoothing: float = 0.1  # share of the target that is spread over the vocabulary
     # Dataset folder whose training answers are ranked in evaluation; empty: answers are generated.
     candidates: str = ""
-    num_candidates: int = 3128  # answers of that dataset that are ranked
-    rank_k: int = 128  # candidates that are scored in full, chosen by their first token
+    num_candidates: Positive = 3128  # answers of that dataset that are ranked
+    rank_k: Positive = 128  # candidates that are scored in full, chosen by their first token
     # How answers are generated without candidates.
     decoding: Decoding = Decoding(
         method="beam", num_beams=3, min_length=1, max_length=10, repetition_penalty=1.0
     )
-
-    def __post_init__(self):
-        check_positive(self, "max_answer_length", "max_answers", "num_candidates", "rank_k")
 
     def make(self, model, tokenizer, mesh=None, augment=None) -> "Vqa":
         return Vqa(self, model, tokenizer, mesh, augment)

@@ -6,7 +6,7 @@ from typing import Literal
 from blip_jax import nn
 from blip_jax.data.augment import AugmentConfig
 from blip_jax.nn import BlipConfig
-from blip_jax.runtime.arguments import Seed, check_fields
+from blip_jax.runtime.arguments import NonNegative, Positive, Seed, check_fields
 from blip_jax.runtime.config import required
 from blip_jax.runtime.errors import UserError
 from blip_jax.tasks.base import TaskConfig
@@ -20,8 +20,11 @@ class DataConfig:
 
     mixture: str = required("MIXTURE.json")  # mixture file: datasets and their weights
     augment: AugmentConfig = AugmentConfig()
-    num_threads: int = 2  # number of threads that read and augment
-    prefetch: int = 8  # number of batches that are prepared ahead
+    num_threads: NonNegative = 2  # number of threads that read and augment
+    prefetch: NonNegative = 8  # number of batches that are prepared ahead
+
+    def __post_init__(self):
+        check_fields(self, "data.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,22 +57,25 @@ class MeshConfig:
 class CheckpointConfig:
     """When checkpoints are written and which are kept."""
 
-    every: int = 1000  # steps between checkpoints
-    keep: int = 1  # number of newest checkpoints that are kept
-    keep_every: int = 0  # also keep those at multiples of this many steps; 0: none
+    every: Positive = 1000  # steps between checkpoints
+    keep: Positive = 1  # number of newest checkpoints that are kept
+    keep_every: NonNegative = 0  # also keep those at multiples of this many steps; 0: none
     # Also keep the checkpoint with the highest value of this evaluation metric, as itc/r@1; the
     # task's own metric: primary.
     keep_best: str = ""
+
+    def __post_init__(self):
+        check_fields(self, "checkpoints.")
 
 
 @dataclasses.dataclass(frozen=True)
 class EvalConfig:
     """Evaluation while training."""
 
-    every: int = 0  # steps between evaluations; the last step is evaluated too; 0: none
+    every: NonNegative = 0  # steps between evaluations; the last step is evaluated too; 0: none
     dataset: str = ""  # folder of the dataset with features.json
     split: str = "val"  # split of the dataset
-    limit: int = 0  # evaluate only this many images; 0: all
+    limit: NonNegative = 0  # evaluate only this many images; 0: all
     # Evaluate also on images that the model is trained on; the results are marked.
     allow_training_images: bool = False
 
@@ -84,12 +90,10 @@ class NonfiniteConfig:
     """What happens at steps whose loss or gradient is not finite."""
 
     action: Literal["stop", "skip"] = "stop"  # end the run, or leave the step out and continue
-    max_in_a_row: int = 10  # end the run after this many skipped steps in a row
+    max_in_a_row: Positive = 10  # end the run after this many skipped steps in a row
 
     def __post_init__(self):
         check_fields(self, "nonfinite.")
-        if self.max_in_a_row < 1:
-            raise UserError(f"nonfinite.max_in_a_row is {self.max_in_a_row}; it must be 1 or more")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,16 +110,16 @@ class TrainConfig:
     text_cleanup: Literal["", "blip", "unicode"] = ""
     data: DataConfig = DataConfig()
     init: InitConfig = InitConfig()
-    batch_size: int = 2880  # pairs per batch, over all devices
-    accumulate_steps: int = 1  # micro-batches per step; their gradients are summed
-    steps: int = 98_000  # number of steps of the run
+    batch_size: Positive = 2880  # pairs per batch, over all devices
+    accumulate_steps: Positive = 1  # micro-batches per step; their gradients are summed
+    steps: Positive = 98_000  # number of steps of the run
     seed: Seed = 0  # seed of parameters, data order, augmentation, dropout and negatives
     optimizer: OptimizerConfig = OptimizerConfig()
     mesh: MeshConfig = MeshConfig()
     checkpoints: CheckpointConfig = CheckpointConfig()
     eval: EvalConfig = EvalConfig()
     nonfinite: NonfiniteConfig = NonfiniteConfig()
-    log_every: int = 50  # steps between lines of metrics
+    log_every: Positive = 50  # steps between lines of metrics
     # Metrics go to files (metrics.jsonl, TensorBoard), or to Weights & Biases too.
     logger: Literal["files", "wandb"] = "files"
     profile: str = ""  # steps to trace with jax.profiler, as 100:110; empty: none
@@ -123,9 +127,6 @@ class TrainConfig:
 
     def __post_init__(self):
         check_fields(self)
-        for name in ("batch_size", "accumulate_steps", "steps", "log_every"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} is {getattr(self, name)}; it must be 1 or more")
         if self.checkpoints.keep_best and not self.eval.every:
             raise UserError("checkpoints.keep_best needs eval.every; set it to a number of steps")
         self.profile_steps()  # raises a UserError

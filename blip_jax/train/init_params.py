@@ -40,6 +40,12 @@ def load_init_params(source: str, task: Task, key: jax.Array) -> Params:
     try:
         params = task.adapt_params(checkpoint.params, checkpoint.config, shapes)
     except KeyError as error:
+        widths = checkpoint.config.embed_dim, task.model.embed_dim
+        if widths[0] != widths[1]:
+            raise UserError(
+                f"init.run {source} has model.embed_dim {widths[0]}, the config {widths[1]}; "
+                "make them equal"
+            ) from error
         raise UserError(
             f"init.run {source} holds a {checkpoint.model_type} model without {error}, which "
             f"{task.config.name} needs; start from a pre-training run"

@@ -33,12 +33,9 @@ class Logger:
       enabled: False on all hosts but one; every method then does nothing.
       start_step: steps done before this process; later lines are removed at once. None: lines from
         the first reported step on are removed at that report.
-      service: also gets the metrics that are finite, as a `wandb_run.WandbRun`; None: none.
     """
 
-    def __init__(
-        self, workdir, total_steps, images_per_step, enabled=True, start_step=None, service=None
-    ):
+    def __init__(self, workdir, total_steps, images_per_step, enabled=True, start_step=None):
         self._folder = epath.Path(workdir)
         self._total_steps = total_steps
         self._images_per_step = images_per_step
@@ -46,10 +43,18 @@ class Logger:
         self._last = None  # (step, seconds) of the last report
         self._non_finite = set()  # names of metrics that have been NaN or infinite
         self._bar = self._tensorboard = None
-        self._service = service
+        self._service = None
         self._begun = False
         if enabled and start_step is not None:
             self._begin(start_step)
+
+    def report_to(self, service) -> None:
+        """Gives also a service the metrics that are finite, and closes it with the files.
+
+        Args:
+          service: such as a `wandb_run.WandbRun`.
+        """
+        self._service = service
 
     def log(self, step: int, metrics: dict[str, Any]) -> None:
         """Reports at a step.

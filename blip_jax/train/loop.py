@@ -2,7 +2,6 @@
 
 import math
 import sys
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -26,14 +25,15 @@ from blip_jax.runtime.signals import Interrupted, SignalHandler
 from blip_jax.tasks.eval_dataset import EvalDataset
 from blip_jax.tasks.evaluate import write_evaluation
 from blip_jax.train import wandb_run
-from blip_jax.train.chips import peak_flops
 from blip_jax.train.config import TrainConfig
-from blip_jax.train.finite import DivergenceWarning, FiniteGuard, is_finite
+from blip_jax.train.finite import DivergenceWarning, FiniteGuard
 from blip_jax.train.logger import Logger
 from blip_jax.train.mesh import put_batch
+from blip_jax.train.optimizer import learning_rate
 from blip_jax.train.resume import check_same_run
 from blip_jax.train.setup import TrainSetup
 from blip_jax.train.state import TrainState
+from blip_jax.train.step_metrics import StepMetrics, Throughput
 from blip_jax.train.training_data import count_training_images, record_training_data
 
 
@@ -97,13 +97,12 @@ def train(
         step_metrics = StepMetrics(FiniteGuard(config.nonfinite))
         skipped = np.zeros(len(SKIP_REASONS), np.int32)
         divergence, throughput = DivergenceWarning(), Throughput(setup)
-        service = None
-        if is_main and config.logger == "wandb":
-            service = wandb_run.WandbRun(workdir, to_json(config))
         with (
-            Logger(workdir, config.steps, config.batch_size, is_main, first, service) as logger,
+            Logger(workdir, config.steps, config.batch_size, is_main, first) as logger,
             Profiler(config, workdir) as profiler,
         ):
+            if is_main and config.logger == "wandb":
+                logger.report_to(wandb_run.WandbRun(workdir, to_json(config)))
             batches = setup.batches(first)
             for step in range(first, config.steps):
                 profiler.before_step(step)
@@ -117,7 +116,7 @@ def train(
                 if done % config.log_every == 0 or last:
                     values = step_metrics.means()
                     divergence.add(done, values.get("loss", math.nan))
-                    values["learning_rate"] = float(setup.schedule(step))
+                    values["learning_rate"] = learning_rate(setup.schedule, state.opt_state)
                     values["skipped"] = int(skipped_rows(setup, skipped)[1:].sum())
                     logger.log(done, values | throughput.since_last(done))
                 evaluation = None
@@ -157,74 +156,6 @@ def skipped_rows(setup: TrainSetup, local: np.ndarray) -> np.ndarray:
     """Returns int [R]: rows by SKIP_REASONS over all processes, each of which passes its counts."""
     rows = all_gather(len(setup.rows)).sum()
     return all_gather(local).sum(0) * setup.config.batch_size // rows  # processes may share rows
-
-
-class StepMetrics:
-    """The metrics of the steps since the last report; they stay on the device until read."""
-
-    def __init__(self, guard: FiniteGuard):
-        self._guard = guard
-        self._on_device: list[tuple[int, dict[str, jax.Array]]] = []
-        self._fetched: list[dict[str, float]] = []
-
-    def add(self, step: int, metrics: dict[str, jax.Array]) -> None:
-        """Takes the metrics of a step without waiting for it."""
-        self._on_device.append((step, metrics))
-
-    def fetch(self) -> None:
-        """Reads the metrics of all steps so far.
-
-        Raises:
-          UserError: a step is not finite; see `FiniteGuard`.
-        """
-        steps = jax.device_get(self._on_device)
-        self._on_device.clear()
-        for step, metrics in steps:
-            self._guard.check(step, metrics)
-            self._fetched.append(metrics)
-
-    def means(self) -> dict[str, float]:
-        """Returns the means over the finite steps since the last call, and the skipped steps.
-
-        Raises:
-          UserError: as `fetch`.
-        """
-        self.fetch()
-        finite = [metrics for metrics in self._fetched if is_finite(metrics)]
-        self._fetched.clear()
-        names = finite[0] if finite else ()
-        values = {name: float(np.mean([metrics[name] for metrics in finite])) for name in names}
-        if self._guard.skipped_steps:
-            values["skipped_steps"] = self._guard.skipped_steps
-        return values
-
-
-class Throughput:
-    """Images per second and chip, and MFU where the chip's peak is known."""
-
-    def __init__(self, setup: TrainSetup):
-        devices = setup.mesh.devices
-        self._chips = devices.size
-        self._batch_size = setup.config.batch_size
-        self._flops = setup.task.flops(self._batch_size)
-        self._peak = peak_flops(devices.flat[0]) * self._chips
-        self._last: tuple[int, float] | None = None
-
-    def restart(self, step: int) -> None:
-        """Starts to measure at a step; the time before does not count."""
-        self._last = step, time.monotonic()
-
-    def since_last(self, step: int) -> dict[str, float]:
-        """Returns the mean since the last call; {} at the first, which holds the compilation."""
-        last, now = self._last, time.monotonic()
-        self._last = step, now
-        if last is None or step <= last[0]:
-            return {}
-        seconds = max(now - last[1], 1e-9) / (step - last[0])
-        values = {"images/s/chip": self._batch_size / seconds / self._chips}
-        if self._peak and self._flops:
-            values["mfu"] = self._flops / seconds / self._peak
-        return values
 
 
 class Profiler:

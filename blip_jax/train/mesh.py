@@ -47,7 +47,8 @@ def make_mesh(sizes: Mapping[str, int], devices: list | None = None) -> Mesh:
         wanted = " x ".join(f"{axis} {size}" for axis, size in zip(AXES, shape, strict=True))
         raise UserError(f"mesh {wanted} does not match the {len(devices)} devices")
     types = (AxisType.Auto,) * len(AXES)
-    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    is_tpu = devices[0].platform == "tpu"  # GPUs call the devices of a host a slice
+    slices = len({getattr(device, "slice_index", 0) for device in devices}) if is_tpu else 1
     if slices > 1:
         return Mesh(hybrid_device_array(shape, slices, devices), AXES, axis_types=types)
     # Not `jax.make_mesh`: only for v5e does it split an axis of the torus, as `tensor` 2 needs on
@@ -65,8 +66,8 @@ def hybrid_device_array(shape: list[int], slices: int, devices: list) -> np.ndar
     data, *inside = shape
     if data % slices:
         raise UserError(
-            f"mesh data {data} is not a multiple of the {slices} slices: fsdp and tensor must lie "
-            "inside one"
+            f"mesh data {data} is not a multiple of the {slices} slices; give fsdp and tensor "
+            "sizes that fit within one slice"
         )
     return mesh_utils.create_hybrid_device_mesh(
         (data // slices, *inside), (slices, 1, 1), devices, allow_split_physical_axes=True

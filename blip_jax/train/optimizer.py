@@ -156,6 +156,16 @@ class OptimizerConfig:
         return optax.chain(adamw, optax.masked(scale, is_temperature))
 
 
+def learning_rate(schedule: optax.Schedule, opt_state: Any) -> float:
+    """Returns the rate of the last update that changed the parameters; skipped steps do not count.
+
+    Args:
+      opt_state: of the transformation that `OptimizerConfig.make` returns.
+    """
+    counts = optax.tree_utils.tree_get_all_with_path(opt_state, "count")
+    return float(schedule(max(int(counts[0][1]) - 1, 0)))
+
+
 def is_temperature(params: Any) -> Any:
     """Returns a mask over parameters: True for the temperature alone."""
     return jax.tree_util.tree_map_with_path(

@@ -32,6 +32,7 @@ class WandbRun:
         folder.mkdir(parents=True, exist_ok=True)
         file = folder / ID_FILE
         known = file.read_text().strip() if file.exists() else ""
+        self._temporary = tempfile.TemporaryDirectory() if "://" in workdir else None
         try:
             self._run = wandb.init(
                 project=os.environ.get("WANDB_PROJECT", PROJECT),
@@ -39,7 +40,7 @@ class WandbRun:
                 resume="allow",
                 name=folder.name,
                 config=config,
-                dir=tempfile.mkdtemp() if "://" in workdir else str(folder),
+                dir=self._temporary.name if self._temporary else str(folder),
                 settings=wandb.Settings(console="off", silent=True),
             )
         except Exception as error:  # of its own types, and of its service's
@@ -57,3 +58,5 @@ class WandbRun:
     def close(self) -> None:
         """Ends the run, and waits until the service has it."""
         self._run.finish()
+        if self._temporary:
+            self._temporary.cleanup()

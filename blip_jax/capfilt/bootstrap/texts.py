@@ -31,8 +31,8 @@ def _cross_fitted(arm: Arm, table: TextTable, threshold: float | None) -> np.nda
     is_second_half = table.row >= round(len(table.key) / 2)  # as TFDS divides "train[:50%]"
     kept = np.zeros(len(table.row), bool)
     for base, is_own in zip(arm.bases, (is_second_half, ~is_second_half), strict=True):
-        captioner, judge = (arm.model_folder(role, base) for role in ("captioner", "filter"))
+        captioner, filter_name = (arm.model_folder(role, base) for role in ("captioner", "filter"))
         is_written = table.where("origin", "web") | table.where("model", captioner)
-        by_judge = mixture.select_by_threshold(table, arm.origins, threshold, judge)
-        kept |= is_own & is_written & by_judge
+        by_filter = mixture.select_by_threshold(table, arm.origins, threshold, filter_name)
+        kept |= is_own & is_written & by_filter
     return kept

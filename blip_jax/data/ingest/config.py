@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable
 from typing import Literal
 
-from blip_jax.runtime.arguments import check_fields
+from blip_jax.runtime.arguments import NonNegative, Positive, check_fields
 from blip_jax.runtime.beam import BeamConfig
 from blip_jax.runtime.config import required
 from blip_jax.runtime.errors import UserError
@@ -84,16 +84,16 @@ class IngestConfig:
     split: str = "train"  # split of the benchmark, which the dataset's then has, or of TFDS inputs
     columns: ColumnsConfig = ColumnsConfig()
     header: str = ""  # comma-separated CSV column names, for files without a header
-    min_side: int = 0  # pixels; images with a shorter side below are rejected
-    resize: int = 0  # pixels; a longer shorter side is scaled down to it; 0 keeps the bytes
+    min_side: NonNegative = 0  # pixels; images with a shorter side below are rejected
+    resize: NonNegative = 0  # pixels; a longer shorter side is scaled down to it; 0 keeps the bytes
     allow_no_text: bool = False  # keep images without any text
     # Fields that reject a record if true; the text of X-Robots-Tag is searched for these names.
     opt_out_fields: tuple[str, ...] = OPT_OUT_FIELDS
     # Images whose perceptual hashes differ in at most this many bits are marked as near duplicates;
     # -1: none.
     near_duplicate_bits: int = 4
-    records_per_unit: int = 10_000  # records per unit of work, if a file can be divided
-    workers: int = 0  # processes; 0: one per core
+    records_per_unit: Positive = 10_000  # records per unit of work, if a file can be divided
+    workers: NonNegative = 0  # processes; 0: one per core
     beam: BeamConfig = BeamConfig()  # Apache Beam in place of these processes
 
     @property
@@ -116,13 +116,8 @@ class IngestConfig:
                     f"config.{used[0]} is given, but the files of {self.benchmark} are known; "
                     "leave it out, or leave out config.benchmark"
                 )
-        if self.records_per_unit < 1:
-            raise UserError(f"records_per_unit is {self.records_per_unit}; it must be 1 or more")
         if not -1 <= self.near_duplicate_bits <= MAX_NEAR_DUPLICATE_BITS:
             raise UserError(
                 f"near_duplicate_bits is {self.near_duplicate_bits}; it must be from 0 to "
                 f"{MAX_NEAR_DUPLICATE_BITS}, or -1 for no search"
             )
-        for name in ("min_side", "resize", "workers"):
-            if getattr(self, name) < 0:
-                raise UserError(f"{name} is {getattr(self, name)}; it must be 0 or more")

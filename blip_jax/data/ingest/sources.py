@@ -149,7 +149,7 @@ def _exists(url: str, setting: str) -> bool:
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise UserError(
             f"{setting} names {url}, which cannot be read ({reason}); "
-            "mend that, or copy it to a local folder"
+            "fix that, or copy it to a local folder"
         ) from error
 
 

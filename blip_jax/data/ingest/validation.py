@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from blip_jax.data.fields import problems_of
-from blip_jax.data.images import ImageError, decode
+from blip_jax.data.images import ImageError, decode, limit_shorter_side
 from blip_jax.data.ingest.config import OPT_OUT_FIELDS, IngestConfig
 from blip_jax.data.ingest.readers import image_files
 from blip_jax.data.ingest.records import RawRecord, RejectedRecord, clean, is_unicode
@@ -195,10 +195,7 @@ def downscale(picture: np.ndarray, side: int, data: bytes) -> bytes:
 
     PNG stays PNG; all other formats become JPEG. Bicubic with anti-aliasing.
     """
-    height, width = picture.shape[:2]
-    scale = side / min(height, width)
-    size = max(side, round(width * scale)), max(side, round(height * scale))
-    image = Image.fromarray(picture).resize(size, Image.Resampling.BICUBIC)
+    image = Image.fromarray(limit_shorter_side(picture, side))
     file = io.BytesIO()
     if data.startswith(b"\x89PNG"):
         image.save(file, "PNG")

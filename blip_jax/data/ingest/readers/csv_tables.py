@@ -137,7 +137,7 @@ class _Table:
             self.start = Place(rows.offset, rows.line)
         if isinstance(names, RejectedRecord):
             raise UserError(
-                f"{path} does not start with the names of its fields: {names.detail}; mend its "
+                f"{path} does not start with the names of its fields: {names.detail}; fix its "
                 "first line or give --config.header=NAMES"
             )
         self.names = [name.strip() for name in names]
