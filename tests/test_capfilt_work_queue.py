@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import pathlib
 import socket
 import subprocess
@@ -37,11 +38,11 @@ def work(paths, done, pause=0.02, lease_seconds=SOON):
             shards.finished(number, {"rows": 1})
 
 
-def write(paths, number, owner, heartbeats=1):
+def write(paths, number, owner, heartbeats=1, **more):
     folder = paths[0].parent / WORK
     folder.mkdir(exist_ok=True)
     file = folder / f"{number:05d}.json"
-    file.write_text(json.dumps({"owner": owner, "heartbeats": heartbeats}))
+    file.write_text(json.dumps({"owner": owner, "heartbeats": heartbeats, **more}))
 
 
 def ended_process() -> int:
@@ -75,6 +76,14 @@ def test_hosts_at_the_same_time_share_them(paths):
 def test_what_a_dead_process_of_this_machine_held_is_free_at_once(paths):
     for number in range(COUNT):
         write(paths, number, f"{socket.gethostname()}/{ended_process()}/abc")
+    begun, done = time.monotonic(), []
+    work(paths, done, 0, lease_seconds=100)
+    assert len(done) == COUNT and time.monotonic() - begun < 10
+
+
+def test_what_an_earlier_process_with_a_number_in_use_held_is_free_at_once(paths):
+    for number in range(COUNT):
+        write(paths, number, f"{socket.gethostname()}/{os.getpid()}/abc", started="1")
     begun, done = time.monotonic(), []
     work(paths, done, 0, lease_seconds=100)
     assert len(done) == COUNT and time.monotonic() - begun < 10

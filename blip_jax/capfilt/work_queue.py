@@ -30,7 +30,7 @@ from etils import epath
 from blip_jax.capfilt.storage import READERS, WORK
 from blip_jax.runtime.errors import UserError
 from blip_jax.runtime.files import atomic_write
-from blip_jax.runtime.host import is_running
+from blip_jax.runtime.host import is_running, start_time
 
 LEASE_SECONDS = 60.0  # without a heartbeat for this long, other hosts may claim the shard
 HEARTBEATS_PER_LEASE = 4
@@ -53,6 +53,7 @@ class ShardQueue:
         self._paths, self._lease_seconds = paths, lease_seconds
         self._folder = paths[0].parent / folder
         self.owner = f"{socket.gethostname()}/{os.getpid()}/{uuid.uuid4().hex[:8]}"
+        self._started = start_time(os.getpid())
         self._held: int | None = None
         self._heartbeats = 0
         self._last_seen: dict[int, tuple[str | None, float]] = {}  # by shard: text, time
@@ -146,7 +147,8 @@ class ShardQueue:
     def _is_alive(self, number: int, text: str, claim: dict) -> bool:
         """Returns whether the owner of a claim is still running."""
         host, _, rest = str(claim.get("owner", "")).partition("/")
-        if host == socket.gethostname() and not is_running(rest.partition("/")[0]):
+        process, started = rest.partition("/")[0], claim.get("started", "")
+        if host == socket.gethostname() and not is_running(process, started):
             return False
         before, since = self._last_seen.get(number, (None, 0.0))
         if text != before:
@@ -156,16 +158,15 @@ class ShardQueue:
 
     def _heartbeat(self) -> None:
         while not self._ended.wait(self._lease_seconds / HEARTBEATS_PER_LEASE):
-            with (
-                self._lock,
-                contextlib.suppress(OSError, UserError),
-            ):  # the storage may become available again
+            # Of any storage's errors: it may become available again.
+            with self._lock, contextlib.suppress(Exception):
                 if self._held is not None:
                     self._write_heartbeat()
 
     def _write_heartbeat(self) -> None:
         self._heartbeats += 1
-        self._write(self._held, {"owner": self.owner, "heartbeats": self._heartbeats})
+        values = {"owner": self.owner, "started": self._started, "heartbeats": self._heartbeats}
+        self._write(self._held, values)
 
     def _is_done(self, number: int) -> bool:
         return self._paths[number].exists()

@@ -15,12 +15,16 @@ def start_time(pid: int | str) -> str:
         return ""
 
 
-def is_running(pid: int | str) -> bool:
-    """Returns whether a process of this machine is running."""
+def is_running(pid: int | str, started: str = "") -> bool:
+    """Returns whether a process of this machine is running.
+
+    Args:
+      started: its `start_time`; a later process with the same number is another one. "": unknown.
+    """
     try:
         os.kill(int(pid), 0)
     except (ProcessLookupError, ValueError, OverflowError):
         return False
-    except PermissionError:
-        return True
-    return True
+    except PermissionError:  # another user's process
+        pass
+    return started in ("", start_time(pid))

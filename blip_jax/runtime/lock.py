@@ -186,8 +186,7 @@ class Lock:
     def _is_alive(self, holder: dict, path: str = "") -> bool:
         """Returns whether the holder is running; of another host that takes a heartbeat."""
         if holder.get("host") == socket.gethostname():
-            pid, started = holder.get("pid", 0), holder.get("started", "")
-            return is_running(pid) and started in ("", start_time(pid))
+            return is_running(holder.get("pid", 0), holder.get("started", ""))
         end = time.monotonic() + self._lease_seconds
         while time.monotonic() < end:
             time.sleep(self._lease_seconds / HEARTBEATS_PER_LEASE / 5)
