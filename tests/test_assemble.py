@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pathlib
+import re
 import shutil
 
 import numpy as np
@@ -270,7 +271,7 @@ def test_thresholds_mean_what_they_say_once_calibrated(web, tmp_path):
         (["scores=/nowhere", "dataset=WEB"], "no dataset in /nowhere"),
         (
             ["selection.thresholds.web=1.1", "selection.thresholds.synthetic=1.1"],
-            "the rules keep no text; lower",
+            "the rules keep no text: P(match)",
         ),
         (["origins=('webb',)"], "unknown origin 'webb'"),
         (
@@ -282,6 +283,7 @@ def test_thresholds_mean_what_they_say_once_calibrated(web, tmp_path):
             "there is no filter 'other'; expected one of mean, min, judge",
         ),
         (["split=test"], "no split 'test'"),
+        (["selection.languages=english"], "selection.languages has 'english'; "),
     ],
 )
 def test_a_wrong_call_is_one_line(web, tmp_path, capsys, options, named):
@@ -289,3 +291,20 @@ def test_a_wrong_call_is_one_line(web, tmp_path, capsys, options, named):
     assert run(web, tmp_path, *options) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and named in error
+
+
+def test_rules_that_keep_nothing_are_named(web, tmp_path, capsys):
+    options = ["origins=web", "gallery_images=0", "selection.min_cosine=0.9999"]
+    assert run(web, tmp_path, *(f"--config.{option}" for option in options)) == 2
+    assert re.search(r"the rules keep no text: .*cosine.* [\d,]+", capsys.readouterr().err)
+
+
+def test_scores_in_a_folder_below_and_unfinished_ones_are_named(web, tmp_path, capsys):
+    scores = tmp_path / "run" / "scores"
+    shutil.copytree(web.scores, scores)
+    argv = ["assemble", f"--workdir={tmp_path / 'out'}"]
+    assert main([*argv, f"--config.scores={tmp_path / 'run'}"]) == 2
+    assert f"has no scores; did you mean {scores}?" in capsys.readouterr().err
+    (scores / "features.json").unlink()
+    assert main([*argv, f"--config.scores={scores}"]) == 2
+    assert "is not complete; rerun its blip-jax capfilt first" in capsys.readouterr().err

@@ -195,7 +195,8 @@ def test_ways_of_writing(said, meant):
     ("said", "named"),
     [
         ("nucleus*x", "'nucleus[*]x'; expected METHOD[*]NUMBER"),
-        ("sung", r"method is 'sung' \(str\); give 'sample', 'greedy' or 'beam'"),
+        ("sung", "decoding_methods has 'sung'; known: nucleus, sample"),
+        ("nucleous", "'nucleous'; did you mean 'nucleus'"),
         ("greedy*2", "gives at most 1"),
         ("nucleus*0", "num_captions is 0"),
     ],

@@ -130,6 +130,7 @@ def test_the_last_of_two_values_counts_and_classes_stay():
         ("--config.tower.dept=3", "config.tower has no field 'dept'; did you mean 'depth'?"),
         ("--config.learning_rate=1", "did you mean 'config.schedule.peak_lr'?"),
         ("--config.schedule.lr=1", "config.schedule has no field 'lr'; did you mean 'peak_lr'?"),
+        ("--config.depth=1", "did you mean 'config.tower.depth'?"),
         ("--config.image_size=1", "did you mean 'config.tower.image_size'?"),
         ("--config.schedule.width=1", "config.schedule has no field 'width'; known: "),
         ("--config.tower.lr=1", "config.tower has no field 'lr'; known: "),

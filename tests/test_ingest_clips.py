@@ -81,7 +81,7 @@ def test_a_table_of_questions_about_clips(folder, ending, records_per_unit):
     found = [(line["reason"], line["detail"]) for line in map(json.loads, lines)]
     assert found[0][0] == "undecodable video" and found[0][1].startswith("broken.mp4: ")
     assert found[1:] == [
-        ("missing video", "nowhere.mp4 (FileNotFoundError)"),
+        ("missing video", "nowhere.mp4: it does not exist"),
         ("missing video", "no bytes and no path"),
     ]
 
@@ -136,7 +136,7 @@ def test_answers_of_several_annotators_in_a_table():
          r"^.*x.csv has no text among its fields \(video, question\); name it with "
          "--config.columns.text=NAME, or do without with --config.allow_no_text=True$"),
         ([{"video": "c.mp4", "caption": "x"}], {},
-         "^none of the 1 records can be used: missing video 1; --config.images=FOLDER is where"),
+         "^none of the 1 records can be used: missing video 1; the first: .*; --config.images"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_one_line(folder, rows, fields, message):

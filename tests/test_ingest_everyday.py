@@ -223,7 +223,7 @@ def test_other_encodings(tmp_path):
     check_rows(rows, [["a café"]] * 2)
     assert manifest["skipped"] == {"text not UTF-8": 1}
     (folder / "x.csv").write_text(content, encoding="cp1252")
-    with pytest.raises(UserError, match="text not UTF-8 1; save the texts as UTF-8"):
+    with pytest.raises(UserError, match="text not UTF-8 1; the first: .*; save the texts as UTF-8"):
         run(tmp_path, folder / "x.csv", "table")
 
 
@@ -297,7 +297,7 @@ def test_names_of_images_without_an_ending(tmp_path, ending):
     check_rows(rows, [["a"]] * 3)
     assert manifest["skipped"] == {"missing image": 2, "undecodable image": 1}
     details = (tmp_path / "out" / "skipped.jsonl").read_text()
-    assert "images/12 (FileNotFoundError)" in details and "is a folder, not a file" in details
+    assert "images/12: it does not exist" in details and "is a folder, not a file" in details
     if ending == "jsonl":  # identifiers of images, as numbers
         (tmp_path / "y.jsonl").write_text(json.dumps({"image": 10, "caption": "a"}))
         check_rows(run(tmp_path, tmp_path / "y.jsonl", "y", images=str(folder))[1], [["a"]])

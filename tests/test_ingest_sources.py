@@ -146,7 +146,9 @@ def test_lists_of_each_folder(tmp_path):
         pictures(source / split).rename(source / split / "i")
         lines(source / split / "metadata.jsonl", [f"i/{n}.jpg" for n in range(3)])
     check_rows(run(tmp_path, source)[1][:3])
-    assert paths(source) == (["test/metadata.jsonl", "train/metadata.jsonl"], [])
+    found, (note,) = paths(source)
+    assert found == ["test/metadata.jsonl", "train/metadata.jsonl"]
+    assert "has files of the splits test, train, which become one" in note
 
 
 @pytest.mark.parametrize("name", ["data.jsonl", "captions.json"])

@@ -131,9 +131,11 @@ def test_damaged_lines_rows_and_archives_are_counted(tmp_path):
     table = b'image,caption\r\n0.jpg,"a red\r\nball"\r\n1.jpg\r\n\r\n2.jpg,"a dog'
     (folder / "x.csv").write_bytes(b"\xef\xbb\xbf" + table)
     manifest, rows, _ = run(tmp_path, folder / "x.csv", "rows", records_per_unit=1)
-    assert [row["texts"] for row in rows] == [["a red\r\nball"], ["a dog"]]
-    assert manifest["skipped"] == {"broken row": 1}
-    assert details(tmp_path / "rows") == ["line 4: 1 fields, expected 2"]
+    assert [row["texts"] for row in rows] == [["a red\r\nball"]]
+    assert manifest["skipped"] == {"broken row": 2}
+    first, second = details(tmp_path / "rows")
+    assert first == "line 4: 1 fields, expected 2"
+    assert second == 'line 6 (byte 48): a quote is not closed, or not doubled: 2.jpg,"a dog'
     values = b'[{"image": "0.jpg",\n"caption": "a dog"},\n\n 7,\n' + good[1] + b"]"
     (folder / "x.json").write_bytes(values)
     manifest, rows, _ = run(tmp_path, folder / "x.json", "list", records_per_unit=1)
@@ -199,7 +201,7 @@ def test_images_are_made_smaller_only_where_asked(tmp_path):
         ({"source": "FOLDER/z.json"}, "z.json ends in line 2 without"),
         ({"source": "FOLDER/x.parquet"}, "x.parquet cannot be read"),
         ({"source": "FOLDER/x.jsonl"},
-         "none of the 1 records can be used: missing image 1; --config.images"),
+         "none of the 1 records can be used: missing image 1; the first: .*; --config.images"),
         ({"source": "nothing_of_this_name", "format": "tfds"}, "nothing_of_this_name cannot be"),
     ],
 )  # fmt: skip

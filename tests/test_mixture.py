@@ -134,7 +134,9 @@ def refusal(tmp_path, text: str) -> str:
         ("[]", "is not a mixture: expected"),
         ('{"components": {"name": "a"}}', "is not a mixture: expected"),
         ('{"components": ["a"]}', "component 'a' is no object"),
-        ('{"components": [{"dataset": "b"}]}', "missing 1 required positional argument: 'name'"),
+        ('{"components": [{"dataset": "b"}]}', "component None has no name; add it"),
+        ('{"components": [{"name": "a", "dataset": "b", "wieght": 2}]}', "did you mean 'weight'?"),
+        ('{"components": [{"name": "a", "dataset": "b", "weight": "2"}]}', "is '2'; give a number"),
         ('{"components": [{"name": 5, "dataset": "b"}]}', "name of component 5 is 5; expected"),
         ('{"components": [{"name": "", "dataset": "b"}]}', "name of component '' is ''"),
         ('{"components": [{"name": "a", "dataset": 5}]}', "dataset of component 'a' is 5"),
@@ -142,9 +144,9 @@ def refusal(tmp_path, text: str) -> str:
         ('{"components": [{"name": "a", "dataset": "b", "split": ["x"]}]}', "split of component"),
         ('{"components": [{"name": "a", "dataset": "b", "selected": 5}]}', "selected of component"),
         ('{"components": [{"name": "a", "dataset": "b", "scores": {}}]}', "scores of component"),
-        ('{"components": [{"name": "a", "dataset": "b", "weight": NaN}]}', "'a' is nan; it must"),
-        ('{"components": [{"name": "a", "dataset": "b", "weight": true}]}', "'a' is True; it must"),
-        ('{"components": [{"name": "a", "dataset": "b", "weight": 1e999}]}', "'a' is inf; it must"),
+        ('{"components": [{"name": "a", "dataset": "b", "weight": NaN}]}', "'a' is nan; give a"),
+        ('{"components": [{"name": "a", "dataset": "b", "weight": true}]}', "'a' is True; give a"),
+        ('{"components": [{"name": "a", "dataset": "b", "weight": 1e999}]}', "'a' is inf; give a"),
         (
             '{"components": [{"name": "a", "dataset": "b"}, {"name": "a", "dataset": "c"}]}',
             "has 2 components of the name 'a'; give each its own name",
@@ -156,7 +158,7 @@ def test_a_malformed_mixture_is_one_line(tmp_path, text, named):
 
 
 def test_a_mixture_that_is_a_folder_or_weighs_much_is_one_line(datasets, tmp_path):
-    with pytest.raises(UserError, match="is not a JSON file"):
+    with pytest.raises(UserError, match="is a folder; give a JSON file"):
         load_mixture(str(tmp_path))
     path = tmp_path / "mixture.json"
     path.write_text('{"components": [{"name": "a", "dataset": "b", "weight": 1%s}]}' % ("0" * 400))

@@ -3,6 +3,7 @@
 import dataclasses
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -27,7 +28,7 @@ from blip_jax.capfilt.gallery_entries import gallery_entries
 from blip_jax.capfilt.score_reader import read_rows
 from blip_jax.capfilt.selection import SelectionRules, probability
 from blip_jax.capfilt.table import TextTable
-from blip_jax.data.datasets import open_dataset
+from blip_jax.data.datasets import FEATURES, open_dataset
 from blip_jax.data.mixture import Component
 from blip_jax.models import Table
 from blip_jax.models.notebook import MAX_ROWS
@@ -105,6 +106,14 @@ def _scored_images(config: AssembleConfig) -> mixture.ScoredDataset:
     check_required(config)
     origin = provenance.read(config.scores)
     dataset = config.dataset or origin.get("dataset", "")
+    if not (epath.Path(config.scores) / FEATURES).exists():
+        inner = epath.Path(config.scores) / "scores"
+        if (inner / FEATURES).exists():
+            raise UserError(f"config.scores {config.scores} has no scores; did you mean {inner}?")
+        if origin:
+            raise UserError(
+                f"config.scores {config.scores} is not complete; rerun its blip-jax capfilt first"
+            )
     if not dataset:
         raise UserError(
             f"{config.scores} does not say what images it is about; give their folder with "
@@ -143,6 +152,8 @@ def _write(config: AssembleConfig, workdir: str, assembled: Assembled) -> None:
     write_config(folder, config)
     human = Component(name="human", dataset=config.human_dataset) if config.human_dataset else None
     path = str(folder / "mixture.json")
+    if human is None and not assembled.texts:
+        raise UserError(f"the rules keep no text: {_dropped(assembled.statistics)}")
     mixture.write_selected(path, human, source, assembled.texts, config.human_fraction)
     found = dict(assembled.statistics)
     if "records_read" in prepared:
@@ -163,14 +174,25 @@ def _write(config: AssembleConfig, workdir: str, assembled: Assembled) -> None:
     print(f"mixture to train on: {folder / 'mixture.json'}")
 
 
+def _dropped(statistics: dict[str, Any]) -> str:
+    """Returns how many texts were dropped for which reason, the most frequent first."""
+    counts = Counter(
+        {
+            row["decision"]: sum(value for name, value in row.items() if name != "decision")
+            for row in statistics["decisions"]
+        }
+    )
+    return ", ".join(f"{reason} {count:,}" for reason, count in counts.most_common() if count)
+
+
 def assemble(config: AssembleConfig, parts: Parts) -> Assembled:
     """Returns the selection from a scored dataset; its `texts` are in the folder of the parts."""
     source = parts.source
     engine = Engine(num_workers(config.workers), config.beam)
     rules = selection_rules(config)
     parts.check_rules(rules)
-    if config.identify_languages:
-        text_measures.language_classifier()  # raises if it is not installed
+    if config.identify_languages or rules.languages:
+        text_measures.check_languages(rules.languages)
     rows = labels.sampled_rows(parts.images)
     table = read_rows(source.scores, source.split, rows.tolist())
     truth = labels.text_labels(source.dataset, source.split, table, rows)

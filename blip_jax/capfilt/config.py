@@ -10,7 +10,9 @@ from blip_jax.runtime.arguments import NonNegative, Positive, Seed, check_fields
 from blip_jax.runtime.beam import BeamConfig
 from blip_jax.runtime.config import required
 from blip_jax.runtime.errors import UserError
+from blip_jax.runtime.suggestions import hint
 
+METHODS = ("nucleus", "sample", "top_k", "greedy", "beam")  # of decoding_methods
 DEFAULT_TOP_K = 50  # of the method "top_k" if decoding.top_k is 0
 
 
@@ -111,6 +113,8 @@ class CapFiltConfig:
                 raise UserError(
                     f"decoding_methods has {part!r}; expected METHOD*NUMBER, as in nucleus*2"
                 )
+            if method not in METHODS:
+                raise UserError(f"decoding_methods has {method!r}; {hint(method, METHODS)}")
             changes = {"method": method, "num_captions": int(count or 1)}
             if method == "nucleus":
                 changes["method"] = "sample"

@@ -157,12 +157,12 @@ def _remove(folder: Path) -> None:
 
 
 def _components(mixture: str, names: Sequence[str]) -> list[Component]:
-    """Returns the components of these names; all, if there are none."""
+    """Returns the components of these names; without names those with a weight above 0."""
     components = load_mixture(mixture)
     if unknown := sorted(set(names) - {entry.name for entry in components}):
         known = ", ".join(entry.name for entry in components)
         raise UserError(f"{mixture} has no component {unknown[0]!r}; it has {known}")
-    return [entry for entry in components if not names or entry.name in names]
+    return [entry for entry in components if (entry.name in names if names else entry.weight)]
 
 
 def _fingerprint(components: Sequence[Component], settings: ExportSettings) -> dict[str, Any]:

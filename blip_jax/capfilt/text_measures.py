@@ -1,13 +1,15 @@
 """What is measured of a text itself: its length, its repetition, its language."""
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pyarrow as pa
 
 from blip_jax.data.text import split_units
+from blip_jax.runtime.errors import UserError
 from blip_jax.runtime.extras import check_installed
+from blip_jax.runtime.suggestions import hint
 
 # Measures that are numbers: the range of their histogram, whose last bin has higher values too.
 RANGES = {"words": (0.0, 60.0), "repetition": (0.0, 1.0), "perplexity": (1.0, 6.0)}
@@ -44,6 +46,20 @@ def language_classifier() -> Callable[[str], str]:
         return py3langid.classify(text)[0] if any(map(str.isalpha, text)) else ""
 
     return identify
+
+
+def check_languages(codes: Sequence[str]) -> None:
+    """Raises a UserError if one of the codes is of no language that `language_classifier` knows.
+
+    Or if py3langid is not installed.
+    """
+    language_classifier()
+    import py3langid
+
+    known = sorted(code for code, _ in py3langid.rank("a text of any language"))
+    for code in codes:
+        if code not in known:
+            raise UserError(f"selection.languages has {code!r}; {hint(code, known)}")
 
 
 def of_numbers(text: pa.LargeStringArray, measure: Callable[[str], float]) -> np.ndarray:

@@ -24,7 +24,7 @@ from blip_jax.data.image_suffixes import IMAGE_SUFFIXES
 from blip_jax.runtime.errors import UserError
 from blip_jax.runtime.files import check_scheme
 from blip_jax.runtime.numbers import is_digits
-from blip_jax.runtime.terminal import printable
+from blip_jax.runtime.terminal import print_note, printable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -90,9 +90,9 @@ def _below(folder: epath.Path, recursive: bool, left_out: Counter[str]) -> Itera
             yield os.fspath(child)
         elif suffix in RAW or kind.startswith("image/"):
             left_out[suffix] += 1
-        elif (
-            recursive and not os.path.islink(child) and child.is_dir()
-        ):  # symbolic links may be cyclic
+        elif recursive and os.path.islink(child) and child.is_dir():  # may be cyclic
+            print_note(f"link to a folder, passed over: {child}")
+        elif recursive and child.is_dir():
             yield from _below(child, True, left_out)
 
 

@@ -23,6 +23,7 @@ from blip_jax.runtime.files import (
     read_json,
     write_json,
 )
+from blip_jax.runtime.suggestions import hint
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,10 +98,16 @@ def _component(entry: Any, path: str) -> Component:
                 f"mixture file {path}: {field.name} of component {name!r} is {value!r}; expected "
                 "text"
             )
-    try:
-        return Component(**entry)
-    except TypeError as error:
-        raise UserError(f"mixture file {path} is not a mixture: {error}") from error
+    fields = [field.name for field in dataclasses.fields(Component)]
+    if unknown := [field for field in entry if field not in fields]:
+        raise UserError(
+            f"mixture file {path}: component {name!r} has no field {unknown[0]!r}; "
+            f"{hint(unknown[0], fields)}"
+        )
+    for field in ("name", "dataset"):
+        if field not in entry:
+            raise UserError(f"mixture file {path}: component {name!r} has no {field}; add it")
+    return Component(**entry)
 
 
 def _check(components: list[Component], path: str) -> None:
@@ -108,7 +115,7 @@ def _check(components: list[Component], path: str) -> None:
         weight = component.weight
         is_number = isinstance(weight, int | float) and not isinstance(weight, bool)
         if not is_number or not 0 <= weight < math.inf:
-            message = f"weight of component {component.name!r} is {weight!r}; it must be 0 or more"
+            message = f"weight of component {component.name!r} is {weight!r}; give a number from 0"
             raise UserError(f"mixture file {path}: {message}")
     for name, count in collections.Counter(entry.name for entry in components).items():
         if count > 1:

@@ -206,6 +206,8 @@ def read_json(path: str | os.PathLike) -> Any:
         return json.loads(epath.Path(path).read_bytes())  # by its byte order mark, else UTF-8
     except FileNotFoundError:
         raise UserError(f"{os.fspath(path)} does not exist") from None
+    except IsADirectoryError:
+        raise UserError(f"{os.fspath(path)} is a folder; give a JSON file") from None
     except (OSError, ValueError, RecursionError) as error:
         reason = "nested too deeply" if isinstance(error, RecursionError) else error
         raise UserError(f"{os.fspath(path)} is not a JSON file: {reason}") from error

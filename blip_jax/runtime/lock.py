@@ -122,6 +122,8 @@ class Lock:
                     raise InUseError(self._refusal(holder))
                 if self._take_over(holder):
                     break
+        except FileExistsError as error:
+            raise UserError(f"{self._target} is a file; give a folder") from error
         except OSError as error:
             self._remove_made()
             raise UserError(

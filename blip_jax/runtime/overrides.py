@@ -171,8 +171,8 @@ def _in_file(annotation: Any) -> str:
 def _hint(group: Any, path: str, name: str) -> str:
     """Returns the hint after an unknown name: the nearest of its group, or else of those in it."""
     known = field_types(type(group))
-    if not nearest(name, known):
-        below = dict(_leaves(group))
+    below = dict(_leaves(group))
+    if name in below or not nearest(name, known):
         if near := nearest(name, below):
             return f"did you mean '{path}.{below[near]}'?"
     return hint(name, known)

@@ -36,9 +36,8 @@ class VisdialConfig(TaskConfig):
 
     # Tokens of caption, earlier rounds, question and answer; of longer ones the oldest rounds go.
     max_length: Positive = 192
-    negatives: Positive = (
-        3  # wrong answers of each round that is trained on, drawn from its options
-    )
+    # Wrong answers of each round that is trained on, drawn from its options.
+    negatives: Positive = 3
     # softmax: the right answer among those drawn; binary: right or wrong, each by itself, as ITM.
     loss: Literal["softmax", "binary"] = "softmax"
     # Options of a round that evaluation reads at a time on a device. Attention of 192 tokens to 577

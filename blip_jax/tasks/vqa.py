@@ -41,9 +41,8 @@ class VqaConfig(TaskConfig):
 
     max_length: Positive = 35  # tokens of a question; longer ones are truncated
     max_answer_length: Positive = 12  # tokens of an answer, [DEC] and [SEP] included
-    max_answers: Positive = (
-        10  # different answers of a question that are trained on, the most frequent
-    )
+    # Different answers of a question that are trained on, the most frequent.
+    max_answers: Positive = 10
     label_smoothing: float = 0.1  # share of the target that is spread over the vocabulary
     # Dataset folder whose training answers are ranked in evaluation; empty: answers are generated.
     candidates: str = ""

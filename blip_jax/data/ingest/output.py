@@ -6,6 +6,7 @@ Every step of `finish` can be repeated, so that a run that was killed within it 
 from __future__ import annotations
 
 import dataclasses
+import json
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -18,12 +19,14 @@ import tabulate
 import tensorflow_datasets as tfds
 from etils import epath
 
-from blip_jax.data.ingest import units
+from blip_jax.data.ingest import units, validation
 from blip_jax.data.ingest.config import IngestConfig
 from blip_jax.data.ingest.duplicates import Duplicates
 from blip_jax.data.ingest.plan import WorkUnit
+from blip_jax.data.ingest.readers.image_files import file_name
 from blip_jax.runtime.errors import UserError
 from blip_jax.runtime.files import atomic_path, atomic_write, write_json
+from blip_jax.runtime.terminal import printable
 
 NAME = "imported"
 MANIFEST, SKIPPED, INDEX = "manifest.json", "skipped.jsonl", "index.parquet"
@@ -65,7 +68,8 @@ def finish(
     if not totals["rows"]:
         found = ", ".join(f"{reason} {number:,}" for reason, number in reasons.most_common())
         raise UserError(
-            f"none of the {totals['records_read']:,} records can be used: {found}{_hint(reasons)}"
+            f"none of the {totals['records_read']:,} records can be used: {found}; the first: "
+            f"{_first_skipped(parts, work_units)}{_hint(reasons)}"
         )
     contents = sorted({content for count in counts for content in count["contents"]})
     if len(contents) > 1:
@@ -74,6 +78,9 @@ def finish(
         )
     full = [unit.number for unit, count in zip(work_units, counts) if count["rows"]]
     found = find_duplicates(full)
+    if warnings[validation.FOUND_BY_URL]:
+        if shared := _shared_files(parts, full, found):
+            warnings["images that another URL with the same last part has too"] = shared
     for place, number in enumerate(full):
         shard = folder / f"{NAME}-{config.output_split}.array_record-{place:05d}-of-{len(full):05d}"
         if not shard.exists():
@@ -96,6 +103,17 @@ def finish(
     return manifest
 
 
+def _first_skipped(parts: str, work_units: list[WorkUnit]) -> str:
+    """Returns the name of the first record that was skipped, and why."""
+    for unit in work_units:
+        with units.path_of(parts, unit.number, units.SKIPPED).open() as file:
+            if line := file.readline():
+                entry = json.loads(line)
+                detail = f" ({entry['detail']})" if entry["detail"] else ""
+                return printable(f"{entry['name']}, {entry['reason']}{detail}")
+    return "unknown"
+
+
 def _hint(reasons: Counter) -> str:
     """Returns what the user can do about the most frequent skip reason; "" if nothing."""
     reason = reasons.most_common(1)[0][0] if reasons else ""
@@ -107,6 +125,32 @@ def _hint(reasons: Counter) -> str:
         "missing video": "--config.images=FOLDER is where the paths of clips start",
     }
     return f"; {hints[reason]}" if reason in hints else ""
+
+
+def _shared_files(parts: str, full: list[int], found: Duplicates) -> int:
+    """Returns how many rows have the bytes of a row whose other URL ends in the same name.
+
+    Pictures that were downloaded under such names may have replaced one another.
+    """
+    is_equal = found.distance == 0
+    rows, originals = found.row[is_equal], found.original[is_equal]
+    needed = np.union1d(rows, originals)
+    urls: list[str] = []
+    start = 0
+    for batch in _batches(parts, full, ["url"]):
+        own = needed[slice(*np.searchsorted(needed, [start, start + batch.num_rows]))]
+        urls += batch.column("url").take(pyarrow.array(own - start)).to_pylist()
+        start += batch.num_rows
+    pairs = (
+        (urls[row], urls[original])
+        for row, original in zip(
+            np.searchsorted(needed, rows), np.searchsorted(needed, originals), strict=True
+        )
+    )
+    return sum(
+        one != other and bool(one and other) and file_name(one) == file_name(other)
+        for one, other in pairs
+    )
 
 
 def _write_index(folder: epath.Path, parts: str, full: list[int], found: Duplicates) -> None:

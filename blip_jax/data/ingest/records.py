@@ -15,7 +15,7 @@ from blip_jax.data.ingest.config import IngestConfig
 from blip_jax.data.ingest.text import decode_text, is_missing, listed, plain
 from blip_jax.runtime.errors import UserError
 
-# Common field names in lower case; the first that exists is used.
+# Common field names in lower case; the first that has a value is used.
 DEFAULT_FIELD_NAMES = {
     "key": ("key", "__key__", "uid", "image_id", "sample_id", "id"),
     "image": ("image", "jpg", "jpeg", "png", "webp", "img", "path", "image_path", "file_name",
@@ -150,7 +150,12 @@ class FieldMapping:
 
     def _record(self, fields: Mapping[str, Any], name: str, kinds: Iterable[str]) -> RawRecord:
         rest = dict(fields)
-        names = {kind: self.find(kind, rest) for kind in kinds if kind not in ("image", "video")}
+        present = [name for name, value in rest.items() if value is not None and value != ""]
+        names = {
+            kind: self.find(kind, present) or self.find(kind, rest)
+            for kind in kinds
+            if kind not in ("image", "video")
+        }
         content = "image"
         if "image" in kinds:
             content, names["picture"] = self.find_picture(rest)

@@ -48,12 +48,25 @@ def run(config: IngestConfig, workdir: str) -> None:
     settings = to_json(config)
     del settings["workers"], settings["beam"]  # they do not affect the rows
     found, passed_over = sources.files(config)
+    _check_apart(workdir, found)
     for note in passed_over:
         print_note(f"prepare: {note}")
     with folder_lock(workdir, "prepare"):
         manifest = _import(config, workdir, settings, found, passed_over)
     print(output.table(manifest))
     print(f"dataset: {workdir}")
+
+
+def _check_apart(workdir: str, found: list[plan.File]) -> None:
+    """Raises a UserError if the dataset would be written into a folder of images that is read."""
+    target = os.path.realpath(workdir)
+    for file in found:
+        folder = os.path.realpath(file.path)
+        inside = target == folder or target.startswith(folder.rstrip("/") + "/")
+        if file.format == "folder" and "://" not in file.path and inside:
+            raise UserError(
+                f"--workdir {workdir} is in {file.path}, which is read; choose a folder outside"
+            )
 
 
 def _import(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 
 from blip_jax.data.ingest.config import IngestConfig
 from blip_jax.data.ingest.plan import SUFFIXES
@@ -17,7 +18,11 @@ TABLES = (".tar", ".tar.gz", ".tgz", ".parquet", "metadata.jsonl", "metadata.csv
 EXPORTED = ("data.jsonl", "captions.json")  # lists that `blip-jax export` writes
 STATISTICS = "_stats.json"  # img2dataset's
 # Files that describe a dataset and hold no records: Croissant's, Hugging Face's and TFDS's.
-DESCRIPTIONS = ("croissant.json", "dataset_info.json", "dataset_infos.json", "features.json")
+DESCRIPTIONS = (
+    "croissant.json", "dataset_info.json", "dataset_infos.json", "features.json", "statistics.json",
+)  # fmt: skip
+# A split in the names of Hugging Face's files: train-00000-of-00002.parquet, or train/ above them.
+SPLIT = re.compile(r"(?:^|[/._-])(train|training|validation|valid|val|dev|test)(?=[/._-])")
 SHOWN = 3  # names in a message
 
 
@@ -28,12 +33,16 @@ class _Survey:
     Attributes:
       images: number of image files. with_text: whether one has a sidecar file.
       tables: paths by their ending in TABLES. lists: paths of other lists.
+      arrow: paths of Arrow files.
+      linked: paths of links to folders, which are not followed, as they may be cyclic.
     """
 
     images: int = 0
     with_text: bool = False
     tables: dict[str, list[str]] = dataclasses.field(default_factory=dict)
     lists: list[str] = dataclasses.field(default_factory=list)
+    linked: list[str] = dataclasses.field(default_factory=list)
+    arrow: list[str] = dataclasses.field(default_factory=list)
 
     def first_tables(self) -> list[str]:
         """Returns the paths with the first ending in TABLES that occurs."""
@@ -67,10 +76,16 @@ def choose(folder: str, settings: IngestConfig, passed_over: list[str]) -> tuple
                 f"--config.format=folder or --config.format={kind}"
             )
         others = direct.all_but(tables)
+        _note_splits(passed_over, folder, tables)
         named = kind in ("json", "csv", "parquet")  # these can name the images
         _note(passed_over, folder, others, 0 if named else direct.images)
         return kind, tables
     below = _survey(folder)
+    if below.linked:
+        passed_over.append(
+            f"passed over in {folder}: links to folders, {_names(below.linked, folder)}; to read "
+            "them, name them in --config.source"
+        )
     if below.images and (below.with_text or settings.allow_no_text):
         _note(passed_over, folder, below.all_but([]), 0)
         return "folder", []
@@ -81,8 +96,14 @@ def choose(folder: str, settings: IngestConfig, passed_over: list[str]) -> tuple
     if tables:
         kind = _kind(tables[0])
         others = below.all_but(tables)
+        _note_splits(passed_over, folder, tables)
         _note(passed_over, folder, others, below.images if kind == "tar" else 0)
         return kind, tables
+    if below.arrow:
+        raise UserError(
+            f"{folder} has Arrow files ({_names(below.arrow, folder)}), which are not read; save "
+            "the dataset as Parquet (Dataset.to_parquet of Hugging Face's datasets)"
+        )
     if below.lists:
         what = "images without texts, and" if below.images else "no images, but"
         alone = " (--config.allow_no_text=True takes the images alone)" if below.images else ""
@@ -116,6 +137,8 @@ def _survey(folder: str, deep: bool = True) -> _Survey:
     survey = _Survey()
     for here, folders, names in walk(folder):
         _add(survey, here, names, set(folders))
+        paths = [os.path.join(here, name) for name in folders]
+        survey.linked += [path for path in paths if "://" not in path and os.path.islink(path)]
         if not deep:
             break
     return survey
@@ -137,6 +160,8 @@ def _add(survey: _Survey, here: str, names: list[str], folders: set[str]) -> Non
             beside_images = bool(images) and f"{stem}{STATISTICS}" in known
             if f"{stem}.tar" in known or stem in folders or beside_images:
                 continue
+        if lower.endswith(".arrow"):
+            survey.arrow.append(path)
         if ending:
             survey.tables.setdefault(ending, []).append(path)
         elif lower.endswith(tuple(SUFFIXES)) and name not in beside:
@@ -158,6 +183,18 @@ def _names(paths: list[str], folder: str) -> str:
     shown = [os.path.relpath(path, folder) for path in paths[:SHOWN]]
     shown = ["".join(c if c.isprintable() else "?" for c in path) for path in shown]
     return ", ".join([*shown, "…"] if len(paths) > SHOWN else shown)
+
+
+def _note_splits(passed_over: list[str], folder: str, paths: list[str]) -> None:
+    """Adds a line if files of several splits become one."""
+    found = {
+        match[1] for path in paths if (match := SPLIT.search(os.path.relpath(path, folder).lower()))
+    }
+    if len(found) > 1:
+        passed_over.append(
+            f"{folder} has files of the splits {', '.join(sorted(found))}, which become one; to "
+            "read one of them, name its files in --config.source, as in 'FOLDER/train-*'"
+        )
 
 
 def _note(passed_over: list[str], folder: str, paths: list[str], images: int) -> None:

@@ -19,6 +19,7 @@ from blip_jax.data.ingest.readers.folders import walk
 from blip_jax.runtime.errors import UserError
 from blip_jax.runtime.fingerprint import file_digest, folder_digest
 
+COMPRESSED = (".gz", ".bz2", ".xz", ".zst", ".zip")  # of tars some are read: plan.SUFFIXES
 MAX_BRACES = 1_000_000  # most paths that one pattern with braces can stand for
 _COMMAS = re.compile(r",(?![^{}]*\})")  # those that are not within braces
 _BRACES = re.compile(r"\{([^{}]*)\}")
@@ -49,6 +50,11 @@ def files(settings: IngestConfig) -> tuple[list[File], list[str]]:
             raise UserError(f"config.source names {pattern}, which does not exist; check the path")
         for path in paths:
             found += _files(path, name or source_name(pattern), settings, passed_over)
+    if settings.split != "train" and not any(file.format == "tfds" for file in found):
+        raise UserError(
+            f"config.split is {settings.split!r}, but only benchmarks and TFDS datasets are read "
+            "by splits; leave it out, and name the files of the split in --config.source"
+        )
     settings.columns.check_sources(sorted({file.source for file in found}))
     counts = collections.Counter(file.path for file in found)
     path, times = max(counts.items(), key=lambda item: item[1], default=("", 0))
@@ -170,6 +176,8 @@ def _files(
             yield _file(child, source, kind, path)
         return
     suffix = next((s for s in SUFFIXES if path.lower().endswith(s)), None)
+    if not suffix and path.lower().endswith(COMPRESSED):
+        raise UserError(f"{path} is compressed; decompress it and name the file that comes out")
     format = format or SUFFIXES.get(suffix, "")
     if format == "tfds":
         yield File(source, format, path, 0)
@@ -199,7 +207,8 @@ def digest(file: File) -> str:
         for here, _, names in walk(file.path):
             for name in names:
                 state = _size_and_time(os.path.join(here, name))
-                content.update(f"{os.path.relpath(here, file.path)}/{name}: {state}\n".encode())
+                line = f"{os.path.relpath(here, file.path)}/{name}: {state}\n"
+                content.update(os.fsencode(line))  # names need not be UTF-8
                 count += 1
         return f"{count} files, sha256 {content.hexdigest()[:16]}"
     if file.format == "tfds":

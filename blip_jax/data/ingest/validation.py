@@ -25,6 +25,7 @@ ROBOTS = ("x_robots_tag", "robots_tag")  # fields whose text lists directives
 FALSE_VALUES = ("", "0", "0.0", "f", "false", "n", "no", "none", "null", "nan", "[]")
 LONG_TEXT_WORDS = 1000  # longer texts are kept and counted
 JPEG_QUALITY = 95
+FOUND_BY_URL = "images found by the last part of their URL"
 HASHED_FRAMES = 4  # of a clip
 
 
@@ -67,6 +68,10 @@ def row(
         if raw.image is None
         else raw.image
     )
+    is_named_by_url = raw.image is None and raw.image_path.lower().startswith(image_files.REMOTE)
+    warnings[FOUND_BY_URL] += is_named_by_url
+    if is_named_by_url:
+        described["url"] = described["url"] or clean(raw.image_path)
     picture = _picture(data, raw.image_path, settings)
     height, width = picture.shape[:2]
     values = {

@@ -26,6 +26,7 @@ from blip_jax.data.ingest.text import UTF8_BOM, check_utf8
 from blip_jax.runtime.errors import UserError
 
 LONGEST = 1 << 20  # most characters of a field, which limits a quote that is never closed
+MISSING = {"NaN", "nan", "NULL", "null", "\\N"}  # what programs write for no value
 SHOWN = 80  # characters of a broken line in its message
 # A field that a program has quoted, as the doubled quotes within show.
 QUOTED = re.compile(r'"(?:[^"]|"")*""(?:[^"]|"")*"', re.DOTALL)
@@ -34,8 +35,9 @@ QUOTED = re.compile(r'"(?:[^"]|"")*""(?:[^"]|"")*"', re.DOTALL)
 class _Rows:
     """The rows of a file from a place on; `offset` and `line` become those of the next row.
 
-    A row that extends over several lines must be quoted as a program would have done, else its
-    quote was never meant to be one: its first line is a broken row and the next one is read anew.
+    A quoted field must be quoted as a program would have done, with quotes in it doubled: of other
+    fields Python's reader drops quotes, or joins lines. Such a row is broken, and of one that
+    extends over several lines the next is read anew.
 
     Args:
       dialect: (delimiter, csv.QUOTE_MINIMAL or csv.QUOTE_NONE).
@@ -75,7 +77,9 @@ class _Rows:
             except csv.Error as error:
                 row = RejectedRecord("broken row", f"line {self.place().line}: {error}")
             if len(self._used) > 1 and not self._is_quoted(row):
-                row = self._split()
+                row = self._split("a quote is never closed")
+            elif isinstance(row, list) and b'"' in self._used[0] and not self._is_strict():
+                row = self._split("a quote is not closed, or not doubled")
             if row:
                 yield row
 
@@ -83,13 +87,17 @@ class _Rows:
         """Returns whether a row of several lines is a whole one."""
         if isinstance(row, RejectedRecord) or (self._width and len(row) != self._width):
             return False
+        return self._is_strict()
+
+    def _is_strict(self) -> bool:
+        """Returns whether the lines of a row are one row by the rules of quoting."""
         used = (line.decode("utf-8", "surrogateescape") for line in self._used)
         try:
             return len(list(csv.reader(used, strict=True, **self._format))) == 1
         except csv.Error:  # it ends within the quote, or text follows the quote
             return False
 
-    def _split(self) -> RejectedRecord:
+    def _split(self, problem: str) -> RejectedRecord:
         """Returns the rejection of the row's first line; the other lines will be read anew."""
         first, *others = self._used
         self._used = [first]
@@ -100,7 +108,7 @@ class _Rows:
         shown = clean(first.decode("utf-8", "surrogateescape")).strip()[:SHOWN]
         byte, line = self.place()
         where = f"line {line} (byte {byte})"
-        return RejectedRecord("broken row", f"{where}: a quote is never closed: {shown}")
+        return RejectedRecord("broken row", f"{where}: {problem}: {shown}")
 
     def place(self) -> Place:
         """Returns where the latest row starts."""
@@ -160,6 +168,7 @@ class _Table:
             return RawRecord(name, rejection=RejectedRecord("broken row", found))
         if self._literal:
             row = [_unquoted(field) if field[:1] == '"' else field for field in row]
+        row = [None if field in MISSING else field for field in row]
         return columns.record(dict(zip(self.names, row)), name)
 
 

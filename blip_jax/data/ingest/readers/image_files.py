@@ -64,7 +64,7 @@ def load(image_path: str, images: str, folder: str) -> bytes:
       RejectedRecord: there is no such file, it cannot be read, or its path leaves the folder.
     """
     if image_path.lower().startswith(REMOTE):
-        image_path = _file_name(image_path)
+        image_path = file_name(image_path)
     if not image_path or "\0" in image_path or is_unsafe(image_path, absolute=not images):
         raise RejectedRecord("unsafe name", image_path)
     path = epath.Path(images or folder) / image_path
@@ -87,10 +87,13 @@ def load(image_path: str, images: str, folder: str) -> bytes:
 def _missing(image_path: str, error: Exception) -> RejectedRecord:
     if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
         return RejectedRecord("missing image", "its name is too long for a file")
-    return RejectedRecord("missing image", f"{image_path} ({type(error).__name__})")
+    reason = "it does not exist"
+    if not isinstance(error, FileNotFoundError):
+        reason = getattr(error, "strerror", None) or str(error)
+    return RejectedRecord("missing image", f"{image_path}: {reason}")
 
 
-def _file_name(url: str) -> str:
+def file_name(url: str) -> str:
     """Returns the file name at the end of a URL."""
     try:
         path = urllib.parse.urlsplit(url).path

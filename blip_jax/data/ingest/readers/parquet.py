@@ -83,11 +83,10 @@ def read(unit, settings: IngestConfig) -> Iterator[RawRecord]:
     with _opened(unit.path) as table:
         for number, row in _rows(table, unit.first, unit.first + unit.records):
             name = f"{number:09d}"
-            yield (
-                RawRecord(name, rejection=row)
-                if isinstance(row, RejectedRecord)
-                else columns.record(row, name)
-            )
+            if isinstance(row, RejectedRecord):
+                yield RawRecord(name, rejection=row)
+            else:
+                yield columns.record(row, name)
 
 
 def _rows(table, start: int, stop: int) -> Iterator[tuple[int, dict | RejectedRecord]]:
@@ -98,7 +97,18 @@ def _rows(table, start: int, stop: int) -> Iterator[tuple[int, dict | RejectedRe
         if number + rows <= start or number >= stop:
             number += rows
             continue
-        for batch in table.iter_batches(BATCH, row_groups=[group], use_threads=False):
+        end = number + rows
+        batches = table.iter_batches(BATCH, row_groups=[group], use_threads=False)
+        while number < min(end, stop):
+            try:
+                batch = next(batches)
+            except (pyarrow.ArrowException, OSError) as error:
+                if getattr(error, "errno", None):  # of the disk or the network
+                    raise
+                first, last = max(start, number), min(end, stop) - 1
+                yield first, _damaged(first, last, error)
+                number = end
+                break
             for place in range(max(0, start - number), min(batch.num_rows, stop - number)):
                 try:
                     yield number + place, batch.slice(place, 1).to_pylist()[0]
@@ -107,8 +117,12 @@ def _rows(table, start: int, stop: int) -> Iterator[tuple[int, dict | RejectedRe
                 except (ValueError, OverflowError, pyarrow.ArrowException):
                     yield number + place, _row(batch, place)
             number += batch.num_rows
-            if number >= stop:
-                break
+
+
+def _damaged(first: int, last: int, error: Exception) -> RejectedRecord:
+    """Returns the rejection of rows that cannot be decoded; the next row group may be whole."""
+    reason = " ".join(str(error).split())[:200]
+    return RejectedRecord("broken Parquet", f"rows {first} to {last}: {reason}")
 
 
 def _row(batch: pyarrow.RecordBatch, place: int) -> dict[str, Any]:
