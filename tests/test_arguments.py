@@ -5,6 +5,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from blip_jax.data.synthetic.scenes import World
 from blip_jax.decoding import Decoding
 from blip_jax.runtime.arguments import Range, check_arguments, fits
 from blip_jax.tasks.evaluate import EvaluateConfig
+from blip_jax.tasks.pairs import ItcConfig
 from blip_jax.tasks.vqa import VqaConfig
 from blip_jax.train.config import NonfiniteConfig, TrainConfig
 from blip_jax.train.optimizer import OptimizerConfig
@@ -153,6 +155,13 @@ def test_seeds_that_the_generators_do_not_take_are_refused(config, seed):
     assert refused(config, **options).startswith(wanted)
     highest = 2**32 - 1
     assert config(**{"seeds": (0, highest)} if several else {"seed": highest})
+
+
+def test_values_within_jit_are_not_read():
+    def loss(alpha):
+        return ItcConfig(alpha=alpha).alpha * 2
+
+    assert jax.jit(loss)(0.5) == 1
 
 
 def test_fields_of_a_config_file_are_checked():

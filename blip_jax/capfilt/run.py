@@ -83,8 +83,12 @@ def run(
         ShardQueue(paths, settings.lease_seconds) as shards,
         _ImageProgress(shards, settings.shard_rows, len(source)) as progress,
     ):
-        if len(shards.done()) < len(paths):  # else it is complete, and other hosts wait for it
-            manifest.unlink(missing_ok=True)
+        counts = len(filters), len(extra_scores)
+        if len(shards.done()) == len(paths) and manifest.exists():
+            # Checks the shards. The manifest stays: it ends the waiting of other hosts.
+            _finish(settings, source, paths, shards.records(), *counts)
+            return settings.output
+        manifest.unlink(missing_ok=True)  # an old one would say that the metadata is written
         if beam_config.runner:
             left = sorted(set(range(len(paths))) - shards.done())
             make_work = functools.partial(_beam_work, settings, load_models)
@@ -104,7 +108,6 @@ def run(
         if done == len(paths):
             with metadata:
                 for _ in metadata.claim_shards(lambda: signals.requested):  # by one of the hosts
-                    counts = len(filters), len(extra_scores)
                     _finish(settings, source, paths, shards.records(), *counts)
         if signals.requested and not manifest.exists():
             raise Interrupted(

@@ -137,6 +137,8 @@ def _shown(value: Any) -> str:
 def fits(value: Any, annotation: Any) -> bool:
     """Returns whether a value fits an annotation; see the table above."""
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if _is_traced(value):
+        return True
     if origin in UNIONS:
         return any(fits(value, x) for x in arguments)
     if origin is Annotated:
@@ -230,6 +232,15 @@ def _is_sequence(value: Any) -> bool:
     is_other = isinstance(value, str | bytes | bytearray | Mapping)
     sized = hasattr(value, "__len__") and hasattr(value, "__iter__")
     return sized and not is_other and getattr(value, "ndim", 1) > 0
+
+
+def _is_traced(value: Any) -> bool:
+    """Returns whether a value is a scalar within `jax.jit`, which cannot be read."""
+    try:
+        _scalar(value)
+    except TypeError:
+        return True
+    return False
 
 
 def _scalar(value: Any) -> Any:
