@@ -86,6 +86,14 @@ def test_answers_are_the_models_own_or_given(model):
     np.testing.assert_allclose(given.score, ranked.score, atol=1e-4)
 
 
+def test_one_question_may_have_several_answers(model):
+    vqa = model("vqa")
+    found = vqa.gradcam(FILES[0], "what is this?", answers=["red", "a dog"])
+    assert [x.answer for x in found] == ["red", "a dog"]
+    single = vqa.gradcam(FILES[0], "what is this?", answers="a dog")[0]
+    np.testing.assert_allclose(found[1].score, single.score, atol=1e-5)
+
+
 def test_an_image_that_cannot_be_read_is_none(model):
     with pytest.warns(UserWarning, match="number 1"):
         found = model("retrieval").gradcam([FILES[0], b"no image"], TEXTS[:2], on_error="skip")

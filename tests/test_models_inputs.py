@@ -55,7 +55,7 @@ def test_what_a_kind_cannot_do_is_said_before_anything_is_loaded(model_type):
         (FILES[0][:100], r"image number 2: .*\(\w+\)"),
         (np.full((16, 16, 3), 255.0), r"image number 2: a float array from 255 to 255; scale .*"),
         (np.full((16, 16, 3), np.nan), r"image number 2: a float array from nan to nan; scale .*"),
-        (np.zeros((16, 16, 3), np.int32), r"image number 2: an array of int32; give uint8.*"),
+        (np.full((16, 16), -1, np.int32), r"image number 2: an array of int32 from -1 to -1; .*"),
         (
             np.zeros((16, 16, 7), np.uint8),
             r"image number 2: .* shape \[16, 16, 7\] is not an image.*",

@@ -9,6 +9,7 @@ import shutil
 import signal
 import sys
 import time
+import types
 
 import jax
 import numpy as np
@@ -19,6 +20,7 @@ from training_fixture import STEPS, tiny_run
 
 from blip_jax import nn
 from blip_jax.checkpoints import original, rules, tensors
+from blip_jax.checkpoints.workdir import load_state_items, save_model
 from blip_jax.data.mixture import Component, save_mixture
 from blip_jax.data.synthetic.builder import ShapesConfig, prepare
 from blip_jax.runtime.config import replace
@@ -189,6 +191,43 @@ def test_a_run_starts_from_another_workdir(world, whole, task, tmp_path):
         slow = jax.tree.leaves(state.extra["momentum"]["vit"])
         for got, want in zip(slow, jax.tree.leaves(trained["vit"]), strict=True):
             np.testing.assert_array_equal(got, want)
+
+
+def test_another_tokenizer_than_that_of_the_first_run_is_named(world, whole, tmp_path):
+    shutil.copytree(world / "tokenizer", tmp_path / "other")
+    words = (tmp_path / "other" / "vocab.txt").read_text().splitlines()
+    words[-1], words[-2] = words[-2], words[-1]
+    (tmp_path / "other" / "vocab.txt").write_text("\n".join(words) + "\n")
+    for file in (tmp_path / "other").glob("tokenizer.json"):
+        file.unlink()
+    changes = {"init.run": str(whole[0]), "tokenizer": str(tmp_path / "other")}
+    config = tiny_run(world, "captioning", **changes)
+    with pytest.raises(UserError, match="another tokenizer than config.tokenizer; give --config.t"):
+        TrainSetup(config).init_state()
+
+
+def test_a_run_starts_without_a_temperature(world, whole, tmp_path):
+    """Hugging Face's folders have none."""
+    items, metadata = load_state_items(str(whole[0]), ("params",))
+    params = {name: x for name, x in items["params"].items() if name != "temperature"}
+    save_model(str(tmp_path / "first"), params, {}, metadata)
+    shutil.copytree(world / "tokenizer", tmp_path / "first" / "tokenizer")
+    setup = TrainSetup(tiny_run(world, "retrieval", **{"init.run": str(tmp_path / "first")}))
+    assert setup.init_state().params["temperature"] == pytest.approx(0.07)
+
+
+def test_steps_before_an_evaluation_that_fails_are_kept(config, world, tmp_path):
+    own = {"every": 2, "dataset": str(tmp_path / "nothing"), "split": "train"}
+    config = replace(config, **{f"eval.{k}": v for k, v in own.items()})
+    evaluator = types.SimpleNamespace(run=fail, check_images=lambda trained_on: None)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(UserError, match="no text in it"):
+        patch.setattr(loop, "Evaluator", lambda *unused: evaluator)
+        loop.train(config, str(tmp_path / "run"))
+    assert (tmp_path / "run" / "checkpoints" / "2").exists()
+
+
+def fail(*unused):
+    raise UserError("no text in it")
 
 
 def test_a_run_starts_from_a_vit(world, whole, tmp_path):

@@ -6,6 +6,7 @@ It learns from an image how many objects the Shapes dataset has drawn in it.
 import dataclasses
 import json
 import os
+import re
 from typing import ClassVar
 
 import jax
@@ -20,6 +21,7 @@ from blip_jax.data.mixture import Component, save_mixture
 from blip_jax.metrics import uncertainty
 from blip_jax.models.functions import hidden_states_function
 from blip_jax.runtime.config import replace
+from blip_jax.runtime.errors import UserError
 from blip_jax.runtime.signals import Interrupted
 from blip_jax.tasks.base import InvalidRecord, Task, TaskConfig
 from blip_jax.tasks.evaluate import EvaluateConfig, evaluate
@@ -189,9 +191,12 @@ def test_what_it_cannot_use_is_counted(world, config, tmp_path, capsys):
     save_mixture(str(tmp_path / "mixture.json"), [Component("no truth", directory)])
     changes = {"data.mixture": str(tmp_path / "mixture.json"), "eval.every": 0}
     config = replace(config, steps=1, **changes, **{"checkpoints.keep_best": ""})
-    state = loop.train(config, str(tmp_path / "run"))
-    assert state.extra["mean"] == 0
-    assert "skipped 8 records: missing field" in capsys.readouterr().err
+    with pytest.raises(UserError, match=r"all 8 records so far were skipped \(missing field 8\)"):
+        loop.train(config, str(tmp_path / "run"))
+    both = [Component("no truth", directory), Component("human", world.human)]
+    save_mixture(str(tmp_path / "mixture.json"), both)
+    loop.train(config, str(tmp_path / "other"))
+    assert re.search(r"skipped [1-7] records: missing field", capsys.readouterr().err)
 
 
 def tiny_dataset_records():

@@ -56,12 +56,28 @@ def test_another_embed_dim_than_that_of_the_first_run_is_named(config, world, tm
         ("checkpoints.keep", 0, 1), ("checkpoints.every", 0, 1), ("checkpoints.keep_every", -1, 0),
         ("eval.every", -1, 0), ("eval.limit", -1, 0), ("data.num_threads", -1, 0),
         ("task.max_length", 0, 1), ("task.itc.queue_size", -1, 0), ("task.itm.group_size", 0, 1),
-        ("batch_size", 0, 1), ("log_every", 0, 1),
+        ("batch_size", 0, 1), ("log_every", 0, 1), ("optimizer.weight_decay", -1, 0),
     ],
 )  # fmt: skip
 def test_numbers_out_of_range_are_named(config, field, value, least):
     with pytest.raises(UserError, match=rf"^{field} is {value}; it must be {least} or more$"):
         replace(config, **{field: value})
+
+
+@pytest.mark.parametrize(
+    "field",
+    ["task.lm.label_smoothing", "task.itc.momentum", "task.itc.alpha", "task.itm.perturbed_share",
+     "data.augment.min_crop_area", "optimizer.b1"],
+)  # fmt: skip
+def test_shares_are_at_most_one(config, field):
+    with pytest.raises(UserError, match=rf"^{field} is 2.* (from 0 to 1|in \[0, 1\))$"):
+        replace(config, **{field: 2})
+
+
+def test_a_length_without_room_for_text_is_named(config, tmp_path):
+    config = replace(config, task={"max_length": 4, "lm": {"prompt": "a picture of "}})
+    with pytest.raises(UserError, match="task.max_length is 4; with task.lm.prompt 'a picture of"):
+        loop.train(config, str(tmp_path / "run"))
 
 
 def test_an_unknown_field_is_named_with_its_neighbour(config):

@@ -18,12 +18,13 @@ from blip_jax.checkpoints.training_data import TrainingDataset
 from blip_jax.data.tokenizer import Tokenizer
 from blip_jax.runtime.config import from_json, to_json
 from blip_jax.runtime.errors import UserError
-from blip_jax.runtime.files import atomic_folder
+from blip_jax.runtime.files import atomic_folder, read_json, write_json
 
 __all__ = ["Checkpoint", "infer_config", "read", "detect_model_type", "write"]
 
 FORMATS = ("original", "hf")
 TOKENIZER = "bert-base-uncased"
+ABOUT = "blip_jax.json"  # in a Hugging Face folder: what config.json has no field for
 _VOCABULARY_FILES = ("vocab.txt", "tokenizer.json")
 
 
@@ -85,11 +86,15 @@ def _read_huggingface(folder: pathlib.Path) -> Checkpoint:
     params = huggingface.load(tensor_files.read(str(folder)), config, model_type)
     own = any((folder / name).is_file() for name in _VOCABULARY_FILES)
     tokenizer = str(folder) if own else _default_tokenizer(config)
-    length = nn.MODEL_TYPES[model_type].max_length
-    return Checkpoint(
-        model_type, config, params, tokenizer=tokenizer, max_length=length,
-        trained_on=training_data.read(folder),
-    )  # fmt: skip
+    defaults = nn.MODEL_TYPES[model_type]
+    about = read_json(folder / ABOUT) if (folder / ABOUT).exists() else {}
+    try:
+        prompt = str(about.get("prompt", ""))
+        length = int(about.get("max_length", defaults.max_length))
+    except (AttributeError, TypeError, ValueError) as error:
+        raise UserError(f"{folder / ABOUT} is damaged; copy it again, or remove it") from error
+    trained_on = training_data.read(folder)
+    return Checkpoint(model_type, config, params, None, None, tokenizer, prompt, length, trained_on)
 
 
 def _read_original(
@@ -162,6 +167,8 @@ def write(checkpoint: Checkpoint, path: str, to: str) -> None:
         with atomic_folder(pathlib.Path(path).expanduser()) as folder:
             huggingface.write_folder(str(folder), config, model_type, tokenizer)
             tensor_files.write(tensors, str(folder / "model.safetensors"), {})
+            about = {"prompt": checkpoint.prompt, "max_length": checkpoint.max_length}
+            write_json(folder / ABOUT, about)
             if checkpoint.trained_on:
                 training_data.write(folder, checkpoint.trained_on, public=True)
         return

@@ -15,10 +15,11 @@ from flax.traverse_util import flatten_dict
 from blip_jax import checkpoints, losses, nn
 from blip_jax.checkpoints import hub, int8, training_data
 from blip_jax.checkpoints.workdir import (
-    CHECKPOINT_DIR,
     Metadata,
+    is_workdir,
     load_state_items,
     save_model,
+    split_step,
 )
 from blip_jax.data.tokenizer import Tokenizer
 from blip_jax.runtime.config import from_json, to_json
@@ -47,9 +48,9 @@ def read(
     """Returns the checkpoint at `source`.
 
     Args:
-      source: a training's workdir, a checkpoint of the original (`.pth`), or a Hugging Face
-        folder, each local or `gs://`; or a Hugging Face id ("Salesforce/blip-itm-base-coco"), which
-        may end with a revision ("ORG/NAME@REVISION").
+      source: a training's workdir, or a step of one (RUN/checkpoints/300), a checkpoint of the
+        original (`.pth`), or a Hugging Face folder, each local or `gs://`; or a Hugging Face id
+        ("Salesforce/blip-itm-base-coco"), which may end with a revision ("ORG/NAME@REVISION").
       heads: see `checkpoints.read`.
       training_state: also read the momentum encoder and the queue.
 
@@ -57,7 +58,7 @@ def read(
       UserError: it does not exist or is incomplete.
     """
     check_source(source)
-    if not (epath.Path(source) / CHECKPOINT_DIR).exists():
+    if not is_workdir(os.fspath(source)):
         with local_copy(source) as path:
             found = checkpoints.read(path, heads, training_state)
             if path == os.fspath(source) or not os.path.isdir(found.tokenizer):
@@ -72,7 +73,7 @@ def read(
             f"registers it, or load one of type {', '.join(nn.MODEL_TYPES)}"
         )
     _check_finite(source, stored["params"])
-    own = epath.Path(source) / TOKENIZER
+    own = epath.Path(split_step(os.fspath(source))[0]) / TOKENIZER
     tokenizer = os.fspath(own) if own.exists() else meta.tokenizer
     extra = stored.get("extra", {})
     queue = extra.get("queue")
@@ -98,7 +99,7 @@ def read_training_data(
       UserError: as `read`.
     """
     check_source(source)
-    if not (epath.Path(source) / CHECKPOINT_DIR).exists():
+    if not is_workdir(os.fspath(source)):
         with local_copy(source) as path:
             return checkpoints.read_training_data(path)
     return _training_data(source, load_state_items(os.fspath(source), ())[1])
@@ -108,7 +109,7 @@ def _training_data(
     source: str | os.PathLike, meta: Metadata
 ) -> tuple[training_data.TrainingDataset, ...] | None:
     """Returns what a workdir says of its training; by the metadata, no images are known."""
-    found = training_data.read(source)
+    found = training_data.read(split_step(os.fspath(source))[0])
     return found if found is not None else training_data.from_json(meta.trained_on) or None
 
 

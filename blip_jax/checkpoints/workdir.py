@@ -4,6 +4,7 @@ Orbax is imported where it is used, as it takes 0.2 s, which most models in use 
 """
 
 import dataclasses
+import re
 from typing import Any
 
 import jax
@@ -49,6 +50,20 @@ def checkpoint_folder(workdir: str) -> epath.Path:
     return (path if "://" in workdir else path.absolute()) / CHECKPOINT_DIR
 
 
+def split_step(path: str) -> tuple[str, int | None]:
+    """Returns the workdir and the step that a path names: RUN/checkpoints/300 is step 300 of RUN.
+
+    The step is None of a path that names none.
+    """
+    match = re.fullmatch(rf"(.+)/{CHECKPOINT_DIR}/(\d+)/?", path)
+    return (match[1], int(match[2])) if match else (path, None)
+
+
+def is_workdir(path: str) -> bool:
+    """Returns whether a path is a workdir with checkpoints, or names a step of one."""
+    return (epath.Path(split_step(path)[0]) / CHECKPOINT_DIR).exists()
+
+
 def save_model(
     workdir: str, params: dict[str, Any], extra: dict[str, Any], metadata: Metadata
 ) -> None:
@@ -79,15 +94,17 @@ def save_model(
 
 
 def load_state_items(workdir: str, names: tuple[str, ...]) -> tuple[dict[str, Any], Metadata]:
-    """Returns parts of a workdir's newest checkpoint, by their names in the state.
+    """Returns parts of a workdir's newest checkpoint, or of the one that `split_step` names.
 
-    Empty ones are left out (a captioner has no `extra`); without names the metadata alone is read.
-    Arrays come on the default device, NamedTuples as dicts.
+    Parts have their names in the state. Empty ones are left out (a captioner has no `extra`);
+    without names the metadata alone is read. Arrays come on the default device, NamedTuples as
+    dicts.
 
     Raises:
       UserError: there is no checkpoint that can be read. A damaged one is named on stderr, and
         the one before it is used.
     """
+    workdir, wanted = split_step(workdir)
     folder = checkpoint_folder(workdir)
     if not folder.exists():
         raise UserError(
@@ -95,6 +112,11 @@ def load_state_items(workdir: str, names: tuple[str, ...]) -> tuple[dict[str, An
         )
     with reading_manager(folder) as manager:
         steps = sorted(manager.all_steps(), reverse=True)
+    if wanted is not None and wanted not in steps:
+        known = ", ".join(map(str, reversed(steps)))
+        raise UserError(f"{workdir} has no checkpoint of step {wanted}; it has {known or 'none'}")
+    if wanted is not None:
+        steps = [wanted]
     if not steps:
         raise UserError(f"no whole checkpoint in {folder}; train it first")
     for step, older in zip(steps, [*steps[1:], None], strict=False):

@@ -97,15 +97,14 @@ def run(argv: list[str]) -> int:
 
     from blip_jax import model_export
     from blip_jax.checkpoints import hub, sources
-    from blip_jax.checkpoints.workdir import CHECKPOINT_DIR
+    from blip_jax.checkpoints.workdir import is_workdir
 
     sources.check_source(args.source)
     check_scheme(args.target)
     target = epath.Path(args.target)
     to = args.to
     if to is None:
-        inside = (epath.Path(args.source) / CHECKPOINT_DIR).exists()
-        to = "hf" if inside else "jax"
+        to = "hf" if is_workdir(args.source) else "jax"
         to = "original" if target.suffix in (".pth", ".pt", ".safetensors") else to
     if not args.push and target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise UserError(f"{target} exists already; choose another path")

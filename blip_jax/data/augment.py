@@ -15,6 +15,7 @@ import numpy as np
 
 from blip_jax.data.crops import Box, fast_crop, fast_jpeg_crop, random_crop_box
 from blip_jax.data.images import decode, plain_jpeg_size, resize
+from blip_jax.runtime.arguments import Share, check_fields
 from blip_jax.runtime.errors import UserError
 
 FILL = (128, 128, 128)
@@ -271,13 +272,16 @@ class TrainTransform:
 class AugmentConfig:
     """Augmentation of training images, as settings of a run; the defaults are pre-training's."""
 
-    min_crop_area: float = 0.2  # least share of an image that a random crop keeps; 1: no crop
+    min_crop_area: Share = 0.2  # least share of an image that a random crop keeps; 1: no crop
     # Mirrors half of the images (image), and exchanges left and right in their texts too
     # (image_and_text).
     flip: Literal["none", "image", "image_and_text"] = "image"
     randaugment: bool = True  # BLIP's RandAugment
     # Resizes faster, to nearly PIL's pixels; decodes large JPEGs at reduced scale.
     fast: bool = False
+
+    def __post_init__(self):
+        check_fields(self, "data.augment.")
 
     def transform(self, size: int) -> TrainTransform:
         """Returns the transform of images to `size` pixels a side."""

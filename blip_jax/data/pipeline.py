@@ -20,11 +20,14 @@ from blip_jax.data.pixels import RecordPixels
 from blip_jax.data.video import VideoError
 from blip_jax.runtime.errors import UserError
 
-SKIP_REASONS = ("ok", "undecodable image", "empty text", "missing field", "undecodable video")
+# What becomes of a record; reasons that are not listed are counted as the last.
+SKIP_REASONS = (
+    "ok", "undecodable image", "empty text", "missing field", "undecodable video", "other reason",
+)  # fmt: skip
 
 
 class InvalidRecord(Exception):
-    """A record that cannot be used; it is counted by `reason`, one of SKIP_REASONS."""
+    """A record that cannot be used; it is counted by its reason if that is in SKIP_REASONS."""
 
     def __init__(self, reason: str):
         super().__init__(reason)
@@ -56,7 +59,9 @@ class _Example:
         try:
             return self._task.example(record, rng), 0
         except InvalidRecord as error:
-            return self._task.empty_example(), SKIP_REASONS.index(error.reason)
+            known = error.reason in SKIP_REASONS[1:]
+            reason = error.reason if known else SKIP_REASONS[-1]
+            return self._task.empty_example(), SKIP_REASONS.index(reason)
 
 
 class _Collate:

@@ -19,6 +19,7 @@ from blip_jax.runtime.errors import UserError
 from blip_jax.runtime.suggestions import hint
 
 _PUNCTUATION = re.compile(r"[.!\"()*#:;~]")
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _BLANKS = re.compile(r"\s{2,}")
 # Scripts that are written without blanks between words.
 _UNSPACED = "".join(
@@ -148,3 +149,8 @@ def find_cleanup(name: str) -> Cleanup:
     if name not in CLEANUPS:
         raise UserError(f"there is no text clean-up {name!r:.80}; {hint(name, CLEANUPS)}")
     return CLEANUPS[name]
+
+
+def is_unicode(text: str) -> bool:
+    """Returns whether the text has no lone surrogates, so that it can be written as UTF-8."""
+    return text.isascii() or not _SURROGATE.search(text)

@@ -8,13 +8,13 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import tokenizers
 from etils import epath
 
-from blip_jax.data.text import BLIP, find_cleanup, is_unspaced
+from blip_jax.data.text import BLIP, find_cleanup, is_unicode, is_unspaced
 from blip_jax.data.tokenizer_files import (
     BERT_SPECIAL,
     CLEANUP,
@@ -166,6 +166,10 @@ class Tokenizer:
             values.append(self.cleanup.name)
         return f"sha256 {hashlib.sha256(json.dumps(values).encode()).hexdigest()[:16]}"
 
+    def has_same_words(self, other: Tokenizer) -> bool:
+        """Returns whether both give every word the same id."""
+        return self._vocabulary() == other._vocabulary()
+
     def _vocabulary(self) -> dict[str, int]:
         """Returns the base vocabulary: all tokens but [DEC] and [ENC]."""
         found = self._backend.get_vocab(with_added_tokens=True)
@@ -187,6 +191,7 @@ class Tokenizer:
         if max_length < 2:
             raise ValueError(f"max_length is {max_length}; [CLS] and [SEP] alone take 2")
         ids = np.full((len(texts), max_length), self.ids.pad, np.int32)
+        check_unicode(texts)
         encoded = self._backend.encode_batch_fast(texts, add_special_tokens=False)
         lengths = np.zeros((len(texts), 1), np.int32)
         for row, encoding in enumerate(encoded):
@@ -244,8 +249,16 @@ class Tokenizer:
 
         A blank at its end belongs to the first generated word.
         """
+        check_unicode([text])
         tokens = self._backend.encode(text.rstrip(" "), add_special_tokens=False).ids
         return np.array([self.ids.dec, *tokens], np.int32)
+
+
+def check_unicode(texts: Sequence[str]) -> None:
+    """Raises a UserError if a text has half of a surrogate pair, which is no character."""
+    for text in texts:
+        if not is_unicode(text):
+            raise UserError(f"text {text[:80]!r} is not valid Unicode; remove its surrogates")
 
 
 def train_wordpiece(texts, directory: str, vocab_size: int, cleanup: str = "blip") -> Tokenizer:

@@ -69,6 +69,9 @@ class Base:
         self._functions: dict[tuple, Callable] = {}
         self._compiled: set[tuple] = set()
 
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_functions": {}, "_compiled": set()}  # compiled anew
+
     def __repr__(self) -> str:
         vit, med = self.config.vit, self.config.med
         size = sum(x.size for x in jax.tree.leaves(self.params))
@@ -84,7 +87,10 @@ class Base:
         """Raises a UserError if it is not known, cannot be loaded, or is another model's."""
         given = self._tokenizer
         if given == "":
-            raise UserError("the checkpoint does not name its tokenizer; give tokenizer=FOLDER")
+            raise UserError(
+                "the checkpoint does not name its tokenizer; give tokenizer=FOLDER in Python, or "
+                "add it with blip-jax convert --to jax --tokenizer FOLDER"
+            )
         named = isinstance(given, str)
         tokenizer = Tokenizer.load(given) if named else given
         if tokenizer.ids.vocab_size != self.config.med.vocab_size:

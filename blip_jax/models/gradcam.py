@@ -76,6 +76,8 @@ class GradCamMethods(Base):
             texts = self.caption(images, batch_size=batch_size, on_error=on_error)
             texts = [caption.text if caption else "" for caption in texts]
         texts = as_list(texts)
+        if answers is not None:
+            texts, answers = broadcast(texts, as_list(answers), names=("questions", "answers"))
         images, texts = broadcast(images, texts, names=("images", "texts"))
         ids, mask, start = self._gradcam_texts(target, texts, clean)
         arrays = ids, mask

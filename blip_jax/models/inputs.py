@@ -110,8 +110,14 @@ def _from_array(array: np.ndarray) -> np.ndarray:
                 "give uint8"
             )
         array = np.round(array * 255)
-    elif array.dtype != np.uint8:
-        raise ImageError(f"an array of {array.dtype}; give uint8, as with .astype('uint8')")
+    elif array.dtype == np.uint16:  # the higher bits, as of files of 16 bits
+        array = array >> 8
+    elif array.dtype == bool:
+        array = array * np.uint8(255)
+    elif not (np.issubdtype(array.dtype, np.integer) and 0 <= array.min() and array.max() <= 255):
+        raise ImageError(
+            f"an array of {array.dtype} from {array.min()} to {array.max()}; give uint8"
+        )
     return np.asarray(Image.fromarray(array.astype(np.uint8)).convert("RGB"))
 
 
@@ -130,6 +136,8 @@ def as_images(images: ImageLike | Sequence[ImageLike]) -> list[ImageLike]:
         return [images]
     if hasattr(images, "__array__") or hasattr(images, "detach"):
         array = _as_numpy(images)
+        if array.ndim == 1 and array.dtype.kind in "OUS":  # of paths, or of images
+            return array.tolist()
         return list(array) if array.ndim == 4 else [array]
     if hasattr(images, "read"):
         return [images]

@@ -40,7 +40,7 @@ class Model(DialogMethods, GradCamMethods):
     """What `models.load` returns; its `repr` says what it is and what it can do.
 
     Images are paths (local or gs://), bytes, open files, PIL images or arrays (NumPy, JAX, PyTorch;
-    uint8 or float 0..1); with `on_error="skip"` unreadable ones give a warning and None, or NaN.
+    uint8 or float 0..1); with `on_error="skip"`, where a method has it, unreadable ones give a warning and None, or NaN.
     With `num_frames` above 0 they are clips (paths, bytes, open files), read as this many frames.
     """
 
@@ -114,6 +114,11 @@ class Model(DialogMethods, GradCamMethods):
         functions.check_length(self, decoding, int(lengths.max(initial=1)))
         shape = decoding.shape(prompts.shape[1], self.config.med.max_length)
         function = self._function(functions.caption_function, shape)
+        if is_sequence(start_index) and len(start_index) != len(images):
+            raise UserError(
+                f"start_index has {len(start_index)} numbers, but there are {len(images)} images; "
+                "give one for each image"
+            )
         first = 0 if is_sequence(start_index) else np.arange(len(images))
         numbers = [np.asarray(start_index) + first] * decoding.num_captions
         keys = [functions.example_keys(seed, index, n) for n, index in enumerate(numbers)]

@@ -5,7 +5,7 @@
 | bool, str, None, a class | an instance |
 | int | a whole number, of NumPy or JAX too; no bool |
 | float | a number but NaN; no bool |
-| Annotated[int, Range(a, b)] | a whole number from a to b, without b: of a or more |
+| Annotated[int, Range(a, b)] | a whole number from a to b, without b: of a or more; so of float |
 | Literal["a", "b"] | one of the values |
 | Sequence[T], tuple[T, ...] | a sequence of T, of any class but str and bytes |
 | tuple[T, T] | a pair, of any class |
@@ -31,7 +31,7 @@ UNIONS = (Union, types.UnionType)
 
 
 class Range(NamedTuple):
-    """The least and the highest value of an int, as metadata of an annotation."""
+    """The least and the highest value of a number, as metadata of an annotation."""
 
     lowest: int
     highest: float = math.inf
@@ -39,6 +39,7 @@ class Range(NamedTuple):
 
 Positive = Annotated[int, Range(1)]
 NonNegative = Annotated[int, Range(0)]
+Share = Annotated[float, Range(0, 1)]
 
 # JAX without 64-bit types takes the lowest 32 bits: 2**32 would be seed 0 again. NumPy takes no
 # negative ones.
@@ -143,8 +144,9 @@ def fits(value: Any, annotation: Any) -> bool:
         return any(fits(value, x) for x in arguments)
     if origin is Annotated:
         ranges = [x for x in arguments[1:] if isinstance(x, Range)]
-        inside = all(fits(value, int) and x.lowest <= _scalar(value) <= x.highest for x in ranges)
-        return fits(value, arguments[0]) and inside
+        return fits(value, arguments[0]) and all(
+            x.lowest <= _scalar(value) <= x.highest for x in ranges
+        )
     if origin is Literal:
         return any(type(value) is type(x) and value == x for x in arguments)
     if _is_sequence_type(annotation):

@@ -25,7 +25,7 @@ from blip_jax.data.augment import AugmentConfig
 from blip_jax.data.pipeline import SKIP_REASONS, InvalidRecord
 from blip_jax.runtime.arguments import Positive, check_fields
 from blip_jax.runtime.errors import UserError
-from blip_jax.tasks.starting_params import Params, resized_positions, select
+from blip_jax.tasks.starting_params import Params, fill, resized_positions
 
 if TYPE_CHECKING:
     from blip_jax.data.mixture import Component
@@ -216,7 +216,8 @@ class Task(EvaluationTask, Generic[C]):
     def adapt_params(self, params: Params, source: nn.BlipConfig, fresh: Params) -> Params:
         """Returns parameters to start from, made of those of another run. Host side.
 
-        By default the part that `fresh` has, with positions resized to its image size.
+        By default the part that `fresh` has, with positions resized to its image size. A
+        temperature, which Hugging Face's folders lack, starts anew.
 
         Args:
           params, source: of the other run.
@@ -225,7 +226,8 @@ class Task(EvaluationTask, Generic[C]):
         Raises:
           KeyError: the other run lacks a part; it names the part.
         """
-        return select(resized_positions(params, self.model), fresh)
+        is_new = lambda name: name == "temperature"  # noqa: E731
+        return fill(fresh, resized_positions(params, self.model), is_new)
 
     def init_extra(self, params: Params, key: jax.Array) -> Extra:
         """Returns what the task keeps in the state in addition to the parameters."""

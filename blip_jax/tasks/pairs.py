@@ -13,7 +13,7 @@ from blip_jax.data.mixture import Component, RecordSource
 from blip_jax.data.perturbed_texts import WordClasses
 from blip_jax.data.pipeline import InvalidRecord, crc32_hash
 from blip_jax.nn import flops
-from blip_jax.runtime.arguments import NonNegative, Positive
+from blip_jax.runtime.arguments import NonNegative, Positive, Share
 from blip_jax.runtime.errors import UserError
 from blip_jax.runtime.progress import track
 from blip_jax.tasks.base import Extra, Params
@@ -26,10 +26,10 @@ IMAGES_OF_WORD_CLASSES = 20_000  # read of each dataset, about 2 GB of JPEGs
 class ItcConfig:
     """Image-text contrast with a momentum encoder and a queue (paper, sections 3.2 and 4.1)."""
 
-    momentum: float = 0.995  # share of the old weights that the momentum encoder keeps per step
+    momentum: Share = 0.995  # share of the old weights that the momentum encoder keeps per step
     queue_size: NonNegative = 57_600  # number of pairs of past batches that are kept; 0: none
     queue_random_init: bool = False  # start with random unit vectors as negatives, as the original
-    alpha: float = 0.4  # weight of the soft targets
+    alpha: Share = 0.4  # weight of the soft targets
     alpha_warmup_steps: NonNegative = 9800  # alpha rises linearly from 0 over these steps
     # Which pairs are positives of each other in ITC, and not negatives in ITM: only the pair itself
     # (pair), pairs with the same image (image), or with the same caption (text).
@@ -47,14 +47,14 @@ class ItmConfig:
     floor: float = 1e-4  # added to each weight; the retrieval recipe has 0
     # Share of the images whose negative text is their own with a word exchanged for another of its
     # class (data/perturbed_texts.py), and not that of another image. Not in the paper, which has 0.
-    perturbed_share: float = 0.0
+    perturbed_share: Share = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
 class LmConfig:
     """Language modelling of the image-grounded decoder (paper, section 3.2)."""
 
-    label_smoothing: float = 0.1  # share of the target that is spread over the vocabulary
+    label_smoothing: Share = 0.1  # share of the target that is spread over the vocabulary
     prompt: str = ""  # put before every text; its tokens do not count in the loss
 
 
@@ -79,13 +79,15 @@ class PairTask(PairLosses):
             raise UserError("task.itm needs task.itc: its negatives come from ITC's features")
         self.group_size = self.itm.group_size if self.itm else 1
         self.perturbed_share = self.itm.perturbed_share if self.itm else 0.0
-        if not 0 <= self.perturbed_share <= 1:
-            raise UserError(
-                f"task.itm.perturbed_share is {self.perturbed_share}; it must be between 0 and 1"
-            )
         self.word_classes = WordClasses({})
         prompt = self.lm.prompt if self.lm else ""
         self.prompt_length = len(tokenizer.prompt(prompt)) if prompt else 0
+        least = max(self.prompt_length, 1) + 2  # a token of text, and [SEP]
+        if self.lm and config.max_length < least:
+            raise UserError(
+                f"task.max_length is {config.max_length}; with task.lm.prompt {prompt!r} it must "
+                f"be {least} or more"
+            )
 
     @property
     def program_key(self) -> tuple:

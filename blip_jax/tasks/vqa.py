@@ -23,7 +23,7 @@ from blip_jax.metrics import vqa as vqa_metrics
 from blip_jax.models import Model
 from blip_jax.models.image_tokens import image_tokens
 from blip_jax.nn import flops
-from blip_jax.runtime.arguments import Positive
+from blip_jax.runtime.arguments import Positive, Share
 from blip_jax.runtime.numbers import is_digits
 from blip_jax.tasks.answers import answered_questions, predict_answers, training_answers
 from blip_jax.tasks.base import Batch, Params, Prediction, Task, TaskConfig
@@ -43,7 +43,7 @@ class VqaConfig(TaskConfig):
     max_answer_length: Positive = 12  # tokens of an answer, [DEC] and [SEP] included
     # Different answers of a question that are trained on, the most frequent.
     max_answers: Positive = 10
-    label_smoothing: float = 0.1  # share of the target that is spread over the vocabulary
+    label_smoothing: Share = 0.1  # share of the target that is spread over the vocabulary
     # Dataset folder whose training answers are ranked in evaluation; empty: answers are generated.
     candidates: str = ""
     num_candidates: Positive = 3128  # answers of that dataset that are ranked

@@ -2,11 +2,14 @@
 
 import contextlib
 import dataclasses
+from typing import Any
 
 import jax
+from etils import epath
 
 from blip_jax.checkpoints import pretrained_encoders
 from blip_jax.checkpoints.sources import local_copy, read
+from blip_jax.data.tokenizer import Tokenizer
 from blip_jax.nn import BlipConfig
 from blip_jax.runtime.errors import UserError
 from blip_jax.tasks.base import Params, Task
@@ -27,6 +30,7 @@ def load_init_params(source: str, task: Task, key: jax.Array) -> Params:
       UserError: it holds another network, or lacks a part that the task needs.
     """
     checkpoint = read(source, training_state=False)
+    _check_tokenizer(source, checkpoint.tokenizer, task.tokenizer)
     for name in ("vit", "med"):
         theirs, ours = getattr(checkpoint.config, name), getattr(task.model, name)
         for field in dataclasses.fields(ours):
@@ -55,6 +59,24 @@ def load_init_params(source: str, task: Task, key: jax.Array) -> Params:
         return params
     fresh = jax.jit(task.init_params)(key)
     return jax.tree.map(lambda own, new: new if is_shape(own) else own, params, fresh)
+
+
+def _check_tokenizer(source: str, theirs: Tokenizer | str, ours: Any) -> None:
+    """Raises a UserError if the run's tokenizer gives words other ids than the first run's.
+
+    Args:
+      theirs: a tokenizer, or the folder of one; a name on a hub is not looked up.
+      ours: a tokenizer, or the ids alone that are enough to compile.
+    """
+    folder = theirs if isinstance(theirs, str) else source
+    if isinstance(theirs, str) and theirs and epath.Path(theirs).is_dir():
+        theirs = Tokenizer.load(theirs)
+    known = isinstance(theirs, Tokenizer) and isinstance(ours, Tokenizer)
+    if known and not ours.has_same_words(theirs):
+        raise UserError(
+            f"init.run {source} was trained with another tokenizer than config.tokenizer; give "
+            f"--config.tokenizer={folder}"
+        )
 
 
 def load_pretrained_encoders(

@@ -17,6 +17,7 @@ from blip_jax.data.mixture import load_mixture
 from blip_jax.data.pipeline import SKIP_REASONS
 from blip_jax.models import Model
 from blip_jax.runtime.config import to_json, write_config
+from blip_jax.runtime.errors import UserError
 from blip_jax.runtime.extras import check_installed
 from blip_jax.runtime.fingerprint import Resume
 from blip_jax.runtime.lock import folder_lock
@@ -117,17 +118,25 @@ def train(
                     values = step_metrics.means()
                     divergence.add(done, values.get("loss", math.nan))
                     values["learning_rate"] = learning_rate(setup.schedule, state.opt_state)
-                    values["skipped"] = int(skipped_rows(setup, skipped)[1:].sum())
+                    rows = skipped_rows(setup, skipped)
+                    check_rows(rows, setup.task.config.name)
+                    values["skipped"] = int(rows[1:].sum())
                     logger.log(done, values | throughput.since_last(done))
                 evaluation = None
                 if evaluator and (done % config.eval.every == 0 or last):
-                    evaluation = evaluator.run(state.params, done)
+                    try:
+                        evaluation = evaluator.run(state.params, done)
+                    except UserError:
+                        if not is_multiprocess():  # the others may not have failed
+                            checkpoints.save(state, metadata)
+                        raise
                     logger.log(done, {f"eval/{k}": v for k, v in evaluation.items()})
                     throughput.restart(done)
                 stop = signals.should_stop(done)
                 is_candidate = evaluation is not None and bool(best_metric)
                 if done % keep.every == 0 or last or stop or is_candidate:
                     step_metrics.fetch()  # raises before a checkpoint of a bad run is written
+                    check_rows(skipped_rows(setup, skipped), setup.task.config.name)
                     checkpoints.save(state, metadata, evaluation if is_candidate else None)
                 if stop:
                     message = f"stopped at step {done}; rerun the same command to resume"
@@ -156,6 +165,22 @@ def skipped_rows(setup: TrainSetup, local: np.ndarray) -> np.ndarray:
     """Returns int [R]: rows by SKIP_REASONS over all processes, each of which passes its counts."""
     rows = all_gather(len(setup.rows)).sum()
     return all_gather(local).sum(0) * setup.config.batch_size // rows  # processes may share rows
+
+
+def check_rows(rows: np.ndarray, task: str) -> None:
+    """Raises a UserError if all rows so far were skipped: nothing is learned from such data.
+
+    Args:
+      rows: of `skipped_rows`.
+    """
+    if rows[0] or not rows.sum():
+        return
+    reasons = zip(SKIP_REASONS[1:], rows[1:], strict=True)
+    found = ", ".join(f"{reason} {count:,}" for reason, count in reasons if count)
+    raise UserError(
+        f"all {rows.sum():,} records so far were skipped ({found}); name a mixture of records that "
+        f"task {task} can be trained on"
+    )
 
 
 class Profiler:

@@ -134,6 +134,12 @@ class OptimizerConfig:
 
     def __post_init__(self):
         check_fields(self, "optimizer.")
+        for name in ("b1", "b2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise UserError(f"optimizer.{name} is {getattr(self, name)}; it must be in [0, 1)")
+        for name in ("eps", "weight_decay", "temperature_lr_scale"):
+            if getattr(self, name) < 0:
+                raise UserError(f"optimizer.{name} is {getattr(self, name)}; it must be 0 or more")
         if self.clip_norm < 0:
             raise UserError(
                 f"optimizer.clip_norm is {self.clip_norm}; give a positive norm, or 0 for none"

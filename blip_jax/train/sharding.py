@@ -47,7 +47,10 @@ def spec_of(path: str) -> P:
     for pattern, spec in RULES:
         if re.search(pattern, path):
             return spec
-    raise UserError(f"no sharding rule for {path!r}: add one to train/sharding.py")
+    raise UserError(
+        f"no sharding rule for {path!r}; end the name of the layer with _head, which replicates "
+        "it, or add a rule to train/sharding.py"
+    )
 
 
 def shardings(state: Any, mesh: Mesh, in_use: bool = False) -> Any:

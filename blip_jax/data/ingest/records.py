@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal
 
@@ -243,11 +242,6 @@ def add_texts(raw: RawRecord, texts: Iterable[str]) -> None:
     """Adds texts of a sidecar file, except those in the record already, single or joined."""
     known = {" ".join(text.split()) for text in (*raw.texts, " ".join(raw.texts))}
     raw.texts += [text for text in texts if " ".join(text.split()) not in known]
-
-
-def is_unicode(text: str) -> bool:
-    """Returns whether the text has no lone surrogates, so that it can be written as UTF-8."""
-    return not re.search("[\ud800-\udfff]", text)
 
 
 def clean(text: str) -> str:

@@ -15,9 +15,10 @@ from blip_jax.data.fields import problems_of
 from blip_jax.data.images import ImageError, decode, limit_shorter_side
 from blip_jax.data.ingest.config import OPT_OUT_FIELDS, IngestConfig
 from blip_jax.data.ingest.readers import image_files
-from blip_jax.data.ingest.records import RawRecord, RejectedRecord, clean, is_unicode
+from blip_jax.data.ingest.records import RawRecord, RejectedRecord, clean
 from blip_jax.data.ingest.text import plain
 from blip_jax.data.perceptual_hash import perceptual_hash
+from blip_jax.data.text import is_unicode
 from blip_jax.data.video import VideoError, frames
 
 LICENCES = ("license", "licence", "license_name", "license_url", "rights")
