@@ -40,7 +40,8 @@ class Model(DialogMethods, GradCamMethods):
     """What `models.load` returns; its `repr` says what it is and what it can do.
 
     Images are paths (local or gs://), bytes, open files, PIL images or arrays (NumPy, JAX, PyTorch;
-    uint8 or float 0..1); with `on_error="skip"`, where a method has it, unreadable ones give a warning and None, or NaN.
+    uint8 or float 0..1); with `on_error="skip"`, where a method has it, unreadable ones give a
+    warning and None, or NaN.
     With `num_frames` above 0 they are clips (paths, bytes, open files), read as this many frames.
     """
 
