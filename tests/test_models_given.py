@@ -4,6 +4,7 @@ import pickle
 
 import numpy as np
 import pytest
+import tiny
 import tiny_dataset
 from network_calls import FILES, TEXTS
 from PIL import Image
@@ -44,6 +45,11 @@ def test_a_model_in_use_can_be_pickled(model):
     wanted = retrieval.match(FILES[:1], TEXTS[:1]).probability
     again = pickle.loads(pickle.dumps(retrieval))
     np.testing.assert_array_equal(again.match(FILES[:1], TEXTS[:1]).probability, wanted)
+
+
+def test_an_unknown_model_type_is_named():
+    with pytest.raises(UserError, match="there is no model type 'vqaa'; did you mean 'vqa'"):
+        models.Model({}, tiny.config(), "", model_type="vqaa")
 
 
 def test_a_text_with_half_a_character_is_named(model):

@@ -126,6 +126,7 @@ def test_mesh_has_its_three_axes_and_fills_up():
 @pytest.mark.parametrize(
     ("sizes", "message"),
     [
+        ({"data": -1, "fsdp": 3}, "data -1 x fsdp 3 x tensor 1 does not match the 8 devices"),
         ({"data": 3}, "data 3 x fsdp 1 x tensor 1 does not match the 8 devices"),
         ({"data": -1, "fsdp": 3}, "fsdp 3"),
         ({"data": 16}, "data 16"),

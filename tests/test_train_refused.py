@@ -74,6 +74,11 @@ def test_shares_are_at_most_one(config, field):
         replace(config, **{field: 2})
 
 
+def test_a_profile_of_steps_that_there_are_not_is_named(config):
+    with pytest.raises(UserError, match="profile is '6:9', but the run has 6 steps"):
+        replace(config, profile="6:9")
+
+
 def test_a_length_without_room_for_text_is_named(config, tmp_path):
     config = replace(config, task={"max_length": 4, "lm": {"prompt": "a picture of "}})
     with pytest.raises(UserError, match="task.max_length is 4; with task.lm.prompt 'a picture of"):

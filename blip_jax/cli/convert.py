@@ -11,7 +11,7 @@ from blip_jax.runtime.numbers import is_digits
 from blip_jax.runtime.terminal import printable
 
 FORMATS = {
-    "original": "a .pth file of the original PyTorch code",
+    "original": "a file of the original PyTorch code (.pth, .safetensors)",
     "hf": "a Hugging Face folder, for transformers' from_pretrained",
     "jax": "a workdir of this project, for --model and --config.init.run",
     "int8": "a workdir whose matrices are int8, a quarter of the size",

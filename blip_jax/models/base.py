@@ -23,6 +23,7 @@ from blip_jax.models.inputs import check_not_empty, encode_bucketed
 from blip_jax.nn import BlipConfig
 from blip_jax.runtime.arguments import check_arguments, check_methods
 from blip_jax.runtime.errors import DIVERGED, UserError
+from blip_jax.runtime.suggestions import hint
 
 MAX_FUNCTIONS = 64  # number of compiled functions that a model keeps
 SLOW_COMPILE_SECONDS = 1.5  # after this time a line says what is being compiled
@@ -58,6 +59,9 @@ class Base:
         trained_on: tuple[TrainingDataset, ...] | None = None,
     ):
         """Takes a tokenizer, or a folder or Hugging Face id to load when needed; "": unknown."""
+        if model_type not in nn.MODEL_TYPES:
+            known = hint(model_type, nn.MODEL_TYPES)
+            raise UserError(f"there is no model type {model_type!r}; {known}")
         self.name = name
         self.trained_on = trained_on
         self.params = params

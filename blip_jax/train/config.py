@@ -138,4 +138,6 @@ class TrainConfig:
         first, _, last = self.profile.partition(":")
         if not (first.isdigit() and last.isdigit() and int(first) < int(last)):
             raise UserError(f"profile is {self.profile!r}; give FIRST:LAST steps, as 100:110")
+        if int(first) >= self.steps:
+            raise UserError(f"profile is {self.profile!r}, but the run has {self.steps} steps")
         return int(first), int(last)

@@ -41,10 +41,10 @@ def make_mesh(sizes: Mapping[str, int], devices: list | None = None) -> Mesh:
     for axis, size in zip(AXES, shape, strict=True):
         if size < 1 and size != -1:
             raise UserError(f"mesh {axis} {size}: give 1 or more, or -1 for what the others leave")
+    wanted = " x ".join(f"{axis} {size}" for axis, size in zip(AXES, shape, strict=True))
     fixed = int(np.prod([size for size in shape if size != -1]))
     shape = [len(devices) // fixed if size == -1 else size for size in shape]
     if np.prod(shape) != len(devices):
-        wanted = " x ".join(f"{axis} {size}" for axis, size in zip(AXES, shape, strict=True))
         raise UserError(f"mesh {wanted} does not match the {len(devices)} devices")
     types = (AxisType.Auto,) * len(AXES)
     is_tpu = devices[0].platform == "tpu"  # GPUs call the devices of a host a slice
