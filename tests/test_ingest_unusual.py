@@ -84,18 +84,18 @@ def test_damaged_rows_of_a_parquet_file_are_counted(tmp_path):
     path.write_bytes(content)
     manifest, rows, _ = run(tmp_path, path)
     assert [row["texts"][0] for row in rows] == [f"text {n}" for n in (0, 1, 2, 6, 7, 8)]
-    assert manifest["skipped"] == {"broken Parquet": 1}
+    assert manifest["skipped"] == {"broken Parquet": 3}
 
 
 @pytest.mark.parametrize("text", [r'"a \"quoted\" cat"', '"he said "hi" to me"'])
 def test_quotes_that_are_not_doubled_break_a_row(tmp_path, text):
     pictures(tmp_path)
     lines = ["image,caption", f"images/0.jpg,{text}", 'images/1.jpg,"a ""red"" ball"',
-             'images/2.jpg,a 6" ruler']  # fmt: skip
+             'images/2.jpg,a 6" ruler', 'images/0.jpg,"a dog" ']  # fmt: skip
     (tmp_path / "x.csv").write_text("\n".join(lines))
     manifest, rows, _ = run(tmp_path, tmp_path / "x.csv")
     found = [row["texts"][0] for row in rows]
-    assert found == ['a "red" ball', 'a 6" ruler']
+    assert found == ['a "red" ball', 'a 6" ruler', "a dog"]
     assert manifest["skipped"] == {"broken row": 1}
     skipped = (tmp_path / "out" / "skipped.jsonl").read_text()
     assert "line 2 (byte 14): a quote is not closed, or not doubled" in skipped

@@ -14,6 +14,7 @@ from blip_jax.train.optimizer import (
     OptimizerConfig,
     StepDecay,
     WarmupCosine,
+    learning_rate,
 )
 
 STEP = StepDecay(
@@ -36,6 +37,18 @@ def test_step_cuts_a_warm_up_longer_than_epoch_0():
     # 0.2 + 0.8 * 5 / 8 = 0.7 on the last step of epoch 0; epoch 1 starts at 1.0 * 0.5.
     got = rates(dataclasses.replace(STEP, warmup_steps=8), [0, 5, 6, 7])
     np.testing.assert_allclose(got, [0.2, 0.7, 0.5, 0.5], rtol=1e-6)
+
+
+@pytest.mark.parametrize("clip_norm", [0.0, 1.0])
+def test_the_rate_that_is_told_is_that_of_the_last_update(clip_norm):
+    config = OptimizerConfig(schedule=EpochCosine(peak_lr=1.0, min_lr=0.0, steps_per_epoch=1),
+                             clip_norm=clip_norm)  # fmt: skip
+    optimizer, params = config.make(10), {"temperature": jnp.ones(()), "w": jnp.ones(3)}
+    schedule, state = config.schedule.make(10), optimizer.init(params)
+    assert learning_rate(schedule, state) == schedule(0)
+    for step in range(3):
+        _, state = optimizer.update(params, state, params)
+        assert learning_rate(schedule, state) == pytest.approx(float(schedule(step)))
 
 
 def test_step_without_warm_up_starts_at_lr():

@@ -224,6 +224,13 @@ def test_steps_before_an_evaluation_that_fails_are_kept(config, world, tmp_path)
         patch.setattr(loop, "Evaluator", lambda *unused: evaluator)
         loop.train(config, str(tmp_path / "run"))
     assert (tmp_path / "run" / "checkpoints" / "2").exists()
+    evaluated = []
+    evaluator.lacks = lambda step: step == 2
+    evaluator.run = lambda params, step: evaluated.append(step) or {"itc/r@1": 1.0}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "Evaluator", lambda *unused: evaluator)
+        loop.train(config, str(tmp_path / "run"))
+    assert evaluated == [2, 4, 6]
 
 
 def fail(*unused):

@@ -142,6 +142,8 @@ def _shown(config: AssembleConfig, found: Assembled, most: int) -> tuple[int, It
 
 def _write(config: AssembleConfig, workdir: str, assembled: Assembled) -> None:
     folder, source = epath.Path(workdir), assembled.source
+    if not config.human_dataset and not assembled.texts:
+        raise UserError(f"the rules keep no text: {_dropped(assembled.statistics)}")
     values = {"config": to_json(config)}
     values |= {"scores": path_digest(config.scores), "dataset": path_digest(source.dataset)}
     check_fingerprint(folder, "assemble", values, begun=False)
@@ -150,8 +152,6 @@ def _write(config: AssembleConfig, workdir: str, assembled: Assembled) -> None:
     write_config(folder, config)
     human = Component(name="human", dataset=config.human_dataset) if config.human_dataset else None
     path = str(folder / "mixture.json")
-    if human is None and not assembled.texts:
-        raise UserError(f"the rules keep no text: {_dropped(assembled.statistics)}")
     mixture.write_selected(path, human, source, assembled.texts, config.human_fraction)
     found = dict(assembled.statistics)
     if "records_read" in prepared:

@@ -119,7 +119,7 @@ def write_selected(
     """
     texts = sorted(texts, key=lambda found: -found.weight)
     if human is None and not texts:
-        raise UserError("the rules keep no text; lower the threshold")
+        raise UserError("no text is selected, and there are no human pairs; lower the threshold")
     file = epath.Path(path)
     file.parent.mkdir(parents=True, exist_ok=True)
     total = sum(found.weight * found.count for found in texts)

@@ -83,10 +83,9 @@ def run(
         ShardQueue(paths, settings.lease_seconds) as shards,
         _ImageProgress(shards, settings.shard_rows, len(source)) as progress,
     ):
-        counts = len(filters), len(extra_scores)
         if len(shards.done()) == len(paths) and manifest.exists():
-            # Checks the shards. The manifest stays: it ends the waiting of other hosts.
-            _finish(settings, source, paths, shards.records(), *counts)
+            # Nothing is written: other hosts may read the metadata.
+            storage.check_shards(settings.output, source.split, _lengths(settings, source, paths))
             return settings.output
         manifest.unlink(missing_ok=True)  # an old one would say that the metadata is written
         if beam_config.runner:
@@ -108,6 +107,7 @@ def run(
         if done == len(paths):
             with metadata:
                 for _ in metadata.claim_shards(lambda: signals.requested):  # by one of the hosts
+                    counts = len(filters), len(extra_scores)
                     _finish(settings, source, paths, shards.records(), *counts)
         if signals.requested and not manifest.exists():
             raise Interrupted(
@@ -257,10 +257,16 @@ def _finish(
 ) -> None:
     """Writes the metadata of a TFDS dataset, and the manifest last: it tells that all is there."""
     folder = epath.Path(settings.output)
-    lengths = [
-        min(settings.shard_rows, len(source) - i * settings.shard_rows) for i in range(len(paths))
-    ]
+    lengths = _lengths(settings, source, paths)
     shards = [{"file": x.name, **record} for x, record in zip(paths, records, strict=True)]
     description = f"Texts and scores of CapFilt for {source.dataset}, split {source.split}."
     storage.finish(settings.output, source.split, lengths, description, filters, extra_scores)
     write_json(folder / MANIFEST, {"rows": len(source), "shards": shards})
+
+
+def _lengths(
+    settings: ScoringConfig, source: CapFiltInput, paths: Sequence[epath.Path]
+) -> list[int]:
+    """Returns the rows of each shard."""
+    rows = settings.shard_rows
+    return [min(rows, len(source) - number * rows) for number in range(len(paths))]

@@ -90,21 +90,14 @@ def finish(
     Raises:
       UserError: a shard is missing or damaged.
     """
-    paths = [shard_path(directory, split, i, len(lengths)) for i in range(len(lengths))]
-    with concurrent.futures.ThreadPoolExecutor(READERS) as threads:  # storage may be far away
-        sizes = list(threads.map(_size, paths))
-    if None in sizes:
-        name = paths[sizes.index(None)].name
-        raise UserError(f"{directory} lacks {name}; run capfilt on it again")
+    num_bytes = check_shards(directory, split, lengths)
     template = tfds.core.ShardedFileTemplate(
         data_dir=directory, dataset_name=NAME, split=split, filetype_suffix="array_record"
     )
     for folder in (directory, epath.Path(directory) / WORK):
         remove_incomplete(folder)
-    with concurrent.futures.ThreadPoolExecutor(READERS) as threads:
-        list(threads.map(_check_rows, paths, lengths))
     info = tfds.core.SplitInfo(
-        name=split, shard_lengths=lengths, num_bytes=sum(sizes), filename_template=template
+        name=split, shard_lengths=lengths, num_bytes=num_bytes, filename_template=template
     )
     tfds.folder_dataset.write_metadata(
         data_dir=directory,
@@ -113,6 +106,22 @@ def finish(
         description=description,
         check_data=False,
     )
+
+
+def check_shards(directory: str, split: str, lengths: list[int]) -> int:
+    """Returns the bytes of all shards.
+
+    Raises:
+      UserError: a shard is missing or damaged.
+    """
+    paths = [shard_path(directory, split, i, len(lengths)) for i in range(len(lengths))]
+    with concurrent.futures.ThreadPoolExecutor(READERS) as threads:  # storage may be far away
+        sizes = list(threads.map(_size, paths))
+        if None in sizes:
+            name = paths[sizes.index(None)].name
+            raise UserError(f"{directory} lacks {name}; run capfilt on it again")
+        list(threads.map(_check_rows, paths, lengths))
+    return sum(sizes)
 
 
 def _size(path: epath.Path) -> int | None:

@@ -55,8 +55,10 @@ def split_step(path: str) -> tuple[str, int | None]:
 
     The step is None of a path that names none.
     """
-    match = re.fullmatch(rf"(.+)/{CHECKPOINT_DIR}/(\d+)/?", path)
-    return (match[1], int(match[2])) if match else (path, None)
+    match = re.fullmatch(rf"(?:(.+)/)?{CHECKPOINT_DIR}/(\d+)/?", path)
+    if not match or (epath.Path(path) / "config.json").exists():  # or it is a Hugging Face folder
+        return path, None
+    return match[1] or ".", int(match[2])
 
 
 def is_workdir(path: str) -> bool:

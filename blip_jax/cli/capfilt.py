@@ -24,7 +24,7 @@ After an interruption, rerun the same command to resume; several hosts may run i
 def work(config: "CapFiltConfig", workdir: str) -> None:
     """Scores the dataset, prints counts, and writes the mixture.
 
-    Of several hosts that share the work one counts and writes; all write the same.
+    Of several hosts that are done at the same time one counts and writes; all write the same.
     """
     import jax
     from etils import epath
@@ -52,11 +52,12 @@ def work(config: "CapFiltConfig", workdir: str) -> None:
     if not is_main:
         return
     scored = mixture.ScoredDataset(source.dataset, source.split, output)
+    writes_mixture = bool(config.human_dataset)
     try:
         with file_lock(epath.Path(workdir) / MIXTURE, "capfilt"):
             select(config, workdir, scored)
     except InUseError:  # a host that shares the work
-        print_note("another process counts the texts and writes the mixture")
+        print_note("another process counts the texts" + " and writes the mixture" * writes_mixture)
     print(f"\nscores of all texts: {output}")
     if not config.human_dataset:
         argv = ["blip-jax", "assemble", "--workdir=DIR", f"--config.scores={output}"]

@@ -56,19 +56,25 @@ def parser() -> argparse.ArgumentParser:
 
 
 def last_evaluation(workdir: str) -> dict[str, float]:
-    """Returns the metrics of a training's last evaluation by name; {} where there are none."""
+    """Returns the metrics of a training's last evaluation by name; {} where there are none.
+
+    Of a path that names a step (RUN/checkpoints/300), those of the last evaluation until then.
+    """
     from etils import epath
 
+    from blip_jax.checkpoints.workdir import split_step
     from blip_jax.train.logger import FILE, read_curves
 
+    workdir, step = split_step(workdir)
     if not (epath.Path(workdir) / FILE).exists():
         return {}
     curves = read_curves(epath.Path(workdir) / FILE)
-    return {
-        name.removeprefix("eval/"): points[-1][1]
-        for name, points in curves.items()
-        if name.startswith("eval/") and points[-1][1] == points[-1][1]  # no NaN
-    }
+    found = {}
+    for name, points in curves.items():
+        known = [value for at, value in points if step is None or at <= step]
+        if name.startswith("eval/") and known and known[-1] == known[-1]:  # no NaN
+            found[name.removeprefix("eval/")] = known[-1]
+    return found
 
 
 def _heads(text: str) -> dict[str, int]:

@@ -6,6 +6,7 @@ training reads records in random order, so a dataset that does not fit is copied
 """
 
 import collections
+import os
 import shutil
 import tempfile
 import threading
@@ -38,9 +39,6 @@ class RemoteRecordFiles:
     def __init__(self, instructions: Sequence[Any]):
         self._instructions = list(instructions)
         self._starts = np.cumsum([0, *(entry.take for entry in self._instructions)])
-        self._files = [_LocalCopy(entry.filename) for entry in self._instructions]
-        self._used: collections.OrderedDict[int, None] = collections.OrderedDict()  # oldest first
-        self._lock = threading.Lock()  # of `_used`
 
     def __len__(self) -> int:
         return int(self._starts[-1])
@@ -49,23 +47,34 @@ class RemoteRecordFiles:
         if not 0 <= row < len(self):
             raise IndexError(row)
         number = int(np.searchsorted(self._starts, row, side="right")) - 1
-        with self._lock:
-            self._used[number] = None
-            self._used.move_to_end(number)
         place = self._instructions[number].skip + row - int(self._starts[number])
-        return self._files[number].read(place, self._make_room)
+        return _COPIES.read(os.fspath(self._instructions[number].filename), place)
 
     def __getitems__(self, rows: Sequence[int]) -> list[bytes]:
         return [self[row] for row in rows]
 
+
+class _LocalCopies:
+    """The copies of this process, of files of all datasets: they share a disk."""
+
+    def __init__(self):
+        self._copies: collections.OrderedDict[str, _LocalCopy] = collections.OrderedDict()
+        self._lock = threading.Lock()  # of the order, the least recently used first
+
+    def read(self, path: str, place: int) -> bytes:
+        """Returns a record of a file of a bucket."""
+        with self._lock:
+            copy = self._copies.setdefault(path, _LocalCopy(path))
+            self._copies.move_to_end(path)
+        return copy.read(place, self._make_room)
+
     def _make_room(self, size: int) -> None:
         """Removes the least recently used copies, as far as `size` bytes more need their place."""
         with self._lock:
-            for number in list(self._used):
+            for copy in self._copies.values():
                 if shutil.disk_usage(tempfile.gettempdir()).free >= size + RESERVED_BYTES:
                     return
-                if self._files[number].remove():
-                    del self._used[number]
+                copy.remove()
 
 
 class _LocalCopy:
@@ -81,21 +90,25 @@ class _LocalCopy:
         """Returns a record; `make_room` is called with the bytes that a copy is about to take."""
         with self._lock:
             if self._records is None:
-                make_room(self._path.stat().length)
+                make_room(self._size())
                 self._folder = tempfile.TemporaryDirectory(prefix="blip-jax-")
                 copy = epath.Path(self._folder.name) / self._path.name
                 self._path.copy(copy)
                 self._records = ArrayRecordDataSource([str(copy)])
             return self._records[place]
 
-    def remove(self) -> bool:
-        """Removes the copy; returns False if it is in use."""
-        if not self._lock.acquire(blocking=False):
-            return False
-        try:
-            if self._folder is not None:
-                self._folder.cleanup()
-            self._folder = self._records = None
-            return True
-        finally:
-            self._lock.release()
+    def _size(self) -> int:
+        return self._path.stat().length
+
+    def remove(self) -> None:
+        """Removes the copy if there is one that is not in use."""
+        if self._lock.acquire(blocking=False):
+            try:
+                if self._folder is not None:
+                    self._folder.cleanup()
+                self._folder = self._records = None
+            finally:
+                self._lock.release()
+
+
+_COPIES = _LocalCopies()

@@ -114,7 +114,9 @@ def _from_array(array: np.ndarray) -> np.ndarray:
         array = array >> 8
     elif array.dtype == bool:
         array = array * np.uint8(255)
-    elif not (np.issubdtype(array.dtype, np.integer) and 0 <= array.min() and array.max() <= 255):
+    elif not np.issubdtype(array.dtype, np.integer):
+        raise ImageError(f"an array of {array.dtype}; give uint8")
+    elif array.min() < 0 or array.max() > 255:
         raise ImageError(
             f"an array of {array.dtype} from {array.min()} to {array.max()}; give uint8"
         )

@@ -123,7 +123,7 @@ class Lock:
                 if self._take_over(holder):
                     break
         except FileExistsError as error:
-            raise UserError(f"{self._target} is a file; give a folder") from error
+            raise UserError(f"{os.path.dirname(self._path)} is a file; give a folder") from error
         except OSError as error:
             self._remove_made()
             raise UserError(

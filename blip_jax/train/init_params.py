@@ -68,14 +68,15 @@ def _check_tokenizer(source: str, theirs: Tokenizer | str, ours: Any) -> None:
       theirs: a tokenizer, or the folder of one; a name on a hub is not looked up.
       ours: a tokenizer, or the ids alone that are enough to compile.
     """
-    folder = theirs if isinstance(theirs, str) else source
+    advice = "give its own"
+    if isinstance(theirs, str):
+        advice = f"give --config.tokenizer={theirs}"
     if isinstance(theirs, str) and theirs and epath.Path(theirs).is_dir():
         theirs = Tokenizer.load(theirs)
     known = isinstance(theirs, Tokenizer) and isinstance(ours, Tokenizer)
     if known and not ours.has_same_words(theirs):
         raise UserError(
-            f"init.run {source} was trained with another tokenizer than config.tokenizer; give "
-            f"--config.tokenizer={folder}"
+            f"init.run {source} was trained with another tokenizer than config.tokenizer; {advice}"
         )
 
 

@@ -89,7 +89,8 @@ def train(
         if is_main:
             write_config(workdir, config)
             setup.tokenizer.save(str(epath.Path(workdir) / "tokenizer"))
-        if first >= config.steps:
+        lacks_evaluation = bool(evaluator and restored and evaluator.lacks(first))
+        if first >= config.steps and not lacks_evaluation:
             if is_main:
                 print(f"{workdir} has {first} of {config.steps} steps; nothing to train",
                       file=sys.stderr)  # fmt: skip
@@ -104,6 +105,9 @@ def train(
         ):
             if is_main and config.logger == "wandb":
                 logger.report_to(wandb_run.WandbRun(workdir, to_json(config)))
+            if lacks_evaluation:
+                found = evaluator.run(state.params, first)
+                logger.log(first, {f"eval/{k}": v for k, v in found.items()})
             batches = setup.batches(first)
             for step in range(first, config.steps):
                 profiler.before_step(step)
@@ -234,6 +238,13 @@ class Evaluator:
     def check_images(self, trained_on: Sequence[TrainingDataset]) -> None:
         """Raises a UserError for images that are trained on, or marks evaluations with them."""
         self._training_images = count_training_images(self._setup.config.eval, trained_on)
+
+    def lacks(self, step: int) -> bool:
+        """Returns whether the evaluation at a step is due and failed; all processes call it."""
+        config = self._setup.config
+        is_due = step % config.eval.every == 0 or step == config.steps
+        exists = (self._folder / str(step) / "metrics.json").exists()
+        return is_due and not all_gather(int(exists))[0]
 
     def run(self, params: dict, step: int) -> dict[str, float]:
         """Returns metrics; writes predictions.jsonl and metrics.json of this step."""

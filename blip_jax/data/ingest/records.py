@@ -149,7 +149,7 @@ class FieldMapping:
 
     def _record(self, fields: Mapping[str, Any], name: str, kinds: Iterable[str]) -> RawRecord:
         rest = dict(fields)
-        present = [name for name, value in rest.items() if value is not None and value != ""]
+        present = [name for name, value in rest.items() if not _is_empty(value)]
         names = {
             kind: self.find(kind, present) or self.find(kind, rest)
             for kind in kinds
@@ -157,7 +157,10 @@ class FieldMapping:
         }
         content = "image"
         if "image" in kinds:
-            content, names["picture"] = self.find_picture(rest)
+            content, name = self.find_picture(present)
+            if name is None:
+                content, name = self.find_picture(rest)
+            names["picture"] = name
         taken = {kind: rest.get(found) for kind, found in names.items() if found}
         rest = {name: value for name, value in rest.items() if name not in names.values()}
         key, url = taken.get("key"), taken.get("url")
@@ -190,6 +193,10 @@ class FieldMapping:
         else:
             raw.image, raw.image_path = data, path if "picture" in taken else raw.url
         return raw
+
+
+def _is_empty(value: Any) -> bool:
+    return value is None or (isinstance(value, str) and not value)
 
 
 def unreadable(error: Exception) -> RejectedRecord:

@@ -63,7 +63,8 @@ def _check_apart(workdir: str, found: list[plan.File]) -> None:
     for file in found:
         folder = os.path.realpath(file.path)
         inside = target == folder or target.startswith(folder.rstrip("/") + "/")
-        if file.format == "folder" and "://" not in file.path and inside:
+        is_local = "://" not in f"{workdir}{file.path}"
+        if file.format == "folder" and is_local and inside:
             raise UserError(
                 f"--workdir {workdir} is in {file.path}, which is read; choose a folder outside"
             )

@@ -27,6 +27,7 @@ from blip_jax.runtime.errors import UserError
 
 LONGEST = 1 << 20  # most characters of a field, which limits a quote that is never closed
 MISSING = {"NaN", "nan", "NULL", "null", "\\N"}  # what programs write for no value
+PADDED = re.compile(r'"[ \t]+(?=[,;|]|\r?\n|$)')  # blanks after a closing quote, which are read
 SHOWN = 80  # characters of a broken line in its message
 # A field that a program has quoted, as the doubled quotes within show.
 QUOTED = re.compile(r'"(?:[^"]|"")*""(?:[^"]|"")*"', re.DOTALL)
@@ -91,7 +92,7 @@ class _Rows:
 
     def _is_strict(self) -> bool:
         """Returns whether the lines of a row are one row by the rules of quoting."""
-        used = (line.decode("utf-8", "surrogateescape") for line in self._used)
+        used = (PADDED.sub('"', line.decode("utf-8", "surrogateescape")) for line in self._used)
         try:
             return len(list(csv.reader(used, strict=True, **self._format))) == 1
         except csv.Error:  # it ends within the quote, or text follows the quote

@@ -81,16 +81,19 @@ def read(unit, settings: IngestConfig) -> Iterator[RawRecord]:
     """Yields the records of a unit."""
     columns = FieldMapping(settings)
     with _opened(unit.path) as table:
-        for number, row in _rows(table, unit.first, unit.first + unit.records):
+        for number, row, records in _rows(table, unit.first, unit.first + unit.records):
             name = f"{number:09d}"
             if isinstance(row, RejectedRecord):
-                yield RawRecord(name, rejection=row)
+                yield RawRecord(name, rejection=row, records=records)
             else:
                 yield columns.record(row, name)
 
 
-def _rows(table, start: int, stop: int) -> Iterator[tuple[int, dict | RejectedRecord]]:
-    """Yields (number, row) from `start` to before `stop`; rejects rows that are not UTF-8."""
+def _rows(table, start: int, stop: int) -> Iterator[tuple[int, dict | RejectedRecord, int]]:
+    """Yields (number, row, 1) from `start` to before `stop`; rejects rows that are not UTF-8.
+
+    Rows that cannot be decoded are one rejection with their count in place of the 1.
+    """
     number = 0
     for group in range(table.num_row_groups):
         rows = table.metadata.row_group(group).num_rows
@@ -101,21 +104,23 @@ def _rows(table, start: int, stop: int) -> Iterator[tuple[int, dict | RejectedRe
         batches = table.iter_batches(BATCH, row_groups=[group], use_threads=False)
         while number < min(end, stop):
             try:
-                batch = next(batches)
+                batch = next(batches, None)
+                if batch is None:
+                    raise pyarrow.ArrowInvalid("the row group has fewer rows than it says")
             except (pyarrow.ArrowException, OSError) as error:
                 if getattr(error, "errno", None):  # of the disk or the network
                     raise
                 first, last = max(start, number), min(end, stop) - 1
-                yield first, _damaged(first, last, error)
+                yield first, _damaged(first, last, error), last - first + 1
                 number = end
                 break
             for place in range(max(0, start - number), min(batch.num_rows, stop - number)):
                 try:
-                    yield number + place, batch.slice(place, 1).to_pylist()[0]
+                    yield number + place, batch.slice(place, 1).to_pylist()[0], 1
                 except UnicodeDecodeError as error:
-                    yield number + place, RejectedRecord("text not UTF-8", str(error))
+                    yield number + place, RejectedRecord("text not UTF-8", str(error)), 1
                 except (ValueError, OverflowError, pyarrow.ArrowException):
-                    yield number + place, _row(batch, place)
+                    yield number + place, _row(batch, place), 1
             number += batch.num_rows
 
 
