@@ -178,7 +178,8 @@ def test_conversion_keeps_the_vocabulary(trained, tmp_path, to):
 
 def test_training_uses_the_tokenizers_cleanup(trained):
     _, tokenizer = trained
-    task = CaptioningConfig(max_length=16).make(tiny.config(), tokenizer)
+    model = tiny.config(med={"max_length": 24})
+    task = CaptioningConfig(max_length=24).make(model, tokenizer)
     buffer = io.BytesIO()
     Image.new("RGB", (16, 16)).save(buffer, "PNG")
     record = {"image": buffer.getvalue(), "texts": ["A Ｂall「赤」"], "key": "k"}
