@@ -157,10 +157,10 @@ class FieldMapping:
         }
         content = "image"
         if "image" in kinds:
-            content, name = self.find_picture(present)
-            if name is None:
-                content, name = self.find_picture(rest)
-            names["picture"] = name
+            content, found = self.find_picture(present)
+            if found is None:
+                content, found = self.find_picture(rest)
+            names["picture"] = found
         taken = {kind: rest.get(found) for kind, found in names.items() if found}
         rest = {name: value for name, value in rest.items() if name not in names.values()}
         key, url = taken.get("key"), taken.get("url")
