@@ -64,7 +64,9 @@ class _LocalCopies:
     def read(self, path: str, place: int) -> bytes:
         """Returns a record of a file of a bucket."""
         with self._lock:
-            copy = self._copies.setdefault(path, _LocalCopy(path))
+            if path not in self._copies:
+                self._copies[path] = _LocalCopy(path)
+            copy = self._copies[path]
             self._copies.move_to_end(path)
         return copy.read(place, self._make_room)
 

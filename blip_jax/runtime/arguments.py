@@ -5,7 +5,7 @@
 | bool, str, None, a class | an instance |
 | int | a whole number, of NumPy or JAX too; no bool |
 | float | a number but NaN; no bool |
-| Annotated[int, Range(a, b)] | a whole number from a to b, without b: of a or more; so of float |
+| Annotated[int, Range(a, b)] | a whole number from a to b, or of a or more; likewise with float |
 | Literal["a", "b"] | one of the values |
 | Sequence[T], tuple[T, ...] | a sequence of T, of any class but str and bytes |
 | tuple[T, T] | a pair, of any class |

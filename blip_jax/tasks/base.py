@@ -226,8 +226,8 @@ class Task(EvaluationTask, Generic[C]):
         Raises:
           KeyError: the other run lacks a part; it names the part.
         """
-        is_new = lambda name: name == "temperature"  # noqa: E731
-        return fill(fresh, resized_positions(params, self.model), is_new)
+        own = resized_positions(params, self.model)
+        return fill(fresh, own, is_new=lambda name: name == "temperature")
 
     def init_extra(self, params: Params, key: jax.Array) -> Extra:
         """Returns what the task keeps in the state in addition to the parameters."""

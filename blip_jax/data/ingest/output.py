@@ -141,15 +141,11 @@ def _shared_files(parts: str, full: list[int], found: Duplicates) -> int:
         own = needed[slice(*np.searchsorted(needed, [start, start + batch.num_rows]))]
         urls += batch.column("url").take(pyarrow.array(own - start)).to_pylist()
         start += batch.num_rows
-    pairs = (
-        (urls[row], urls[original])
-        for row, original in zip(
-            np.searchsorted(needed, rows), np.searchsorted(needed, originals), strict=True
-        )
-    )
+    own_urls = [urls[place] for place in np.searchsorted(needed, rows)]
+    other_urls = [urls[place] for place in np.searchsorted(needed, originals)]
     return sum(
         one != other and bool(one and other) and file_name(one) == file_name(other)
-        for one, other in pairs
+        for one, other in zip(own_urls, other_urls, strict=True)
     )
 
 
