@@ -1,4 +1,4 @@
-"""Fused attention, by head on CPUs and by a kernel on TPUs, equals that which stores the scores."""
+"""Attention by head, on CPUs, equals that which stores the scores; which sizes are fused."""
 
 import functools
 
@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 
 from blip_jax.nn import attention, fused_attention
 
@@ -30,44 +30,26 @@ def plain(*operands, width=WIDTH):
     return y.reshape(operands[0].shape)
 
 
-def forward_kernel(*operands, width=WIDTH):
-    kernel = fused_attention._forward_kernel
-    return fused_attention.run_kernel(
-        kernel, *operands, results=1, width=width, products=2, interpret=True
-    )[0]
-
-
-@pytest.mark.parametrize(
-    "fused", [functools.partial(fused_attention.attend_by_head, width=WIDTH), forward_kernel]
-)
 @pytest.mark.parametrize(("dtype", "atol"), [("float32", 1e-6), ("bfloat16", 0.02)])
-def test_it_is_attention(fused, dtype, atol):
+def test_it_is_attention(dtype, atol):
     query, key, value = arrays(24, dtype)
-    found, wanted = fused(query[:, :17], key, value), plain(query[:, :17], key, value)
+    found = fused_attention.attend_by_head(query[:, :17], key, value, WIDTH)
+    wanted = plain(query[:, :17], key, value)
     assert found.dtype == wanted.dtype == dtype
     np.testing.assert_allclose(found.astype("float32"), wanted.astype("float32"), atol=atol)
 
 
-def gradients(function, operands, width=WIDTH):
-    function = functools.partial(function, width=width)
+def gradients(function, operands):
+    function = functools.partial(function, width=WIDTH)
     return jax.vjp(function, *operands)[1](jnp.sin(operands[0]))
 
 
-@pytest.mark.parametrize("heads", [3, 4])
-def test_its_gradients_are_those_of_attention(monkeypatch, heads):
-    monkeypatch.setattr(fused_attention, "MAX_BLOCK_BYTES", 2**14)  # a block: 2 of 4 heads
-    operands = arrays(24, heads=heads, width=64)
+def test_its_gradients_are_those_of_attention():
+    operands = arrays(24)
     operands[0] = operands[0][:, :17]
-    assert fused_attention.heads_per_block(operands, 64) == {3: 3, 4: 2}[heads]
-    wanted = gradients(plain, operands, 64)
-    by_head = gradients(fused_attention.attend_by_head, operands, 64)
-    kernel = fused_attention._backward_kernel
-    by_kernel = fused_attention.run_kernel(
-        kernel, *operands, jnp.sin(operands[0]), results=3, width=64, products=5, interpret=True
-    )
-    for found in (by_head, by_kernel):
-        for x, y in zip(found, wanted, strict=True):
-            np.testing.assert_allclose(x, y, atol=1e-5)
+    found = gradients(fused_attention.attend_by_head, operands)
+    for x, y in zip(found, gradients(plain, operands), strict=True):
+        np.testing.assert_allclose(x, y, atol=1e-5)
 
 
 def mesh():
@@ -75,69 +57,32 @@ def mesh():
 
 
 @pytest.mark.parametrize(
-    ("platform", "queries", "keys", "devices", "fused"),
+    ("platform", "queries", "keys", "devices", "found"),
     [
-        ("cpu", LONG, LONG, 1, True),
-        ("tpu", LONG, LONG, 1, True),
-        ("gpu", LONG, LONG, 1, False),
-        ("cpu", LONG - 1, LONG, 1, False),
-        ("cpu", LONG // 4, 4 * LONG, 1, True),
-        ("tpu", LONG // 4, 4 * LONG, 1, False),
-        ("cpu", LONG, LONG, 8, False),
-        ("tpu", LONG, LONG, 8, False),
+        ("cpu", LONG, LONG, 1, "loop"),
+        ("cpu", LONG // 4, 4 * LONG, 1, "loop"),
+        ("cpu", LONG - 1, LONG, 1, "none"),
+        ("cpu", LONG, LONG, 8, "none"),
+        ("tpu", LONG, LONG, 1, "kernel"),
+        ("tpu", 30, 30, 1, "kernel"),
+        ("tpu", 1, LONG, 1, "none"),  # a token of each caption
+        ("tpu", 100 * LONG, LONG, 1, "none"),  # scores that VMEM does not hold
+        ("tpu", LONG, LONG, 8, "none"),
+        ("gpu", LONG, LONG, 1, "none"),
     ],
 )
-def test_the_backend_decides_without_a_mesh(monkeypatch, platform, queries, keys, devices, fused):
+def test_the_backend_decides_without_a_mesh(monkeypatch, platform, queries, keys, devices, found):
     monkeypatch.setattr(jax, "device_count", lambda: devices)
     monkeypatch.setattr(jax, "default_backend", lambda: platform)
-    assert fused_attention.is_fused(2, queries, keys, 3) == fused
+    assert fused_attention.is_looped(queries, keys) == (found == "loop")
+    assert fused_attention.has_kernel(2, queries, keys, 3) == (found == "kernel")
 
 
 @pytest.mark.parametrize(("rows", "heads", "fused"), [(4, 4, True), (6, 4, False), (4, 3, False)])
 def test_a_mesh_of_tpus_must_split_rows_and_heads(monkeypatch, rows, heads, fused):
     monkeypatch.setattr(fused_attention, "_platform", lambda: "tpu")
     with jax.sharding.use_abstract_mesh(mesh().abstract_mesh):
-        assert fused_attention.is_fused(rows, LONG, LONG, heads) == fused
-
-
-@pytest.fixture
-def kernel_shapes(monkeypatch):
-    """Runs kernels without a TPU; a list of the shapes of their queries."""
-    monkeypatch.setattr(fused_attention, "_platform", lambda: "tpu")
-    whole, seen = fused_attention.run_kernel, []
-
-    def interpreted(kernel, *operands, **options):
-        seen.append(operands[0].shape)
-        return whole(kernel, *operands, **options, interpret=True)
-
-    monkeypatch.setattr(fused_attention, "run_kernel", interpreted)
-    return seen
-
-
-def attend_fused(*operands, width=WIDTH):
-    return fused_attention.fused_attention(*operands, width)
-
-
-def test_a_mesh_splits_the_kernel(kernel_shapes):
-    """Each of 8 devices runs the kernel on its rows and heads, forward and backward."""
-    operands = [jnp.concatenate([x, x[::-1]]) for x in arrays(24, heads=4)]
-    sharding = NamedSharding(mesh(), PartitionSpec(("data", "fsdp")))
-
-    @functools.partial(jax.jit, in_shardings=sharding)
-    def run(operands):
-        with jax.sharding.use_abstract_mesh(mesh().abstract_mesh):
-            return gradients(attend_fused, operands)
-
-    for x, y in zip(run(operands), gradients(plain, operands), strict=True):
-        np.testing.assert_allclose(x, y, atol=1e-5)
-    assert kernel_shapes == [(1, 24, 2 * WIDTH)] * 2
-
-
-def test_pmap_runs_the_kernel_on_each_device(kernel_shapes):
-    operands = arrays(LONG, heads=4)
-    found = jax.pmap(attend_fused)(*(jnp.stack([x] * 8) for x in operands))
-    np.testing.assert_allclose(found[7], plain(*operands), atol=1e-5)
-    assert kernel_shapes == [(2, LONG, 4 * WIDTH)]
+        assert fused_attention.has_kernel(rows, LONG, LONG, heads) == fused
 
 
 def test_one_cpu_computes_long_sequences_by_head(monkeypatch):

@@ -217,18 +217,42 @@ def test_flops_of_matrix_products(program):
     assert memory_traffic.matrix_flops(program) == 12 * 2 * 16 * 64 * 32
 
 
-@pytest.mark.parametrize("estimate", ['"flops":"5364","x":"1"', '"x":"1","flops":"5364"'])
-def test_flops_that_a_kernel_states(estimate):
-    text = textwrap.dedent("""\
+def kernel(estimate: str) -> hlo.HloModule:
+    """A program of one kernel that reads a part of 800 bytes, and writes 32."""
+    text = """\
         HloModule m
 
-        ENTRY %main (a: f32[8]) -> f32[8] {
-          %a = f32[8]{0} parameter(0)
+        ENTRY %main (a: f32[200]) -> f32[8] {
+          %a = f32[200]{0} parameter(0)
           ROOT %b = f32[8]{0} custom-call(%a), custom_call_target="tpu_custom_call", \
-        backend_config={"custom_call_config":{"body":"TUzv","cost_estimate":{ESTIMATE}}}
+        backend_config={"custom_call_config":{"body":"TUzv"ESTIMATE}}
         }
-        """).replace("ESTIMATE", estimate)
-    assert memory_traffic.matrix_flops(hlo.HloModule(text)) == 5364
+        """
+    return hlo.HloModule(textwrap.dedent(text).replace("ESTIMATE", estimate))
+
+
+@pytest.mark.parametrize("estimate", ['"flops":"5364","x":"1"', '"x":"1","flops":"5364"'])
+def test_flops_that_a_kernel_states(estimate):
+    program = kernel(f',"cost_estimate":{{{estimate}}}')
+    assert memory_traffic.matrix_flops(program) == 5364
+
+
+@pytest.mark.parametrize(("stated", "moved"), [(None, 832), (64, 64), (1000, 832)])
+def test_bytes_that_a_kernel_states(stated, moved):
+    """Less than its operands where it reads a part, more where some of them are on the chip."""
+    estimate = f',"cost_estimate":{{"bytes_accessed":"{stated}"}}' if stated else ""
+    assert hbm_bytes(kernel(estimate)) == moved
+
+
+def test_an_array_that_is_only_allocated_moves_nothing():
+    text = """\
+        HloModule m
+
+        ENTRY %main () -> f32[200] {
+          ROOT %a = f32[200]{0} custom-call(), custom_call_target="AllocateBuffer"
+        }
+        """
+    assert hbm_bytes(hlo.HloModule(textwrap.dedent(text))) == 0
 
 
 @pytest.mark.parametrize(

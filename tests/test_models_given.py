@@ -2,6 +2,7 @@
 
 import pickle
 
+import jax
 import numpy as np
 import pytest
 import tiny
@@ -50,6 +51,14 @@ def test_a_model_in_use_can_be_pickled(model):
 def test_an_unknown_model_type_is_named():
     with pytest.raises(UserError, match="there is no model type 'vqaa'; did you mean 'vqa'"):
         models.Model({}, tiny.config(), "", model_type="vqaa")
+
+
+@pytest.mark.parametrize("key", [jax.random.key(0), jax.random.PRNGKey(0)], ids=["new", "old"])
+def test_parameters_are_made_with_keys_of_jax(key):
+    params = models.init(tiny.config(), key)
+    assert params["temperature"].shape == ()
+    with pytest.raises(UserError, match="^key is 0 "):
+        models.init(tiny.config(), 0)
 
 
 def test_a_text_with_half_a_character_is_named(model):

@@ -9,9 +9,11 @@ from typing import NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
-from blip_jax.nn.fused_attention import fused_attention, is_fused
-from blip_jax.nn.layers import Dense, recomputed
+from blip_jax.nn.attention_kernel import ContextStack, mesh_parts
+from blip_jax.nn.fused_attention import fused_attention, has_kernel, is_looped
+from blip_jax.nn.layers import ATTENTION, Dense, recomputed
 
 
 class KVCache(NamedTuple):
@@ -26,23 +28,45 @@ class CrossAttentionContext(NamedTuple):
 
     Attributes:
       key, value: [C, H, N, K] (stacked over layers: [L, C, H, N, K]). Heads come first, so that
-        generation does not transpose them for each token.
+        generation does not transpose them for each token. With `stack` [C, N, D].
       mask: bool [C, N], True = may be attended to; None: all.
       gate: float32 [B, H, T, N] (stacked: [L, B, H, T, N]), a factor of the attention
         probabilities, for as many texts as context rows; None: no factor, and no operation. What is
         computed has at 1 the gradient probability * d/d probability: GradCAM.
+      stack: where the TPU kernel reads keys and values of all layers; None: no kernel reads them.
     """
 
     key: jax.Array
     value: jax.Array
     mask: jax.Array | None = None
     gate: jax.Array | None = None
+    stack: ContextStack | None = None
 
     def gather(self, index: jax.Array) -> "CrossAttentionContext":
         """Returns the context rows of `index` of one layer; see `gather_rows`."""
         key, value = gather_rows(self.key, index), gather_rows(self.value, index)
         mask = None if self.mask is None else gather_rows(self.mask, index)
-        return CrossAttentionContext(key, value, mask)
+        stack = None
+        if self.stack and index.shape[0] % mesh_parts(jax.sharding.get_abstract_mesh())[0] == 0:
+            stack = self.stack._replace(rows=index)  # groups are whole on one device
+        return CrossAttentionContext(key, value, mask, stack=stack)
+
+    def for_texts(self, rows: int, length: int) -> "CrossAttentionContext":
+        """Returns the stack as `rows` texts of `length` tokens read it, by the kernel or not."""
+        depth, count, heads, tokens, width = self.key.shape
+        queries = rows * length // count
+        if self.gate is not None or not has_kernel(count, queries, tokens, heads):
+            return self
+        shape = (depth, count, tokens, heads * width)
+        key, value = (x.swapaxes(2, 3).reshape(shape) for x in (self.key, self.value))
+        stack = ContextStack(*jax.lax.stop_gradient((key, value)), jnp.arange(depth))
+        return self._replace(key=key, value=value, stack=stack)
+
+    @property
+    def layer_axes(self) -> "CrossAttentionContext":
+        """Returns the axis of layers of each array, for a scan; `nn.broadcast`: it has none."""
+        stack = self.stack and ContextStack(nn.broadcast, nn.broadcast, 0, nn.broadcast)
+        return CrossAttentionContext(0, 0, nn.broadcast, 0, stack or nn.broadcast)
 
     def separate(self) -> tuple["CrossAttentionContext", ...]:
         """Returns the context of each layer by itself; see `med_layers.separate_layers`."""
@@ -71,11 +95,11 @@ def attend(
 
     Returns: [B, T, H, K] in the dtype of `value`.
     """
-    rows, queries, heads, width = query.shape
+    _, queries, heads, width = query.shape
     plain = mask is None and gate is None and dropout is None
-    if plain and is_fused(rows, queries, key.shape[1], heads):
+    if plain and is_looped(queries, key.shape[1]):
         flat = (x.reshape(*x.shape[:2], heads * width) for x in (query, key, value))
-        return fused_attention(*flat, width).reshape(query.shape)
+        return fused_attention(*flat, None, None, None, width).reshape(query.shape)
     # `jax.nn.dot_product_attention` is not used, as it has neither dropout of the probabilities nor
     # a gate.
     scores = jnp.einsum("bthk,bnhk->bhtn", query, key, preferred_element_type=jnp.float32)
@@ -110,8 +134,21 @@ class MultiHead(nn.Module):
         dropout = nn.Dropout(self.dropout, deterministic=False) if self.drops else None
         return attend(query, key, value, mask, dropout, gate)
 
+    def fused_attention(self, query, key, value, mask, stack=None) -> jax.Array:
+        """Returns what `attention` does, with heads side by side: all arrays [B, T or N, D]."""
+        rows, queries, features = query.shape
+        if mask is not None:
+            mask = mask[:, 0].astype(jnp.int8)
+        keep, rate = None, 0.0
+        if self.drops:
+            shape, rate = (rows, self.heads, queries, key.shape[1]), self.dropout
+            keep = jax.random.bernoulli(self.make_rng("dropout"), 1 - rate, shape).astype(jnp.int8)
+        width = features // self.heads
+        return fused_attention(query, key, value, mask, keep, stack, width, rate)
+
     def project_output(self, y: jax.Array) -> jax.Array:
         """Maps [B, T, D], heads side by side, to [B, T, D]."""
+        y = checkpoint_name(y, ATTENTION)
         width = y.shape[-1]
         axes = (self.heads, width // self.heads)
         return Dense(width, self.output_std, axes, self.dtype, name="out")(y)
@@ -132,9 +169,9 @@ class SelfAttention(MultiHead):
         rows, length, features = x.shape
         width = features // self.heads
         project = QkvProjection(self.heads, self.kernel_std, self.dtype, name="qkv")
-        plain = mask is None and cache is None and not self.drops
-        if plain and is_fused(rows, length, length, self.heads):
-            y = fused_attention(*project(x, separate_products=True), width)
+        looped = mask is None and not self.drops and is_looped(length, length)
+        if cache is None and (looped or has_kernel(rows, length, length, self.heads)):
+            y = self.fused_attention(*project(x, separate_products=True), mask)
             return self.project_output(y), None
         query, key, value = (y.reshape(rows, length, self.heads, width) for y in project(x))
         if cache is not None:
@@ -198,7 +235,7 @@ class CrossAttention(MultiHead):
             these context rows, counted within their group (see `gather_rows`). None: none does.
         """
         batch, length, width = x.shape
-        rows, _, _, head = context.key.shape
+        rows, head = context.key.shape[0], width // self.heads
         query = Dense((self.heads, head), self.kernel_std, dtype=self.dtype, name="query")(x)
         query = query.reshape(rows, -1, length, self.heads, head)
         if context_index is None:
@@ -213,8 +250,11 @@ class CrossAttention(MultiHead):
 
     def read(self, query: jax.Array, context: CrossAttentionContext) -> jax.Array:
         """Returns what the n texts of each context row read of it: [C, n, T, H, K], as `query`."""
-        key, value, mask, gate = context
+        key, value, mask, gate, stack = context
         allowed = None if mask is None else mask[:, None, None, :]
+        if key.ndim == 3:  # see `CrossAttentionContext.for_texts`
+            flat = query.reshape(key.shape[0], -1, key.shape[-1])
+            return self.fused_attention(flat, key, value, allowed, stack).reshape(query.shape)
         flat = query.reshape(key.shape[0], -1, *query.shape[3:])  # len() refuses symbolic sizes
         y = self.attention(flat, key.swapaxes(1, 2), value.swapaxes(1, 2), allowed, gate)
         return y.reshape(query.shape)

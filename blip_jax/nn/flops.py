@@ -42,10 +42,12 @@ class Flops:
     def trained(self, remat: str) -> int:
         """Returns FLOPs of forward and backward pass, and of what `remat` computes again.
 
-        "auto" adds nothing: only a training replaces it by a policy, and only then is it applied.
+        Of attention "dots" computes the scores again, which are half of its products. "auto" adds
+        nothing: only a training replaces it by a policy, and only then is it applied.
         """
         layers = self.matmul + self.attention - self.not_recomputed
-        return 3 * self.forward + {"dots": self.attention, "full": layers}.get(remat, 0)
+        again = {"dots": self.attention // 2, "full": layers}
+        return 3 * self.forward + again.get(remat, 0)
 
 
 def vit(config: ViTConfig) -> Flops:

@@ -12,6 +12,9 @@ import jax.numpy as jnp
 from blip_jax.nn.configs import BlipConfig
 
 
+ATTENTION = "attention"  # name of what attention reads, which remat=dots keeps
+
+
 def recomputed(function: Callable) -> Callable:
     """Returns `function` whose gradient keeps its arguments alone and computes the rest again.
 
@@ -99,8 +102,12 @@ def scan_layers(layer: type[nn.Module], config: BlipConfig, depth: int, inputs: 
       inputs: for each argument after the carry 0 (one slice per layer) or `nn.broadcast`.
     """
     if config.remat in ("dots", "full"):  # "auto" is resolved by a training alone
-        dots = jax.checkpoint_policies.checkpoint_dots_with_no_batch_dims
-        policy = dots if config.remat == "dots" else None
+        policies = jax.checkpoint_policies
+        products = policies.save_from_both_policies(
+            policies.checkpoint_dots_with_no_batch_dims,
+            policies.save_only_these_names(ATTENTION),
+        )
+        policy = products if config.remat == "dots" else None
         # CSE cannot merge anything across iterations of a scan, so preventing it is unnecessary.
         layer = nn.remat(layer, prevent_cse=False, policy=policy)
     return nn.scan(

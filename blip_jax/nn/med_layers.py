@@ -38,8 +38,9 @@ class MedLayers(nn.Module):
     ) -> jax.Array:
         config, dtype = self.config.med, jnp.dtype(self.config.dtype)
         merge_weights = self.merge_weights() if len(contexts) > 1 else None
-        sliced = tuple(CrossAttentionContext(0, 0, nn.broadcast, 0) for _ in contexts)
-        inputs = (sliced, 0, nn.broadcast, nn.broadcast)
+        contexts = tuple(context.for_texts(*x.shape[:2]) for context in contexts)
+        axes = tuple(context.layer_axes for context in contexts)
+        inputs = (axes, 0, nn.broadcast, nn.broadcast)
         layers = scan_layers(MedLayer, self.config, config.depth, inputs)
         layers = layers(config, dtype, role, train, name=STACKED)
         x, _ = layers(x, contexts, merge_weights, mask, context_index)

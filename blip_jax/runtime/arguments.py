@@ -247,4 +247,9 @@ def _is_traced(value: Any) -> bool:
 
 def _scalar(value: Any) -> Any:
     """Returns a scalar of NumPy, JAX or PyTorch as one of Python, and anything else as it is."""
-    return value.item() if hasattr(value, "item") and getattr(value, "ndim", 1) == 0 else value
+    if not hasattr(value, "item") or getattr(value, "ndim", 1) > 0:
+        return value
+    try:
+        return value.item()
+    except NotImplementedError:  # a key of jax.random
+        return value

@@ -17,7 +17,13 @@ NO_TRAFFIC = {
     "call", "async-start", "after-all", "partition-id", "replica-id", "opt-barrier",
 }  # fmt: skip
 SLICES = {"dynamic-slice", "slice", "gather"}
-KERNEL_FLOPS = re.compile(r'"cost_estimate":\{[^{}]*"flops":"(\d+)"')
+ALLOCATION = 'custom_call_target="AllocateBuffer"'  # of an array that others write
+
+
+def kernel_estimate(x: Instruction, name: str) -> int | None:
+    """Returns what a kernel states as "flops" or "bytes_accessed"; None: it states nothing."""
+    match = re.search(rf'"cost_estimate":\{{[^{{}}]*"{name}":"(\d+)"', x.attributes)
+    return int(match[1]) if match and x.opcode == "custom-call" else None
 
 
 def hbm_bytes_by_part(module: HloModule, default_trip_count: int = 1) -> dict[str, int]:
@@ -43,7 +49,11 @@ def instruction_bytes(
     module: HloModule, computation: dict[str, Instruction], x: Instruction
 ) -> int:
     """Returns the HBM bytes of one run of one instruction."""
-    if x.opcode in NO_TRAFFIC or x.opcode.endswith(("-done", "-update")):
+    if (
+        x.opcode in NO_TRAFFIC
+        or x.opcode.endswith(("-done", "-update"))
+        or ALLOCATION in x.attributes
+    ):
         return 0
     operands = [computation[name].results for name in x.operands]
     if x.opcode == "fusion":
@@ -59,7 +69,9 @@ def instruction_bytes(
     if x.opcode == "copy-start":
         return bytes_in_hbm(operands[0]) + bytes_in_hbm(x.results[:1])
     results = x.results[len(operands) :] if x.opcode.endswith("-start") else x.results
-    return sum(bytes_in_hbm(arrays) for arrays in operands) + bytes_in_hbm(results)
+    whole = sum(bytes_in_hbm(arrays) for arrays in operands) + bytes_in_hbm(results)
+    stated = kernel_estimate(x, "bytes_accessed")  # a kernel may read a part of an operand
+    return whole if stated is None else min(whole, stated)
 
 
 def fusion_bytes(
@@ -155,8 +167,8 @@ def matrix_flops(module: HloModule, default_trip_count: int = 1) -> int:
                 shapes = [computation[operand].results[0].shape for operand in x.operands]
                 count = convolution if x.opcode == "convolution" else dot
                 total += times * count(x, *shapes)
-            elif x.opcode == "custom-call" and (match := KERNEL_FLOPS.search(x.attributes)):
-                total += times * int(match[1])
+            else:
+                total += times * (kernel_estimate(x, "flops") or 0)
     return total
 
 
