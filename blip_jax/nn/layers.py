@@ -11,7 +11,6 @@ import jax.numpy as jnp
 
 from blip_jax.nn.configs import BlipConfig
 
-
 ATTENTION = "attention"  # name of what attention reads, which remat=dots keeps
 
 
