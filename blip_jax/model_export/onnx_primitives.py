@@ -21,7 +21,7 @@ SAME = {
     "lt": "Less", "le": "LessOrEqual", "gt": "Greater", "ge": "GreaterOrEqual", "eq": "Equal",
     "and": "And", "or": "Or", "not": "Not",
 }  # fmt: skip
-UNCHANGED = ("stop_gradient", "copy", "copy_p")
+UNCHANGED = ("stop_gradient", "copy", "copy_p", "name")
 CALLS = ("jaxpr", "call_jaxpr", "fun_jaxpr")  # parameters that hold a function which is called
 
 

@@ -23,10 +23,22 @@ def recomputed(function: Callable) -> Callable:
     return jax.checkpoint(function, prevent_cse=False)
 
 
-@recomputed
-def gelu(x: jax.Array) -> jax.Array:
-    """Returns the exact GELU of x, with the error function."""
-    return nn.gelu(x, approximate=False)
+@jax.custom_vjp
+def gelu(x: jax.Array, bias: jax.Array) -> jax.Array:
+    """Returns the exact GELU of x + bias, with the error function.
+
+    Its gradient keeps its arguments alone. They pass a barrier, because otherwise the compiler
+    stores what the GELU and its derivative have in common.
+    """
+    return nn.gelu(x + bias, approximate=False)
+
+
+def _gelu_gradient(arguments: tuple[jax.Array, jax.Array], gradient: jax.Array) -> tuple:
+    x, bias = jax.lax.optimization_barrier(arguments)
+    return jax.vjp(lambda x, bias: nn.gelu(x + bias, approximate=False), x, bias)[1](gradient)
+
+
+gelu.defvjp(lambda *arguments: (gelu(*arguments), arguments), _gelu_gradient)
 
 
 class Dense(nn.Module):
@@ -39,6 +51,7 @@ class Dense(nn.Module):
     Attributes:
       std: of the normal distribution from which the kernel is drawn.
       input_axes: what the last axis is made of, as heads and their width; None: it is one.
+      use_gelu: return the GELU of product and bias.
     """
 
     features: int | tuple[int, ...]
@@ -46,6 +59,7 @@ class Dense(nn.Module):
     input_axes: tuple[int, ...] | None = None
     dtype: jnp.dtype = jnp.float32
     use_bias: bool = True
+    use_gelu: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -62,7 +76,8 @@ class Dense(nn.Module):
         y = product(x, kernel)
         if self.use_bias:
             bias = self.param("bias", nn.initializers.zeros, features)
-            y += bias.astype(self.dtype).reshape(-1)
+            bias = bias.astype(self.dtype).reshape(-1)
+            y = gelu(y, bias) if self.use_gelu else y + bias
         return y.reshape(*batch, *features)
 
 

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from blip_jax.nn import masks
 from blip_jax.nn.attention import CrossAttentionContext, KVCache
 from blip_jax.nn.configs import BlipConfig, MedConfig, param_group_name
-from blip_jax.nn.layers import Dense, LayerNorm, gelu
+from blip_jax.nn.layers import Dense, LayerNorm
 from blip_jax.nn.med_layers import EPS, MedLayers, SeparateMedLayers, cross_attentions
 
 
@@ -156,8 +156,11 @@ class ContextProjection(nn.Module):
             kernel = self.param(f"{name}_kernel", normal, shape).astype(self.dtype)
             bias = self.param(f"{name}_bias", nn.initializers.zeros, (config.depth, *heads))
             # Transposed after the product, because on CPU a product that gives `lchnk` is slower.
-            y = jnp.einsum("cnd,ldhk->cnlhk", tokens.astype(self.dtype), kernel)
-            projected.append((y + bias.astype(self.dtype)).transpose(2, 0, 3, 1, 4))
+            kernel = kernel.reshape(*kernel.shape[:2], config.width)
+            y = jnp.einsum("cnd,ldf->cnlf", tokens.astype(self.dtype), kernel)
+            y = y + bias.astype(self.dtype).reshape(config.depth, -1)
+            y = y.reshape(*y.shape[:3], *heads)
+            projected.append(y.transpose(2, 0, 3, 1, 4))
         return tuple(projected)
 
 
@@ -171,8 +174,8 @@ class LMHead(nn.Module):
     def __call__(self, x: jax.Array, word: jax.Array) -> jax.Array:
         """Maps x [B, T, D] and word [V, D] to logits float32 [B, T, V]."""
         config = self.config
-        x = Dense(config.width, config.kernel_std, dtype=self.dtype, name="dense")(x)
-        x = LayerNorm(EPS, self.dtype, name="norm")(gelu(x))
+        x = Dense(config.width, config.kernel_std, dtype=self.dtype, use_gelu=True, name="dense")(x)
+        x = LayerNorm(EPS, self.dtype, name="norm")(x)
         bias = self.param("bias", nn.initializers.zeros, (config.vocab_size,))
         word = word.astype(self.dtype)
         return jnp.einsum("btd,vd->btv", x, word, preferred_element_type=jnp.float32) + bias

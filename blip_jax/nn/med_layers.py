@@ -14,7 +14,7 @@ from blip_jax.nn.attention import (
     SelfAttention,
 )
 from blip_jax.nn.configs import BlipConfig, MedConfig, param_group_name
-from blip_jax.nn.layers import Dense, LayerNorm, gelu, scan_layers
+from blip_jax.nn.layers import Dense, LayerNorm, scan_layers
 
 EPS = 1e-12
 STACKED = "layer"  # name of the parameters of all layers, stacked
@@ -137,8 +137,9 @@ class MedLayer(nn.Module):
             ]
             x = self.residual(x, merge_images(read, merge_weights), names[0])
         name = param_group_name(config, "ffn", self.role)
-        y = Dense(config.mlp_dim, config.kernel_std, dtype=self.dtype, name=f"{name}_in")(x)
-        y = gelu(y)
+        y = Dense(
+            config.mlp_dim, config.kernel_std, dtype=self.dtype, use_gelu=True, name=f"{name}_in"
+        )(x)
         y = Dense(config.width, config.output_std, dtype=self.dtype, name=f"{name}_out")(y)
         return self.residual(x, y, name), cache
 

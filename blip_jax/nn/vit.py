@@ -10,7 +10,7 @@ import numpy as np
 
 from blip_jax.nn.attention import SelfAttention
 from blip_jax.nn.configs import BlipConfig, ViTConfig
-from blip_jax.nn.layers import Dense, LayerNorm, gelu, scan_layers
+from blip_jax.nn.layers import Dense, LayerNorm, scan_layers
 
 
 class ViT(nn.Module):
@@ -52,8 +52,9 @@ class Block(nn.Module):
         )
         x = x + self.drop_path(attention(y)[0], rate)
         y = LayerNorm(config.eps, self.dtype, name="norm2")(x)
-        y = Dense(4 * config.width, config.kernel_std, dtype=self.dtype, name="mlp_in")(y)
-        y = gelu(y)
+        y = Dense(
+            4 * config.width, config.kernel_std, dtype=self.dtype, use_gelu=True, name="mlp_in"
+        )(y)
         y = Dense(config.width, config.output_std, dtype=self.dtype, name="mlp_out")(y)
         return x + self.drop_path(y, rate), None
 

@@ -38,8 +38,10 @@ def make_step(
         kept = task.constrain(state.params)
         extra = task.move_momentum(kept, state.extra)
         in_use = place({"params": kept, "extra": extra}, True)
-        params = in_use["params"]
-        constants, extra = task.prepare(params, in_use["extra"], batch, state.step, prepare_key)
+        params, given = in_use["params"], in_use["extra"]
+        constants, changed = task.prepare(params, given, batch, state.step, prepare_key)
+        # What comes back as it was given was gathered for `prepare` alone.
+        extra = {name: extra[name] if x is given.get(name) else x for name, x in changed.items()}
         rows = jnp.arange(jax.tree.leaves(batch)[0].shape[0])
         gradient = jax.grad(task.loss, has_aux=True)
 

@@ -69,9 +69,14 @@ def instruction_bytes(
     if x.opcode == "copy-start":
         return bytes_in_hbm(operands[0]) + bytes_in_hbm(x.results[:1])
     results = x.results[len(operands) :] if x.opcode.endswith("-start") else x.results
-    whole = sum(bytes_in_hbm(arrays) for arrays in operands) + bytes_in_hbm(results)
-    stated = kernel_estimate(x, "bytes_accessed")  # a kernel may read a part of an operand
-    return whole if stated is None else min(whole, stated)
+    arrays = [array for operand in operands for array in operand] + list(results)
+    whole = bytes_in_hbm(arrays)
+    stated = kernel_estimate(x, "bytes_accessed")
+    if stated is None:
+        return whole
+    # A kernel may read a part of an operand in HBM; those on the chip it reads whole.
+    on_chip = sum(array.bytes for array in arrays) - whole
+    return min(whole, max(0, stated - on_chip))
 
 
 def fusion_bytes(
