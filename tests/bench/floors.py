@@ -43,16 +43,16 @@ def product(k: float, n: float) -> tuple[float, float]:
     return k + n, 2 * (k + n)
 
 
-def layer(parts: list[tuple[float, float]], remat: str, recomputed: float) -> tuple[float, float]:
+def layer(parts: list[tuple[float, float]], remat: str) -> tuple[float, float]:
     """Returns numbers a token of a layer: of a forward pass, and of training it.
 
     Args:
       parts: of each product and attention, forward and backward.
-      recomputed: what "dots" computes again, attention.
     """
     forward, backward = (sum(part[i] for part in parts) for i in range(2))
-    # "full" computes all again but the last product, whose result is only added.
-    again = {"none": 0, "dots": recomputed, "full": forward - parts[-1][0]}[remat]
+    # "full" computes all again but the last product, whose result is only added; "dots" nothing, as
+    # the backward kernel computes its scores itself.
+    again = forward - parts[-1][0] if remat == "full" else 0
     return forward, forward + again + backward
 
 
@@ -70,15 +70,15 @@ def activation_bytes(run) -> float:
 
     own = (4 * v / heads, 7 * v / heads)
     image = [ends(v, 3 * v), own, ends(v, v), ends(v, 4 * v), ends(v, 4 * v)]
-    forward, trained = layer(image, remat, own[0])
+    forward, trained = layer(image, remat)
     total = pairs * n * vit.depth * (forward + trained)  # the momentum encoder's pass, and ours
     text = [ends(w, 3 * w), (4 * w / heads, 7 * w / heads), ends(w, w)]
     read = (2 * w / heads + 2 * n * w / t / heads, 3 * w / heads + 4 * n * w / t / heads)
     ffn = [ends(w, f), ends(w, f)]
-    forward, trained = layer([*text, *ffn], remat, text[1][0])
+    forward, trained = layer([*text, *ffn], remat)
     total += pairs * t * med.depth * (forward + trained)  # ITC
     grounded = [*text, ends(w, w), read, ends(w, w), *ffn]
-    total += 4 * pairs * t * med.depth * layer(grounded, remat, text[1][0] + read[0])[1]  # ITM, LM
+    total += 4 * pairs * t * med.depth * layer(grounded, remat)[1]  # ITM, LM
     total += pairs * n * med.depth * sum(product(v / med.depth, 2 * w / heads))  # context
     logits = BYTES * med.vocab_size / heads  # twice the bytes of others
     total += pairs * t * (sum(product(w, w)) + sum(product(w, logits)) + logits)  # and the loss
