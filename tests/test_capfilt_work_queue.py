@@ -64,7 +64,7 @@ def test_one_host_does_them_all_and_notes_what_it_did(paths):
 
 def test_hosts_at_the_same_time_share_them(paths):
     done = [[], [], []]
-    hosts = [threading.Thread(target=work, args=(paths, own, 0.1)) for own in done]
+    hosts = [threading.Thread(target=work, args=(paths, own, 0.1, 30)) for own in done]
     for host in hosts:
         host.start()
     for host in hosts:

@@ -65,8 +65,9 @@ class CrossAttentionContext(NamedTuple):
     @property
     def layer_axes(self) -> "CrossAttentionContext":
         """Returns the axis of layers of each array, for a scan; `nn.broadcast`: it has none."""
-        stack = self.stack and ContextStack(nn.broadcast, nn.broadcast, 0, nn.broadcast)
-        return CrossAttentionContext(0, 0, nn.broadcast, 0, stack or nn.broadcast)
+        broadcast = nn.broadcast
+        stack = ContextStack(broadcast, broadcast, 0, broadcast) if self.stack else broadcast
+        return CrossAttentionContext(0, 0, broadcast, 0, stack)
 
     def separate(self) -> tuple["CrossAttentionContext", ...]:
         """Returns the context of each layer by itself; see `med_layers.separate_layers`."""
