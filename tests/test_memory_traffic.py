@@ -55,7 +55,7 @@ def test_momentum_features_and_divided_weights_alone_are_gathered(step):
 
 
 def is_unused(path: tuple) -> bool:
-    """Returns whether no pass reads an array: the momentum encoder has cross-attention as BLIP's."""
+    """Returns whether no pass reads an array, as the momentum encoder's cross-attention."""
     name = jax.tree_util.keystr(path)
     return "momentum" in name and "cross_attention" in name
 
