@@ -74,15 +74,15 @@ def mesh():
 def test_the_backend_decides_without_a_mesh(monkeypatch, platform, queries, keys, devices, found):
     monkeypatch.setattr(jax, "device_count", lambda: devices)
     monkeypatch.setattr(jax, "default_backend", lambda: platform)
-    assert fused_attention.is_looped(queries, keys) == (found == "loop")
-    assert fused_attention.has_kernel(2, queries, keys, 3) == (found == "kernel")
+    assert fused_attention.uses_head_loop(queries, keys) == (found == "loop")
+    assert fused_attention.uses_kernel(2, queries, keys, 3) == (found == "kernel")
 
 
 @pytest.mark.parametrize(("rows", "heads", "fused"), [(4, 4, True), (6, 4, False), (4, 3, False)])
 def test_a_mesh_of_tpus_must_split_rows_and_heads(monkeypatch, rows, heads, fused):
     monkeypatch.setattr(fused_attention, "_platform", lambda: "tpu")
     with jax.sharding.use_abstract_mesh(mesh().abstract_mesh):
-        assert fused_attention.has_kernel(rows, LONG, LONG, heads) == fused
+        assert fused_attention.uses_kernel(rows, LONG, LONG, heads) == fused
 
 
 def test_one_cpu_computes_long_sequences_by_head(monkeypatch):

@@ -62,7 +62,7 @@ def plain(query, key, value, mask=None, keep=None, width=WIDTH):
 
 
 def fused(query, key, value, mask=None, keep=None, stack=None, width=WIDTH):
-    return fused_attention.fused_attention(query, key, value, mask, keep, stack, width, RATE)
+    return fused_attention.fused_attention(query, key, value, width, RATE, mask, keep, stack)
 
 
 def gradients(function, operands, *options):
@@ -206,10 +206,10 @@ def test_training_by_kernels_is_training(seen, monkeypatch, remat):
     assert_equal(jax.tree.leaves(found[1]), jax.tree.leaves(wanted[1]))
 
 
-def test_dropped_probabilities_are_other_in_each_layer_and_step(seen):
+def test_each_step_drops_other_probabilities(seen):
     layer = attention.CrossAttention(2, 0.02, 0.02, jnp.float32, RATE, True)
     context = attention.CrossAttentionContext(*jnp.ones((2, 1, 4, 2, 20, 16)))
-    context = context.for_texts(4, 18)
+    context = context.with_stack(4, 18)
     one = context._replace(
         key=context.key[0], value=context.value[0], stack=context.stack._replace(layer=0)
     )

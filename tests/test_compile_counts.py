@@ -217,18 +217,19 @@ def test_flops_of_matrix_products(program):
     assert memory_traffic.matrix_flops(program) == 12 * 2 * 16 * 64 * 32
 
 
-def kernel(estimate: str) -> hlo.HloModule:
-    """A program of one kernel that reads a part of 800 bytes, and writes 32."""
+def kernel(estimate: str, space: str = "") -> hlo.HloModule:
+    """A program of one kernel with an operand of 800 bytes, in HBM or `space`; it writes 32."""
     text = """\
         HloModule m
 
         ENTRY %main (a: f32[200]) -> f32[8] {
-          %a = f32[200]{0} parameter(0)
+          %a = f32[200]{0SPACE} parameter(0)
           ROOT %b = f32[8]{0} custom-call(%a), custom_call_target="tpu_custom_call", \
         backend_config={"custom_call_config":{"body":"TUzv"ESTIMATE}}
         }
         """
-    return hlo.HloModule(textwrap.dedent(text).replace("ESTIMATE", estimate))
+    text = textwrap.dedent(text).replace("ESTIMATE", estimate).replace("SPACE", space)
+    return hlo.HloModule(text)
 
 
 @pytest.mark.parametrize("estimate", ['"flops":"5364","x":"1"', '"x":"1","flops":"5364"'])
@@ -237,11 +238,21 @@ def test_flops_that_a_kernel_states(estimate):
     assert memory_traffic.matrix_flops(program) == 5364
 
 
-@pytest.mark.parametrize(("stated", "moved"), [(None, 832), (64, 64), (1000, 832)])
-def test_bytes_that_a_kernel_states(stated, moved):
-    """Less than its operands where it reads a part, more where some of them are on the chip."""
+@pytest.mark.parametrize(
+    ("space", "stated", "moved"),
+    [
+        ("", None, 832),
+        ("", 64, 64),  # it reads a part of the operand
+        ("", 1000, 832),
+        (":S(1)", None, 32),
+        (":S(1)", 832, 32),
+        (":S(1)", 816, 16),  # it writes a part of the result
+    ],
+)
+def test_bytes_that_a_kernel_states(space, stated, moved):
+    """What a kernel states counts, less what it reads on the chip, up to the size of its arrays."""
     estimate = f',"cost_estimate":{{"bytes_accessed":"{stated}"}}' if stated else ""
-    assert hbm_bytes(kernel(estimate)) == moved
+    assert hbm_bytes(kernel(estimate, space)) == moved
 
 
 def test_an_array_that_is_only_allocated_moves_nothing():

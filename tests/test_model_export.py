@@ -202,7 +202,7 @@ def test_programs_have_no_kernel_of_this_machine():
     inputs = parts.symbolic_inputs(checkpoint, part)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fused_attention.jax, "device_count", lambda: 1)
-        assert fused_attention.is_looped(257, 257)
+        assert fused_attention.uses_head_loop(257, 257)
         text = str(jax.make_jaxpr(parts.program(checkpoint, part))(params, *inputs))
     assert "scan" in text and "checkpoint" not in text
 

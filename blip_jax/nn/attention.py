@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from blip_jax.nn.attention_kernel import ContextStack, mesh_parts
-from blip_jax.nn.fused_attention import fused_attention, has_kernel, is_looped
+from blip_jax.nn.fused_attention import fused_attention, uses_head_loop, uses_kernel
 from blip_jax.nn.layers import ATTENTION, Dense, recomputed
 
 
@@ -28,7 +28,7 @@ class CrossAttentionContext(NamedTuple):
 
     Attributes:
       key, value: [C, H, N, K] (stacked over layers: [L, C, H, N, K]). Heads come first, so that
-        generation does not transpose them for each token. With `stack` [C, N, D].
+        generation does not transpose them for each token. For the TPU kernel: see `with_stack`.
       mask: bool [C, N], True = may be attended to; None: all.
       gate: float32 [B, H, T, N] (stacked: [L, B, H, T, N]), a factor of the attention
         probabilities, for as many texts as context rows; None: no factor, and no operation. What is
@@ -46,16 +46,21 @@ class CrossAttentionContext(NamedTuple):
         """Returns the context rows of `index` of one layer; see `gather_rows`."""
         key, value = gather_rows(self.key, index), gather_rows(self.value, index)
         mask = None if self.mask is None else gather_rows(self.mask, index)
+        row_parts, _ = mesh_parts(jax.sharding.get_abstract_mesh())
         stack = None
-        if self.stack and index.shape[0] % mesh_parts(jax.sharding.get_abstract_mesh())[0] == 0:
-            stack = self.stack._replace(rows=index)  # groups are whole on one device
+        if self.stack and index.shape[0] % row_parts == 0:  # groups are whole on one device
+            stack = self.stack._replace(rows=index)
         return CrossAttentionContext(key, value, mask, stack=stack)
 
-    def for_texts(self, rows: int, length: int) -> "CrossAttentionContext":
-        """Returns the stack as `rows` texts of `length` tokens read it, by the kernel or not."""
+    def with_stack(self, rows: int, length: int) -> "CrossAttentionContext":
+        """Returns the context of all layers with the `stack` that the TPU kernel reads.
+
+        Its keys and values have heads side by side, [L, C, N, D]. Where no kernel computes the
+        attention of `rows` texts of `length` tokens, the context is returned as it is.
+        """
         depth, count, heads, tokens, width = self.key.shape
         queries = rows * length // count
-        if self.gate is not None or not has_kernel(count, queries, tokens, heads):
+        if self.gate is not None or not uses_kernel(count, queries, tokens, heads):
             return self
         shape = (depth, count, tokens, heads * width)
         key, value = (x.swapaxes(2, 3).reshape(shape) for x in (self.key, self.value))
@@ -98,9 +103,9 @@ def attend(
     """
     _, queries, heads, width = query.shape
     plain = mask is None and gate is None and dropout is None
-    if plain and is_looped(queries, key.shape[1]):
+    if plain and uses_head_loop(queries, key.shape[1]):
         flat = (x.reshape(*x.shape[:2], heads * width) for x in (query, key, value))
-        return fused_attention(*flat, None, None, None, width).reshape(query.shape)
+        return fused_attention(*flat, width).reshape(query.shape)
     # `jax.nn.dot_product_attention` is not used, as it has neither dropout of the probabilities nor
     # a gate.
     scores = jnp.einsum("bthk,bnhk->bhtn", query, key, preferred_element_type=jnp.float32)
@@ -145,7 +150,7 @@ class MultiHead(nn.Module):
             shape, rate = (rows, self.heads, queries, key.shape[1]), self.dropout
             keep = jax.random.bernoulli(self.make_rng("dropout"), 1 - rate, shape).astype(jnp.int8)
         width = features // self.heads
-        return fused_attention(query, key, value, mask, keep, stack, width, rate)
+        return fused_attention(query, key, value, width, rate, mask, keep, stack)
 
     def project_output(self, y: jax.Array) -> jax.Array:
         """Maps [B, T, D], heads side by side, to [B, T, D]."""
@@ -170,8 +175,8 @@ class SelfAttention(MultiHead):
         rows, length, features = x.shape
         width = features // self.heads
         project = QkvProjection(self.heads, self.kernel_std, self.dtype, name="qkv")
-        looped = mask is None and not self.drops and is_looped(length, length)
-        if cache is None and (looped or has_kernel(rows, length, length, self.heads)):
+        looped = mask is None and not self.drops and uses_head_loop(length, length)
+        if cache is None and (looped or uses_kernel(rows, length, length, self.heads)):
             y = self.fused_attention(*project(x, separate_products=True), mask)
             return self.project_output(y), None
         query, key, value = (y.reshape(rows, length, self.heads, width) for y in project(x))
@@ -253,7 +258,7 @@ class CrossAttention(MultiHead):
         """Returns what the n texts of each context row read of it: [C, n, T, H, K], as `query`."""
         key, value, mask, gate, stack = context
         allowed = None if mask is None else mask[:, None, None, :]
-        if key.ndim == 3:  # see `CrossAttentionContext.for_texts`
+        if key.ndim == 3:  # see `CrossAttentionContext.with_stack`
             flat = query.reshape(key.shape[0], -1, key.shape[-1])
             return self.fused_attention(flat, key, value, allowed, stack).reshape(query.shape)
         flat = query.reshape(key.shape[0], -1, *query.shape[3:])  # len() refuses symbolic sizes

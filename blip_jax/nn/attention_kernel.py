@@ -125,11 +125,11 @@ def run_kernel(
     keys = context.key.shape[2]
     heads = heads_per_block(inputs, width)
 
-    def by_row(length: int) -> pallas.BlockSpec:
+    def block_of_heads(length: int) -> pallas.BlockSpec:
         block = (1, length, heads * width)
         return pallas.BlockSpec(block, lambda row, part, at: (row, 0, part))
 
-    def of_row(*block: int) -> pallas.BlockSpec:
+    def whole_row(*block: int) -> pallas.BlockSpec:
         return pallas.BlockSpec((1, *block), lambda row, part, at: (row, *[0] * len(block)))
 
     stack = pallas.BlockSpec(
@@ -137,14 +137,14 @@ def run_kernel(
     )
     keep = pallas.BlockSpec((1, heads, queries, keys), lambda row, part, at: (row, part, 0, 0))
     blocks = {
-        "query": (inputs.query, by_row(queries)),
+        "query": (inputs.query, block_of_heads(queries)),
         "key": (context.key, stack),
         "value": (context.value, stack),
     }
     if inputs.gradient is not None:
-        blocks["gradient"] = inputs.gradient, by_row(queries)
+        blocks["gradient"] = inputs.gradient, block_of_heads(queries)
     if inputs.mask is not None:
-        blocks["mask"] = inputs.mask, of_row(*inputs.mask.shape[1:])
+        blocks["mask"] = inputs.mask, whole_row(*inputs.mask.shape[1:])
     if inputs.keep is not None:
         blocks["keep"] = inputs.keep, keep
     arrays, in_specs = zip(*blocks.values(), strict=True)
@@ -165,7 +165,7 @@ def run_kernel(
             num_scalar_prefetch=1,
             grid=(rows, features // width // heads),
             in_specs=in_specs,
-            out_specs=tuple(by_row(length) for length, _ in results),
+            out_specs=tuple(block_of_heads(length) for length, _ in results),
         ),
         out_shape=tuple(
             jax.ShapeDtypeStruct((rows, length, features), dtype) for length, dtype in results

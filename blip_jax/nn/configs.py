@@ -102,8 +102,8 @@ class BlipConfig:
     embed_dim: int = 256  # dimension of the aligned image and text features (ITC)
     # Compute dtype; parameters, softmax, norms and losses are always float32.
     dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
-    # What the backward pass recomputes to save memory: nothing (none), all but matrix products
-    # (dots), everything (full); auto: dots, or full if a training does not fit otherwise.
+    # What the backward pass recomputes to save memory: nothing (none), all but matrix products and
+    # attention (dots), everything (full); auto: dots, or full if a training does not fit otherwise.
     remat: Literal["none", "dots", "full", "auto"] = "auto"
     scan_unroll: int = 1  # layers in one iteration of the scan over layers
     quirks: tuple[str, ...] = ()  # of nn.QUIRKS: bugs of the original to reproduce

@@ -36,7 +36,7 @@ def plain_attention() -> Iterator[None]:
         _plain.reset(before)
 
 
-def is_looped(queries: int, keys: int) -> bool:
+def uses_head_loop(queries: int, keys: int) -> bool:
     """Returns whether `attend_by_head` is to compute attention of these sizes: on one CPU device.
 
     Several would gather what the loop over rows reads.
@@ -46,7 +46,7 @@ def is_looped(queries: int, keys: int) -> bool:
     return queries * keys >= MIN_SCORES_OF_HEAD
 
 
-def has_kernel(rows: int, queries: int, keys: int, heads: int) -> bool:
+def uses_kernel(rows: int, queries: int, keys: int, heads: int) -> bool:
     """Returns whether the TPU kernel is to compute attention of these sizes.
 
     The mesh decides, or outside of one the backend. No kernel for several TPUs without a mesh, as
@@ -63,26 +63,26 @@ def has_kernel(rows: int, queries: int, keys: int, heads: int) -> bool:
     return rows % row_parts == 0 and heads % head_parts == 0
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(6, 7))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
 def fused_attention(
     query: jax.Array,
     key: jax.Array,
     value: jax.Array,
-    mask: jax.Array | None,
-    keep: jax.Array | None,
-    stack: ContextStack | None,
     width: int,
     dropout: float = 0.0,
+    mask: jax.Array | None = None,
+    keep: jax.Array | None = None,
+    stack: ContextStack | None = None,
 ) -> jax.Array:
     """Returns scaled dot-product attention with a float32 softmax.
 
     Args:
       query: [B, T, D]; key, value: [B, N, D].
+      width: of a head, K.
+      dropout: the rate at which `keep` has 0; what is kept is divided by 1 less it.
       mask, keep: see `attention_kernel.Inputs`; None on CPUs.
       stack: where the kernel reads `key` and `value`, which then only take gradients, so that the
         compiler removes what would copy them out of it. None: they are read themselves.
-      width: of a head, K.
-      dropout: the rate at which `keep` has 0; what is kept is divided by 1 less it.
 
     Returns: [B, T, D] in the dtype of `value`.
     """
@@ -92,8 +92,8 @@ def fused_attention(
     return attention_kernel.attend(inputs, width, dropout)
 
 
-def _forward(query, key, value, mask, keep, stack, width: int, dropout: float):
-    attention = fused_attention(query, key, value, mask, keep, stack, width, dropout)
+def _forward(query, key, value, width: int, dropout: float, mask, keep, stack):
+    attention = fused_attention(query, key, value, width, dropout, mask, keep, stack)
     arrays = (key, value) if stack is None else stack
     return attention, (query, arrays, mask, keep)
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from blip_jax.nn.configs import BlipConfig
 
-ATTENTION = "attention"  # name of what attention reads, which remat=dots keeps
+ATTENTION = "attention"  # name of the result of attention, which remat=dots keeps
 
 
 def recomputed(function: Callable) -> Callable:
@@ -51,7 +51,7 @@ class Dense(nn.Module):
     Attributes:
       std: of the normal distribution from which the kernel is drawn.
       input_axes: what the last axis is made of, as heads and their width; None: it is one.
-      use_gelu: return the GELU of product and bias.
+      use_gelu: return the GELU of product and bias; with use_bias.
     """
 
     features: int | tuple[int, ...]

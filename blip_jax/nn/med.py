@@ -156,6 +156,7 @@ class ContextProjection(nn.Module):
             kernel = self.param(f"{name}_kernel", normal, shape).astype(self.dtype)
             bias = self.param(f"{name}_bias", nn.initializers.zeros, (config.depth, *heads))
             # Transposed after the product, because on CPU a product that gives `lchnk` is slower.
+            # Heads in one axis, because the TPU compiler then writes what the kernel reads at once.
             kernel = kernel.reshape(*kernel.shape[:2], config.width)
             y = jnp.einsum("cnd,ldf->cnlf", tokens.astype(self.dtype), kernel)
             y = y + bias.astype(self.dtype).reshape(config.depth, -1)

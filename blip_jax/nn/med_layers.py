@@ -38,7 +38,7 @@ class MedLayers(nn.Module):
     ) -> jax.Array:
         config, dtype = self.config.med, jnp.dtype(self.config.dtype)
         merge_weights = self.merge_weights() if len(contexts) > 1 else None
-        contexts = tuple(context.for_texts(*x.shape[:2]) for context in contexts)
+        contexts = tuple(context.with_stack(*x.shape[:2]) for context in contexts)
         axes = tuple(context.layer_axes for context in contexts)
         inputs = (axes, 0, nn.broadcast, nn.broadcast)
         layers = scan_layers(MedLayer, self.config, config.depth, inputs)

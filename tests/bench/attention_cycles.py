@@ -4,7 +4,7 @@
 
 Needs the `tpu` extra. Of one layer of ViT-B with the texts of 90 pairs; with dropout, and with the
 mask of texts. For the kernel: instructions in the body of its loop by the iterations of a core; for
-the rest: the estimates that the compiler notes at each fusion. Both leave out waiting for HBM.
+the rest: the estimates that the compiler notes at each fusion. Neither was compared with a chip.
 """
 
 import argparse
