@@ -10,13 +10,13 @@ import math
 
 import cv2
 import numpy as np
-import scipy.sparse
 from PIL import Image
 
 SIDE = 32  # of the small grey picture
 BITS = 8  # low frequencies an axis
 PRECISION = 22  # bits behind the point of PIL's weights
 LOBES = 3  # of the Lanczos window
+BLOCK = 8  # rows of a block of weights: of fewer, matrix products are slow, more have more zeros
 STRIP = 16_000  # pixels turned grey at once, so that they stay in the processor's cache
 GREY = np.array([[19595, 38470, 7471, 32768]], np.float32) / 65536  # PIL's, and a half to round by
 # The lowest frequencies of a discrete cosine transform of SIDE values.
@@ -68,21 +68,28 @@ def _shrink(grey: np.ndarray) -> np.ndarray:
     if SIDE in (height, width) or is_tall:
         image = Image.fromarray(grey).resize((SIDE, SIDE), Image.Resampling.LANCZOS)
         return np.asarray(image)
-    columns = _rounded(_weights(width) @ cv2.transpose(grey).astype(np.int32))
-    return _rounded(_weights(height) @ np.ascontiguousarray(columns.T)).astype(np.uint8)
+    columns = _shrink_axis(cv2.transpose(grey))
+    return _shrink_axis(cv2.transpose(columns))
 
 
-def _rounded(sums: np.ndarray) -> np.ndarray:
-    """Returns sums of weighted pixels, changed in place, as whole numbers from 0 to 255."""
-    sums += 1 << (PRECISION - 1)
-    sums >>= PRECISION
+def _shrink_axis(pixels: np.ndarray) -> np.ndarray:
+    """Returns uint8 [SIDE, N] of uint8 [L, N]: the first axis is resized."""
+    exact = pixels.astype(np.float64)  # whole numbers below 2**53, so that no sum is rounded
+    sums = np.empty((SIDE, pixels.shape[1]))
+    for rows, taps, weights in _weights(len(pixels)):
+        np.matmul(weights, exact[taps], out=sums[rows])
+    sums += 0.5
     np.maximum(sums, 0, out=sums)  # np.clip takes four times as long for small arrays
-    return np.minimum(sums, 255, out=sums)
+    return np.minimum(sums, 255, out=sums).astype(np.uint8)
 
 
 @functools.lru_cache(1024)
-def _weights(length: int) -> scipy.sparse.csr_array:
-    """Returns PIL's weights of `length` pixels in each of SIDE, times 2**PRECISION: int32."""
+def _weights(length: int) -> list[tuple[slice, slice, np.ndarray]]:
+    """Returns PIL's weights of `length` pixels in each of SIDE, as blocks of a banded matrix.
+
+    A block: its rows, its columns, and the weights float64 [rows, columns], which PIL has in whole
+    numbers of 2**-PRECISION. Outside of all blocks they are 0.
+    """
     scale = length / SIDE
     stretch = max(scale, 1.0)
     reach = LOBES * stretch
@@ -94,6 +101,12 @@ def _weights(length: int) -> scipy.sparse.csr_array:
     x = (pixel - center[:, None] + 0.5) / stretch
     weights = np.where(pixel < last[:, None], np.sinc(x) * np.sinc(x / LOBES), 0)
     weights /= np.add.accumulate(weights, axis=1)[:, -1:]  # summed in order, as PIL does
-    whole = np.trunc(weights * (1 << PRECISION) + np.copysign(0.5, weights)).astype(np.int32)
+    whole = np.trunc(weights * (1 << PRECISION) + np.copysign(0.5, weights)) / (1 << PRECISION)
+    matrix = np.zeros((SIDE, length))
     row, tap = np.nonzero(whole)
-    return scipy.sparse.csr_array((whole[row, tap], (row, pixel[row, tap])), (SIDE, length))
+    matrix[row, pixel[row, tap]] = whole[row, tap]
+    blocks = []
+    for top in range(0, SIDE, BLOCK):
+        rows, taps = slice(top, top + BLOCK), slice(first[top], last[top + BLOCK - 1])
+        blocks.append((rows, taps, np.ascontiguousarray(matrix[rows, taps])))
+    return blocks

@@ -1,6 +1,6 @@
 """Records of a TFDS dataset as bytes, the same for the same record in every process, and back."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -25,19 +25,24 @@ def serializer(features: tfds.features.FeaturesDict) -> Callable[[Mapping[str, A
 
     def serialize(record: Mapping[str, Any]) -> bytes:
         example = tf_example_pb2.Example()
+        features = example.features.feature
         for name, kind in kinds.items():
-            feature = example.features.feature[name]
+            value = record[name]
             if kind == "integer":
-                feature.int64_list.value.append(record[name])
-                continue
-            texts: Iterable = record[name] if kind == "sequence" else (record[name],)
-            feature.bytes_list.SetInParent()  # an empty sequence is a list, too
-            feature.bytes_list.value.extend(
-                text.encode() if isinstance(text, str) else text for text in texts
-            )
+                features[name].int64_list.value.append(value)
+            elif kind == "sequence":
+                texts = features[name].bytes_list
+                texts.SetInParent()  # an empty sequence is a list, too
+                texts.value.extend([_to_bytes(text) for text in value])
+            else:
+                features[name].bytes_list.value.append(_to_bytes(value))
         return example.SerializeToString(deterministic=True)
 
     return serialize
+
+
+def _to_bytes(text: str | bytes) -> bytes:
+    return text.encode() if isinstance(text, str) else text
 
 
 def parser(

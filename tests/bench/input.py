@@ -31,8 +31,8 @@ AFFINE = {"ShearX": (1, 0.15, 0, 0, 1, 0), "ShearY": (1, 0, 0, 0.15, 1, 0),
           "TranslateX": (1, 0, 5, 0, 1, 0), "TranslateY": (1, 0, 0, 0, 1, 5)}  # fmt: skip
 
 
-def photo(seed: int, height: int, width: int) -> bytes:
-    """A JPEG of quality 90 with coarse and fine detail: about 85 kB at 500 x 375."""
+def photo(seed: int, height: int, width: int, quality: int = 90) -> bytes:
+    """Returns a JPEG with coarse and fine detail: about 85 kB at 500 x 375 and quality 90."""
     rng = np.random.default_rng(seed)
     total = rng.normal(0, 1, (height, width, 3)).astype(np.float32) * 18
     for size in (2, 4, 8, 16, 32, 64, 128, 256):
@@ -40,7 +40,7 @@ def photo(seed: int, height: int, width: int) -> bytes:
         total += size**0.7 * cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
     picture = np.clip(total / total.std() * 55 + 120, 0, 255).astype(np.uint8)
     file = io.BytesIO()
-    Image.fromarray(picture).save(file, "JPEG", quality=90)
+    Image.fromarray(picture).save(file, "JPEG", quality=quality)
     return file.getvalue()
 
 

@@ -62,8 +62,8 @@ GROUP = 1000  # rows of the index written at once
 # Records are read, and rows are written, several at a time: code that runs again soon finds itself
 # in the processor's cache.
 BATCH, BATCH_BYTES = 32, 1 << 23
-# Images are compressed already: a higher level takes three times as long and saves nothing.
-WRITER_OPTIONS = "group_size:1,zstd:-5"
+# Images are compressed already, so what is fast with such bytes is best.
+WRITER_OPTIONS = "group_size:1,snappy"
 # What is known of a row while its unit is read; `output` adds the duplicates.
 COLUMNS = pyarrow.schema(
     [(name, pyarrow.string()) for name in ("key", "url", "source", "sha256", "phash")]
