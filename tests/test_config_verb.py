@@ -206,6 +206,21 @@ def test_help_and_version_import_nothing_heavy():
     assert out.stdout.splitlines()[-1] == ""
 
 
+@pytest.mark.skipif(not os.path.exists("/proc/self/task"), reason="no /proc: threads unknown")
+@pytest.mark.parametrize(("given", "threads"), [({}, 1), ({"OPENBLAS_NUM_THREADS": "2"}, 2)])
+def test_numpy_starts_no_threads_unless_the_environment_says_so(given, threads):
+    code = (
+        "import os; from blip_jax.cli.main import main\n"
+        "assert main(['match', '--help']) == 0\n"
+        "import numpy; print(len(os.listdir('/proc/self/task')))"
+    )
+    kept = {name: x for name, x in os.environ.items() if name != "OPENBLAS_NUM_THREADS"}
+    out = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True, env=kept | given
+    )
+    assert int(out.stdout.splitlines()[-1]) == min(threads, os.cpu_count())
+
+
 @pytest.mark.parametrize(
     ("variables", "folder"),
     [

@@ -90,6 +90,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run(verb: str, argv: list[str]) -> int:
     environment.tune_malloc()
+    environment.use_one_blas_thread()
     if "--verbose" not in argv:
         environment.silence_libraries()
     if verb != "compile":  # its programs do not run on this machine

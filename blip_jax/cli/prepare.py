@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from blip_jax.cli import config_verb, environment
+from blip_jax.cli import config_verb
 
 DESCRIPTION = """\
 Imports images and texts as a dataset: tars of webdataset or img2dataset, JSON lists, JSON lines,
@@ -31,7 +31,6 @@ def work(config: Any, workdir: str) -> None:
 
 
 def run(argv: list[str]) -> int:
-    environment.use_one_blas_thread()
     verb = config_verb.ConfigVerb(
         "prepare",
         DESCRIPTION,
