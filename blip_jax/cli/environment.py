@@ -1,7 +1,5 @@
-"""What the command line sets for the process: memory, messages of libraries, compiled programs."""
+"""What the command line sets for the process: threads, messages of libraries, compiled programs."""
 
-import contextlib
-import ctypes
 import logging
 import os
 import pathlib
@@ -12,18 +10,6 @@ from typing import Any
 
 CACHE = "BLIP_JAX_CACHE"  # environment variable: the folder of compiled programs; "" is none
 FAKE_DEVICES = re.compile(r"--xla_force_host_platform_device_count=(\d+)")
-
-
-def tune_malloc() -> None:
-    """Makes glibc keep freed memory.
-
-    On CPUs every step allocates and frees its buffers; large ones would go back to the system each
-    time, which took a quarter of a small model's step.
-    """
-    with contextlib.suppress(OSError, AttributeError):  # other C libraries have nothing to set
-        libc = ctypes.CDLL("libc.so.6")
-        for option, value in ((-4, 0), (-1, 2**31 - 1)):  # M_MMAP_MAX, M_TRIM_THRESHOLD
-            libc.mallopt(option, value)
 
 
 def use_one_blas_thread() -> None:

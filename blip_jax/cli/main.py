@@ -13,6 +13,7 @@ import traceback
 import blip_jax
 from blip_jax.cli import environment
 from blip_jax.cli.exit_status import report_error
+from blip_jax.runtime import malloc
 from blip_jax.runtime.command_line import called_with
 from blip_jax.runtime.errors import UserError
 from blip_jax.runtime.suggestions import hint
@@ -64,7 +65,8 @@ def main(argv: list[str] | None = None) -> int:
       they take a machine back, ends training and CapFilt with 0: what was done is saved, and
       rerunning the same command resumes.
     """
-    argv = sys.argv[1:] if argv is None else argv
+    is_command = argv is None
+    argv = sys.argv[1:] if is_command else argv
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(usage())
         return 0
@@ -72,6 +74,8 @@ def main(argv: list[str] | None = None) -> int:
         print(f"blip-jax {blip_jax.__version__}")
         return 0
     verb = argv[0]
+    if is_command:
+        malloc.use_huge_pages()
     try:
         if verb not in VERBS:
             raise UserError(f"unknown verb {verb!r}; {hint(verb, VERBS)}")
@@ -89,7 +93,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(verb: str, argv: list[str]) -> int:
-    environment.tune_malloc()
+    malloc.keep_freed_memory()
     environment.use_one_blas_thread()
     if "--verbose" not in argv:
         environment.silence_libraries()

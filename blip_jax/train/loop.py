@@ -21,6 +21,7 @@ from blip_jax.runtime.errors import UserError
 from blip_jax.runtime.extras import check_installed
 from blip_jax.runtime.fingerprint import Resume
 from blip_jax.runtime.lock import folder_lock
+from blip_jax.runtime.malloc import release_freed_memory
 from blip_jax.runtime.processes import all_gather, is_multiprocess, run_on_main
 from blip_jax.runtime.signals import Interrupted, SignalHandler
 from blip_jax.tasks.eval_dataset import EvalDataset
@@ -86,6 +87,8 @@ def train(
         metadata = metadata_of(setup, tuple(entry.names() for entry in trained_on))
         restored = checkpoints.restore(setup.functions.state)
         state, first = restored or (setup.init_state(), 0)
+        jax.block_until_ready(state)
+        release_freed_memory()
         if is_main:
             write_config(workdir, config)
             setup.tokenizer.save(str(epath.Path(workdir) / "tokenizer"))

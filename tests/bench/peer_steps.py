@@ -50,9 +50,9 @@ def step(model, batch_size: int, tokenizer, **changes):
 
     The recipe is that of pre-training; negatives are drawn in the whole batch.
     """
-    from blip_jax.cli import environment
+    from blip_jax.runtime import malloc
 
-    environment.tune_malloc()  # as `blip-jax train` does
+    malloc.keep_freed_memory()  # as `blip-jax train` does
     import jax
 
     from blip_jax.runtime.config import replace
@@ -63,7 +63,8 @@ def step(model, batch_size: int, tokenizer, **changes):
     settings = {"task.itm.group_size": batch_size, "task.itc.queue_random_init": True, **changes}
     config = replace(recipes.pretraining(), model=model, batch_size=batch_size, **settings)
     setup = TrainSetup(config, tokenizer=tokenizer)
-    state, key = setup.init_state(), jax.random.key(0)
+    state, key = jax.block_until_ready(setup.init_state()), jax.random.key(0)
+    malloc.release_freed_memory()
     batch = put_batch(batch_of(setup), setup.mesh, batch_size)
     first = None
 

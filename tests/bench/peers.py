@@ -40,6 +40,7 @@ BATCHES = {
 OURS = {**peer_works.OURS, "train-step": peer_steps.ours}
 # PyTorch's threads otherwise spin while they wait, which counts as CPU time.
 ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE", "HF_HUB_OFFLINE": "1", "BLIP_JAX_CACHE": ""}
+HUGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}  # as blip-jax sets it for itself
 # Losses of the first step, whose weights, dropout and negatives are drawn; goldens say the rest.
 TOLERANCES = {"losses": 0.15}
 TOLERANCE = 1e-3
@@ -58,7 +59,9 @@ def start_workers(work: str, args, world: pathlib.Path) -> list[Worker]:
         theirs = [args.original_python, HERE / "original_step.py", args.original, *given[3:]]
         if args.model == "small":
             theirs += ["--small", json.dumps(peer_works.SMALL)]
-    return [Worker(argv, ENVIRONMENT) for argv in ([*ours, "ours"], theirs)]
+    huge = {"ours": (HUGE_PAGES, {}), "both": (HUGE_PAGES,) * 2, "neither": ({}, {})}
+    pages = zip(([*ours, "ours"], theirs), huge[args.huge_pages], strict=True)
+    return [Worker(argv, ENVIRONMENT | own) for argv, own in pages]
 
 
 def largest_difference(work: str, workers: list[Worker], world: pathlib.Path) -> float:
@@ -110,6 +113,10 @@ def main() -> None:
     parser.add_argument("--image-size", type=int, default=0, help="0: 384, or 224 of train-step")
     parser.add_argument("--batch", type=int, default=0, help="images; 0: as many as WORK has")
     parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument(
+        "--huge-pages", choices=("ours", "both", "neither"), default="ours",
+        help="whose memory is in huge pages, which blip-jax asks for and the peers do not",
+    )  # fmt: skip
     parser.add_argument("--original", type=pathlib.Path, help="checkout of salesforce/BLIP")
     parser.add_argument("--original-python", default=sys.executable)
     for name in ("--worker", "--world"):
