@@ -87,8 +87,6 @@ def train(
         metadata = metadata_of(setup, tuple(entry.names() for entry in trained_on))
         restored = checkpoints.restore(setup.functions.state)
         state, first = restored or (setup.init_state(), 0)
-        jax.block_until_ready(state)
-        release_freed_memory()
         if is_main:
             write_config(workdir, config)
             setup.tokenizer.save(str(epath.Path(workdir) / "tokenizer"))
@@ -118,6 +116,9 @@ def train(
                 skipped += np.bincount(batch.pop("skip_reason"), minlength=len(SKIP_REASONS))
                 batch = put_batch(batch, setup.mesh, config.batch_size)
                 state, metrics = setup.functions.step(state, batch, key)
+                if step == first:
+                    jax.block_until_ready(state)
+                    release_freed_memory()  # of the first state, and of compiling the step
                 done = step + 1
                 step_metrics.add(done, metrics)
                 last = done == config.steps

@@ -63,8 +63,7 @@ def step(model, batch_size: int, tokenizer, **changes):
     settings = {"task.itm.group_size": batch_size, "task.itc.queue_random_init": True, **changes}
     config = replace(recipes.pretraining(), model=model, batch_size=batch_size, **settings)
     setup = TrainSetup(config, tokenizer=tokenizer)
-    state, key = jax.block_until_ready(setup.init_state()), jax.random.key(0)
-    malloc.release_freed_memory()
+    state, key = setup.init_state(), jax.random.key(0)
     batch = put_batch(batch_of(setup), setup.mesh, batch_size)
     first = None
 
@@ -72,7 +71,9 @@ def step(model, batch_size: int, tokenizer, **changes):
         nonlocal state, first
         state, metrics = setup.functions.step(state, batch, key)
         jax.block_until_ready(state)
-        first = first or {name: float(metrics[name]) for name in ("itc", "itm", "lm")}
+        if not first:
+            first = {name: float(metrics[name]) for name in ("itc", "itm", "lm")}
+            malloc.release_freed_memory()
 
     return work, lambda _: {
         "losses": np.array(list(first.values())),
