@@ -1,5 +1,6 @@
 """The training loop on a tiny world: stopped and resumed equals never stopped, bit for bit."""
 
+import dataclasses
 import json
 import multiprocessing
 import os
@@ -10,6 +11,7 @@ import signal
 import sys
 import time
 import types
+from unittest import mock
 
 import jax
 import numpy as np
@@ -20,12 +22,14 @@ from training_fixture import STEPS, tiny_run
 
 from blip_jax import nn
 from blip_jax.checkpoints import original, rules, tensors
+from blip_jax.checkpoints.sources import read
 from blip_jax.checkpoints.workdir import load_state_items, save_model
 from blip_jax.data.mixture import Component, save_mixture
 from blip_jax.data.synthetic.builder import ShapesConfig, prepare
 from blip_jax.runtime.config import replace
 from blip_jax.runtime.errors import UserError
 from blip_jax.runtime.lock import folder_lock
+from blip_jax.runtime.overrides import override
 from blip_jax.runtime.signals import Interrupted
 from blip_jax.tasks.starting_params import select
 from blip_jax.train import loop
@@ -261,9 +265,35 @@ def test_two_beginnings_are_refused(world, whole):
 
 
 def test_init_from_another_model_is_named(config, whole, tmp_path):
-    config = replace(config, **{"init.run": str(whole[0]), "model.med.mlp_dim": 64})
-    with pytest.raises(UserError, match=r"med\.mlp_dim 32"):
+    """All flags that are missing are in one message, and with them the run starts."""
+    other = {"init.run": str(whole[0]), "model.med.mlp_dim": 64, "model.vit.depth": 3}
+    other |= {"model.embed_dim": 24, "model.vit.eps": 1e-5}  # eps may differ
+    config = replace(config, **other)
+    with pytest.raises(UserError, match="another network than the config; give ") as found:
         loop.train(config, str(tmp_path))
+    flags = str(found.value).partition("; give ")[2].split()
+    assert [flag.partition("=")[0] for flag in flags] == [
+        "--config.model.vit.depth", "--config.model.med.mlp_dim", "--config.model.embed_dim",
+    ]  # fmt: skip
+    setup = TrainSetup(override(config, flags))
+    want = load_state_items(str(whole[0]), ("params",))[0]["params"]
+    found = setup.init_state().params
+    assert jax.tree.map(np.shape, found) == jax.tree.map(np.shape, want)
+
+
+def test_init_with_another_vocabulary_is_named(world, whole, tmp_path):
+    shutil.copytree(world / "tokenizer", tmp_path / "other")
+    with open(tmp_path / "other" / "vocab.txt", "a") as file:
+        file.write("unheard\n")
+    for file in (tmp_path / "other").glob("tokenizer.json"):
+        file.unlink()
+    changes = {"init.run": str(whole[0]), "tokenizer": str(tmp_path / "other")}
+    setup = TrainSetup(tiny_run(world, "captioning", **changes))
+    checkpoint = read(str(whole[0]), training_state=False)
+    unnamed = dataclasses.replace(checkpoint, tokenizer="bert-base-uncased")
+    with mock.patch("blip_jax.train.init_params.read", return_value=unnamed):
+        with pytest.raises(UserError, match="a vocabulary of .* tokens, config.tokenizer one of"):
+            setup.init_state()
 
 
 @pytest.mark.parametrize(

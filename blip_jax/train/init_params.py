@@ -31,24 +31,23 @@ def load_init_params(source: str, task: Task, key: jax.Array) -> Params:
     """
     checkpoint = read(source, training_state=False)
     _check_tokenizer(source, checkpoint.tokenizer, task.tokenizer)
-    for name in ("vit", "med"):
-        theirs, ours = getattr(checkpoint.config, name), getattr(task.model, name)
-        for field in dataclasses.fields(ours):
-            values = getattr(theirs, field.name), getattr(ours, field.name)
-            if values[0] != values[1] and not field.name.endswith(_FREE):
-                raise UserError(
-                    f"init.run {source} has model.{name}.{field.name} {values[0]}, the config "
-                    f"{values[1]}; make them equal"
-                )
+    tokens = checkpoint.config.med.vocab_size, task.model.med.vocab_size
+    if tokens[0] != tokens[1]:
+        raise UserError(
+            f"init.run {source} has a vocabulary of {tokens[0]} tokens, config.tokenizer one of "
+            f"{tokens[1]}; give its own tokenizer"
+        )
+    if flags := _flags_of_network(checkpoint.config, task.model):
+        raise UserError(f"init.run {source} has another network than the config; give {flags}")
     shapes = jax.eval_shape(task.init_params, key)
     try:
         params = task.adapt_params(checkpoint.params, checkpoint.config, shapes)
     except KeyError as error:
-        widths = checkpoint.config.embed_dim, task.model.embed_dim
-        if widths[0] != widths[1]:
+        width = checkpoint.config.embed_dim
+        if width != task.model.embed_dim:
             raise UserError(
-                f"init.run {source} has model.embed_dim {widths[0]}, the config {widths[1]}; "
-                "make them equal"
+                f"init.run {source} has features of another width than the config; give "
+                f"--config.model.embed_dim={width}"
             ) from error
         raise UserError(
             f"init.run {source} holds a {checkpoint.model_type} model without {error}, which "
@@ -59,6 +58,19 @@ def load_init_params(source: str, task: Task, key: jax.Array) -> Params:
         return params
     fresh = jax.jit(task.init_params)(key)
     return jax.tree.map(lambda own, new: new if is_shape(own) else own, params, fresh)
+
+
+def _flags_of_network(theirs: BlipConfig, ours: BlipConfig) -> str:
+    """Returns all flags that give the config the other model's network; "" if it has the same."""
+    different = {}
+    for part in ("vit", "med"):
+        for field in dataclasses.fields(getattr(ours, part)):
+            value, own = (getattr(getattr(x, part), field.name) for x in (theirs, ours))
+            if value != own and not field.name.endswith(_FREE):
+                different[f"{part}.{field.name}"] = value
+    if different and theirs.embed_dim != ours.embed_dim:
+        different["embed_dim"] = theirs.embed_dim
+    return " ".join(f"--config.model.{name}={value}" for name, value in different.items())
 
 
 def _check_tokenizer(source: str, theirs: Tokenizer | str, ours: Any) -> None:
