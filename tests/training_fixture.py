@@ -1,5 +1,8 @@
 """A tiny training: its dataset, its mixture and its configs, for the tests of runs."""
 
+import json
+
+import jax
 import pytest
 
 from blip_jax import nn
@@ -7,7 +10,7 @@ from blip_jax.data.mixture import Component, save_mixture
 from blip_jax.data.synthetic.builder import ShapesConfig, make_record, prepare
 from blip_jax.data.tokenizer import train_wordpiece
 from blip_jax.runtime.config import replace
-from blip_jax.train import recipes
+from blip_jax.train import loop, recipes
 from blip_jax.train.optimizer import Constant
 
 STEPS = 6
@@ -59,3 +62,16 @@ def tiny_run(world, task="pretraining", **changes):
             "checkpoints.every": 4, **changes,
         },
     )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def whole(world, tmp_path_factory):
+    """(workdir, last state) of a run that nothing stopped."""
+    workdir = tmp_path_factory.mktemp("whole")
+    return workdir, jax.device_get(loop.train(tiny_run(world), str(workdir)))
+
+
+def reports(workdir):
+    lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    found = [json.loads(line) for line in lines]
+    return [{k: v for k, v in line.items() if not k.startswith("images/s")} for line in found]
