@@ -76,7 +76,7 @@ setup(
     packages=[*find_packages(include=["blip_jax", "blip_jax.*"]), "blip_jax.configs"],
     package_dir={"blip_jax.configs": "configs"},
     package_data={"blip_jax": ["py.typed"], "blip_jax.reports": ["templates/*"]},
-    entry_points={"console_scripts": ["blip-jax = blip_jax.cli.main:main"]},
+    entry_points={"console_scripts": ["blip-jax = blip_jax.cli.main:command"]},
     install_requires=STACK + LIBRARIES,
     extras_require={
         # jax pins the libtpu it was built for; a newer one, installed by name, cannot print

@@ -2,6 +2,6 @@
 
 import sys
 
-from blip_jax.cli.main import main
+from blip_jax.cli.main import command
 
-sys.exit(main())
+sys.exit(command())

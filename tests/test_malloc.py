@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from blip_jax.cli.main import main
+from blip_jax.cli.main import command, main
 from blip_jax.runtime import malloc
 
 ON_REQUEST = "always [madvise] never\n"
@@ -49,7 +49,7 @@ def test_the_command_starts_again_with_huge_pages(system, monkeypatch, tunables,
     monkeypatch.setattr(sys, "argv", ["blip-jax", "match", "--help"])
     monkeypatch.setattr(sys, "orig_argv", ["python", "-X", "dev", "blip-jax", "match", "--help"])
     with pytest.raises(Restarted) as found:
-        main()
+        command()
     assert found.value.args == (
         sys.executable, [sys.executable, "-X", "dev", "blip-jax", "match", "--help"]
     )  # fmt: skip
@@ -69,16 +69,15 @@ def test_the_command_starts_again_with_huge_pages(system, monkeypatch, tunables,
 def test_where_the_command_does_not_start_again(system, monkeypatch, capsys, setting, tunables):
     system(setting, tunables)
     monkeypatch.setattr(sys, "argv", ["blip-jax", "match", "--help"])
-    assert main() == 0
+    assert command() == 0
     assert os.environ.get("GLIBC_TUNABLES") == tunables
     assert "usage: blip-jax match" in capsys.readouterr().out
 
 
-def test_a_call_of_the_function_and_help_do_not_start_again(system, monkeypatch, capsys):
+def test_a_call_of_main_does_not_start_again(system, monkeypatch, capsys):
     system(ON_REQUEST, None)
-    assert main(["match", "--help"]) == 0
-    monkeypatch.setattr(sys, "argv", ["blip-jax", "--help"])
-    assert main() == 0
+    monkeypatch.setattr(sys, "argv", ["blip-jax", "match", "--help"])
+    assert main() == main(["match", "--help"]) == 0
 
 
 @pytest.mark.skipif(

@@ -57,6 +57,15 @@ def usage() -> str:
     ])  # fmt: skip
 
 
+def command() -> int:
+    """Runs the verb that this process was called with, and nothing else: it may be started again.
+
+    Returns: the exit status, as `main`.
+    """
+    malloc.use_huge_pages()
+    return main()
+
+
 def main(argv: list[str] | None = None) -> int:
     """Runs one verb.
 
@@ -65,8 +74,7 @@ def main(argv: list[str] | None = None) -> int:
       they take a machine back, ends training and CapFilt with 0: what was done is saved, and
       rerunning the same command resumes.
     """
-    is_command = argv is None
-    argv = sys.argv[1:] if is_command else argv
+    argv = sys.argv[1:] if argv is None else argv
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(usage())
         return 0
@@ -74,8 +82,6 @@ def main(argv: list[str] | None = None) -> int:
         print(f"blip-jax {blip_jax.__version__}")
         return 0
     verb = argv[0]
-    if is_command:
-        malloc.use_huge_pages()
     try:
         if verb not in VERBS:
             raise UserError(f"unknown verb {verb!r}; {hint(verb, VERBS)}")
