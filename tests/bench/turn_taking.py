@@ -31,10 +31,7 @@ class Turn:
 
 
 def serve(make: Callable[[], tuple[Callable[[], Any], Callable[[Any], Arrays] | None]]) -> None:
-    """Does the work once, and twice for each line on stdin; answers on what was stdout.
-
-    Of the two the second is timed: a virtual machine gives memory that was free for seconds back to
-    its host, which made the first up to 5 s of CPU time longer, and in use calls follow each other.
+    """Does the work once, and again for each line on stdin; answers on what was stdout.
 
     Args:
       make: returns the work, which is timed and returns once its results are there; and what
@@ -53,7 +50,6 @@ def serve(make: Callable[[], tuple[Callable[[], Any], Callable[[Any], Arrays] | 
             reset_peak_memory()
             answers.write("{}\n")
             continue
-        work()
         wall, cpu = time.perf_counter(), time.process_time()
         found = work()
         turn = {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu}
@@ -123,11 +119,17 @@ class Worker:
 
 
 def take_turns(workers: Sequence[Worker], turns: int, warmup: int = 0) -> list[list[Turn]]:
-    """Returns the turns of each worker; who comes first changes each time."""
+    """Returns the turns of each worker; who comes first changes each time.
+
+    A worker does its work twice, and the second counts: in use calls follow each other, while a
+    virtual machine gives what was free for seconds back to its host, which made the first call
+    after another worker's up to 5 s of CPU time longer.
+    """
     times: list[list[Turn]] = [[] for _ in workers]
     for number in range(warmup + turns):
         order = range(len(workers))
         for place in order if number % 2 else reversed(order):
+            workers[place].turn()
             turn = workers[place].turn()
             if number >= warmup:
                 times[place].append(turn)
