@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from blip_jax.cli.main import command, main
+from blip_jax.cli.main import RUN_NETWORKS, VERBS, command, main
 from blip_jax.runtime import malloc
 
 ON_REQUEST = "always [madvise] never\n"
@@ -74,10 +74,14 @@ def test_where_the_command_does_not_start_again(system, monkeypatch, capsys, set
     assert "usage: blip-jax match" in capsys.readouterr().out
 
 
-def test_a_call_of_main_does_not_start_again(system, monkeypatch, capsys):
+def test_verbs_without_networks_and_a_call_of_main_do_not_start_again(system, monkeypatch, capsys):
     system(ON_REQUEST, None)
+    for argv in ([], ["--help"], ["prepare", "--help"], ["export", "--help"]):
+        monkeypatch.setattr(sys, "argv", ["blip-jax", *argv])
+        assert command() == 0
     monkeypatch.setattr(sys, "argv", ["blip-jax", "match", "--help"])
     assert main() == main(["match", "--help"]) == 0
+    assert RUN_NETWORKS < set(VERBS)
 
 
 @pytest.mark.skipif(

@@ -42,6 +42,13 @@ COMMANDS = {
 VERBS = RUNS | COMMANDS
 
 
+# Verbs that compute with networks, on this machine's CPU if it has no other device.
+RUN_NETWORKS = {
+    "bootstrap", "compare", "train", "capfilt", "evaluate", "caption", "match", "answer", "serve",
+    "demo",
+}  # fmt: skip
+
+
 def usage() -> str:
     """Returns the text of `blip-jax --help`."""
     runs, commands = (
@@ -62,7 +69,8 @@ def command() -> int:
 
     Returns: the exit status, as `main`.
     """
-    malloc.use_huge_pages()
+    if RUN_NETWORKS.intersection(sys.argv[1:2]):
+        malloc.use_huge_pages()
     return main()
 
 
