@@ -5,11 +5,10 @@ tarfile takes ten times as long for a header, which is a fifth of an import of s
 
 from __future__ import annotations
 
-import dataclasses
 import re
 import tarfile
 from collections.abc import Callable, Iterator
-from typing import BinaryIO, Literal
+from typing import BinaryIO, Literal, NamedTuple
 
 BLOCK = 512
 MAX_HEADER = 1 << 20  # bytes of a header that continues in a member of its own, such as a long name
@@ -21,8 +20,7 @@ _DEVICE = re.compile(rb"(?:[0-7]{7}\0){2}|\0{16}")
 _TIME = re.compile(rb"(\d+) [amc]time=\d+(?:\.\d+)?\n")
 
 
-@dataclasses.dataclass(frozen=True)
-class Entry:
+class Entry(NamedTuple):
     """A file, folder or other thing in a tar; `read` gives its content before the next is taken."""
 
     name: str

@@ -6,12 +6,11 @@ suffix starts at the first dot of a name; where that would mix several images, a
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import tarfile
 import zlib
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 from etils import epath
 
@@ -35,8 +34,7 @@ SMALL = 1 << 16  # other members of at most this many bytes are kept as fields
 MANY = 16  # members from which on it is asked whether they are several records
 
 
-@dataclasses.dataclass(frozen=True)
-class _Member:
+class _Member(NamedTuple):
     """A file in a tar: its name to the first dot, its name to the last, and its content."""
 
     name: str
