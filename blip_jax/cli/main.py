@@ -65,7 +65,7 @@ def usage() -> str:
 
 
 def command() -> int:
-    """Runs the verb that this process was called with, and nothing else: it may be started again.
+    """Runs the verb of this process's arguments; may first start the process again.
 
     Returns: the exit status, as `main`.
     """

@@ -74,7 +74,7 @@ def _shrink(grey: np.ndarray) -> np.ndarray:
 
 def _shrink_axis(pixels: np.ndarray) -> np.ndarray:
     """Returns uint8 [SIDE, N] of uint8 [L, N]: the first axis is resized."""
-    exact = pixels.astype(np.float64)  # whole numbers below 2**53, so that no sum is rounded
+    exact = pixels.astype(np.float64)  # times multiples of 2**-PRECISION: no sum is rounded
     sums = np.empty((SIDE, pixels.shape[1]))
     for rows, taps, weights in _weights(len(pixels)):
         np.matmul(weights, exact[taps], out=sums[rows])
