@@ -160,7 +160,8 @@ def gradients(golden: Golden, state: TrainState) -> Outputs:
 def captioner(golden: Golden) -> Outputs:
     apply, model = network(golden)
     inputs, mask, prompt = golden.inputs, golden.mask(), golden.inputs["prompt"].astype(np.int32)
-    context = apply("image_context", apply("encode_image", image(inputs["image"])), "decoder")
+    tokens = apply("encode_image", image(inputs["image"]))
+    context = apply("image_context", tokens, "decoder")
     logits = apply("lm_logits", inputs["ids"], mask, context)
     ids = nn.set_first_token(inputs["ids"], golden.special.dec)
     loss, weight = losses.lm_loss(logits, ids, mask, int(inputs["prompt_length"]))
@@ -185,7 +186,8 @@ def captioner(golden: Golden) -> Outputs:
                 repetition_penalty=float(match[4]),
             )  # fmt: skip
             size = options.shape(prompt.shape[1]), options.params(len(prompt))
-            written = functions.generate_from_context(apply, model, context, prompt, None, *size)
+            contexts = apply("decoding_contexts", tokens)
+            written = functions.generate_from_contexts(apply, model, contexts, prompt, None, *size)
             found[name] = best(golden, written, name)
             found[f"{name}_score"] = written.score[:, 0]
     return found

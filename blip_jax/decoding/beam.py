@@ -141,7 +141,7 @@ def _extend_beams(
     closed = _averaged(texts, open_length, length_penalty).where(closing[:, None])
     finished = finished.top_k_of_both(closed)
     rows = (jnp.arange(len(parent))[:, None] * num_beams + parent).reshape(-1)
-    cache = jax.tree.map(lambda leaf: jnp.take(leaf, rows, axis=0), state.cache)
+    cache = jax.tree.map(lambda leaf: jnp.take(leaf, rows, axis=0, mode="clip"), state.cache)
     return _State(texts, finished, done | at_limit, position + 1, cache)
 
 

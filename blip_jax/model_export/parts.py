@@ -127,13 +127,14 @@ def _decoder_step(config: nn.BlipConfig, context_tokens: int | str, masked: bool
     """
     med = config.med
     heads = (med.heads, med.width // med.heads)
-    context = Array("float32", (med.depth, "batch", heads[0], context_tokens, heads[1]))
+    key = Array("float32", (med.depth, "batch", *heads, context_tokens))
+    value = Array("float32", (med.depth, "batch", heads[0], context_tokens, heads[1]))
     cache = Array("float32", (med.depth, "batch", "length", *heads))
     inputs = {
         "ids": Array("int32", ("batch", 1)),
         "index": Array("int32", ()),
-        "context_key": context,
-        "context_value": context,
+        "context_key": key,
+        "context_value": value,
         "cache_key": cache,
         "cache_value": cache,
     }

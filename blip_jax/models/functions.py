@@ -53,11 +53,11 @@ def captioner(model: Model, decodings: Sequence[Decoding]) -> PmappedFunction:
         check_length(model, decoding, len(prompt))
 
     def write(apply, images, keys):
-        context = apply("image_context", image_tokens(apply, normalize(images)), "decoder")
+        contexts = apply("decoding_contexts", image_tokens(apply, normalize(images)))
         prompts = jnp.broadcast_to(prompt, (len(images), len(prompt)))
         return [
-            generate_from_context(
-                apply, known, context, prompts, own, decoding.shape(len(prompt)),
+            generate_from_contexts(
+                apply, known, contexts, prompts, own, decoding.shape(len(prompt)),
                 decoding.params(len(images)),
             )
             for own, decoding in zip(keys, decodings, strict=True)
@@ -76,17 +76,16 @@ def caption_function(model: Model, shape: DecodingShape) -> PmappedFunction:
     known = without_params(model)
 
     def write(apply, images, keys, params, prompts, lengths=None):
-        context = apply("image_context", image_tokens(apply, normalize(images)), "decoder")
-        return generate_from_context(apply, known, context, prompts, keys, shape, params, lengths)
+        contexts = apply("decoding_contexts", image_tokens(apply, normalize(images)))
+        return generate_from_contexts(apply, known, contexts, prompts, keys, shape, params, lengths)
 
     return PmappedFunction(write, model, ("caption", shape, known.special))
 
 
-def generate_from_context(
-    apply, model: ModelInfo, context, prompts, keys, shape, params, lengths=None
+def generate_from_contexts(
+    apply, model: ModelInfo, contexts, prompts, keys, shape, params, lengths=None
 ) -> Generated:
-    """Returns `decoding.generate` with a network's `decode_step` over `context`."""
-    contexts = context.separate()
+    """Returns `decoding.generate` with `decode_step`, whose layers read `contexts`."""
 
     def step(ids, cache, index):
         return apply("decode_step", ids, contexts, cache, index)
@@ -194,8 +193,8 @@ def generate_answers(
     """Returns answers to questions, given their hidden states [B, T, D] and mask [B, T]."""
     read = None if "unmasked_question" in model.config.quirks else mask
     prompts = jnp.full((len(states), 1), model.config.med.dec_token)
-    context = apply("question_context", states, read)
-    return generate_from_context(apply, model, context, prompts, None, shape, params)
+    contexts = apply("decoding_contexts", states, read)
+    return generate_from_contexts(apply, model, contexts, prompts, None, shape, params)
 
 
 def rank_function(model: Model, k: int) -> PmappedFunction:

@@ -27,8 +27,9 @@ class CrossAttentionContext(NamedTuple):
     """What cross-attention reads: keys and values, projected before the layers run.
 
     Attributes:
-      key, value: [C, H, N, K] (stacked over layers: [L, C, H, N, K]). Heads come first, so that
-        generation does not transpose them for each token. For the TPU kernel: see `with_stack`.
+      key, value: [C, H, K, N] and [C, H, N, K] (stacked: [L, C, H, K, N] and [L, C, H, N, K]),
+        as the products of generation read them without a transposition for each token. For the
+        TPU kernel: see `with_stack`.
       mask: bool [C, N], True = may be attended to; None: all.
       gate: float32 [B, H, T, N] (stacked: [L, B, H, T, N]), a factor of the attention
         probabilities, for as many texts as context rows; None: no factor, and no operation. What is
@@ -58,12 +59,13 @@ class CrossAttentionContext(NamedTuple):
         Its keys and values have heads side by side, [L, C, N, D]. Where no kernel computes the
         attention of `rows` texts of `length` tokens, the context is returned as it is.
         """
-        depth, count, heads, tokens, width = self.key.shape
+        depth, count, heads, tokens, width = self.value.shape
         queries = rows * length // count
         if self.gate is not None or not uses_kernel(count, queries, tokens, heads):
             return self
         shape = (depth, count, tokens, heads * width)
-        key, value = (x.swapaxes(2, 3).reshape(shape) for x in (self.key, self.value))
+        key = self.key.transpose(0, 1, 4, 2, 3).reshape(shape)
+        value = self.value.swapaxes(2, 3).reshape(shape)
         stack = ContextStack(*jax.lax.stop_gradient((key, value)), jnp.arange(depth))
         return self._replace(key=key, value=value, stack=stack)
 
@@ -264,7 +266,7 @@ class CrossAttention(MultiHead):
             flat = query.reshape(key.shape[0], -1, key.shape[-1])
             return self.fused_attention(flat, key, value, allowed, stack).reshape(query.shape)
         flat = query.reshape(key.shape[0], -1, *query.shape[3:])  # len() refuses symbolic sizes
-        y = self.attention(flat, key.swapaxes(1, 2), value.swapaxes(1, 2), allowed, gate)
+        y = self.attention(flat, key.transpose(0, 3, 1, 2), value.swapaxes(1, 2), allowed, gate)
         return y.reshape(query.shape)
 
 

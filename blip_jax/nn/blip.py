@@ -53,6 +53,10 @@ class Blip(nn.Module):
         """Maps image tokens to what cross-attention in `role` ("encoder", "decoder") reads."""
         return self.med.project_context(tokens, role)
 
+    def decoding_contexts(self, tokens: jax.Array) -> tuple[CrossAttentionContext, ...]:
+        """Maps image tokens to what `decode_step` reads, a context for each layer."""
+        return self.med.project_decoding_contexts(tokens)
+
     def encode_text_with_image(
         self,
         ids: jax.Array,

@@ -55,6 +55,14 @@ class Med(nn.Module):
         name = cross_attentions(self.config.med, role, self.num_images)[index]
         return CrossAttentionContext(*getattr(self, f"{name}_context")(tokens), mask)
 
+    def project_decoding_contexts(
+        self, tokens: jax.Array, mask: jax.Array | None = None
+    ) -> tuple[CrossAttentionContext, ...]:
+        """Maps tokens and mask, as `project_context` does, to what `decode_step` reads."""
+        (name,) = cross_attentions(self.config.med, "decoder")
+        pairs = getattr(self, f"{name}_context")(tokens, separate=True)
+        return tuple(CrossAttentionContext(*pair, mask) for pair in pairs)
+
     def encode(
         self,
         ids: jax.Array,
@@ -136,7 +144,7 @@ class Embeddings(nn.Module):
 
 
 class ContextProjection(nn.Module):
-    """Keys and values of every layer's cross-attention, from tokens in one product each.
+    """Keys and values of every layer's cross-attention, from tokens.
 
     The original projects the same tokens again in every pass (models/med.py); here the ITM and LM
     passes of a step, and all tokens of a caption, read one projection.
@@ -146,23 +154,39 @@ class ContextProjection(nn.Module):
     dtype: jnp.dtype
 
     @nn.compact
-    def __call__(self, tokens: jax.Array) -> tuple[jax.Array, jax.Array]:
-        config = self.config
-        heads = (config.heads, config.width // config.heads)
+    def __call__(self, tokens: jax.Array, separate: bool = False) -> tuple:
+        """Maps tokens [C, N, any width] to keys [L, C, H, K, N] and values [L, C, H, N, K].
+
+        Args:
+          separate: return a tuple of each layer's keys and values instead, from products of its
+            own. On a CPU it takes longer to copy the layers out of one array.
+        """
+        config, projected = self.config, []
         normal = nn.initializers.normal(config.kernel_std)
-        projected = []
-        for name in ("key", "value"):
-            shape = (config.depth, tokens.shape[-1], *heads)
+        shape = (config.depth, tokens.shape[-1], config.heads, config.width // config.heads)
+        parts = [slice(layer, layer + 1) for layer in range(config.depth)] if separate else [...]
+        for name, axes in (("key", (2, 0, 3, 4, 1)), ("value", (2, 0, 3, 1, 4))):
             kernel = self.param(f"{name}_kernel", normal, shape).astype(self.dtype)
-            bias = self.param(f"{name}_bias", nn.initializers.zeros, (config.depth, *heads))
-            # Transposed after the product, because on CPU a product that gives `lchnk` is slower.
-            # Heads in one axis, because the TPU compiler then writes what the kernel reads at once.
-            kernel = kernel.reshape(*kernel.shape[:2], config.width)
-            y = jnp.einsum("cnd,ldf->cnlf", tokens.astype(self.dtype), kernel)
-            y = y + bias.astype(self.dtype).reshape(config.depth, -1)
-            y = y.reshape(*y.shape[:3], *heads)
-            projected.append(y.transpose(2, 0, 3, 1, 4))
-        return tuple(projected)
+            bias = self.param(f"{name}_bias", nn.initializers.zeros, (shape[0], *shape[2:]))
+            bias, tokens = bias.astype(self.dtype), tokens.astype(self.dtype)
+            y = [project_to_heads(tokens, kernel[part], bias[part]) for part in parts]
+            projected.append([x.transpose(axes) for x in y])
+        if separate:
+            return tuple((key[0], value[0]) for key, value in zip(*projected, strict=True))
+        (key,), (value,) = projected
+        return key, value
+
+
+def project_to_heads(tokens: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
+    """Maps tokens [C, N, W] with kernel [L, W, H, K] and bias [L, H, K] to [C, N, L, H, K].
+
+    The caller transposes the result, because on CPU a product that gives `lchnk` is slower.
+    """
+    heads = kernel.shape[2:]
+    # Heads in one axis, because the TPU compiler then writes what the kernel reads at once.
+    y = jnp.einsum("cnd,ldf->cnlf", tokens, kernel.reshape(*kernel.shape[:2], -1))
+    y = y + bias.reshape(len(bias), -1)
+    return y.reshape(*y.shape[:3], *heads)
 
 
 class LMHead(nn.Module):

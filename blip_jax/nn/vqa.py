@@ -50,6 +50,12 @@ class Vqa(nn.Module):
         """Maps a question's hidden states [C, Q, D] and mask to what answers read."""
         return self.med.project_context(hidden_states, "decoder", mask)
 
+    def decoding_contexts(
+        self, hidden_states: jax.Array, mask: jax.Array
+    ) -> tuple[CrossAttentionContext, ...]:
+        """Maps a question's hidden states and mask to what `decode_step` reads, layer by layer."""
+        return self.med.project_decoding_contexts(hidden_states, mask)
+
     def lm_logits(
         self,
         ids: jax.Array,
