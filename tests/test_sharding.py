@@ -151,8 +151,10 @@ def test_a_mesh_that_cannot_be_made_is_named(sizes, message):
     ("cpu", {"data": 1, "fsdp": 1, "tensor": 8}, False),
 ])  # fmt: skip
 def test_where_the_state_is_divided_among_the_devices_that_share_a_batch(kind, axes, divided):
-    platform = "tpu" if kind.startswith("TPU") else "cpu"
+    platform = {"TPU": "tpu", "NVIDIA": "gpu"}.get(kind.split()[0], kind)
     device = types.SimpleNamespace(device_kind=kind, platform=platform)
     mesh = types.SimpleNamespace(devices=np.array([device], object), shape=axes)
     assert sharding.divides_over_data(mesh) == divided
-    assert bool(sharding.compiler_options(mesh)) == (platform == "tpu")
+    options = sharding.compiler_options(mesh)
+    assert all(name.startswith({"tpu": "xla_jf", "cpu": "xla_cpu"}[platform]) for name in options)
+    assert bool(options) == (platform != "gpu")
