@@ -173,7 +173,7 @@ def test_a_full_disk_leaves_whole_lines_and_one_message(capsys, use, folder, mon
     done = rows()
     assert len(done) in (0, 8)
     monkeypatch.undo()
-    os.chdir(folder.parent / "here")
+    monkeypatch.chdir(folder.parent / "here")
     monkeypatch.setattr(models, "load", lambda *args, **options: FakeModel())
     call(capsys, *args(folder))
     assert len(rows()) == 20
