@@ -162,6 +162,7 @@ def captioner(golden: Golden) -> Outputs:
     inputs, mask, prompt = golden.inputs, golden.mask(), golden.inputs["prompt"].astype(np.int32)
     tokens = apply("encode_image", image(inputs["image"]))
     context = apply("image_context", tokens, "decoder")
+    decoding_contexts = apply("decoding_contexts", tokens)
     logits = apply("lm_logits", inputs["ids"], mask, context)
     ids = nn.set_first_token(inputs["ids"], golden.special.dec)
     loss, weight = losses.lm_loss(logits, ids, mask, int(inputs["prompt_length"]))
@@ -186,8 +187,9 @@ def captioner(golden: Golden) -> Outputs:
                 repetition_penalty=float(match[4]),
             )  # fmt: skip
             size = options.shape(prompt.shape[1]), options.params(len(prompt))
-            contexts = apply("decoding_contexts", tokens)
-            written = functions.generate_from_contexts(apply, model, contexts, prompt, None, *size)
+            written = functions.generate_from_contexts(
+                apply, model, decoding_contexts, prompt, None, *size
+            )
             found[name] = best(golden, written, name)
             found[f"{name}_score"] = written.score[:, 0]
     return found

@@ -161,14 +161,15 @@ class ContextProjection(nn.Module):
           separate: return a tuple of each layer's keys and values instead, from products of its
             own. On a CPU it takes longer to copy the layers out of one array.
         """
-        config, projected = self.config, []
+        config, tokens, projected = self.config, tokens.astype(self.dtype), []
         normal = nn.initializers.normal(config.kernel_std)
         shape = (config.depth, tokens.shape[-1], config.heads, config.width // config.heads)
-        parts = [slice(layer, layer + 1) for layer in range(config.depth)] if separate else [...]
+        depth = config.depth
+        parts = [slice(n, n + 1) for n in range(depth)] if separate else [slice(depth)]
         for name, axes in (("key", (2, 0, 3, 4, 1)), ("value", (2, 0, 3, 1, 4))):
             kernel = self.param(f"{name}_kernel", normal, shape).astype(self.dtype)
             bias = self.param(f"{name}_bias", nn.initializers.zeros, (shape[0], *shape[2:]))
-            bias, tokens = bias.astype(self.dtype), tokens.astype(self.dtype)
+            bias = bias.astype(self.dtype)
             y = [project_to_heads(tokens, kernel[part], bias[part]) for part in parts]
             projected.append([x.transpose(axes) for x in y])
         if separate:
