@@ -201,7 +201,7 @@ def test_images_are_made_smaller_only_where_asked(tmp_path):
         ({"source": "FOLDER/z.json"}, "z.json ends in line 2 without"),
         ({"source": "FOLDER/x.parquet"}, "x.parquet cannot be read"),
         ({"source": "FOLDER/x.jsonl"},
-         "none of the 1 records can be used: missing image 1; the first: .*; --config.images"),
+         "no record can be used, 1 read: missing image 1; the first: .*; --config.images"),
         ({"source": "nothing_of_this_name", "format": "tfds"}, "nothing_of_this_name cannot be"),
     ],
 )  # fmt: skip
