@@ -48,7 +48,7 @@ def make_state(task, optimizer):
 
 
 def make_batch():
-    """Two images with two texts each, one of them both in a group, and a pair set aside."""
+    """Two images with two texts each, one of them both in a group, and a pair that is not valid."""
     batch = tiny.batch(PAIRS, GROUP)
     batch["group"][[3, 9]] = batch["group"][[2, 4]]
     batch["valid"][6] = False

@@ -136,7 +136,7 @@ def test_answers_of_several_annotators_in_a_table():
          r"^.*x.csv has no text among its fields \(video, question\); name it with "
          "--config.columns.text=NAME, or do without with --config.allow_no_text=True$"),
         ([{"video": "c.mp4", "caption": "x"}], {},
-         "^no record can be used, 1 read: missing video 1; the first: .*; --config.images"),
+         "^0 of 1 records can be used: missing video 1; the first: .*; --config.images"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_one_line(folder, rows, fields, message):

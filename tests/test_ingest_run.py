@@ -249,7 +249,7 @@ def test_a_refused_import_leaves_nothing(tmp_path):
     existing = tmp_path / "existing"
     existing.mkdir()
     (existing / "kept").touch()
-    reason = "no record can be used, 2 read: empty text 2; the first: .*; --config.allow"
+    reason = "0 of 2 records can be used: empty text 2; the first: .*; --config.allow"
     for name, message in (("a.tar", reason), ("b.csv", "no text among its fields")):
         for folder in (tmp_path / "out", existing):
             with pytest.raises(UserError, match=message):

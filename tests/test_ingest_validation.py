@@ -17,7 +17,7 @@ from blip_jax.runtime.errors import UserError
 
 
 def reason(raw=None, **fields):
-    """Why a record is set aside; "" if it is not."""
+    """Why a record is skipped; "" if it is not."""
     try:
         check(raw, [""], ingest.IngestConfig(source="x", **fields))
     except RejectedRecord as rejection:
@@ -201,7 +201,7 @@ def test_images_are_made_smaller_only_where_asked(tmp_path):
         ({"source": "FOLDER/z.json"}, "z.json ends in line 2 without"),
         ({"source": "FOLDER/x.parquet"}, "x.parquet cannot be read"),
         ({"source": "FOLDER/x.jsonl"},
-         "no record can be used, 1 read: missing image 1; the first: .*; --config.images"),
+         "0 of 1 records can be used: missing image 1; the first: .*; --config.images"),
         ({"source": "nothing_of_this_name", "format": "tfds"}, "nothing_of_this_name cannot be"),
     ],
 )  # fmt: skip

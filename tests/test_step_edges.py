@@ -29,7 +29,7 @@ FOUR = {
     "texts of only pads": {"ids": NOTHING, "mask": NOTHING.astype(bool)},
     "one caption for all": {"text_group": np.zeros(4, np.int32)},
     "two captions": {"text_group": np.array([1, 1, 1, 2], np.int32)},
-    "all set aside": {"valid": np.zeros(4, bool)},
+    "none valid": {"valid": np.zeros(4, bool)},
     "one left": {"valid": np.array([False, True, False, False])},
     "black images": {"image": np.zeros((4, tiny.IMAGE, tiny.IMAGE, 3), np.float32)},
 }  # fmt: skip
@@ -52,7 +52,7 @@ def test_edges_are_finite(four, edge):
     batch = {**undrawn(tiny.batch(4, 4)), **FOUR[edge]}
     state, metrics = four(batch, KEY)
     assert_finite((state, metrics))
-    if edge == "all set aside":
+    if edge == "none valid":
         assert metrics["loss"] == metrics["gradient_norm"] == 0
     if edge == "texts of only pads":
         assert metrics["lm"] == 0 < metrics["itm"]

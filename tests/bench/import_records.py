@@ -66,7 +66,7 @@ def main() -> None:
         aside = sum(manifest["skipped"].values())
         assert manifest["records_read"] == count == manifest["rows"] + aside
         print(
-            f"{count:,} records, {manifest['rows']:,} rows, {aside:,} set aside: {seconds:.1f} s, "
+            f"{count:,} records, {manifest['rows']:,} rows, {aside:,} skipped: {seconds:.1f} s, "
             f"{count / seconds:,.0f} records/s with {args.workers} processes, {cpu:.1f} s of CPU "
             f"time, peak {peak:,.0f} MiB",
             flush=True,

@@ -68,7 +68,7 @@ def finish(
     if not totals["rows"]:
         found = ", ".join(f"{reason} {number:,}" for reason, number in reasons.most_common())
         raise UserError(
-            f"no record can be used, {totals['records_read']:,} read: {found}; the first: "
+            f"0 of {totals['records_read']:,} records can be used: {found}; the first: "
             f"{_first_skipped(parts, work_units)}{_hint(reasons)}"
         )
     contents = sorted({content for count in counts for content in count["contents"]})
