@@ -63,10 +63,10 @@ def main() -> None:
         count = found.write_shards(folder / "in", args.shards, args.records // args.shards)
         seconds, peak, cpu = measured(folder / "in", folder / "out", args.workers)
         manifest = json.loads((folder / "out" / "manifest.json").read_text())
-        aside = sum(manifest["skipped"].values())
-        assert manifest["records_read"] == count == manifest["rows"] + aside
+        skipped = sum(manifest["skipped"].values())
+        assert manifest["records_read"] == count == manifest["rows"] + skipped
         print(
-            f"{count:,} records, {manifest['rows']:,} rows, {aside:,} skipped: {seconds:.1f} s, "
+            f"{count:,} records, {manifest['rows']:,} rows, {skipped:,} skipped: {seconds:.1f} s, "
             f"{count / seconds:,.0f} records/s with {args.workers} processes, {cpu:.1f} s of CPU "
             f"time, peak {peak:,.0f} MiB",
             flush=True,
